@@ -1,0 +1,81 @@
+"""Every error a user can meet, as one tree. The wire formats read `code` and `status` from the class.
+
+ChatError
+├── InvalidRequest (400)             a field has a bad value
+│   └── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
+├── Unauthorized (401)
+├── NotFound (404)
+├── PayloadTooLarge (413)
+├── UnsupportedMediaType (415)
+├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
+├── InternalError (500)              our own bug, or a runner that failed in the middle
+├── EngineDead (503)                 loading, stopping, or stopped for good
+└── ModelError (exit code 2)         a model that cannot be found, read or run, before the port opens
+"""
+
+
+class ChatError(Exception):
+    """Base of all errors meant for the user. `message` names the field, the limit, the value and the way out."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(ChatError):
+    status = 400
+    code = "invalid_request"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(ChatError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFound(ChatError):
+    status = 404
+    code = "not_found"
+
+
+class PayloadTooLarge(ChatError):
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(ChatError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Overloaded(ChatError):
+    """The waiting queue is full. `retry_after_s` is an estimate from the queue's length and recent speed."""
+
+    status = 429
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InternalError(ChatError):
+    pass
+
+
+class EngineDead(ChatError):
+    status = 503
+    code = "engine_unavailable"
+
+
+class ModelError(ChatError):
+    """A model that cannot be found, downloaded, read or run. Shown as one line on stderr, exit code 2."""
+
+    code = "model_error"

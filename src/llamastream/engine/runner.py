@@ -1,0 +1,94 @@
+"""The contract between the scheduler and whatever computes a step: CPU core, GPU, NumPy oracle, or a test double.
+
+A runner owns the weights and the KV cache's memory. It knows no requests: a step is flat arrays.
+The invariant: what is computed for one token depends only on the ids and positions it attends to and on its row's
+sampling parameters. Not on the rest of the batch, on how a prompt was cut into chunks, or on the number of threads.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+UInt64 = NDArray[np.uint64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """Sampling parameters of the R rows that sample in this step, one array entry per row.
+
+    `position`: index of the drawn token among the sequence's outputs, the counter of its random numbers.
+    History (repetition, presence, frequency penalty) and logit bias are ragged: row r owns
+    `history_ids[history_offsets[r]:history_offsets[r + 1]]`, of which the first `history_num_prompt[r]` are the
+    prompt. Rows without penalties own nothing. `num_logprobs` is -1 for none, else the alternatives reported.
+    """
+
+    temperature: Float32  # (R,)
+    top_p: Float32  # (R,)
+    top_k: Int32  # (R,)
+    min_p: Float32  # (R,)
+    repetition_penalty: Float32  # (R,)
+    presence_penalty: Float32  # (R,)
+    frequency_penalty: Float32  # (R,)
+    seed: UInt64  # (R,)
+    position: Int32  # (R,)
+    num_logprobs: Int32  # (R,)
+    history_ids: Int32
+    history_offsets: Int32  # (R + 1,)
+    history_num_prompt: Int32  # (R,)
+    bias_ids: Int32
+    bias_values: Float32
+    bias_offsets: Int32  # (R + 1,)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """One step: T new tokens of S sequences, flattened. Sequence s owns tokens cu_seqlens_q[s]:cu_seqlens_q[s + 1].
+
+    `context_lens` counts a sequence's tokens after this step; its last new token has position context_lens[s] - 1.
+    `block_tables` rows are padded with -1. A token at position p lives in slot block_table[p // P] * P + p % P.
+    `logits_indices` are the rows of the T tokens whose next token is sampled, in ascending order.
+    """
+
+    token_ids: Int32  # (T,)
+    positions: Int32  # (T,)
+    slot_mapping: Int32  # (T,)
+    cu_seqlens_q: Int32  # (S + 1,)
+    context_lens: Int32  # (S,)
+    block_tables: Int32  # (S, longest table)
+    logits_indices: Int32  # (R,)
+    sampling: SamplingBatch
+    return_logits: bool = field(default=False)  # tests and quality measurements only
+
+
+class StepResult(NamedTuple):
+    """What one step drew. Arrays belong to the caller; nothing aliases the runner's buffers."""
+
+    token_ids: Int32  # (R,)
+    logprobs: Float32  # (R,), log-softmax of the raw logits at the drawn token; NaN where num_logprobs is -1
+    top_ids: Int32  # (R, K), K the largest num_logprobs of the step, padded with -1; most likely first, ties by id
+    top_logprobs: Float32  # (R, K)
+    logits: Float32 | None  # (R, V) raw, when asked for
+
+
+class Runner(Protocol):
+    """Computes steps. Called from one thread only."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    vocab_size: int
+
+    def run(self, batch: ForwardBatch) -> StepResult:
+        """Write this step's keys and values into the cache, in place, and draw one token per logits row.
+
+        A row whose temperature is 0 takes the largest logit after penalties and bias, the lowest id among equals.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free weights, cache and threads. Nothing may be called afterwards."""
+        ...

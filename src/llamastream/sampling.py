@@ -51,7 +51,8 @@ class SamplingParams:
             _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
             raise InvalidRequest(
-                f"logit_bias may hold at most {MAX_LOGIT_BIAS} tokens. Given: {len(self.logit_bias)}.", param="logit_bias"
+                f"logit_bias may hold at most {MAX_LOGIT_BIAS} tokens. Given: {len(self.logit_bias)}.",
+                param="logit_bias",
             )
         for _, bias in self.logit_bias:
             _check("logit_bias", bias, -100.0, 100.0)

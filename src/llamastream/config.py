@@ -11,7 +11,7 @@ DType = Literal["int8", "float32"]
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """Position interpolation of a long-context checkpoint, in transformers' terms (`config.json`'s `rope_scaling`)."""
+    """Position interpolation of a long-context checkpoint: `rope_scaling` of `config.json`."""
 
     rope_type: Literal["linear", "dynamic", "llama3"]
     factor: float
@@ -24,8 +24,8 @@ class RopeScaling:
 class LlamaConfig:
     """The shape of a Llama-family model, with transformers' names for the fields.
 
-    `max_position_embeddings` is already the smaller of the checkpoint's value and its sliding window: we compute
-    full attention, and inside one window the two are the same.
+    `max_position_embeddings` is already the smaller of the checkpoint's value and its sliding
+    window: we compute full attention, and inside one window the two are the same.
     """
 
     vocab_size: int
@@ -48,8 +48,9 @@ class LlamaConfig:
 class TokenizerConfig:
     """Everything `chat` needs to turn text into ids and back, whatever file format it came from.
 
-    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`. `eos_token_ids` are all ids that end a turn
-    (generation_config.json may name several). `add_bos_token` says whether plain text gets a BOS in front.
+    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`. `eos_token_ids` are all ids
+    that end a turn (generation_config.json may name several). `add_bos_token` says whether plain
+    text gets a BOS in front.
     """
 
     tokenizer_json: str

@@ -1,4 +1,4 @@
-"""Every error a user can meet, as one tree. The wire formats read `code` and `status` from the class.
+"""Every error a user can meet, as one tree. Wire formats read `code` and `status` off the class.
 
 ChatError
 ├── InvalidRequest (400)             a field has a bad value
@@ -10,12 +10,15 @@ ChatError
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
 ├── InternalError (500)              our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
-└── ModelError (exit code 2)         a model that cannot be found, read or run, before the port opens
+└── ModelError (exit code 2)         a model that cannot be found, read or run
 """
 
 
 class ChatError(Exception):
-    """Base of all errors meant for the user. `message` names the field, the limit, the value and the way out."""
+    """Base of all errors meant for the user.
+
+    `message` names the field, the limit, the value and the way out; `param` is the field alone.
+    """
 
     status = 500
     code = "internal_error"
@@ -56,7 +59,7 @@ class UnsupportedMediaType(ChatError):
 
 
 class Overloaded(ChatError):
-    """The waiting queue is full. `retry_after_s` is an estimate from the queue's length and recent speed."""
+    """The waiting queue is full. `retry_after_s` is estimated from its length and recent speed."""
 
     status = 429
     code = "overloaded"
@@ -76,6 +79,6 @@ class EngineDead(ChatError):
 
 
 class ModelError(ChatError):
-    """A model that cannot be found, downloaded, read or run. Shown as one line on stderr, exit code 2."""
+    """A model that cannot be found, read or run. One line on stderr, exit code 2, no port opened."""
 
     code = "model_error"

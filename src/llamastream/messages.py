@@ -32,9 +32,9 @@ class FinishReason(StrEnum):
 class GenerationRequest:
     """Token ids in: what the engine is asked to continue.
 
-    `output_ids` were generated before (a stream resumed after a restart): they count towards `max_tokens`, are not
-    reported again, and generation goes on at the position after them. `cache_salt` keeps the prefix caches of
-    different API keys apart.
+    `output_ids` were generated before (a stream resumed after a restart): they count towards
+    `max_tokens`, are not reported again, and generation goes on at the position after them.
+    `cache_salt` keeps the prefix caches of different API keys apart.
     """
 
     request_id: str
@@ -45,7 +45,7 @@ class GenerationRequest:
 
 
 class Token(NamedTuple):
-    """One generated token. `index` counts the request's outputs from 0; the stop token itself is reported too."""
+    """One generated token, the stop token included. `index` counts the outputs from 0."""
 
     request_id: str
     index: int

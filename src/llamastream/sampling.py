@@ -16,12 +16,14 @@ MAX_SEED = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Parameters of one sequence. Raises InvalidRequest from the constructor, so an instance is always valid.
+    """Parameters of one sequence. Raises InvalidRequest from the constructor, so an instance is
+    always valid.
 
-    `seed` keys the counter-based random numbers: token n of a sequence depends on (seed, n) and the logits only.
-    `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. `logprobs` is the number of alternatives reported
-    beside the chosen token, None for no logprobs at all; they are log-softmax of the model's raw logits.
-    `stop_token_ids` already holds the model's end-of-turn ids, unless the user asked to ignore them.
+    `seed` keys the counter-based random numbers: token n of a sequence depends on (seed, n) and the
+    logits only. `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. `logprobs` is the
+    number of alternatives reported beside the chosen token, None for no logprobs at all; they are
+    log-softmax of the model's raw logits. `stop_token_ids` already holds the model's end-of-turn
+    ids, unless the user asked to ignore them.
     """
 
     max_tokens: int
@@ -51,7 +53,7 @@ class SamplingParams:
             _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
             raise InvalidRequest(
-                f"logit_bias may hold at most {MAX_LOGIT_BIAS} tokens. Given: {len(self.logit_bias)}.",
+                f"logit_bias must hold <= {MAX_LOGIT_BIAS} tokens. Given: {len(self.logit_bias)}.",
                 param="logit_bias",
             )
         for _, bias in self.logit_bias:
@@ -59,10 +61,16 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
-        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (
+            1.0,
+            0.0,
+            0.0,
+        )
 
 
-def _check(name: str, value: float, low: float, high: float, *, exclusive_low: bool = False) -> None:
+def _check(
+    name: str, value: float, low: float, high: float, *, exclusive_low: bool = False
+) -> None:
     below = value <= low if exclusive_low else value < low
     if not math.isfinite(value) or below or value > high:
         bound = f"> {low}" if exclusive_low else f">= {low}"

@@ -1,8 +1,9 @@
-"""The contract between the scheduler and whatever computes a step: CPU core, GPU, NumPy oracle, or a test double.
+"""The contract between the scheduler and what computes a step: CPU core, GPU, NumPy oracle.
 
 A runner owns the weights and the KV cache's memory. It knows no requests: a step is flat arrays.
-The invariant: what is computed for one token depends only on the ids and positions it attends to and on its row's
-sampling parameters. Not on the rest of the batch, on how a prompt was cut into chunks, or on the number of threads.
+The invariant: what is computed for one token depends only on the ids and positions it attends to
+and on its row's sampling parameters. Not on the rest of the batch, on how a prompt was cut into
+chunks, or on the number of threads.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ Float32 = NDArray[np.float32]
 class SamplingBatch:
     """Sampling parameters of the R rows that sample in this step, one array entry per row.
 
-    `position`: index of the drawn token among the sequence's outputs, the counter of its random numbers.
-    History (repetition, presence, frequency penalty) and logit bias are ragged: row r owns
-    `history_ids[history_offsets[r]:history_offsets[r + 1]]`, of which the first `history_num_prompt[r]` are the
-    prompt. Rows without penalties own nothing. `num_logprobs` is -1 for none, else the alternatives reported.
+    `position`: index of the drawn token among the sequence's outputs, the counter of its random
+    numbers. History (repetition, presence, frequency penalty) and logit bias are ragged: row r owns
+    `history_ids[history_offsets[r]:history_offsets[r + 1]]`, of which the first
+    `history_num_prompt[r]` are the prompt. Rows without penalties own nothing. `num_logprobs` is -1
+    for none, else the alternatives reported.
     """
 
     temperature: Float32  # (R,)
@@ -46,11 +48,13 @@ class SamplingBatch:
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """One step: T new tokens of S sequences, flattened. Sequence s owns tokens cu_seqlens_q[s]:cu_seqlens_q[s + 1].
+    """One step: T new tokens of S sequences, flattened. Sequence s owns tokens
+    cu_seqlens_q[s]:cu_seqlens_q[s + 1].
 
-    `context_lens` counts a sequence's tokens after this step; its last new token has position context_lens[s] - 1.
-    `block_tables` rows are padded with -1. A token at position p lives in slot block_table[p // P] * P + p % P.
-    `logits_indices` are the rows of the T tokens whose next token is sampled, in ascending order.
+    `context_lens` counts a sequence's tokens after this step; its last new token has position
+    context_lens[s] - 1. `block_tables` rows are padded with -1. A token at position p lives in slot
+    block_table[p // P] * P + p % P. `logits_indices` are the rows of the T tokens whose next token
+    is sampled, in ascending order.
     """
 
     token_ids: Int32  # (T,)
@@ -68,8 +72,8 @@ class StepResult(NamedTuple):
     """What one step drew. Arrays belong to the caller; nothing aliases the runner's buffers."""
 
     token_ids: Int32  # (R,)
-    logprobs: Float32  # (R,), log-softmax of the raw logits at the drawn token; NaN where num_logprobs is -1
-    top_ids: Int32  # (R, K), K the largest num_logprobs of the step, padded with -1; most likely first, ties by id
+    logprobs: Float32  # (R,) log-softmax of raw logits at the drawn token; NaN if none asked for
+    top_ids: Int32  # (R, K), K the step's largest num_logprobs, padded with -1; likeliest first
     top_logprobs: Float32  # (R, K)
     logits: Float32 | None  # (R, V) raw, when asked for
 
@@ -83,9 +87,10 @@ class Runner(Protocol):
     vocab_size: int
 
     def run(self, batch: ForwardBatch) -> StepResult:
-        """Write this step's keys and values into the cache, in place, and draw one token per logits row.
+        """Write this step's keys and values into the cache, in place, and draw one token per row.
 
-        A row whose temperature is 0 takes the largest logit after penalties and bias, the lowest id among equals.
+        A row whose temperature is 0 takes the largest logit after penalties and bias, the lowest id
+        among equals.
         """
         ...
 

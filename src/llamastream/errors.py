@@ -79,6 +79,6 @@ class EngineDead(ChatError):
 
 
 class ModelError(ChatError):
-    """A model that cannot be found, read or run. One line on stderr, exit code 2, no port opened."""
+    """A model that cannot be found, read or run. One line on stderr, exit code 2."""
 
     code = "model_error"

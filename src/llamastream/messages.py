@@ -28,6 +28,27 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"  # asked by the client, or the client left
 
 
+Prompt = tuple[Message, ...] | str | tuple[int, ...]
+"""A conversation, a raw text, or token ids taken as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a transport asks of the service, checked so that nothing below checks it again.
+
+    `sampling.stop_token_ids` holds the user's own; the service adds the model's unless `ignore_eos`.
+    `scope` names the API key (empty: anonymous); ids and prefix cache are bound to it.
+    """
+
+    prompt: Prompt
+    sampling: SamplingParams = SamplingParams()
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    truncation: Literal["disabled", "auto"] = "disabled"
+    scope: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """Token ids in: what the engine is asked to continue.
@@ -45,10 +66,10 @@ class GenerationRequest:
 
 
 class Token(NamedTuple):
-    """One generated token, the stop token included. `index` counts the outputs from 0."""
+    """One generated token, the stop token included. `position` counts outputs from 0."""
 
     request_id: str
-    index: int
+    position: int
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
@@ -72,6 +93,39 @@ class Failed(NamedTuple):
 
 
 Event = Token | Finished | Failed
+
+
+class TokenLogprob(NamedTuple):
+    """A token, its log-probability and the likeliest alternatives (themselves without any)."""
+
+    token_id: int
+    token: bytes  # the bytes this token stands for
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+class Delta(NamedTuple):
+    """One piece of one choice's answer: what a transport frames and sends.
+
+    Concatenated over a choice, `text` is the whole visible text and `token_ids` are all generated
+    ids. `text` may be empty: a character or a possible stop string may still be held back. The last
+    delta of a choice, and only it, has a `finish_reason`.
+    """
+
+    choice: int  # 0 .. n - 1
+    sequence_number: int  # counts the deltas of one stream from 0
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, when asked for
+    finish_reason: FinishReason | None = None
+
+
+class Usage(NamedTuple):
+    """Token counts of a finished stream, all choices together."""
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
 
 
 class EngineState(StrEnum):

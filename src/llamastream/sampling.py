@@ -16,17 +16,16 @@ MAX_SEED = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Parameters of one sequence. Raises InvalidRequest from the constructor, so an instance is
-    always valid.
+    """Parameters of one sequence. The constructor raises InvalidRequest: an instance is valid.
 
-    `seed` keys the counter-based random numbers: token n of a sequence depends on (seed, n) and the
-    logits only. `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. `logprobs` is the
-    number of alternatives reported beside the chosen token, None for no logprobs at all; they are
-    log-softmax of the model's raw logits. `stop_token_ids` already holds the model's end-of-turn
-    ids, unless the user asked to ignore them.
+    `max_tokens` None is as many as the context holds. `seed` keys the counter-based random numbers:
+    token n of a sequence depends on (seed, n) and the logits only; None draws a seed at admission.
+    `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. `logprobs` is the number of
+    alternatives reported beside the chosen token, None for no logprobs at all; they are log-softmax
+    of the model's raw logits. `stop_token_ids` end the sequence when drawn.
     """
 
-    max_tokens: int
+    max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -35,12 +34,13 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int = 0
+    seed: int | None = None
     logprobs: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.max_tokens is not None:
+            _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
         _check("temperature", self.temperature, 0.0, 100.0)
         _check("top_p", self.top_p, 0.0, 1.0, exclusive_low=True)
         _check("top_k", self.top_k, 0, 2**31 - 1)
@@ -48,7 +48,8 @@ class SamplingParams:
         _check("repetition_penalty", self.repetition_penalty, 0.0, 100.0, exclusive_low=True)
         _check("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check("seed", self.seed, 0, MAX_SEED)
+        if self.seed is not None:
+            _check("seed", self.seed, 0, MAX_SEED)
         if self.logprobs is not None:
             _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if len(self.logit_bias) > MAX_LOGIT_BIAS:

@@ -36,8 +36,9 @@ Prompt = tuple[Message, ...] | str | tuple[int, ...]
 class ChatRequest:
     """What a transport asks of the service, checked so that nothing below checks it again.
 
-    `sampling.stop_token_ids` holds the user's own; the service adds the model's unless `ignore_eos`.
-    `scope` names the API key (empty: anonymous); ids and prefix cache are bound to it.
+    `sampling.stop_token_ids` holds the user's own; the service adds the model's, but for
+    `ignore_eos`. `scope` names the API key (empty: anonymous); ids and prefix cache are bound to
+    it.
     """
 
     prompt: Prompt

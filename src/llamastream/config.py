@@ -1,10 +1,19 @@
-"""What a model is and how the engine runs it. The only module that reads the environment.
+"""What a model is, how the engine runs it, and every option of the command line.
 
-Knows no files and no tensors: `weights` fills the descriptions of a model, `cli` the options.
+The only module that reads the environment. Knows no model files and no tensors: `weights` fills the
+descriptions of a model; the options come from flags, `LLAMASTREAM_*` variables or a TOML file.
 """
 
+import os
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llamastream.errors import ConfigError
 
 DType = Literal["int8", "float32"]
 
@@ -73,3 +82,108 @@ class EngineConfig:
     kv_cache_bytes: int | None = None
     enable_prefix_caching: bool = True
     threads: int | None = None
+
+
+GIB = 2**30
+ENV_PREFIX = "LLAMASTREAM_"
+
+
+def default_data_dir() -> Path:
+    """`$XDG_DATA_HOME/llamastream`, by the XDG base directory specification."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "llamastream"
+
+
+class Settings(BaseModel):
+    """A group of options. Each field is a flag, an environment variable and a TOML key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], toml: Mapping[str, Any]) -> Self:
+        """Join the sources, flags first, then environment. Raises ConfigError naming the option."""
+        values = {name: toml[name] for name in cls.model_fields if name in toml}
+        for name in cls.model_fields:
+            if (value := os.environ.get(ENV_PREFIX + name.upper())) is not None:
+                values[name] = value
+        values.update({name: flags[name] for name in cls.model_fields if name in flags})
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            raise ConfigError(
+                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}): {problem['msg']}. "
+                f"Given: {problem['input']!r}."
+            ) from None
+
+
+def read_toml(path: Path | None, groups: tuple[type[Settings], ...]) -> dict[str, Any]:
+    """The options in a TOML file, or in the one `LLAMASTREAM_CONFIG` names; empty without either.
+
+    Raises ConfigError when it cannot be read or holds a key that no group has.
+    """
+    if path is None and (name := os.environ.get(ENV_PREFIX + "CONFIG")):
+        path = Path(name)
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+    known = {name for group in groups for name in group.model_fields}
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(f"--config {path}: unknown keys {unknown}. Known: {sorted(known)}.")
+    return values
+
+
+class ModelSettings(Settings):
+    """Which model, and how it is run."""
+
+    model: str = Field(
+        "demo",
+        description="'demo', a Hugging Face id such as meta-llama/Llama-2-7b-chat-hf, a folder, "
+        "or a .gguf file.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face model.")
+    dtype: DType = Field("int8", description="Precision of the weights: int8 or float32.")
+    max_model_len: int | None = Field(
+        None, ge=1, description="Longest prompt and answer together, in tokens. [the model's own]"
+    )
+    max_num_seqs: int = Field(32, ge=1, le=1024, description="Streams computed at the same time.")
+    max_num_batched_tokens: int = Field(
+        512,
+        ge=1,
+        le=65536,
+        description="Tokens computed in one step, prompts and answers together.",
+    )
+    max_num_waiting: int = Field(
+        256, ge=0, description="Requests that may queue before new ones are answered 429."
+    )
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="Memory for the KV cache, in GiB. [fits streams and machine]"
+    )
+    prefix_caching: bool = Field(True, description="Compute a prompt's known beginning only once.")
+    threads: int | None = Field(None, ge=1, le=256, description="CPU threads. [all cores]")
+    chat_template: str | None = Field(
+        None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."
+    )
+    allow_prompt_tags: bool = Field(
+        False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir, description="Folder for models and conversations."
+    )
+
+    def engine_config(self) -> EngineConfig:
+        """These options in the engine's own terms."""
+        return EngineConfig(
+            dtype=self.dtype,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_num_waiting=self.max_num_waiting,
+            max_model_len=self.max_model_len,
+            kv_cache_bytes=None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),
+            enable_prefix_caching=self.prefix_caching,
+            threads=self.threads,
+        )

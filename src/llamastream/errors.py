@@ -10,6 +10,7 @@ ChatError
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
 ├── InternalError (500)              our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
+├── ConfigError (exit code 2)        a flag, variable or TOML key with a bad value, a port in use
 └── ModelError (exit code 2)         a model that cannot be found, read or run
 """
 
@@ -76,6 +77,12 @@ class InternalError(ChatError):
 class EngineDead(ChatError):
     status = 503
     code = "engine_unavailable"
+
+
+class ConfigError(ChatError):
+    """A setting that cannot be used. One line on stderr, exit code 2."""
+
+    code = "config_error"
 
 
 class ModelError(ChatError):

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamastream.errors import ConfigError
+from llamastream.sampling import SamplingParams
 
 DType = Literal["int8", "float32"]
 
@@ -118,25 +119,6 @@ class Settings(BaseModel):
             ) from None
 
 
-def read_toml(path: Path | None, groups: tuple[type[Settings], ...]) -> dict[str, Any]:
-    """The options in a TOML file, or in the one `LLAMASTREAM_CONFIG` names; empty without either.
-
-    Raises ConfigError when it cannot be read or holds a key that no group has.
-    """
-    if path is None and (name := os.environ.get(ENV_PREFIX + "CONFIG")):
-        path = Path(name)
-    if path is None:
-        return {}
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--config {path}: {error}") from None
-    known = {name for group in groups for name in group.model_fields}
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(f"--config {path}: unknown keys {unknown}. Known: {sorted(known)}.")
-    return values
-
-
 class ModelSettings(Settings):
     """Which model, and how it is run."""
 
@@ -187,3 +169,60 @@ class ModelSettings(Settings):
             enable_prefix_caching=self.prefix_caching,
             threads=self.threads,
         )
+
+
+class AnswerSettings(Settings):
+    """How the terminal commands draw their answers."""
+
+    temperature: float = Field(0.7, description="0 always takes the likeliest word.")
+    top_p: float = Field(0.95, description="Share of the likeliest words to draw from.")
+    max_tokens: int = Field(1024, description="Longest answer, in tokens.")
+    seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
+
+    def sampling(self) -> SamplingParams:
+        """These options as sampling parameters. Raises InvalidRequest."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+
+
+class ServeSettings(Settings):
+    """Where the service listens and whom it answers."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. A public one needs a key.")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    api_key: str | None = Field(
+        None, description="Secret that clients send as a Bearer token; several with commas."
+    )
+    served_model_name: str | None = Field(
+        None, description="Name of the model in the API. [the model's own]"
+    )
+    max_body_mib: float = Field(4.0, gt=0, le=1024, description="Largest request accepted, in MiB.")
+    ping_interval_s: float = Field(
+        15.0, gt=0, description="Seconds of silence after which a stream sends a comment."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much to log: debug, info, warning or error."
+    )
+
+
+def read_toml(path: Path | None) -> dict[str, Any]:
+    """The options in a TOML file, or in the one `LLAMASTREAM_CONFIG` names; empty without either.
+
+    Raises ConfigError when it cannot be read or holds an unknown key.
+    """
+    if path is None and (name := os.environ.get(ENV_PREFIX + "CONFIG")):
+        path = Path(name)
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+    known = {name for group in Settings.__subclasses__() for name in group.model_fields}
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(f"--config {path}: unknown keys {unknown}. Known: {sorted(known)}.")
+    return values

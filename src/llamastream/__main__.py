@@ -1,0 +1,5 @@
+"""`python -m llamastream` is the `llamastream` command."""
+
+from llamastream.cli.main import run
+
+run()

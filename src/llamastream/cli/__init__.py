@@ -1,0 +1,1 @@
+"""The command line: serve, chat, generate, models. Parses options, wires the parts, prints."""

@@ -1,0 +1,112 @@
+"""Where the terminal's answers come from: a running server, or a model loaded in this process."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Protocol, Self
+
+import httpx
+
+from llamastream.errors import ChatError
+from llamastream.messages import ChatRequest, Message, Prompt
+from llamastream.sampling import SamplingParams
+from llamastream.wiring import Assembly
+
+
+class Answers(Protocol):
+    """Streams text. Closing the iterator early stops the generation."""
+
+    name: str
+
+    def stream(self, prompt: Sequence[Message], sampling: SamplingParams) -> AsyncIterator[str]: ...
+
+    async def close(self) -> None: ...
+
+
+class LocalAnswers:
+    """Answers from a model in this process."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._service = assembly.service
+        self.name = assembly.service.model_name
+
+    @classmethod
+    async def start(cls, assembly: Assembly) -> Self:
+        """Start the engine and wait until its weights are loaded."""
+        await assembly.service.start()
+        await assembly.engine.ready()
+        return cls(assembly)
+
+    async def stream(
+        self, prompt: Prompt | Sequence[Message], sampling: SamplingParams
+    ) -> AsyncIterator[str]:
+        if not isinstance(prompt, str):
+            prompt = tuple(prompt)  # type: ignore[assignment]
+        request = ChatRequest(prompt, sampling=sampling, truncation="auto")  # type: ignore[arg-type]
+        stream = await self._service.open(request)
+        async with aclosing(stream):
+            async for delta in stream:
+                yield delta.text
+
+    async def close(self) -> None:
+        await self._service.stop()
+
+
+class RemoteAnswers:
+    """Answers from a server with OpenAI's Chat Completions."""
+
+    def __init__(self, client: httpx.AsyncClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    @classmethod
+    async def connect(cls, url: str, api_key: str | None) -> Self:
+        """Ask the server at `url` for its model. Raises ChatError when nothing answers there."""
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx.Timeout(10.0, read=None)
+        client = httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
+        try:
+            response = await client.get("/v1/models")
+            if response.is_error:
+                raise _refusal(response)
+            return cls(client, response.json()["data"][0]["id"])
+        except (httpx.HTTPError, ValueError, LookupError) as error:
+            await client.aclose()
+            raise ChatError(f"no chat server answers at {url}: {error}") from None
+
+    async def stream(
+        self, prompt: Sequence[Message], sampling: SamplingParams
+    ) -> AsyncIterator[str]:
+        body = {
+            "model": self.name,
+            "messages": [asdict(message) for message in prompt],
+            "stream": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+        }
+        body = {name: value for name, value in body.items() if value is not None}
+        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.is_error:
+                await response.aread()
+                raise _refusal(response)
+            async for line in response.aiter_lines():
+                if not line.startswith("data: ") or line == "data: [DONE]":
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                if "error" in event:
+                    raise ChatError(event["error"]["message"])
+                for choice in event["choices"]:
+                    yield choice["delta"].get("content") or ""
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _refusal(response: httpx.Response) -> ChatError:
+    try:
+        return ChatError(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return ChatError(f"{response.url} answered {response.status_code}.")

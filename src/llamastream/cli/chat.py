@@ -1,0 +1,151 @@
+"""`llamastream chat`: a conversation in the terminal."""
+
+import asyncio
+import contextlib
+import readline
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llamastream.cli.answers import Answers, LocalAnswers, RemoteAnswers
+from llamastream.cli.options import with_settings
+from llamastream.cli.progress import progress_bars
+from llamastream.config import AnswerSettings, ModelSettings
+from llamastream.errors import ChatError
+from llamastream.messages import Message
+from llamastream.sampling import SamplingParams
+from llamastream.wiring import assemble
+
+COMMANDS = """\
+/new            forget the conversation
+/system TEXT    set the system prompt and forget the conversation
+/again          answer the last question once more
+/help           this list
+/exit           leave (Ctrl-D does too)
+Ctrl-C stops an answer, not the program."""
+
+
+@with_settings(ModelSettings, AnswerSettings)
+def chat(
+    model: ModelSettings,
+    answer: AnswerSettings,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Talk to a running server, e.g. http://127.0.0.1:8000."),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key for that server.", envvar="LLAMASTREAM_API_KEY")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+) -> None:
+    """Chat in the terminal, with a model loaded here or with a running server (--url)."""
+    sampling = answer.sampling()
+    with asyncio.Runner() as runner:
+        if url is not None:
+            answers: Answers = runner.run(RemoteAnswers.connect(url, api_key))
+        else:
+            with progress_bars() as progress:
+                answers = runner.run(LocalAnswers.start(assemble(model, progress=progress)))
+        history = model.data_dir / "history"
+        try:
+            _read_history(history)
+            Conversation(runner, answers, sampling, system).loop()
+        finally:
+            _write_history(history)
+            runner.run(answers.close())
+
+
+class Conversation:
+    """The log of turns, replayed with every question, and the prompt loop around it."""
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        answers: Answers,
+        sampling: SamplingParams,
+        system: str | None,
+    ) -> None:
+        self._runner = runner
+        self._answers = answers
+        self._sampling = sampling
+        self._system = system
+        self._log: list[Message] = []
+        self._console = Console(highlight=False)
+
+    def loop(self) -> None:
+        """Ask and answer until the person leaves."""
+        self._console.print(
+            f"[bold]{self._answers.name}[/bold]  [dim]/help lists the commands[/dim]"
+        )
+        while (line := self._ask()) is not None:
+            if line.startswith("/"):
+                if self._command(line) == "exit":
+                    return
+            elif line:
+                self._log.append(Message("user", line))
+                self._answer()
+
+    def _ask(self) -> str | None:
+        try:
+            return input("\n> ").strip()
+        except KeyboardInterrupt:
+            self._console.print("\n[dim]Ctrl-D or /exit leaves.[/dim]")
+            return ""
+        except EOFError:
+            return None
+
+    def _command(self, line: str) -> str:
+        name, _, rest = line[1:].partition(" ")
+        match name:
+            case "exit" | "quit":
+                return "exit"
+            case "new":
+                self._log.clear()
+            case "system":
+                self._system = rest.strip() or None
+                self._log.clear()
+            case "again" if len(self._log) > 1:
+                self._log.pop()
+                self._answer()
+            case _:
+                self._console.print(COMMANDS, markup=False)
+        return name
+
+    def _answer(self) -> None:
+        """Print the answer as it comes and keep what was said, also if it is stopped half-way."""
+        pieces: list[str] = []
+        try:
+            self._runner.run(self._stream(pieces))
+        except KeyboardInterrupt:
+            self._console.print(" [dim](stopped)[/dim]")
+        except ChatError as error:
+            self._console.print(f"[red]{error.message}[/red]")
+        if pieces:
+            self._log.append(Message("assistant", "".join(pieces)))
+        else:
+            self._log.pop()
+        print()
+
+    async def _stream(self, pieces: list[str]) -> None:
+        system = [Message("system", self._system)] if self._system else []
+        async with aclosing(self._answers.stream([*system, *self._log], self._sampling)) as texts:  # type: ignore[type-var]
+            async for text in texts:
+                pieces.append(text)
+                sys.stdout.write(text)
+                sys.stdout.flush()
+
+
+def _read_history(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a first start has none; an unreadable one is no loss
+        readline.read_history_file(path)
+
+
+def _write_history(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        readline.set_history_length(1000)
+        readline.write_history_file(path)

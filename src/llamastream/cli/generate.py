@@ -1,0 +1,47 @@
+"""`llamastream generate`: continue a text once."""
+
+import asyncio
+import sys
+import time
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from llamastream.cli.answers import LocalAnswers
+from llamastream.cli.options import with_settings
+from llamastream.cli.progress import progress_bars
+from llamastream.config import AnswerSettings, ModelSettings
+from llamastream.sampling import SamplingParams
+from llamastream.wiring import assemble
+
+
+@with_settings(ModelSettings, AnswerSettings)
+def generate(
+    model: ModelSettings,
+    answer: AnswerSettings,
+    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.")],
+) -> None:
+    """Continue a text, printed as it is generated. No chat template is applied."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    sampling = answer.sampling()
+    with asyncio.Runner() as runner:
+        with progress_bars() as progress:
+            answers = runner.run(LocalAnswers.start(assemble(model, progress=progress)))
+        sys.stdout.write(text)
+        try:
+            runner.run(_print(answers, text, sampling))
+        except KeyboardInterrupt:
+            print()
+        finally:
+            runner.run(answers.close())
+
+
+async def _print(answers: LocalAnswers, text: str, sampling: SamplingParams) -> None:
+    start = time.perf_counter()
+    async with aclosing(answers.stream(text, sampling)) as pieces:  # type: ignore[type-var]
+        async for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    print()
+    print(f"{time.perf_counter() - start:.2f} s", file=sys.stderr)

@@ -1,0 +1,40 @@
+"""A progress bar for downloads and loading, on stderr so that stdout stays clean."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from llamastream.weights import Progress as ProgressCallback
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressCallback]:
+    """A callback that draws one bar per label. Bars appear with the first report, if any comes."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def report(label: str, done_bytes: int, total_bytes: int) -> None:
+        if label not in tasks:
+            tasks[label] = bars.add_task(label, total=total_bytes)
+            bars.start()
+        bars.update(tasks[label], completed=done_bytes, total=total_bytes)
+
+    try:
+        yield report
+    finally:
+        bars.stop()

@@ -1,0 +1,65 @@
+"""`llamastream serve`: the HTTP service in front of one model."""
+
+import asyncio
+import ipaddress
+import socket
+import sys
+
+import uvicorn
+
+from llamastream.cli.options import with_settings
+from llamastream.cli.progress import progress_bars
+from llamastream.config import ModelSettings, ServeSettings
+from llamastream.errors import ConfigError
+from llamastream.logs import configure_logging
+from llamastream.server.app import create_app
+from llamastream.wiring import assemble
+
+BACKLOG = 2048  # connections the kernel queues while the event loop is busy
+
+
+@with_settings(ModelSettings, ServeSettings)
+def serve(model: ModelSettings, server: ServeSettings) -> None:
+    """Serve a model over HTTP, with OpenAI's interface.
+
+    Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
+    """
+    configure_logging(server.log_level)
+    listener = bind(server)
+    with progress_bars() as progress:
+        assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
+        app = create_app(assembly.service, server)
+        host, port = listener.getsockname()[:2]
+        print(f"llamastream: {assembly.service.model_name} on http://{host}:{port}/v1", flush=True)
+        config = uvicorn.Config(
+            app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
+        )
+        asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+    sys.exit(0)
+
+
+def bind(server: ServeSettings) -> socket.socket:
+    """Take the port before anything slow happens. Raises ConfigError if that cannot be done."""
+    if server.api_key is None and not _is_loopback(server.host):
+        raise ConfigError(
+            f"--host {server.host} is reachable from other machines: set --api-key (or "
+            "LLAMASTREAM_API_KEY), or listen on 127.0.0.1."
+        )
+    try:
+        family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((server.host, server.port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {server.host} port {server.port}: {error.strerror}. "
+            "Choose another with --port."
+        ) from None
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

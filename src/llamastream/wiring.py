@@ -1,0 +1,75 @@
+"""Joins the layers into a running service. The only place that knows them all.
+
+Knows no command line and no wire format: `cli` and `jina` call it with settings.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from llamastream.chat import PromptBuilder, Tokenizer
+from llamastream.config import ModelSettings
+from llamastream.engine.async_engine import AsyncEngine
+from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.llm_engine import LLMEngine
+from llamastream.service import ChatService
+from llamastream.weights import Checkpoint, Progress, open_checkpoint
+
+
+class Assembly(NamedTuple):
+    """The parts of one running model. The service owns the engine and starts and stops it."""
+
+    checkpoint: Checkpoint
+    engine: AsyncEngine
+    service: ChatService
+
+
+def find_model(settings: ModelSettings, progress: Progress | None = None) -> Checkpoint:
+    """Find, and if need be download, the model. Raises ModelError."""
+    return open_checkpoint(
+        settings.model,
+        cache_dir=settings.data_dir / "models",
+        revision=settings.revision,
+        progress=progress,
+    )
+
+
+def load_engine(
+    checkpoint: Checkpoint, settings: ModelSettings, progress: Progress | None = None
+) -> LLMEngine:
+    """Pack the weights, or map them from an earlier start, and make room for the KV cache."""
+    config = settings.engine_config()
+    runner = CpuRunner.load(
+        checkpoint.config,
+        config,
+        checkpoint.tensors,
+        image=_image_path(settings.data_dir, checkpoint, config.dtype),
+        key=checkpoint.fingerprint,
+        progress=progress,
+    )
+    return LLMEngine(runner, config)
+
+
+def assemble(
+    settings: ModelSettings,
+    *,
+    served_model_name: str | None = None,
+    progress: Progress | None = None,
+) -> Assembly:
+    """Everything but a transport. The weights load on the engine's thread once the service starts.
+
+    Raises ModelError for whatever can be known before the weights are read.
+    """
+    checkpoint = find_model(settings, progress)
+    tokenizer = Tokenizer(checkpoint.tokenizer)
+    prompts = PromptBuilder.from_config(
+        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+    )
+    engine = AsyncEngine(lambda: load_engine(checkpoint, settings, progress))
+    service = ChatService(
+        engine, tokenizer, prompts, model_name=served_model_name or checkpoint.name
+    )
+    return Assembly(checkpoint, engine, service)
+
+
+def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:
+    return data_dir / "packed" / f"{checkpoint.fingerprint[:32]}-{dtype}.bin"

@@ -1,0 +1,49 @@
+"""Options come from flags, then the environment, then the TOML file, then the default."""
+
+from pathlib import Path
+
+import pytest
+
+from llamastream.config import ModelSettings, ServeSettings, read_toml
+from llamastream.errors import ConfigError
+
+
+def test_flag_beats_environment_beats_file_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    toml = {"max_num_seqs": 3, "threads": 3, "model": "file"}
+    monkeypatch.setenv("LLAMASTREAM_MAX_NUM_SEQS", "2")
+    monkeypatch.setenv("LLAMASTREAM_THREADS", "2")
+    settings = ModelSettings.load({"max_num_seqs": 1}, toml)
+    assert (settings.max_num_seqs, settings.threads, settings.model) == (1, 2, "file")
+    assert settings.dtype == "int8"
+
+
+def test_a_bad_value_is_refused_with_its_flag_and_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMASTREAM_PORT", "70000")
+    with pytest.raises(ConfigError, match=r"--port .*LLAMASTREAM_PORT.*65535.*70000"):
+        ServeSettings.load({}, {})
+
+
+def test_toml_is_read_from_the_variable_and_shared_by_all_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "llamastream.toml"
+    path.write_text('port = 9000\nmodel = "demo"\ntemperature = 0.0\n')
+    monkeypatch.setenv("LLAMASTREAM_CONFIG", str(path))
+    assert ServeSettings.load({}, read_toml(None)).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("prot = 9000", "unknown keys .'prot'"), ("port = ", "Invalid value"), (None, "No such file")],
+)
+def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "llamastream.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_toml(path)
+    assert str(path) in caught.value.message
+
+
+def test_gibibytes_become_bytes() -> None:
+    assert ModelSettings(kv_cache_gib=0.5).engine_config().kv_cache_bytes == 2**29

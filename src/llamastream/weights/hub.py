@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token, snapshot_download
-from huggingface_hub.errors import (
+
+# HTTPError is its client's, httpx or httpx2 by version: not re-exported, but there in both.
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -43,10 +46,6 @@ SMALL_FILES = (
 )
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-# The base class of its HTTP client's errors; which client that is has changed between versions.
-HTTPError = HfHubHTTPError.__bases__[0]
 
 
 class _Silent(tqdm):

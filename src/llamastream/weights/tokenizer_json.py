@@ -146,7 +146,7 @@ def _merges_by_score(
     """Every way to join two pieces into a third, the best-scored third first.
 
     sentencepiece joins whatever adjacent pair forms the best-scored piece; a list of merges in that
-    order says the same. Joins of equal score keep transformers' order: the longer left part first.
+    order says the same. Joins of equal score keep transformers' order: the longer parts first.
     """
     joinable = {
         text: score
@@ -154,13 +154,13 @@ def _merges_by_score(
         if kind == Piece.NORMAL
     }
     ranked = [
-        (score, cut, text[:cut], text[cut:])
+        (score, cut, len(text) - cut, text[:cut], text[cut:])
         for text, score in joinable.items()
         for cut in range(1, len(text))
         if text[:cut] in joinable and text[cut:] in joinable
     ]
-    ranked.sort(key=lambda merge: merge[:2], reverse=True)
-    return [(left, right) for _, _, left, right in ranked]
+    ranked.sort(key=lambda merge: merge[:3], reverse=True)
+    return [(left, right) for *_, left, right in ranked]
 
 
 def _added_tokens(texts: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:

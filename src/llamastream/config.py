@@ -226,3 +226,19 @@ def read_toml(path: Path | None) -> dict[str, Any]:
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"--config {path}: unknown keys {unknown}. Known: {sorted(known)}.")
     return values
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How the HTTP server meets the world.
+
+    `served_model_names` are the names a request may give as `model`; the first is the one listed
+    first. With `api_keys` every route but /health asks for one of them. `cors_origins` are the
+    web pages' origins that may call us from a browser (none: CORS stays off).
+    """
+
+    served_model_names: tuple[str, ...] = ("demo",)
+    api_keys: frozenset[str] = frozenset()
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 4 * 1024 * 1024
+    ping_interval_s: float = 15.0  # below the idle limits of common proxies, 30 to 60 s

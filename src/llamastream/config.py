@@ -204,6 +204,11 @@ class ServeSettings(Settings):
     ping_interval_s: float = Field(
         15.0, gt=0, description="Seconds of silence after which a stream sends a comment."
     )
+    cors_origins: str | None = Field(
+        None,
+        description="Web origins that may call the service from a browser, e.g. "
+        "https://chat.example.org; several with commas, * for all. [none]",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log: debug, info, warning or error."
     )
@@ -226,19 +231,3 @@ def read_toml(path: Path | None) -> dict[str, Any]:
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"--config {path}: unknown keys {unknown}. Known: {sorted(known)}.")
     return values
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """How the HTTP server meets the world.
-
-    `served_model_names` are the names a request may give as `model`; the first is the one listed
-    first. With `api_keys` every route but /health asks for one of them. `cors_origins` are the
-    web pages' origins that may call us from a browser (none: CORS stays off).
-    """
-
-    served_model_names: tuple[str, ...] = ("demo",)
-    api_keys: frozenset[str] = frozenset()
-    cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 4 * 1024 * 1024
-    ping_interval_s: float = 15.0  # below the idle limits of common proxies, 30 to 60 s

@@ -6,7 +6,7 @@ from typing import Literal
 Level = Literal["debug", "info", "warning", "error"]
 
 
-def configure(level: Level = "info") -> None:
+def configure_logging(level: Level = "info") -> None:
     """Send this package's records, and uvicorn's warnings, to stderr. Replaces earlier handlers."""
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING, force=True

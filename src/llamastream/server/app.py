@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 
-from llamastream.config import ServerSettings
+from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
 from llamastream.server import errors
 from llamastream.server.auth import KeyRing
@@ -19,7 +19,7 @@ from llamastream.server.operator_api import OperatorApi
 from llamastream.service.chat_service import ChatService
 
 
-def create_app(service: ChatService, settings: ServerSettings) -> Starlette:
+def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
     """The HTTP interface of `service`, which it starts and stops with the server."""
 
     @asynccontextmanager
@@ -44,9 +44,9 @@ def create_app(service: ChatService, settings: ServerSettings) -> Starlette:
     return app
 
 
-def _routes(service: ChatService, settings: ServerSettings) -> list[BaseRoute]:
+def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
     completions = CompletionsApi(service, settings)
-    operator = OperatorApi(service, settings)
+    operator = OperatorApi(service)
     return [
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),
         Route("/v1/completions", completions.completion, methods=["POST"]),
@@ -58,13 +58,17 @@ def _routes(service: ChatService, settings: ServerSettings) -> list[BaseRoute]:
     ]
 
 
-def _middleware(settings: ServerSettings) -> list[Middleware]:
-    found = [Middleware(Gate, keys=KeyRing(settings.api_keys))]
-    if settings.cors_origins:
-        origins = list(settings.cors_origins)
-        found.append(
-            Middleware(
-                CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
-            )
-        )
-    return found
+def _middleware(settings: ServeSettings) -> list[Middleware]:
+    """CORS is outermost: a browser must be able to read a refusal, too."""
+    gate = Middleware(Gate, keys=KeyRing(_split(settings.api_key)))
+    origins = _split(settings.cors_origins)
+    if not origins:
+        return [gate]
+    cors = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+    )
+    return [cors, gate]
+
+
+def _split(option: str | None) -> list[str]:
+    return [part.strip() for part in (option or "").split(",") if part.strip()]

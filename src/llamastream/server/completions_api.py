@@ -5,13 +5,12 @@ import time
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from llamastream.config import ServerSettings
-from llamastream.errors import ModelNotFound
-from llamastream.messages import ChatRequest
+from llamastream.config import ServeSettings
 from llamastream.server.body import read_json
 from llamastream.server.chat_request import parse_chat
 from llamastream.server.completion_request import parse_completion
 from llamastream.server.delivery import EventStream, WholeAnswer
+from llamastream.server.errors import model_not_found
 from llamastream.server.framing import Answer, Format
 from llamastream.server.openai_chat import ChatFormat
 from llamastream.server.openai_completions import CompletionFormat
@@ -23,30 +22,26 @@ from llamastream.service.stream import Stream
 class CompletionsApi:
     """Refusals known at admission are raised, as ChatErrors, before anything is sent."""
 
-    def __init__(self, service: ChatService, settings: ServerSettings) -> None:
+    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
         self._service = service
-        self._settings = settings
+        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._ping_interval_s = settings.ping_interval_s
 
     async def chat(self, request: Request) -> ASGIApp:
-        body = parse_chat(await read_json(request, self._settings.max_body_bytes))
+        body = parse_chat(await read_json(request, self._max_body_bytes))
         stream = await self._open(request, body)
         answer = self._answer("chatcmpl-", stream, body, logprobs=bool(body.logprobs))
         return self._deliver(stream, body, ChatFormat(answer, body.metadata))
 
     async def completion(self, request: Request) -> ASGIApp:
-        body = parse_completion(await read_json(request, self._settings.max_body_bytes))
+        body = parse_completion(await read_json(request, self._max_body_bytes))
         stream = await self._open(request, body)
         answer = self._answer("cmpl-", stream, body, logprobs=body.logprobs is not None)
         return self._deliver(stream, body, CompletionFormat(answer))
 
     async def _open(self, request: Request, body: GenerationOptions) -> Stream:
-        known = self._settings.served_model_names
-        if body.model not in known:
-            raise ModelNotFound(
-                f"The model {body.model[:100]!r} is not served here. Available: "
-                f"{', '.join(known)}.",
-                param="model",
-            )
+        if body.model != self._service.model_name:
+            raise model_not_found(body.model, self._service.model_name)
         state = request.state
         return await self._service.open(body.to_request(state.key_scope, state.label))
 
@@ -67,5 +62,5 @@ class CompletionsApi:
 
     def _deliver(self, stream: Stream, body: GenerationOptions, wire: Format) -> ASGIApp:
         if body.stream:
-            return EventStream(stream, wire, ping_interval_s=self._settings.ping_interval_s)
+            return EventStream(stream, wire, ping_interval_s=self._ping_interval_s)
         return WholeAnswer(stream, wire)

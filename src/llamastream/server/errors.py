@@ -7,7 +7,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.errors import ChatError, EngineDead, InternalError, Overloaded, Unauthorized
+from llamastream.errors import (
+    ChatError,
+    EngineDead,
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    Unauthorized,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +58,12 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 async def on_bug(_: Request, error: Exception) -> Response:
     """The last resort. Starlette raises the exception again, so its traceback is logged."""
     return error_response(InternalError(f"Internal error: {type(error).__name__}."))
+
+
+def model_not_found(name: str, served: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"The model {name[:100]!r} is not served here. Available: {served}.", param="model"
+    )
 
 
 def _body(message: str, status: int, param: str | None, code: str) -> bytes:

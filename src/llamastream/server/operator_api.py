@@ -8,31 +8,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream import __version__
-from llamastream.config import ServerSettings
-from llamastream.errors import ModelNotFound
 from llamastream.messages import EngineState
 from llamastream.metrics import CONTENT_TYPE
+from llamastream.server.errors import model_not_found
 from llamastream.service.chat_service import ChatService
 
 
 class OperatorApi:
-    def __init__(self, service: ChatService, settings: ServerSettings) -> None:
+    def __init__(self, service: ChatService) -> None:
         self._service = service
-        self._names = settings.served_model_names
         self._created = int(time.time())
 
     async def models(self, _: Request) -> Response:
-        return _json({"object": "list", "data": [self._model(name) for name in self._names]})
+        return _json({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._names:
-            raise ModelNotFound(
-                f"The model {name[:100]!r} is not served here. Available: "
-                f"{', '.join(self._names)}.",
-                param="model",
-            )
-        return _json(self._model(name))
+        if name != self._service.model_name:
+            raise model_not_found(name, self._service.model_name)
+        return _json(self._model())
 
     async def health(self, _: Request) -> Response:
         """200 when requests are taken, otherwise 503 with the state."""
@@ -50,13 +44,12 @@ class OperatorApi:
     async def version(self, _: Request) -> Response:
         return _json({"version": __version__})
 
-    def _model(self, name: str) -> dict[str, Any]:
+    def _model(self) -> dict[str, Any]:
         return {
-            "id": name,
+            "id": self._service.model_name,
             "object": "model",
             "created": self._created,
             "owned_by": "llamastream",
-            "root": self._service.model_name,
             "max_model_len": self._service.status().max_model_len,
         }
 

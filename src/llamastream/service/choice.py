@@ -5,7 +5,7 @@ tokens came in. Nothing after a matched stop string is shown or counted.
 """
 
 from llamastream.chat import IncrementalDetokenizer, StopMatcher, Tokenizer
-from llamastream.messages import Delta, FinishReason, Token, TokenLogprob
+from llamastream.messages import ChatRequest, Delta, FinishReason, Token, TokenLogprob
 from llamastream.service.stream import Stream
 
 
@@ -17,21 +17,23 @@ class Choice:
         stream: Stream,
         index: int,
         tokenizer: Tokenizer,
+        request: ChatRequest,
         *,
-        stop: tuple[str, ...],
-        hidden_ids: frozenset[int],
-        include_stop: bool,
-        skip_special_tokens: bool,
+        stop_token_ids: frozenset[int],
     ) -> None:
-        """`hidden_ids` end the choice and are not part of its text."""
-        self.stream = stream
+        """Raises InvalidRequest for an empty stop string."""
         self.index = index
         self.num_output_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self._stream = stream
         self._tokenizer = tokenizer
-        self._hidden_ids = hidden_ids
-        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens)
-        self._matcher = StopMatcher(stop, include_stop) if stop else None
+        self._hidden_ids = frozenset() if request.include_stop else stop_token_ids
+        self._detokenizer = IncrementalDetokenizer(
+            tokenizer, skip_special_tokens=request.skip_special_tokens
+        )
+        self._matcher = (
+            StopMatcher(request.stop, include=request.include_stop) if request.stop else None
+        )
 
     def add(self, token: Token) -> Delta:
         """The delta of one more token. It carries the finish reason when a stop string matched."""
@@ -62,7 +64,7 @@ class Choice:
     def _delta(
         self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        number = self.stream.next_sequence_number()
+        number = self._stream.next_sequence_number()
         return Delta(self.index, number, text, token_ids, logprobs, self.finish_reason)
 
     def _logprob(self, token: Token, logprob: float) -> TokenLogprob:

@@ -1,4 +1,4 @@
-"""What the service needs of an engine: four members, so that any engine fits behind them.
+"""What the service needs of an engine: four members to talk to it, two for its life.
 
 The in-process AsyncEngine is one; an engine on another machine or a scripted double is another.
 """
@@ -11,6 +11,14 @@ from llamastream.messages import EngineStatus, Event, GenerationRequest
 
 class Engine(Protocol):
     """Token ids in, token events out. Every submitted request ends in one Finished or Failed."""
+
+    def start(self) -> None:
+        """Begin to load, from within the running event loop, without waiting for the end of it."""
+        ...
+
+    async def stop(self) -> None:
+        """Fail what is unfinished and free everything. `steps` ends."""
+        ...
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. Raises Overloaded, ContextLengthExceeded, InvalidRequest or EngineDead

@@ -30,7 +30,7 @@ class Stream(AsyncIterator[Delta]):
         prompt_token_ids: tuple[int, ...],
         *,
         num_dropped_turns: int,
-        on_close: Callable[["Stream"], None],
+        on_close: Callable[[], None],
     ) -> None:
         self.id = stream_id
         self.prompt_token_ids = prompt_token_ids
@@ -95,7 +95,7 @@ class Stream(AsyncIterator[Delta]):
         self._pending.clear()
         self._melted.clear()
         self._wake()
-        self._on_close(self)
+        self._on_close()
 
     async def __aenter__(self) -> Self:
         return self

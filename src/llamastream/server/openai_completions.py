@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from llamastream.messages import Delta, FinishReason, Usage
+from llamastream.messages import Delta, FinishReason, TokenLogprob, Usage
 from llamastream.server.framing import (
     DONE,
     FINISH_REASONS,
@@ -23,7 +23,7 @@ class CompletionFormat:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._is_plain = not (answer.logprobs or answer.return_token_ids)
-        self._offsets = [0] * answer.n  # characters of token text so far, for text_offset
+        self._num_chars = [0] * answer.n  # begun by the tokens so far, for text_offset
         self._started = False
         self._before = [self._split(index)[0] for index in range(answer.n)]
         self._after = self._split(0)[1]
@@ -80,17 +80,23 @@ class CompletionFormat:
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
         if not self._answer.logprobs:
             return None
-        tokens, offsets = [], []
-        for entry in delta.logprobs:
-            offsets.append(self._offsets[delta.choice])
-            tokens.append(token_string(entry))
-            self._offsets[delta.choice] += len(tokens[-1])
         return {
-            "tokens": tokens,
+            "tokens": [token_string(entry) for entry in delta.logprobs],
             "token_logprobs": [finite(entry.logprob) for entry in delta.logprobs],
             "top_logprobs": [
                 {token_string(top): finite(top.logprob) for top in entry.top}
                 for entry in delta.logprobs
             ],
-            "text_offset": offsets,
+            "text_offset": [self._offset(delta.choice, entry) for entry in delta.logprobs],
         }
+
+    def _offset(self, choice: int, entry: TokenLogprob) -> int:
+        """Where a token's first character stands; it may have begun in the token before."""
+        begun = self._num_chars[choice]
+        self._num_chars[choice] += sum(not _continues(byte) for byte in entry.token)
+        return begun - (begun > 0 and _continues(entry.token[0]) if entry.token else 0)
+
+
+def _continues(byte: int) -> bool:
+    """Whether a byte of UTF-8 continues a character."""
+    return byte & 0xC0 == 0x80

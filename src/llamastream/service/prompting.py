@@ -22,6 +22,14 @@ class Prompting:
             return self._fit(request, max_model_len)
         return await asyncio.to_thread(self._fit, request, max_model_len)
 
+    def _fit(self, request: ChatRequest, max_model_len: int) -> FittedPrompt:
+        prompt, max_tokens = request.prompt, request.sampling.max_tokens
+        if isinstance(prompt, str):
+            return FittedPrompt(tuple(self._tokenizer.encode_raw_prompt(prompt)), 0)
+        if isinstance(prompt[0], int):
+            return FittedPrompt(prompt, 0)
+        return fit_context(prompt, self._prompts.build, max_model_len, max_tokens, request.truncation)
+
 
 def _num_chars(prompt: Prompt) -> int:
     if isinstance(prompt, str):

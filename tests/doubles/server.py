@@ -20,13 +20,20 @@ async def running_server(
     listener = socket.create_server(("127.0.0.1", 0))
     app = create_app(service, settings or ServeSettings())
     config = uvicorn.Config(app, http="httptools", log_config=None, lifespan="on")
-    config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        await asyncio.sleep(0)
+    # What `serve` does, but for its sleeps of 0.1 s and its signal handlers.
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield url
     finally:
-        server.should_exit = True
-        await task
+        for listening in server.servers:
+            listening.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        for task in server.server_state.tasks:
+            task.cancel()
+        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
+        await server.lifespan.shutdown()

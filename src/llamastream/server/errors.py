@@ -36,8 +36,6 @@ def error_response(error: ChatError) -> Response:
         headers["retry-after"] = str(LOADING_RETRY_AFTER_S)
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    elif error.status == 413:
-        headers["connection"] = "close"  # the rest of the body is not read
     return _response(error_body(error), error.status, headers)
 
 

@@ -73,8 +73,8 @@ def _refuse_unsupported(metadata: Metadata) -> None:
 
 
 def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Metadata) -> list[TensorEntry]:
-    heads = metadata.integer("llama.attention.head_count")
-    kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
+    heads = metadata.positive("llama.attention.head_count")
+    kv_heads = metadata.positive("llama.attention.head_count_kv", heads)
     reordered = {"q_proj": heads, "k_proj": kv_heads}
     entries = []
     for tensor in tensors:
@@ -119,13 +119,16 @@ def _config(
     embedding = by_name.get(EMBEDDING)
     if embedding is None:
         raise ModelError(f"{metadata.file}: tensor 'token_embd.weight' is missing.")
-    hidden = metadata.integer("llama.embedding_length")
-    heads = metadata.integer("llama.attention.head_count")
-    context = metadata.integer("llama.context_length")
+    hidden = metadata.positive("llama.embedding_length")
+    heads = metadata.positive("llama.attention.head_count")
+    kv_heads = metadata.positive("llama.attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise metadata.error("llama.attention.head_count_kv", f"a divisor of {heads} heads")
+    context = metadata.positive("llama.context_length")
     theta = metadata.number("llama.rope.freq_base", 10000.0)
-    head_dim = metadata.integer("llama.attention.key_length", hidden // heads)
+    head_dim = metadata.positive("llama.attention.key_length", hidden // heads)
     for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if metadata.integer(name, head_dim) != head_dim:
+        if metadata.positive(name, head_dim) != head_dim:
             raise metadata.error(name, f"the head dimension, {head_dim}")
     scaling: RopeScaling | None = metadata_scaling(metadata, context)
     if factors is not None:
@@ -133,10 +136,10 @@ def _config(
     return LlamaConfig(
         vocab_size=embedding.shape[0],
         hidden_size=hidden,
-        intermediate_size=metadata.integer("llama.feed_forward_length"),
-        num_hidden_layers=metadata.integer("llama.block_count"),
+        intermediate_size=metadata.positive("llama.feed_forward_length"),
+        num_hidden_layers=metadata.positive("llama.block_count"),
         num_attention_heads=heads,
-        num_key_value_heads=metadata.integer("llama.attention.head_count_kv", heads),
+        num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_position_embeddings=context,
         rms_norm_eps=metadata.number("llama.attention.layer_norm_rms_epsilon", 1e-5),

@@ -23,6 +23,12 @@ class Metadata:
             raise self.error(key, "an integer >= 0")
         return value
 
+    def positive(self, key: str, default: int | None = None) -> int:
+        value = self.integer(key, default)
+        if value < 1:
+            raise self.error(key, "an integer >= 1")
+        return value
+
     def optional_integer(self, key: str) -> int | None:
         return self.integer(key) if key in self._fields else None
 

@@ -32,7 +32,7 @@ def open_checkpoint(
         from llamastream.weights.demo import fetch_demo
 
         return open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
-    if path.is_dir():
+    if model and path.is_dir():
         return open_folder(path, name=path.resolve().name)
     if path.is_file():
         return _open_file(path, cache_dir)

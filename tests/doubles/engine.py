@@ -14,8 +14,8 @@ from llamastream.messages import (
     EngineStatus,
     Event,
     Failed,
-    FinishReason,
     Finished,
+    FinishReason,
     GenerationRequest,
     Token,
 )
@@ -153,6 +153,4 @@ class FakeEngine:
         if reason is not None:
             del self._alive[request.request_id]
             num_prompt = len(request.prompt_ids)
-            self._events.append(
-                Finished(request.request_id, reason, num_prompt, 0, seq.position)
-            )
+            self._events.append(Finished(request.request_id, reason, num_prompt, 0, seq.position))

@@ -39,7 +39,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("max_tokens", "10", "integer", None),
     ("max_tokens", 1.5, "integer", None),
     ("max_completion_tokens", 0, "Given: 0", None),
-    ("max_tokens", 100_000, "100000", None),
+    ("max_tokens", 100_000, "100000", "messages"),
     ("n", 0, "Given: 0", None),
     ("n", 129, "128", None),
     ("seed", 2**64, "seed", None),
@@ -159,7 +159,14 @@ async def test_bad_prompt(client: httpx.AsyncClient, prompt: Any, message: str) 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("echo", True), ("suffix", "x"), ("best_of", 2), ("logprobs", 21), ("logprobs", True)],
+    [
+        ("truncation", "auto"),
+        ("echo", True),
+        ("suffix", "x"),
+        ("best_of", 2),
+        ("logprobs", 21),
+        ("logprobs", True),
+    ],
 )
 async def test_bad_option_of_text_completions(
     client: httpx.AsyncClient, option: str, value: Any

@@ -132,7 +132,9 @@ async def test_messages_reach_the_prompt(
 ) -> None:
     engine = FakeEngine(says("ok"))
     client = await connect(engine)
-    response = await client.post("/v1/chat/completions", json={"model": "demo", "messages": messages})
+    response = await client.post(
+        "/v1/chat/completions", json={"model": "demo", "messages": messages}
+    )
     assert response.status_code == 200, response.text
     ids = engine.submitted[0].prompt_ids
     assert prompt in bytes(i for i in ids if i < 256)

@@ -114,9 +114,7 @@ async def test_keys(connect: Connect) -> None:
 async def test_an_error_in_the_middle_is_raised_by_the_client(connect: Connect) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
     async with async_client(await connect(engine)) as client:
-        stream = await client.chat.completions.create(
-            model="demo", messages=MESSAGES, stream=True
-        )
+        stream = await client.chat.completions.create(model="demo", messages=MESSAGES, stream=True)
         engine.allow(2)
         seen = [(await anext(stream)).choices[0].delta.content for _ in range(3)]
         engine.die(EngineDead("out of memory"))

@@ -7,6 +7,7 @@ are errors here, so that nothing behind this module has to think of them.
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,7 +16,9 @@ from llamastream.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
 
 # `curl -d` says it sends a form, some clients say text: the body decides. A multipart body cannot
 # be JSON.
-JSON_TYPES = re.compile(r"$|application/(?:[\w.-]+\+)?json$|application/x-www-form-urlencoded$|text/")
+JSON_TYPES = re.compile(
+    r"$|application/(?:[\w.-]+\+)?json$|application/x-www-form-urlencoded$|text/"
+)
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -77,8 +80,7 @@ def _too_large(limit: int, given: str) -> PayloadTooLarge:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise InvalidRequest(f"The body holds {twice[:100]!r} twice.", param=twice[:100])
     return found
 

@@ -79,7 +79,9 @@ def _message(index: int, raw: dict[str, Any]) -> Message:
             param=f"{where}.role",
         )
     for name, value in raw.items():
-        if name not in ("role", "content") and (name not in EMPTY_FIELDS or value not in (None, [])):
+        if name not in ("role", "content") and (
+            name not in EMPTY_FIELDS or value not in (None, [])
+        ):
             raise InvalidRequest(
                 f"{where}.{name[:60]} is not supported. Leave it out.",
                 param=f"{where}.{name[:60]}",

@@ -21,6 +21,11 @@ class CompletionBody(GenerationOptions):
 
     def to_request(self, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
+        if self.truncation == "auto":
+            raise InvalidRequest(
+                "truncation: auto drops turns of a chat; a text prompt has none. Leave it out.",
+                param="truncation",
+            )
         sampling = self.sampling(self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs)
         return self.build(_prompt(self.prompt), sampling, scope=scope, label=label)
 

@@ -47,8 +47,7 @@ class CompletionFormat:
 
     def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
         choices = [
-            self._choice(delta, delta.finish_reason)
-            for delta in by_choice(deltas, self._answer.n)
+            self._choice(delta, delta.finish_reason) for delta in by_choice(deltas, self._answer.n)
         ]
         head = self._answer.head("text_completion")
         body = {**head, "choices": choices, "usage": usage_fields(usage), **self._answer.extras()}

@@ -96,7 +96,7 @@ class GenerationOptions(WireModel):
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         """The sampling parameters. Raises InvalidRequest for a value out of range."""
-        given = {
+        given: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is off, like 0

@@ -21,7 +21,6 @@ from llamastream.messages import (
     EngineStatus,
     Event,
     Failed,
-    FinishReason,
     Finished,
     GenerationRequest,
     Token,
@@ -76,10 +75,10 @@ class ChatService:
         status = self._engine.status()
         if status.state is not EngineState.READY or self._is_over:
             raise _not_ready(status.state)
-        fitted = await self.prompting.fit(request, status.max_model_len)
+        fitted = await self.prompting.fit(request, status)
         flight = Flight(
             request,
-            tuple(fitted.token_ids),
+            tuple(fitted.ids),
             num_dropped_turns=fitted.num_dropped_turns,
             cancel=self._engine.cancel,
         )

@@ -187,7 +187,10 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "must be a number > 0"),
         ({"llama.rope.dimension_count": 2}, "must be the head dimension, 4"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count must be an integer >= 1"),
-        ({"llama.attention.head_count_kv": 3}, "llama.attention.head_count_kv must be a divisor of 4 heads"),
+        (
+            {"llama.attention.head_count_kv": 3},
+            "head_count_kv must be a divisor of 4 heads",
+        ),
         ({"llama.attention.head_count_kv": [2, 2]}, "must be an integer"),
     ],
 )

@@ -8,6 +8,7 @@ https://github.com/google/sentencepiece/blob/v0.2.0/src/sentencepiece_model.prot
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from llamastream.errors import ModelError
 from llamastream.weights.tokenizer_json import Piece, sentencepiece_json
@@ -15,33 +16,59 @@ from llamastream.weights.tokenizer_json import Piece, sentencepiece_json
 BPE_MODEL = 2  # TrainerSpec.model_type
 
 
+class Vocabulary(NamedTuple):
+    """What a BPE model consists of: its pieces, how good each is, and what it is (a Piece)."""
+
+    pieces: list[str]
+    scores: list[float]
+    kinds: list[int]
+    add_space_prefix: bool
+
+
 def convert(file: Path) -> str:
     """The tokenizer.json equal to `file`. Raises ModelError for one that is not a BPE model."""
-    pieces: list[str] = []
-    scores: list[float] = []
-    kinds: list[int] = []
-    model_type, add_space_prefix = 1, True
+    vocabulary = read_vocabulary(file)
+    bos = vocabulary.pieces.index("<s>") if "<s>" in vocabulary.pieces else None
+    return sentencepiece_json(
+        vocabulary.pieces,
+        vocabulary.scores,
+        vocabulary.kinds,
+        bos_id=bos,
+        add_space_prefix=vocabulary.add_space_prefix,
+    )
+
+
+def read_vocabulary(file: Path) -> Vocabulary:
+    """Raises ModelError for a file that is damaged or holds another kind of model."""
     try:
-        for field, value in _fields(file.read_bytes()):
-            if field == 1:
-                piece = dict(_fields(_as_bytes(value)))
-                pieces.append(_as_bytes(piece[1]).decode())
-                scores.append(struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))[0])
-                kinds.append(int(piece.get(3, Piece.NORMAL)))
-            elif field == 2:
-                model_type = int(dict(_fields(_as_bytes(value))).get(3, 1))
-            elif field == 3:
-                add_space_prefix = bool(dict(_fields(_as_bytes(value))).get(3, 1))
+        vocabulary, model_type = _parse(file.read_bytes())
     except OSError as error:
         raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
     except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-        raise ModelError(f"{file} is not a sentencepiece model, or is damaged.") from error
-    if model_type != BPE_MODEL or not pieces:
+        raise ModelError(f"{file} is not a sentencepiece BPE model: it is damaged.") from error
+    if model_type != BPE_MODEL or not vocabulary.pieces:
         raise ModelError(
             f"{file} is not a sentencepiece BPE model. Put the model's tokenizer.json beside it."
         )
-    bos = next((i for i, text in enumerate(pieces) if text == "<s>"), None)
-    return sentencepiece_json(pieces, scores, kinds, bos_id=bos, add_space_prefix=add_space_prefix)
+    return vocabulary
+
+
+def _parse(data: bytes) -> tuple[Vocabulary, int]:
+    """The vocabulary, and the kind of model it belongs to."""
+    vocabulary, model_type = Vocabulary([], [], [], True), 1
+    for field, value in _fields(data):
+        if field == 1:
+            piece = dict(_fields(_as_bytes(value)))
+            vocabulary.pieces.append(_as_bytes(piece[1]).decode())
+            score = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))[0]
+            vocabulary.scores.append(score)
+            vocabulary.kinds.append(_as_int(piece.get(3, Piece.NORMAL)))
+        elif field == 2:
+            model_type = _as_int(dict(_fields(_as_bytes(value))).get(3, model_type))
+        elif field == 3:
+            normalizer = dict(_fields(_as_bytes(value)))
+            vocabulary = vocabulary._replace(add_space_prefix=bool(normalizer.get(3, 1)))
+    return vocabulary, model_type
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -80,4 +107,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def _as_bytes(value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError("a number where a message was expected")
+    return value
+
+
+def _as_int(value: int | bytes) -> int:
+    if not isinstance(value, int):
+        raise TypeError("a message where a number was expected")
     return value

@@ -94,7 +94,7 @@ async def connect(url: SplitResult, request: bytes) -> tuple[asyncio.Transport, 
     except OSError as error:
         reason = error.strerror or error
         raise ServerFailed(f"cannot connect to {host}:{port}: {reason}") from error
-    return cast(asyncio.Transport, transport), exchange
+    return transport, exchange
 
 
 def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:

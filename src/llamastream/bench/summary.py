@@ -25,7 +25,8 @@ class Percentiles(NamedTuple):
 class Summary:
     """One workload on one server, once. What the workload cannot show is None.
 
-    `output_tok_s` is all output tokens over the whole time, prefill and queueing included.
+    `output_tok_s` is all output tokens over the whole time, prefill and queueing included; answers
+    of one token show a prefill, and have none.
     `decode_tok_s` counts only the time in which all streams of a closed loop were decoding.
     `prefill_tok_s` is prompt tokens over TTFT, for requests that were alone on the server.
     `num_short` answers ended before the output length asked for. ITL is the gap between chunks.
@@ -37,7 +38,7 @@ class Summary:
     num_output_tokens: int
     counted_by: Literal["usage", "chunks"]
     duration_s: float
-    output_tok_s: float
+    output_tok_s: float | None
     decode_tok_s: float | None
     prefill_tok_s: float | None
     ttft_ms: Percentiles
@@ -57,7 +58,9 @@ class Metric(NamedTuple):
         """The number, None where the workload cannot show it."""
         name, _, quantile = self.key.partition(".")
         found = getattr(summary, name)
-        return found if found is None or not quantile else getattr(found, quantile)
+        if found is None:
+            return None
+        return float(getattr(found, quantile) if quantile else found)
 
 
 THROUGHPUTS = (
@@ -102,7 +105,9 @@ def summarize(result: LoadResult, workload: Workload) -> Summary:
         num_output_tokens=sum(output_tokens),
         counted_by="usage" if all(t.counted_by == "usage" for t in timelines) else "chunks",
         duration_s=end_s - start_s,
-        output_tok_s=sum(output_tokens) / (end_s - start_s),
+        output_tok_s=(
+            sum(output_tokens) / (end_s - start_s) if workload.output_tokens > 1 else None
+        ),
         decode_tok_s=_decode_speed(timelines, workload.concurrency),
         prefill_tok_s=float(np.median(speeds)) if alone else None,
         ttft_ms=_percentiles_ms(firsts),

@@ -5,7 +5,6 @@ answer for the model.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamastream.bench.errors import BenchError
@@ -21,6 +20,8 @@ WORDS = (
     "morning reason research girl moment air teacher force"
 ).split()
 FIRST_WORD = "The"
+MIN_REQUESTS = 4  # of a closed loop, so that a lone stream is not judged by one answer
+ARRIVAL_OUTPUT_TOKENS = 16  # short: what matters of such a request is its prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,60 @@ def make_prompts(count: int, num_words: int, *, seed: str) -> list[str]:
     ]
 
 
-def sweep(
-    concurrencies: Sequence[int], prompt_tokens: int, output_tokens: int, *, waves: int
-) -> list[Workload]:
-    """One closed loop per concurrency, each stream asking `waves` times."""
-    return [
-        Workload(
-            f"{c} streams" if c > 1 else "1 stream", prompt_tokens, output_tokens, c * waves, c
-        )
-        for c in concurrencies
-    ]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cells of a benchmark, from few numbers. An empty tuple or 0 leaves its cells out.
+
+    `beside`: time to first token of a lone request while so many streams run.
+    `arrivals_beside`: what so many streams feel of long prompts that arrive all the time.
+    """
+
+    concurrency: tuple[int, ...] = (1, 8, 32)
+    prompt_tokens: int = 64
+    output_tokens: int = 128
+    prefill_tokens: int = 512
+    request_rates: tuple[float, ...] = ()
+    num_arrivals: int = 30  # per request rate
+    beside: tuple[int, ...] = ()
+    arrivals_beside: tuple[int, ...] = ()
+    arrivals_rate: float = 2.0
+    arrivals_prompt_tokens: int = 512
+
+    def workloads(self) -> tuple[Workload, ...]:
+        prompt, output, few = self.prompt_tokens, self.output_tokens, MIN_REQUESTS
+        cells = [
+            Workload(_streams(c), prompt, output, -(-few // c) * c, concurrency=c)
+            for c in self.concurrency
+        ]
+        if self.prefill_tokens:
+            name = f"prefill {self.prefill_tokens}"
+            cells.append(Workload(name, self.prefill_tokens, 1, few, concurrency=1))
+        cells += [
+            Workload(f"{rate:g} requests/s", prompt, output, self.num_arrivals, request_rate=rate)
+            for rate in self.request_rates
+        ]
+        cells += [
+            Workload(
+                f"first token beside {_streams(n)}", prompt, 2, few, concurrency=1, background=n
+            )
+            for n in self.beside
+        ]
+        cells += [
+            Workload(
+                f"{self.arrivals_prompt_tokens}-token prompts at {self.arrivals_rate:g}/s"
+                f" beside {_streams(n)}",
+                self.arrivals_prompt_tokens,
+                ARRIVAL_OUTPUT_TOKENS,
+                self.num_arrivals,
+                request_rate=self.arrivals_rate,
+                background=n,
+            )
+            for n in self.arrivals_beside
+        ]
+        if not cells:
+            raise BenchError("nothing to measure: give a concurrency or a request rate")
+        return tuple(cells)
+
+
+def _streams(count: int) -> str:
+    return "1 stream" if count == 1 else f"{count} streams"

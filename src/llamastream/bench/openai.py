@@ -3,6 +3,7 @@
 Knows no sockets. Everything is read after the fact, from a reply's bytes and their times.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,6 +52,7 @@ class Timeline:
 
     `token_times_s` has one entry per chunk that carried text. `num_output_tokens` is the server's
     own count where it sent a usage, else the number of these chunks; `counted_by` says which.
+    `end_s` is NaN while the answer is still coming.
     """
 
     token_times_s: tuple[float, ...]
@@ -83,7 +85,7 @@ def read_timeline(reply: Reply, *, partial: bool = False) -> Timeline:
                 times_s.append(at_s)
             if choice.get("finish_reason"):
                 finish_s = at_s
-    end_s = done_s or finish_s
+    end_s = finish_s if done_s is None else done_s
     if not partial and (end_s is None or not reply.complete):
         raise ServerFailed(f"the answer broke off after {len(times_s)} chunks of text")
     if not times_s and finish_s is not None and usage.get("completion_tokens"):
@@ -92,7 +94,7 @@ def read_timeline(reply: Reply, *, partial: bool = False) -> Timeline:
         raise ServerFailed("the answer holds no text: nothing was generated")
     return Timeline(
         token_times_s=tuple(times_s),
-        end_s=end_s or (times_s[-1] if times_s else reply.times_s[-1]),
+        end_s=math.nan if end_s is None else end_s,
         num_prompt_tokens=usage.get("prompt_tokens"),
         num_output_tokens=usage.get("completion_tokens", len(times_s)),
         counted_by="usage" if "completion_tokens" in usage else "chunks",

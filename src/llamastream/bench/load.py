@@ -189,6 +189,8 @@ async def _background(
             (prompt,) = client.prompts(1, workload.background_prompt_tokens, seed=prompt_seed)
             streams[stream].append(attempt := _Attempt(time.perf_counter()))
             await client.ask(attempt, prompt, max(length, BACKGROUND_TOKENS))
+            if attempt.outcome().error is not None:
+                return  # the whole workload has failed: asking again would only load the machine
             length = workload.background_output_tokens
 
     tasks = [asyncio.create_task(run(stream)) for stream in range(workload.background)]

@@ -18,7 +18,7 @@ from llamastream.bench.summary import Spread, spread
 from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import ForwardBatch, Runner, StepResult
-from llamastream.messages import Failed, Finished, GenerationRequest, Token
+from llamastream.messages import Failed, GenerationRequest, Token
 from llamastream.sampling import SamplingParams
 
 WARM_UP_TOKENS = 8
@@ -80,6 +80,8 @@ def run_offline(
     traffic: Traffic,
     options: OfflineOptions,
     progress: Progress,
+    *,
+    bandwidth: Callable[[], float] = memory_bandwidth,
 ) -> OfflineReport:
     """Measure all cells, round after round. Raises BenchError; the runner stays the caller's."""
     if max(options.concurrency) > config.max_num_seqs:
@@ -93,7 +95,7 @@ def run_offline(
     progress("warm up")
     bench.decode(max(options.concurrency), WARM_UP_TOKENS)
     for number in range(options.rounds):
-        report.bandwidths.append(memory_bandwidth())
+        report.bandwidths.append(bandwidth())
         for streams in options.concurrency:
             progress(f"round {number + 1}/{options.rounds}: {streams} streams")
             steps = bench.decode(streams, options.output_tokens)
@@ -186,8 +188,6 @@ class _Bench:
             all_before = num_started == streams
             num_started += sum(token.position == 0 for token in tokens)
             is_decode = all_before and len(tokens) == streams
-            if not tokens and any(isinstance(event, Finished) for event in events):
-                continue  # a report without a step
             yield _Step(
                 start_s,
                 end_s,

@@ -71,7 +71,12 @@ class OnlineReport:
         return any(cell.error for cell in self.cells)
 
 
-async def run_online(options: OnlineOptions, progress: Progress) -> OnlineReport:
+async def run_online(
+    options: OnlineOptions,
+    progress: Progress,
+    *,
+    bandwidth: Callable[[], float] = memory_bandwidth,
+) -> OnlineReport:
     """Probe, warm up, then measure. Raises BenchError only before the first measurement.
 
     A cell that fails keeps its error and is left out of later rounds; the others go on.
@@ -95,7 +100,7 @@ async def run_online(options: OnlineOptions, progress: Progress) -> OnlineReport
     cells = [Cell(workload, target.name) for workload in options.workloads for target in targets]
     bandwidths = []
     for number in range(options.rounds):
-        bandwidths.append(memory_bandwidth())
+        bandwidths.append(bandwidth())
         for cell, target in zip(cells, targets * len(options.workloads), strict=True):
             if cell.error is None:
                 progress(

@@ -33,7 +33,7 @@ def render(report: OnlineReport) -> RenderableType:
     over = "" if rounds == 1 else f", medians of {rounds} rounds"
     parts: list[RenderableType] = [
         _medians(report, f"Speed{over} (lowest-highest)" if over else "Speed", SPEEDS),
-        _medians(report, f"Latency{over}", LATENCIES),
+        _medians(report, f"Latency in ms{over}", LATENCIES),
     ]
     if len(report.targets) > 1:
         parts.append(_ratios(report))
@@ -94,7 +94,7 @@ def _ratios(report: OnlineReport) -> Table:
     found = ratios(report)
     metrics = [m for m in _pick(RATIOS) if any(ratio.metric == m for ratio in found)]
     by_key = {(r.workload, r.server, r.metric): r.spread for r in found}
-    table = _table(f"{report.targets[0].name} over the others (lowest-highest ratio)", metrics)
+    table = _table(f"{report.targets[0].name} over the others, ratios (lowest-highest)", metrics)
     for workload, server in dict.fromkeys((r.workload, r.server) for r in found):
         spreads = [by_key.get((workload, server, metric)) for metric in metrics]
         table.add_row(workload, server, *(_ratio_text(spread) for spread in spreads))
@@ -140,7 +140,8 @@ def _cell_text(spread: Spread | None, with_range: bool) -> str:
 def _ratio_text(spread: Spread | None) -> str:
     if spread is None:
         return ""
-    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
+    span = f" ({spread.low:.2f}-{spread.high:.2f})" if spread.low < spread.high else ""
+    return f"{spread.median:.2f}{span}"
 
 
 def _number(value: float) -> str:
@@ -151,6 +152,8 @@ def _number(value: float) -> str:
 
 
 def _median_values(cell: Cell) -> dict[str, float]:
+    if cell.error:
+        return {}  # the rounds before the failure stand by themselves
     spreads = {metric.key: over_rounds(cell.rounds, metric) for metric in METRICS}
     return {key: spread.median for key, spread in spreads.items() if spread}
 

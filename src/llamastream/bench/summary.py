@@ -69,11 +69,11 @@ THROUGHPUTS = (
     Metric("prefill_tok_s", "prefill tok/s", True),
 )
 LATENCIES = tuple(
-    Metric(f"{name}_ms.{quantile}", f"{title} {quantile} ms", False)
+    Metric(f"{name}_ms.{quantile}", f"{title} {quantile}", False)
     for name, title in (
         ("ttft", "TTFT"),
         ("itl", "ITL"),
-        ("e2e", "end to end"),
+        ("e2e", "whole"),
         ("background_itl", "others' ITL"),
     )
     for quantile in Percentiles._fields

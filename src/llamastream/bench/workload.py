@@ -107,7 +107,7 @@ class Plan:
         ]
         cells += [
             Workload(
-                f"first token beside {_streams(n)}", prompt, 2, few, concurrency=1, background=n
+                f"first token beside {_streams(n)}", prompt, 1, few, concurrency=1, background=n
             )
             for n in self.beside
         ]

@@ -152,10 +152,12 @@ class Beside:
     def __init__(self) -> None:
         self.num_background = 0
         self.started_before_measured: list[int] = []
+        self.measuring = asyncio.Event()
 
     async def script(self, request: Request, writer: asyncio.StreamWriter) -> None:
         if request.body["max_tokens"] == 3:
             self.started_before_measured.append(self.num_background)
+            self.measuring.set()
             await stream(request, writer)
             return
         await start_stream(writer)
@@ -207,8 +209,7 @@ async def test_background_stream_that_fails_early_stops_the_workload() -> None:
 async def test_background_stream_that_dies_later_is_an_error() -> None:
     class Dying(Beside):
         async def go_on(self, writer: asyncio.StreamWriter) -> None:
-            while not self.started_before_measured:
-                await asyncio.sleep(0)
+            await self.measuring.wait()
             writer.transport.abort()
 
     server = ScriptedServer(Dying().script)

@@ -13,7 +13,7 @@ from llamastream.weights.hub_cache import list_fetched
 from llamastream.weights.opening import DEMO
 
 INT8_BYTES = 1 + 2 / 32  # one byte, and a float16 scale for each group of 32
-KV_BYTES = 2  # a cached key or value is a float32
+KV_BYTES = 2  # a cached key or value is a bfloat16 beside 8-bit weights
 
 logger = logging.getLogger(__name__)
 

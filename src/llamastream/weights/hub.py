@@ -17,6 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -85,10 +86,15 @@ def fetch_model(
         raise ModelError(
             f"The hub answered {error.response.status_code} for {repo_id}. Try again later."
         ) from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, ConnectionError, LocalEntryNotFoundError) as error:
         raise ModelError(
-            f"Downloading {repo_id} failed: {_first_line(error)} Check the network and the space "
-            "on the disk, and start again: what has arrived is kept."
+            f"No connection to the hub for {repo_id}: {_first_line(error)} Check the network and "
+            "start again: what has arrived is kept."
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"Cannot store {repo_id} in {download.hub}: {_first_line(error)} Check the space on "
+            "the disk and start again."
         ) from error
 
 

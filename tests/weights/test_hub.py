@@ -14,7 +14,7 @@ from weights_builders import CONFIG, write_folder
 
 from llamastream.errors import ModelError
 from llamastream.weights import list_local, open_checkpoint
-from llamastream.weights.hub import fetch_model
+from llamastream.weights.opening import fetch_model
 
 REPO = "owner/tiny-llama"
 

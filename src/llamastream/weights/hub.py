@@ -30,12 +30,7 @@ from llamastream.weights.checkpoint import Progress
 from llamastream.weights.folder import INDEX, SINGLE
 from llamastream.weights.hf_config import parse_config
 from llamastream.weights.hf_tokenizer import read_json
-from llamastream.weights.hub_cache import (
-    find_fetched,
-    hub_folder,
-    mark_verified,
-    repository_folder,
-)
+from llamastream.weights.hub_cache import hub_folder, mark_verified, repository_folder
 
 SMALL_FILES = (
     "config.json",
@@ -56,20 +51,17 @@ class _Silent(tqdm):
         super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
 
-def fetch_model(
+def download_model(
     repo_id: str,
     revision: str | None,
     cache_dir: Path,
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """The folder of the model's files, downloaded at the first call; later calls need no network.
+    """The folder of the model's files, verified. What an earlier call got is not fetched again.
 
     endpoint: address of the hub, None for the configured one. Raises ModelError.
     """
-    found = find_fetched(cache_dir, repo_id, revision)
-    if found is not None:
-        return found
     download = _Download(repo_id, revision, hub_folder(cache_dir), endpoint)
     try:
         return download.run(progress)

@@ -12,13 +12,8 @@ from llamastream.weights.gguf_file import open_gguf
 from llamastream.weights.hub_cache import list_fetched
 from llamastream.weights.opening import DEMO
 
-<<<<<<< HEAD
-INT8_BYTES = 1 + 2 / 32  # one byte, and a float16 scale for each group of 32
-KV_BYTES = 2  # a cached key or value is a bfloat16 beside 8-bit weights
-=======
 INT8_BYTES = 1 + 4 / 32  # one byte, and a scale and a minimum of 2 bytes for each group of 32
 INT8_KV_BYTES, FLOAT32_KV_BYTES = 2, 4  # one cached number: bfloat16 and float32
->>>>>>> w/weights
 
 logger = logging.getLogger(__name__)
 

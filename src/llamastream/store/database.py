@@ -43,6 +43,17 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     return StoreUnavailable(f"The database failed: {reason}. Nothing was written; try again later.")
 
 
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise StoreUnavailable for what `is_unavailable`."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if not is_unavailable(error):
+            raise
+        raise unavailable(error) from error
+
+
 class Database:
     """One database. `durability` is what a commit promises, see `docs/store.md`."""
 
@@ -83,13 +94,8 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, fn)
 
     def read_now(self, fn: Callable[[Connection], T]) -> T:
-        try:
-            with self.connect() as conn:
-                return fn(conn)
-        except exc.DBAPIError as error:
-            if not is_unavailable(error):
-                raise
-            raise unavailable(error) from error
+        with translated_errors(), self.connect() as conn:
+            return fn(conn)
 
     def begin(self, conn: Connection) -> None:
         """Start a transaction that writes. SQLite waits here, and not in the middle, for others."""
@@ -136,7 +142,7 @@ class Database:
         )
 
     def vacuum(self) -> None:
-        with self.connect() as conn:
+        with translated_errors(), self.connect() as conn:
             conn.exec_driver_sql("VACUUM")
 
     def close(self) -> None:

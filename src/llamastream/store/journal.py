@@ -4,12 +4,12 @@ Folding is also done when the rows pile up, and after a lost connection: a fold 
 a response from memory, so that whatever the database may have lost of its journal is whole again.
 """
 
-import logging
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from llamastream.messages import Token
-from llamastream.store.database import Durability
+from llamastream.store.database import Durability, unavailable
 from llamastream.store.ledger import Ledger, OpenResponse
 from llamastream.store.packing import (
     NO_LOGPROBS,
@@ -21,12 +21,12 @@ from llamastream.store.packing import (
 )
 from llamastream.store.tables import journal, responses
 
-logger = logging.getLogger(__name__)
-
 FOLD_AFTER = 4096  # rows that the oldest response in progress may hold back, a few MB
 
-# Compiled once: the statement of every step.
-_INSERT_STEP = insert(journal)
+# NOTE: the one statement given to the driver itself. On a processor gone cold between two steps
+# SQLAlchemy's own part of it would take longer than all the rest (0.27 ms against 0.12).
+_INSERT_STEP = "INSERT INTO journal (owner, seq, tokens, logprobs) VALUES ({0}, {0}, {0}, {0})"
+
 _FOLD = (
     update(responses)
     .where(responses.c.num == bindparam("of_num"))
@@ -46,6 +46,9 @@ class Journal:
         self.owner = owner
         self._keeps_steps = durability != "off"
         self._next_seq = 0
+        self._cursor: Any = None  # of the driver
+        self._driver_error: type[Exception] = Exception
+        self._insert_step = ""
 
     @property
     def wants_fold(self) -> bool:
@@ -56,6 +59,10 @@ class Journal:
         last = conn.execute(
             select(func.max(journal.c.seq)).where(journal.c.owner == self.owner)
         ).scalar()
+        self._cursor = conn.connection.cursor()
+        self._driver_error = conn.dialect.loaded_dbapi.Error
+        mark = "?" if conn.dialect.paramstyle == "qmark" else "%s"
+        self._insert_step = _INSERT_STEP.format(mark)
         # NOTE: rows may have gone with the last fold, so the number in memory can be the larger.
         self._next_seq = max(self._next_seq, 0 if last is None else last + 1)
 
@@ -66,14 +73,17 @@ class Journal:
     def next_seq(self) -> int:
         return self._next_seq
 
-    def write_step(self, conn: Connection) -> None:
-        """Write what was staged, as one row."""
+    def write_step(self) -> None:
+        """Write what was staged, as one row, on the connection attached to."""
         packed = self.ledger.take_step()
         if packed is None or not self._keeps_steps:
             return
         tokens, logprobs = packed
-        row = {"owner": self.owner, "seq": self._next_seq, "tokens": tokens, "logprobs": logprobs}
-        conn.execute(_INSERT_STEP, row)
+        row = (self.owner, self._next_seq, tokens, logprobs)
+        try:
+            self._cursor.execute(self._insert_step, row)
+        except self._driver_error as error:
+            raise unavailable(error) from error
         self._next_seq += 1
 
     def fold(self, conn: Connection, entry: OpenResponse) -> None:

@@ -79,6 +79,7 @@ class Responses:
 
         For a response in progress these are the tokens so far, and all that were shown to anyone.
         """
+        after = max(after, -1)
         entry = self._journal.ledger.get(id)
         if entry is not None and entry.scope == scope:
             return entry.tokens(after)

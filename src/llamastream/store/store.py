@@ -13,7 +13,7 @@ from llamastream.errors import StoreError
 from llamastream.messages import Token
 from llamastream.store import recovery, retention, transfer
 from llamastream.store.conversations import Conversations
-from llamastream.store.database import Database, Durability, unavailable
+from llamastream.store.database import Database, Durability, translated_errors
 from llamastream.store.journal import Journal
 from llamastream.store.ledger import Ledger
 from llamastream.store.migrations import upgrade
@@ -137,11 +137,8 @@ def _export(database: Database, path: Path) -> int:
     num_lines = 0
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        try:
-            with database.connect() as conn, database.snapshot(conn):
-                for line in transfer.export_lines(conn):
-                    file.write(line)
-                    num_lines += 1
-        except exc.DBAPIError as error:
-            raise unavailable(error) from error
+        with translated_errors(), database.connect() as conn, database.snapshot(conn):
+            for line in transfer.export_lines(conn):
+                file.write(line)
+                num_lines += 1
     return num_lines

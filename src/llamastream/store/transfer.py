@@ -167,7 +167,7 @@ def _export_items(conn: Connection) -> Iterator[bytes]:
 
 def _rows(conn: Connection, statement: Any) -> Iterator[Row[Any]]:
     """A few rows in memory at a time."""
-    yield from conn.execution_options(yield_per=200).execute(statement)
+    yield from conn.execute(statement, execution_options={"yield_per": 200})
 
 
 def _line(kind: str, fields: Json) -> bytes:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, StoreUnavailable
 from llamastream.messages import Token
-from llamastream.store.database import Database, is_unavailable, unavailable
+from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,8 @@ class Writer:
 
         Raises StoreError or StoreUnavailable.
         """
-        try:
+        with translated_errors():
             self._connect()
-        except exc.DBAPIError as error:
-            raise unavailable(error) from error
         self._must_fold = False
         self._thread.start()
 
@@ -118,8 +116,9 @@ class Writer:
             self._drop_connection()
             if is_unavailable(error):
                 error = unavailable(error)
+            if isinstance(error, ChatError):
                 logger.warning("%s", error)
-            elif not isinstance(error, ChatError):
+            else:
                 logger.exception("a transaction failed")
             return [error] * len(jobs)
 
@@ -135,7 +134,7 @@ class Writer:
         outcomes = [
             ledger.stage(job.tokens) if job.fn is None else self._call(conn, job.fn) for job in jobs
         ]
-        self._journal.write_step(conn)
+        self._journal.write_step()
         if is_explicit:
             conn.exec_driver_sql("COMMIT")
         ledger.commit()

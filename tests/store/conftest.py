@@ -35,8 +35,11 @@ class Postgres:
         self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
 
     def start(self) -> None:
-        options = f"-c listen_addresses= -c unix_socket_directories={self._folder}"
+        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self._folder}"
         self._run("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
+
+    def is_running(self) -> bool:
+        return (self._folder / "data" / "postmaster.pid").exists()
 
     def crash(self) -> None:
         """Stop at once, with nothing written out: what the next start finds is as after a crash."""

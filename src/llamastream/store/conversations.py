@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from llamastream.errors import InvalidRequest, NotFound
 from llamastream.store.database import Database
 from llamastream.store.records import Conversation, Item, Json, Page, PageQuery
-from llamastream.store.rows import ITEM_COLUMNS, fetch_page, find, to_conversation, to_item
+from llamastream.store.rows import ID, ITEM_COLUMNS, fetch_page, find, to_conversation, to_item
 from llamastream.store.tables import conversations, items
 from llamastream.store.writer import Writer
 
@@ -164,10 +164,10 @@ def remove_conversations(conn: Connection, nums: Sequence[int]) -> None:
 
 
 def _find_item(conn: Connection, num: int, item_id: str) -> Item:
-    statement = select(*ITEM_COLUMNS).where(
-        items.c.conversation_num == num, items.c.id == item_id.replace("\0", "")
-    )
-    row = conn.execute(statement).one_or_none()
+    row = None
+    if ID.fullmatch(item_id):
+        of_num = select(*ITEM_COLUMNS).where(items.c.conversation_num == num)
+        row = conn.execute(of_num.where(items.c.id == item_id)).one_or_none()
     if row is None:
         raise NotFound(f"Item {item_id!r} not found.", param="item_id")
     return to_item(row)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 NUM_READERS = 4
 BUSY_TIMEOUT_S = 5.0  # SQLite: how long to wait for another process's write
 CONNECT_TIMEOUT_S = 3  # PostgreSQL
+LOCK_TIMEOUT_MS = 1000  # PostgreSQL: how long the session of a dead server may linger
 # PostgreSQL notices a dead peer in 25 s and not in two hours, on both sides of the wire.
 KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 NOT_UNAVAILABLE = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
@@ -39,7 +40,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 def unavailable(error: BaseException) -> StoreUnavailable:
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
-    reason = " ".join(str(cause).split())
+    reason = " ".join(str(cause).split()).rstrip(".")
     return StoreUnavailable(f"The database failed: {reason}. Nothing was written; try again later.")
 
 
@@ -130,11 +131,9 @@ class Database:
 
         On PostgreSQL the lock lives as long as `conn`. Raises StoreError when another has it.
         """
-        if not self.is_sqlite:
-            statement = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-            if conn.exec_driver_sql(statement, (f"llamastream {owner}",)).scalar_one():
-                return
-        elif self._lock is not None or self._lock_file():
+        if self._lock is not None:
+            return
+        if self._lock_file() if self.is_sqlite else _lock_session(conn, f"llamastream {owner}"):
             return
         raise StoreError(
             f"Another server generates on this database as '{owner}': stop it, or give another "
@@ -211,6 +210,19 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         raise StoreError(f"The database {path} cannot be opened: {error.strerror}.") from error
+
+
+def _lock_session(conn: Connection, name: str) -> bool:
+    """Waits a little: the server may not have noticed yet that the last holder was killed."""
+    conn.exec_driver_sql(f"SET lock_timeout TO '{LOCK_TIMEOUT_MS}ms'")
+    try:
+        conn.exec_driver_sql("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+    except exc.OperationalError as error:
+        if error.connection_invalidated:
+            raise
+        return False
+    conn.exec_driver_sql("SET lock_timeout TO 0")
+    return True
 
 
 def _pg_arguments() -> dict[str, object]:

@@ -13,7 +13,7 @@ from llamastream.errors import StoreError
 
 TYPES = {
     "sqlite": {
-        "num": "INTEGER PRIMARY KEY",
+        "num": "INTEGER NOT NULL PRIMARY KEY",
         "big": "INTEGER",
         "blob": "BLOB",
         "real": "REAL",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import exc
+from sqlalchemy import Connection, exc
 
 from llamastream.errors import StoreError
 from llamastream.messages import Token
@@ -93,10 +93,12 @@ class Store:
 
         Raises InvalidRequest. What it holds in progress is left to the next `recover`.
         """
-        with path.open("rb") as file:
-            return await self._writer.run(
-                lambda conn: transfer.import_lines(conn, file, owner=self._journal.owner)
-            )
+
+        def write(conn: Connection) -> int:
+            with path.open("rb") as file:
+                return transfer.import_lines(conn, file, owner=self._journal.owner)
+
+        return await self._writer.run(write)
 
     async def vacuum(self) -> None:
         """Give free space back to the file system. Blocks all writing: not while serving."""

@@ -2,7 +2,8 @@
 
 Whatever came while a transaction was under way makes the next one. A job is a function of the
 connection, or a step's tokens. When the database fails, every job of the group fails with
-StoreUnavailable and nothing of it was kept; the next group starts on a new connection.
+StoreUnavailable and nothing of it was kept; the next group starts on a new connection. A lost
+connection is tried again once at once, unless its COMMIT may have come through.
 """
 
 import asyncio
@@ -43,6 +44,7 @@ class Writer:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._conn: Connection | None = None
         self._must_fold = False
+        self._is_committing = False
         self._num_commits = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
@@ -109,11 +111,16 @@ class Writer:
     def _write(self, jobs: list[_Job]) -> list[object]:
         """The outcome of each job: a result or an exception."""
         try:
-            return self._transact(jobs)
+            try:
+                return self._transact(jobs)
+            except Exception as error:
+                if not self._can_repeat(error):
+                    raise
+                self._abandon()
+                return self._transact(jobs)
         # Broad, since nothing may end this thread: whoever waits must hear of it.
         except Exception as error:
-            self._journal.ledger.rollback()
-            self._drop_connection()
+            self._abandon()
             if is_unavailable(error):
                 error = unavailable(error)
             if isinstance(error, ChatError):
@@ -122,10 +129,23 @@ class Writer:
                 logger.exception("a transaction failed")
             return [error] * len(jobs)
 
+    def _can_repeat(self, error: Exception) -> bool:
+        """A server that was started again since the last transaction costs no stream anything.
+
+        Tokens may be written twice, which does no harm (see `read_unfolded`); all else may not.
+        """
+        is_lost = is_unavailable(error) or isinstance(error, StoreUnavailable)
+        return is_lost and not self._database.is_sqlite and not self._is_committing
+
+    def _abandon(self) -> None:
+        self._journal.ledger.rollback()
+        self._drop_connection()
+
     def _transact(self, jobs: list[_Job]) -> list[object]:
         conn = self._conn or self._connect()
         ledger = self._journal.ledger
         # A step alone is a single statement, and that is a transaction by itself.
+        self._is_committing = False
         is_explicit = self._must_fold or any(job.fn is not None for job in jobs)
         if is_explicit:
             self._database.begin(conn)
@@ -136,6 +156,7 @@ class Writer:
         ]
         self._journal.write_step()
         if is_explicit:
+            self._is_committing = True
             conn.exec_driver_sql("COMMIT")
         ledger.commit()
         self._must_fold = self._journal.wants_fold

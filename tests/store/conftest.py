@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import create_engine
 
 from llamastream.store import Store, sqlite_url
+from llamastream.store.tables import metadata
 
 
 class Clock:
@@ -77,22 +78,37 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, of either kind."""
+    """A database without rows, of either kind."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path)
     address: str = request.getfixturevalue("postgres").url
-    empty(address)
+    run_sql(address, DELETE_ROWS)
     return address
 
 
-def empty(address: str) -> None:
-    engine = create_engine(
-        address.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as conn:
-        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
-        conn.exec_driver_sql("CREATE SCHEMA public")
-    engine.dispose()
+@pytest.fixture
+def empty_url(url: str) -> Iterator[str]:
+    """A database without tables, and none left after the test."""
+    if not url.startswith("sqlite"):
+        run_sql(url, DROP_TABLES)
+    yield url
+    if not url.startswith("sqlite"):
+        run_sql(url, DROP_TABLES)
+
+
+DROP_TABLES = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+# Much faster than to create the tables for each test.
+DELETE_ROWS = (
+    "DO $$ BEGIN IF to_regclass('schema_migrations') IS NOT NULL THEN "
+    + "".join(f"DELETE FROM {table.name}; " for table in reversed(metadata.sorted_tables))
+    + "END IF; END $$",
+)
+
+
+def run_sql(address: str, statements: tuple[str, ...]) -> None:
+    with psycopg.connect(address, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from llamastream.store.migrations import INITIAL, MIGRATIONS, Migration, upgrade
 from llamastream.store.tables import metadata
 
 
-async def test_migrated_schema_is_the_one_in_tables(url: str) -> None:
-    async with await Store.open(url) as store:
+async def test_migrated_schema_is_the_one_in_tables(empty_url: str) -> None:
+    async with await Store.open(empty_url) as store:
         described = await store._database.read(describe)
     assert set(described) == set(metadata.tables) | {"schema_migrations"}
     for name, table in metadata.tables.items():
@@ -54,35 +54,35 @@ def apply(url: str, migrations: tuple[Migration, ...]) -> tuple[str, ...]:
         database.close()
 
 
-def test_each_migration_is_applied_once(url: str) -> None:
+def test_each_migration_is_applied_once(empty_url: str) -> None:
     second = Migration(2, "second", ("CREATE TABLE more (x {big})",))
-    assert apply(url, MIGRATIONS) == ("initial",)
-    assert apply(url, MIGRATIONS) == ()
-    assert apply(url, (*MIGRATIONS, second)) == ("second",)
-    assert apply(url, (*MIGRATIONS, second)) == ()
+    assert apply(empty_url, MIGRATIONS) == ("initial",)
+    assert apply(empty_url, MIGRATIONS) == ()
+    assert apply(empty_url, (*MIGRATIONS, second)) == ("second",)
+    assert apply(empty_url, (*MIGRATIONS, second)) == ()
 
 
-async def test_database_of_a_newer_release_is_refused(url: str) -> None:
-    apply(url, (*MIGRATIONS, Migration(99, "future", ())))
+async def test_database_of_a_newer_release_is_refused(empty_url: str) -> None:
+    apply(empty_url, (*MIGRATIONS, Migration(99, "future", ())))
     with pytest.raises(StoreError, match="at version 99, and this release knows 1"):
-        await Store.open(url)
+        await Store.open(empty_url)
 
 
-async def test_failed_migration_changes_nothing(url: str) -> None:
+async def test_failed_migration_changes_nothing(empty_url: str) -> None:
     bad = Migration(1, "bad", (*INITIAL[:3], "CREATE NONSENSE"))
     with pytest.raises(Exception, match="NONSENSE"):
-        apply(url, (bad,))
-    async with await Store.open(url):
+        apply(empty_url, (bad,))
+    async with await Store.open(empty_url):
         pass
 
 
-async def test_somebody_elses_database_is_refused(url: str) -> None:
-    database = Database(url)
+async def test_somebody_elses_database_is_refused(empty_url: str) -> None:
+    database = Database(empty_url)
     with database.connect() as conn:
         conn.exec_driver_sql("CREATE TABLE theirs (x INTEGER)")
     database.close()
     with pytest.raises(StoreError, match=r"not ours \(theirs\)"):
-        await Store.open(url)
+        await Store.open(empty_url)
 
 
 async def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
 from llamastream.store import Store
-from tests.store.conftest import Postgres, empty
+from tests.store.conftest import DELETE_ROWS, Postgres, run_sql
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens
 
 
 @pytest.fixture
 def server(postgres: Postgres) -> Iterator[Postgres]:
     """The shared server, and up again after the test whatever happened."""
-    empty(postgres.url)
+    run_sql(postgres.url, DELETE_ROWS)
     yield postgres
     if not postgres.is_running():
         postgres.start()

@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, insert
 
 from llamastream.errors import InternalError, NotFound, StoreUnavailable
 from llamastream.messages import Token
 from llamastream.store import Outcome, Status, Store, sqlite_url
 from llamastream.store.journal import FOLD_AFTER
-from tests.store.doubles import DONE, SCOPE, start, tokens
+from llamastream.store.packing import pack_ids
+from llamastream.store.responses import read_tokens
+from llamastream.store.tables import journal
+from tests.store.doubles import DONE, SCOPE, start, token_id, tokens
 
 
 def count_rows(path: Path) -> int:
@@ -154,6 +157,35 @@ async def test_error_in_one_job_takes_back_that_job_alone(store: Store) -> None:
     assert set(await store.append(tokens("r1", 0, 1) + tokens("r2", 0, 1))) == {"r2"}
     with pytest.raises(NotFound):
         await store.responses.get("r2", scope=SCOPE)
+
+
+async def test_error_after_a_change_of_the_ledger_takes_that_back(store: Store) -> None:
+    await start(store, "r1")
+
+    def fail(conn: Connection) -> None:
+        store._journal.open("r2", scope=SCOPE, num=99)
+        store._journal.ledger.remove("r1")
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        await store._writer.run(fail)
+    assert set(await store.append(tokens("r1", 0, 1) + tokens("r2", 0, 1))) == {"r2"}
+
+
+async def test_tokens_written_twice_or_behind_a_hole_are_read_once_in_order(store: Store) -> None:
+    """What a commit that was not confirmed leaves, and what a crash of the database may."""
+    await start(store, "r1")
+
+    def write(conn: Connection) -> None:
+        num = store._journal.ledger.all()[0].num
+        for seq, positions in enumerate([(0, 1), (1, 2), (4,), (3, 4), (9,)], start=100):
+            step = [value for k in positions for value in (num, k, token_id("r1", k))]
+            row = {"owner": "main", "seq": seq, "tokens": pack_ids(step)}
+            conn.execute(insert(journal).values(row))
+
+    await store._writer.run(write)
+    found = await store._database.read(lambda conn: read_tokens(conn, "r1", SCOPE, -1))
+    assert found == tokens("r1", 0, 5)
 
 
 IDS = ("a", "b", "c")

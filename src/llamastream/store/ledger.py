@@ -5,7 +5,7 @@ Only the writer's thread changes it; others may call `get` and `OpenResponse.tok
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from llamastream.errors import ChatError, InternalError, NotFound, StoreUnavailable
@@ -85,7 +85,7 @@ class Ledger:
     def get(self, response_id: str) -> OpenResponse | None:
         return self._open.get(response_id)
 
-    def all(self) -> Iterable[OpenResponse]:
+    def all(self) -> Sequence[OpenResponse]:
         return tuple(self._open.values())
 
     def oldest_start(self, default: int) -> int:

@@ -165,7 +165,7 @@ def num_memory_blocks() -> int:
 
 
 def streams_alive() -> list[object]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, Stream)]
+    return [thing for thing in gc.get_objects() if type(thing) is Stream]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # sockets that were broken off

@@ -1,5 +1,6 @@
 """The pictures of an online run."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def test_lines_hold_the_medians_of_each_server(tmp_path: Path) -> None:
     slower = {**SPEEDS, "theirs": ((50, 50), (50, 50), (50, 50))}
     assert draw(report(SPEEDS), tmp_path / "b")[0].read_bytes() == first
     assert draw(report(slower), tmp_path / "c")[0].read_bytes() != first
+
+
+def test_plots_need_their_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BenchError, match=r"pip install 'llamastream\[bench\]'"):
+        draw(report(SPEEDS), tmp_path)
 
 
 def test_server_that_failed_everywhere_is_left_out(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class JinjaFormat:
         try:
             tree = self._environment.parse(source)
             constants = (node.value for node in tree.find_all(nodes.Const))
-            words = frozenset(value for value in constants if isinstance(value, str))
+            words = frozenset(value for value in constants if value and isinstance(value, str))
             return self._environment.from_string(source), words
         except (TemplateError, OverBudget, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(

@@ -6,7 +6,7 @@ stand-ins put back, is the first one, then each character is known for what it i
 slices and joins; and control tokens are looked for in the masked text, where contents hold none.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from llamastream.errors import InvalidRequest
@@ -14,6 +14,7 @@ from llamastream.errors import InvalidRequest
 Render = Callable[[Sequence[str]], str | None]
 """Renders the conversation with these contents; None if the template fails on them."""
 
+MAX_WORDS_TRIED = 8  # a render each; templates look for one or two words in contents
 _FIRST_STAND_IN = 0xF0000  # plane 15, private use: case, width and white space tests pass it by
 
 
@@ -41,13 +42,28 @@ def trace(
     """
     control_texts = tuple(control_texts)
     control = frozenset("".join(control_texts))
-    found = [word for word in inspected if word and any(word in content for content in contents)]
-    for unmasked in (frozenset[str](), frozenset("".join(found))):
+    for unmasked in _attempts(contents, control_texts, inspected):
         masked = _masked_text(text, contents, render, control - unmasked)
         if masked is not None:
             return Origin(text, masked, unmasked)
     _refuse_risky(contents, control_texts)
     return Origin(text, text, frozenset())
+
+
+def _attempts(
+    contents: Sequence[str], control_texts: Sequence[str], inspected: Iterable[str]
+) -> Iterator[frozenset[str]]:
+    """What to leave unmasked: nothing, then each inspected word that occurs, then all of them."""
+    yield frozenset()
+    found = [
+        word
+        for word in sorted(inspected, key=lambda word: (-len(word), word))
+        if any(word in content for content in contents)
+        and not any(text in word for text in control_texts)
+    ]
+    yield from map(frozenset, found[:MAX_WORDS_TRIED])
+    if len(found) > 1:
+        yield frozenset("".join(found))
 
 
 def _masked_text(

@@ -40,7 +40,7 @@ class Tokenizer:
         }
         flagged = {i for i, token in self._added.items() if token.special}
         shaped = {i for i, t in self._added.items() if _CONTROL_SHAPE.fullmatch(t.content)}
-        self.vocab_size = max(self._hf.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = _num_ids(self._hf, self._added)
         self.special_ids = frozenset(ends | flagged | shaped)
         self.hidden_ids = frozenset(ends | flagged)  # left out by skip_special_tokens
         self._special = SpecialTokens(map(self._special_token, sorted(self.special_ids)))
@@ -177,6 +177,14 @@ def _load(tokenizer_json: str) -> HFTokenizer:
     hf.no_truncation()
     hf.no_padding()
     return hf
+
+
+def _num_ids(hf: HFTokenizer, added: dict[int, AddedToken]) -> int:
+    """One more than the largest id; ids may have gaps."""
+    count: int = hf.get_vocab_size(with_added_tokens=True)
+    if hf.id_to_token(count - 1) is not None and max(added, default=0) < count:
+        return count
+    return 1 + max(hf.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _state(component: Any) -> bytes:

@@ -37,7 +37,6 @@ class JinjaFormat:
         }
         self._template, self._constants = self._compile(source)
         self._lock = Lock()
-        self._now = datetime.now()
         checked = () if allow_prompt_tags else TAGS
         self._tags = [t for t in checked if t in source and t not in tokenizer.special_texts]
         self._variables = self._special_variables()
@@ -48,7 +47,7 @@ class JinjaFormat:
         for index, message in enumerate(messages):
             check_tags(index, message, self._tags)
         with self._lock:
-            self._now = datetime.now()
+            self._start(messages)
             origin = trace(
                 self._render(messages),
                 [message.content for message in messages],
@@ -63,8 +62,13 @@ class JinjaFormat:
 
     def render(self, messages: Sequence[Message]) -> str:
         with self._lock:
-            self._now = datetime.now()
+            self._start(messages)
             return self._render(messages)
+
+    def _start(self, messages: Sequence[Message]) -> None:
+        """Give all renders of one request the same moment, and one budget together."""
+        self._now = datetime.now()
+        self._environment.budget = Budget(sum(len(message.content) for message in messages))
 
     def _compile(self, source: str) -> tuple[Template, frozenset[str]]:
         """The template, and the strings in its code that it may look for in contents."""
@@ -94,7 +98,7 @@ class JinjaFormat:
     def _check_ends(self) -> None:
         """Find an endless template when it is loaded, not with the first request."""
         try:
-            self._render([Message("user", "Hello")])
+            self.render([Message("user", "Hello")])
         except InvalidRequest:  # it may want other roles; that is for a request to learn
             pass
 
@@ -106,7 +110,6 @@ class JinjaFormat:
             return None
 
     def _render(self, messages: Sequence[Message]) -> str:
-        self._environment.budget = Budget(sum(len(message.content) for message in messages))
         try:
             return self._template.render(
                 messages=[{"role": m.role, "content": m.content} for m in messages],
@@ -133,7 +136,6 @@ class JinjaFormat:
             ) from error
 
     def _strftime_now(self, form: str) -> str:
-        """One moment for all renders of a request, or they could differ."""
         return self._now.strftime(form)
 
 

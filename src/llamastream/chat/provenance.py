@@ -73,8 +73,7 @@ def _masked_text(
     present = sorted(c for c in characters.intersection("".join(contents)) if not c.isspace())
     if not present:
         return text
-    taken = {ord(c) for c in text if ord(c) >= _FIRST_STAND_IN}
-    taken |= {ord(c) for content in contents for c in content if ord(c) >= _FIRST_STAND_IN}
+    taken = set(map(ord, set(text).union(*contents)))
     free = (code for code in range(_FIRST_STAND_IN, 0x10FFFE) if code not in taken)
     stand_in = dict(zip(map(ord, present), free, strict=False))
     masked = render([content.translate(stand_in) for content in contents])

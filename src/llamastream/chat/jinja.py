@@ -14,7 +14,7 @@ from jinja2 import Template, TemplateError, nodes
 
 from llamastream.chat.budget import Budget, OverBudget
 from llamastream.chat.llama2 import TAGS, check_tags
-from llamastream.chat.provenance import trace
+from llamastream.chat.provenance import mask_contents
 from llamastream.chat.sandbox import BoundedEnvironment
 from llamastream.chat.tokenizer import Tokenizer
 from llamastream.errors import InvalidRequest, ModelError
@@ -48,16 +48,15 @@ class JinjaFormat:
             check_tags(index, message, self._tags)
         with self._lock:
             self._start(messages)
-            origin = trace(
-                self._render(messages),
+            text = self._render(messages)
+            masked = mask_contents(
+                text,
                 [message.content for message in messages],
                 lambda contents: self._try_render(messages, contents),
                 control_texts=self._tokenizer.special_texts,
                 inspected=self._constants,
             )
-        segments = self._tokenizer.split_special(
-            origin.text, origin.masked, untrusted=origin.unmasked
-        )
+        segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
     def render(self, messages: Sequence[Message]) -> str:

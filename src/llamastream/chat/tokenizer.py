@@ -93,11 +93,9 @@ class Tokenizer:
             return ids
         return [bos, *ids]
 
-    def split_special(
-        self, text: str, masked: str | None = None, *, untrusted: frozenset[str] = frozenset()
-    ) -> list[Segment]:
-        """Cut prompt text at its control tokens; see `SpecialTokens.split` for the other two."""
-        return self._special.split(text, masked, untrusted=untrusted)
+    def split_special(self, text: str, masked: str | None = None) -> list[Segment]:
+        """Cut prompt text at its control tokens; see `SpecialTokens.split` for `masked`."""
+        return self._special.split(text, masked)
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Ids of plain texts and control tokens that follow each other in one prompt."""

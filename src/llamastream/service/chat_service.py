@@ -67,6 +67,11 @@ class ChatService:
     def status(self) -> EngineStatus:
         return self._engine.status()
 
+    @property
+    def num_open(self) -> int:
+        """Engine requests whose end has not been seen yet."""
+        return len(self._flights)
+
     async def open(self, request: ChatRequest) -> Stream:
         """Admit a request with all its choices, or none. The caller closes the stream.
 

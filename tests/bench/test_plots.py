@@ -52,6 +52,9 @@ def test_server_that_failed_everywhere_is_left_out(tmp_path: Path) -> None:
         if cell.server == "theirs":
             cell.error = "died"
     assert len(draw(document, tmp_path)) == 2
+    for cell in document.cells:
+        cell.error = "died"
+    assert draw(document, tmp_path) == []
 
 
 def test_chunks_that_arrive_together_are_drawn_too(tmp_path: Path) -> None:

@@ -38,9 +38,11 @@ def check_can_draw(workloads: Sequence[Workload]) -> None:
 
 def draw(report: OnlineReport, folder: Path) -> list[Path]:
     """Write the sweep's PNGs into `folder`, which is made if missing. Cells that failed are left
-    out. Raises BenchError as `check_can_draw` does."""
+    out; if all did, there is nothing to draw. Raises BenchError as `check_can_draw` does."""
     check_can_draw(report.options.workloads)
     cells = [cell for cell in report.cells if _in_sweep(cell.workload) and not cell.error]
+    if not cells:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     names = [target.name for target in report.targets]
     return [_throughput(cells, names, folder), _latencies(cells, names, folder)]

@@ -8,14 +8,19 @@
 constexpr int kLanes = 16;     // rows of a weight tile, positions of a key tile
 constexpr int kGroup = 32;     // 8-bit values that share a scale
 constexpr int kSpan = 128;     // positions whose attention is reduced together, aligned to absolute multiples of itself
-constexpr int kTileBytes = kLanes * kGroup + 2 * 2 * kLanes;  // one group of one 8-bit tile, with scales and minima
+
+// Bytes of one group of one 8-bit tile with its scales and minima. A matrix whose values all fit in 4 bits, as those of
+// a checkpoint that was itself quantised do, is stored so: half the memory to read, and the same results.
+constexpr int tile_bytes(bool nibbles) { return kLanes * kGroup / (nibbles ? 2 : 1) + 2 * 2 * kLanes; }
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
-// Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }. scales: per row and group { a_scale, a_scale * sum a }.
+// Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
+// q[4] to q[7]. scales: per row and group { a_scale, a_scale * sum a }.
 struct GemmQ8 {
   const uint8_t* tiles;
+  bool nibbles;
   int num_tiles, groups;
   const int8_t* a;
   const float* scales;

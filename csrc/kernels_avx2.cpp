@@ -30,7 +30,7 @@ struct Activations {
 #endif
 };
 
-template <int MT>
+template <int MT, bool nibbles>
 static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, const float* scales, float* out) {
   const long lda = (long)g.groups * kGroup, lds = 2L * g.groups;
   F f[MT];
@@ -39,8 +39,13 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
     I acc[MT];
     for (int m = 0; m < MT; m++) acc[m] = iset1(0);
     for (int k = 0; k < kGroup / 4; k++) {
-      const __m256i lower = _mm256_load_si256((const __m256i*)(tile + k * 64));
-      const __m256i upper = _mm256_load_si256((const __m256i*)(tile + k * 64 + 32));
+      const __m256i* line = (const __m256i*)(tile + (nibbles ? k % 4 : k) * 64);
+      __m256i lower = _mm256_load_si256(line), upper = _mm256_load_si256(line + 1);
+      if (nibbles) {
+        const __m256i low_half = _mm256_set1_epi8(15);
+        if (k >= 4) lower = _mm256_srli_epi16(lower, 4), upper = _mm256_srli_epi16(upper, 4);
+        lower = _mm256_and_si256(lower, low_half), upper = _mm256_and_si256(upper, low_half);
+      }
       for (int m = 0; m < MT; m++) {
         int32_t four;
         __builtin_memcpy(&four, a + m * lda + k * 4, 4);
@@ -48,13 +53,14 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
         acc[m] = {v.dot(acc[m].a, lower), v.dot(acc[m].b, upper)};
       }
     }
-    const uint16_t* half = (const uint16_t*)(tile + kLanes * kGroup);
+    tile += tile_bytes(nibbles);
+    const uint16_t* half = (const uint16_t*)tile - 2 * kLanes;
     const F scale = load_half(half), low = load_half(half + kLanes);
     for (int m = 0; m < MT; m++) {
       f[m] = fma(to_float(acc[m]), mul(scale, set1(scales[m * lds])), f[m]);
       f[m] = fma(low, set1(scales[m * lds + 1]), f[m]);
     }
-    tile += kTileBytes, a += kGroup, scales += 2;
+    a += kGroup, scales += 2;
   }
   for (int m = 0; m < MT; m++) {
     float* o = out + (long)m * g.ldo;
@@ -62,19 +68,22 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
   }
 }
 
-static void gemm_q8(const GemmQ8& g) {
+template <bool nibbles>
+static void q8_tiles(const GemmQ8& g) {
   const long lda = (long)g.groups * kGroup, lds = 2L * g.groups;
   for (int t = 0; t < g.num_tiles; t++) {
-    const uint8_t* tile = g.tiles + (long)t * g.groups * kTileBytes;
+    const uint8_t* tile = g.tiles + (long)t * g.groups * tile_bytes(nibbles);
     int m = 0;
     auto block = [&](auto run, int rows) {
       run(g, tile, g.a + m * lda, g.scales + m * lds, g.out + (long)m * g.ldo + t * kLanes);
       m += rows;
     };
-    while (g.rows - m >= 2) block(q8_block<2>, 2);
-    if (g.rows - m == 1) block(q8_block<1>, 1);
+    while (g.rows - m >= 2) block(q8_block<2, nibbles>, 2);
+    if (g.rows - m == 1) block(q8_block<1, nibbles>, 1);
   }
 }
+
+static void gemm_q8(const GemmQ8& g) { g.nibbles ? q8_tiles<true>(g) : q8_tiles<false>(g); }
 
 }  // namespace KERNEL_NS
 

@@ -216,8 +216,8 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
                      int first_tile, int num_tiles) const {
   const char* tiles = weights_->at(m.offset);
   if (shape().int8)
-    kernels_.gemm_q8({(const uint8_t*)tiles + (size_t)first_tile * (m.k / kGroup) * kTileBytes, num_tiles,
-                      m.k / kGroup, in.q, in.scales, rows, out, ldo, then == Then::add});
+    kernels_.gemm_q8({(const uint8_t*)tiles + first_tile * m.tile_bytes(true), m.nibbles, num_tiles, m.k / kGroup, in.q, in.scales,
+                      rows, out, ldo, then == Then::add});
   else
     kernels_.gemm_f32({(const float*)tiles + (size_t)first_tile * m.k * kLanes, num_tiles, m.k, in.f,
                        round_up(m.k, kLanes), rows, out, ldo, then == Then::add});

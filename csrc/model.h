@@ -45,6 +45,14 @@ class Model {
     int8_t* q;
     float* scales;
     float* f;
+    bool fine = false;  // q in two parts (kernels.h)
+  };
+  struct Source {  // what prepare turns into Rows
+    const float* x;
+    int ldx, k;
+    const float* norm;               // null: none
+    const int32_t* index = nullptr;  // null: all rows in order
+    bool fine = false;
   };
   struct Scratch {  // one thread's
     Rows rows;
@@ -61,8 +69,8 @@ class Model {
   void plan(const Step&);
   void compute(int thread);
   void layer(int index, int thread, int& stage);
-  Rows prepare(const float* x, int ldx, const int32_t* index, int rows, int k, const float* norm, int thread, int& stage);
-  void prepare_row(const float* x, int k, const float* norm, const Rows& rows, int row, float* scratch) const;
+  Rows prepare(const Source&, int rows, int thread, int& stage);
+  void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
   void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int first_tile,
                 int num_tiles) const;
   void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int stage);

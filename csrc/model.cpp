@@ -219,13 +219,13 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
 
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                      int first_tile, int num_tiles) const {
-  const char* tiles = weights_->at(m.offset);
+  const char* tiles = weights_->at(m.offset) + first_tile * m.tile_bytes(shape().int8);
+  const bool add = then == Then::add;
   if (shape().int8)
-    kernels_.gemm_q8({(const uint8_t*)tiles + first_tile * m.tile_bytes(true), m.nibbles, in.fine, num_tiles, m.k / kGroup, in.q, in.scales,
-                      rows, out, ldo, then == Then::add});
+    kernels_.gemm_q8({(const uint8_t*)tiles, m.nibbles, in.fine, num_tiles, m.k / kGroup, in.q, in.scales, rows, out,
+                      ldo, add});
   else
-    kernels_.gemm_f32({(const float*)tiles + (size_t)first_tile * m.k * kLanes, num_tiles, m.k, in.f,
-                       round_up(m.k, kLanes), rows, out, ldo, then == Then::add});
+    kernels_.gemm_f32({(const float*)tiles, num_tiles, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)
     for (int r = 0; r < rows; r++)
       for (int i = 0; i < num_tiles * kLanes; i++) out[(size_t)r * ldo + i] += bias[first_tile * kLanes + i];

@@ -61,15 +61,16 @@ static void to_nibbles(const uint8_t* tile, uint8_t* out) {
 
 bool Weights::fits_nibbles(const Matrix& m) const {
   std::atomic<bool> fits{true};
-  Counter counter;
+  Stage stage;
   pool_.run([&](int) {
-    for (int t; fits && (t = counter.take()) < m.tiles;) {
+    stage.run(m.tiles, [&](int t) {
+      if (!fits) return;
       const uint8_t* tile = (const uint8_t*)at(m.offset) + t * m.tile_bytes(true);
       uint8_t all = 0;
       for (int g = 0; g < m.k / kGroup; g++, tile += tile_bytes(false))
         for (int i = 0; i < kLanes * kGroup; i++) all |= tile[i];
       if (all > 15) fits = false;
-    }
+    });
   });
   return fits;
 }
@@ -114,10 +115,11 @@ static std::runtime_error failure(const std::string& path, const std::string& wh
 uint64_t Weights::digest() const {
   const size_t pieces = (memory_.size() + kPiece - 1) / kPiece;
   std::vector<uint64_t> part(pieces);
-  Counter counter;
+  Stage stage;
   pool_.run([&](int) {
-    for (size_t i; (i = counter.take()) < pieces;)
+    stage.run((int)pieces, [&](size_t i) {
       part[i] = digest_piece(at(i * kPiece), std::min(kPiece, memory_.size() - i * kPiece));
+    });
   });
   return combine(part);
 }
@@ -189,14 +191,14 @@ std::unique_ptr<Weights> Weights::load(const std::string& path, const std::strin
   if ((size_t)status.st_size != kHeaderBytes + bytes) throw failure(path, "torn: not as long as it should be");
   std::vector<char> good(threads, true);
   std::vector<uint64_t> part(pieces);
-  Counter counter;
+  Stage stage;
   w->pool_.run([&](int thread) {
-    for (size_t i; (i = counter.take()) < pieces;) {
+    stage.run((int)pieces, [&](size_t i) {
       char* piece = w->memory_.data() + i * kPiece;
       const size_t size = std::min(kPiece, bytes - i * kPiece);
       if (!read_all(f.fd, piece, size, kHeaderBytes + i * kPiece)) good[thread] = false;
       part[i] = digest_piece(piece, size);
-    }
+    });
   });
   for (char g : good)
     if (!g) throw failure(path, "cannot be read");

@@ -73,11 +73,12 @@ class Model {
   void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
   void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int first_tile,
                 int num_tiles) const;
-  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int stage);
-  void gated(const LayerMap&, const Rows&, int stage, int thread);
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&);
+  void gated(const LayerMap&, const Rows&, Stage&, int thread);
+  void gated_unit(const LayerMap&, const Rows&, int first_tile, int num_tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);
   void attention(int layer, int thread, int& stage);
-  void attend_unit(int layer, const AttendUnit&, Scratch&, int unit);
+  void attend_unit(int layer, const AttendUnit&, Scratch&);
   void merge_splits(int row, int head, Scratch&);
   KvHead cache(int layer, int kv_head) const;
   template <class T>
@@ -96,7 +97,7 @@ class Model {
   float *x_, *qkv_, *attended_, *logits_, *cos_, *sin_, *splits_;
   Rows rows_, mid_rows_;
   std::vector<Scratch> scratch_;
-  std::vector<Counter> counters_;
+  std::vector<Stage> stages_;
   std::vector<AttendUnit> units_;
   std::vector<int> row_seq_;
   const Step* step_ = nullptr;

@@ -158,11 +158,12 @@ void Weights::add(const std::string& name, const float* data, const std::vector<
     throw std::invalid_argument("Tensor " + name + " must have shape " + show(wanted) + ". Given: " + show(given) + ".");
   if (!added_.insert(name).second) throw std::invalid_argument("Tensor " + name + " was given twice.");
   std::vector<char> good(pool_.size(), true);
-  Counter counter;
+  Stage stage;
   constexpr int kRows = 64;
   pool_.run([&](int thread) {
     bool all = true;
-    for (int i; (i = counter.take() * kRows) < t.rows;) pack_rows(t, data, i, std::min(i + kRows, t.rows), all);
+    stage.run((t.rows + kRows - 1) / kRows,
+              [&](int i) { pack_rows(t, data, i * kRows, std::min(i * kRows + kRows, t.rows), all); });
     good[thread] = all;
   });
   if (std::find(good.begin(), good.end(), false) != good.end())

@@ -59,7 +59,7 @@ IDS = np.random.default_rng(1).integers(0, 61, 40).tolist()
 def transformers_logits(
     config: LlamaConfig, tensors: dict[str, NDArray[np.float32]], ids: Sequence[int]
 ) -> NDArray[np.float32]:
-    """All at once; with `dynamic` one by one over its cache, as `generate` does: it matters there."""
+    """All at once; for `dynamic`, where it matters, one by one over a cache as `generate` does."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     rope: dict[str, object] = {"rope_type": "default", "rope_theta": config.rope_theta}

@@ -2,9 +2,11 @@
 
 ChatError
 ├── InvalidRequest (400)             a field has a bad value
-│   └── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
+│   ├── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
+│   └── IdempotencyConflict (400)    an Idempotency-Key seen before, with another request
 ├── Unauthorized (401)
 ├── NotFound (404)
+│   └── ModelNotFound (404)          a model name that is not served here
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
@@ -39,6 +41,12 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class IdempotencyConflict(InvalidRequest):
+    """400 and not 409: the official client repeats a 409, and this one would never succeed."""
+
+    code = "idempotency_conflict"
+
+
 class Unauthorized(ChatError):
     status = 401
     code = "invalid_api_key"
@@ -47,6 +55,10 @@ class Unauthorized(ChatError):
 class NotFound(ChatError):
     status = 404
     code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class PayloadTooLarge(ChatError):
@@ -83,6 +95,19 @@ class ConfigError(ChatError):
     """A setting that cannot be used. One line on stderr, exit code 2."""
 
     code = "config_error"
+
+
+class StoreUnavailable(ChatError):
+    """The database refused a transaction, none of which was kept. A later one may succeed."""
+
+    status = 503
+    code = "store_unavailable"
+
+
+class StoreError(ChatError):
+    """A database we must not or cannot work with. One line on stderr, exit code 2."""
+
+    code = "store_error"
 
 
 class ModelError(ChatError):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
+from llamastream.engine.runner import Runner
 from llamastream.messages import Finished, FinishReason, GenerationRequest, Token
 
 VOCAB_SIZE = 61  # the smallest of the runners'
@@ -50,10 +51,14 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
 
 
 def alone(make_runner: MakeRunner, request: GenerationRequest) -> Outcome:
-    """The yardstick: one request, one chunk, no sharing, more room than it needs."""
-    runner = make_runner(num_blocks=16, block_size=16, max_model_len=MAX_MODEL_LEN)
+    """The yardstick: one request, one chunk, one thread, no sharing, more room than it needs."""
+    runner = make_runner(num_blocks=8, block_size=16, max_model_len=128, threads=1)
     engine = LLMEngine(runner, EngineConfig(enable_prefix_caching=False))
     return run_all(engine, [replace(request, request_id="alone")])["alone"]
+
+
+def small_runner(make_runner: MakeRunner, *, num_blocks: int) -> Runner:
+    return make_runner(num_blocks=num_blocks, block_size=16, max_model_len=num_blocks * 16)
 
 
 def drawn(outcome: Outcome) -> list[tuple[object, ...]]:
@@ -66,7 +71,7 @@ def drawn(outcome: Outcome) -> list[tuple[object, ...]]:
 def test_any_schedule_gives_the_tokens_of_the_request_alone(
     make_runner: MakeRunner, data: st.DataObject
 ) -> None:
-    block_size = data.draw(st.sampled_from([1, 3, 4, 16]), "block_size")
+    block_size = data.draw(st.sampled_from(make_runner.block_sizes), "block_size")
     config = EngineConfig(
         max_num_seqs=data.draw(st.integers(1, 5), "max_num_seqs"),
         max_num_batched_tokens=data.draw(st.sampled_from([5, 7, 16, 64]), "budget"),
@@ -112,7 +117,7 @@ def test_any_schedule_gives_the_tokens_of_the_request_alone(
 def test_a_prompt_may_be_cut_into_chunks_anywhere(make_runner: MakeRunner, budget: int) -> None:
     request = make_request("a", list(range(30)), max_tokens=4, logprobs=2)
     engine = LLMEngine(
-        make_runner(num_blocks=20, block_size=4),
+        small_runner(make_runner, num_blocks=4),
         EngineConfig(max_num_seqs=1, max_num_batched_tokens=budget),
     )
     engine.add(request)
@@ -126,23 +131,23 @@ def test_a_prompt_may_be_cut_into_chunks_anywhere(make_runner: MakeRunner, budge
 
 
 def test_a_prefix_hit_changes_nothing_but_the_count(make_runner: MakeRunner) -> None:
-    engine = LLMEngine(make_runner(num_blocks=20, block_size=4), EngineConfig())
-    request = make_request("first", list(range(23)), max_tokens=6, logprobs=1)
+    engine = LLMEngine(small_runner(make_runner, num_blocks=4), EngineConfig())
+    request = make_request("first", list(range(35)), max_tokens=6, logprobs=1)
     first = run_all(engine, [request])["first"]
     second = run_all(engine, [replace(request, request_id="second")])["second"]
     assert drawn(first) == drawn(second)
     assert isinstance(first.end, Finished) and isinstance(second.end, Finished)
-    assert (first.end.num_cached_tokens, second.end.num_cached_tokens) == (0, 20)
+    assert (first.end.num_cached_tokens, second.end.num_cached_tokens) == (0, 32)
 
 
 def test_a_preempted_sequence_resumes_with_the_same_tokens(make_runner: MakeRunner) -> None:
     requests = [
-        make_request(str(i), [i, *range(7)], max_tokens=16, temperature=1.0, seed=i)
+        make_request(str(i), [i, *range(7)], max_tokens=50, temperature=1.0, seed=i)
         for i in range(3)
     ]
-    # 6 blocks of 4: each sequence alone fills them in the end.
+    # The cache holds 64 tokens: each sequence alone nearly fills it in the end.
     engine = LLMEngine(
-        make_runner(num_blocks=6, block_size=4), EngineConfig(enable_prefix_caching=False)
+        small_runner(make_runner, num_blocks=4), EngineConfig(enable_prefix_caching=False)
     )
     outcomes: dict[str, Outcome] = defaultdict(Outcome)
     for request in requests:
@@ -166,7 +171,7 @@ def test_a_resumed_request_goes_on_where_it_stopped(
         "a", [3, 1, 4, 1, 5], max_tokens=10, temperature=1.0, frequency_penalty=0.5
     )
     whole = alone(make_runner, request)
-    engine = LLMEngine(make_runner(num_blocks=20, block_size=4), EngineConfig())
+    engine = LLMEngine(small_runner(make_runner, num_blocks=4), EngineConfig())
     resumed = run_all(engine, [replace(request, output_ids=whole.token_ids[:num_known])])["a"]
     assert drawn(resumed) == drawn(whole)[num_known:]
     assert isinstance(resumed.end, Finished) and resumed.end.num_output_tokens == 10

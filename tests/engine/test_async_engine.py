@@ -195,12 +195,13 @@ async def test_stop_fails_what_is_unfinished_and_ends_thread_and_runner() -> Non
         await asyncio.to_thread(runner.entered.wait, TIMEOUT_S)
         stopping = asyncio.ensure_future(engine.stop())
         await asyncio.sleep(0)
-        gate.release(1)
+        runner.open_gate()  # the stop is in the inbox by now: one step ends, no other begins
         await stopping
         outcomes = await collect(engine, never)
         for i in range(2):
             end = outcomes[str(i)].end
             assert isinstance(end, Failed) and isinstance(end.error, EngineDead)
+        assert len(runner.step_sizes) == 1
         assert runner.is_closed and not engine._thread.is_alive()
         with pytest.raises(EngineDead):
             engine.submit(make_request("late", [1], max_tokens=1))

@@ -12,9 +12,10 @@ from chat_builders import (
     chat,
     config_of,
     dicts,
+    examples,
     hostile_texts,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import PromptBuilder, Tokenizer
@@ -83,7 +84,7 @@ def test_200_benign_conversations_equal_transformers_on_the_demo_model(
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(text=hostile_texts())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_no_content_changes_the_turns(byte_level_hf: HFTokenizer, name: str, text: str) -> None:
     builder, tokenizer = _cached_builder(byte_level_hf, name)
     benign, hostile = (
@@ -95,7 +96,7 @@ def test_no_content_changes_the_turns(byte_level_hf: HFTokenizer, name: str, tex
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(text=hostile_texts())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_ids_always_decode_to_the_rendered_text(
     byte_level_hf: HFTokenizer, name: str, text: str
 ) -> None:

@@ -18,8 +18,10 @@ static void put(float& to, float x) { to = x; }
 KvHead Model::cache(int layer, int kv_head) const {
   const ModelShape& s = shape();
   const long block = (long)limits.block_size * (s.head_dim + round_up(s.head_dim, kLanes));
-  const size_t first = ((size_t)layer * limits.num_blocks * s.num_kv_heads + kv_head) * block * (s.int8 ? 2 : 4);
-  return {cache_.data() + first, block * s.num_kv_heads, limits.block_size, s.head_dim, (bool)s.int8};
+  // All layers of a block lie together: memory is touched, and grows, block by block.
+  const size_t first = ((size_t)layer * s.num_kv_heads + kv_head) * block * (s.int8 ? 2 : 4);
+  const long stride = block * s.num_kv_heads * s.num_layers;
+  return {cache_.data() + first, stride, limits.block_size, s.head_dim, (bool)s.int8};
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 Knows no command line and no wire format: `cli` and `jina` call it with settings.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,20 +34,19 @@ def find_model(settings: ModelSettings, progress: Progress | None = None) -> Che
     )
 
 
-def load_engine(
+def load_runner(
     checkpoint: Checkpoint, settings: ModelSettings, progress: Progress | None = None
-) -> LLMEngine:
-    """Pack the weights, or map them from an earlier start, and make room for the KV cache."""
+) -> CpuRunner:
+    """Pack the weights, or read them as an earlier start packed them; make room for the cache."""
     config = settings.engine_config()
-    runner = CpuRunner.load(
+    return CpuRunner.load(
         checkpoint.config,
         config,
         checkpoint.tensors,
         image=_image_path(settings.data_dir, checkpoint, config.dtype),
         key=checkpoint.fingerprint,
-        progress=progress,
+        progress=_in_bytes(progress, checkpoint),
     )
-    return LLMEngine(runner, config)
 
 
 def assemble(
@@ -64,11 +64,29 @@ def assemble(
     prompts = PromptBuilder.from_config(
         tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
     )
-    engine = AsyncEngine(lambda: load_engine(checkpoint, settings, progress))
+
+    def load() -> LLMEngine:
+        return LLMEngine(load_runner(checkpoint, settings, progress), settings.engine_config())
+
+    engine = AsyncEngine(load)
     service = ChatService(
-        engine, tokenizer, prompts, model_name=served_model_name or checkpoint.name
+        engine,
+        tokenizer,
+        prompts,
+        model_name=served_model_name or checkpoint.name,
+        sampling=checkpoint.sampling,
     )
     return Assembly(checkpoint, engine, service)
+
+
+def _in_bytes(
+    progress: Progress | None, checkpoint: Checkpoint
+) -> Callable[[int, int], None] | None:
+    """The runner counts tensors; people read bytes."""
+    if progress is None:
+        return None
+    size = checkpoint.size_bytes
+    return lambda done, total: progress("Packing weights", size * done // total, size)
 
 
 def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:

@@ -160,7 +160,8 @@ class Tokenizer:
 
     def _encode_plain(self, hf: HFTokenizer, text: str) -> list[int]:
         try:
-            encoding = hf.encode(text, add_special_tokens=False)
+            # NOTE: unlike `encode`, a batch lets other threads run: a long text takes seconds.
+            encoding = hf.encode_batch([text], add_special_tokens=False)[0]
         except TypeError as error:  # what the library says to a lone surrogate
             raise InvalidRequest(
                 "Text must be valid Unicode: it holds a lone surrogate."

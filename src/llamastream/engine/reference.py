@@ -10,7 +10,7 @@ import numpy as np
 
 from llamastream.config import LlamaConfig
 from llamastream.engine.reference_sampler import sample
-from llamastream.engine.rope import cos_sin
+from llamastream.engine.rope import rope_tables
 from llamastream.engine.runner import Float32, ForwardBatch, Int32, StepResult
 
 
@@ -34,7 +34,7 @@ class ReferenceRunner:
         self._tensors = dict(tensors)
         if config.tie_word_embeddings:
             self._tensors["lm_head.weight"] = self._tensors["model.embed_tokens.weight"]
-        self._cos, self._sin = cos_sin(config, self.max_model_len)
+        self._cos, self._sin = rope_tables(config, self.max_model_len)
         num_slots = num_blocks * block_size
         shape = (config.num_hidden_layers, num_slots, config.num_key_value_heads, config.head_dim)
         self._keys: Float32 = np.zeros(shape, np.float32)  # (L, N * P, K, D)

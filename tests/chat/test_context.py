@@ -97,8 +97,12 @@ def test_whole_oldest_turns_go_and_the_system_prompt_stays(
     assert kept[1].role == "user"
 
 
-def test_dropping_moves_seldom_while_the_conversation_grows(fit: Fitter) -> None:
-    dropped = [fit(conversation(n), limit=400).num_dropped_turns for n in range(1, 60)]
+@pytest.mark.parametrize(("system", "limit"), [(None, 400), ("Be brief. " * 60, 900)])
+def test_dropping_moves_seldom_while_the_conversation_grows(
+    fit: Fitter, system: str | None, limit: int
+) -> None:
+    grown = [conversation(n, system=system) for n in range(1, 60)]
+    dropped = [fit(messages, limit=limit).num_dropped_turns for messages in grown]
     assert dropped == sorted(dropped)
     moves = sum(a != b for a, b in zip(dropped, dropped[1:], strict=False))
     assert dropped[-1] > 40

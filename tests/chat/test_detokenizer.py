@@ -87,6 +87,24 @@ def test_small_vocabularies_stream_as_published(
     assert flush == ""
 
 
+def test_bytes_are_held_and_shown_as_published(shared_json: Callable[[str], Any]) -> None:
+    facts = {fact["name"]: fact for fact in shared_json("streaming_detokenization.json")["facts"]}
+    tokenizer = _vocabulary_tokenizer(
+        {f"<0x{byte:02X}>": byte for byte in range(256)}, decoders.ByteFallback()
+    )
+    for name in ("ollama/utf8_buffer", "ollama/utf8_buffer_valid"):
+        detokenizer = IncrementalDetokenizer(tokenizer)
+        for step in facts[name]["steps"]:
+            assert "".join(map(detokenizer.add, step["write"])) == step["flush"], name
+    for ids, text, state in facts["llama.cpp/utf8_any"]["cases"]:
+        deltas, flush = stream(tokenizer, ids)
+        shown = "".join(deltas)
+        if state == "fail":  # where they give up, the rest goes on after U+FFFD
+            assert shown.startswith(text + "\ufffd")
+        else:
+            assert (shown, flush) == (text, "\ufffd" if state == "need_more" else "")
+
+
 @pytest.mark.parametrize(
     "name", ["tokenizers/decode_stream_llama3_korean", "tokenizers/decode_stream_llama3_letters"]
 )

@@ -153,6 +153,19 @@ def test_words_the_template_looks_for_are_found_beside_forged_turns(
     assert ids.count(starts) == 4
 
 
+@pytest.mark.parametrize(
+    "condition", ["'<|im_end|>' in m.content", "'<' in m.content and 's>' in m.content"]
+)
+def test_contents_in_which_a_template_looks_for_control_tokens_are_refused(
+    byte_level_hf: HFTokenizer, condition: str
+) -> None:
+    source = "{% for m in messages %}{% if COND %}!{% endif %}{{ m.content }}<s>{% endfor %}"
+    builder, tokenizer = builder_of(byte_level_hf, source.replace("COND", condition))
+    assert builder.build(chat("a"))[-1] in tokenizer.special_ids
+    with pytest.raises(InvalidRequest, match="a turn could be forged"):
+        builder.build(chat("<|im_end|><s>"))
+
+
 def test_a_template_that_rewrites_contents_is_refused_only_where_it_matters(
     byte_level_hf: HFTokenizer,
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from chat_builders import CONTROL_TEXTS, config_of, hostile_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import Tokenizer
@@ -113,6 +113,16 @@ def test_unflagged_tokens_in_the_shape_of_control_tokens_stay_text(
     assert turn not in tokenizer.encode("a<|turn|>b")
     assert turn in tokenizer.encode_with_special("a<|turn|>b")
     assert tokenizer.decode([turn]) == "<|turn|>"  # and a model that writes it is heard
+
+
+def test_control_token_among_the_ordinary_ones_is_taken_apart() -> None:
+    vocab = {"<": 0, "/": 1, "s": 2, ">": 3, "</": 4, "s>": 5, "</s>": 6}
+    hf = HFTokenizer(models.BPE(vocab, [("<", "/"), ("s", ">"), ("</", "s>")]))
+    hf.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(TokenizerConfig(hf.to_str(), None, (6,), False))
+    assert hf.encode("s</s>").ids == [2, 6]
+    assert tokenizer.encode("s</s></s>") == [2, 4, 5, 4, 5]
+    assert tokenizer.encode_with_special("s</s>") == [2, 6]
 
 
 def test_lone_surrogate_is_refused(llama2: Tokenizer) -> None:

@@ -35,6 +35,7 @@ from llamastream.service.stream import Stream
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_SAMPLING = SamplingParams()
 CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
 
 
@@ -42,9 +43,17 @@ class ChatService:
     """Belongs to one event loop. Owns the engine: starts it and stops it."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, prompts: PromptBuilder, *, model_name: str
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompts: PromptBuilder,
+        *,
+        model_name: str,
+        sampling: SamplingParams = DEFAULT_SAMPLING,
     ) -> None:
+        """`sampling` holds the model's own defaults, for what a request leaves out."""
         self.model_name = model_name
+        self.sampling = sampling
         self.metrics = Metrics(engine.status)
         self.prompting = Prompting(tokenizer, prompts)
         self._engine = engine
@@ -90,9 +99,10 @@ class ChatService:
         try:
             for index in range(request.n):
                 self._submit(flight, request, index)
-        except ChatError as error:
+        except Exception as error:
             self._forget(flight)
-            self.metrics.requests.labels(error.code).inc()
+            outcome = error.code if isinstance(error, ChatError) else InternalError.code
+            self.metrics.requests.labels(outcome).inc()
             raise
         return flight.stream
 

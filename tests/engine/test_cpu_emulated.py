@@ -1,4 +1,4 @@
-"""The kernels of another machine, cross-compiled and run under emulation where the tools are here."""
+"""The kernels of another machine, cross-compiled and run under emulation if the tools are here."""
 
 import shutil
 import subprocess

@@ -43,7 +43,8 @@ static void check_rows(const Kernels& a, const Kernels& b) {
   expect_same(u, v, "rms_norm");
   a.swiglu(x.data(), n / 32, u.data()), b.swiglu(x.data(), n / 32, v.data());
   expect_same(u, v, "swiglu");
-  a.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, u.data()), b.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, v.data());
+  a.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, u.data());
+  b.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, v.data());
   expect_same(u, v, "rope");
   std::vector<int8_t> q(2 * n), r(2 * n);
   for (bool fine : {false, true}) {

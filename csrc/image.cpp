@@ -93,7 +93,8 @@ void Weights::finish() {
     copy_until(m.offset);
     const size_t groups = (size_t)m.tiles * (m.k / kGroup);
     for (size_t g = 0; g < groups; g++)
-      to_nibbles((const uint8_t*)at(read) + g * tile_bytes(false), (uint8_t*)memory.data() + write + g * tile_bytes(true));
+      to_nibbles((const uint8_t*)at(read + g * tile_bytes(false)),
+                 (uint8_t*)memory.data() + write + g * tile_bytes(true));
     read += groups * tile_bytes(false), write += groups * tile_bytes(true);
   }
   copy_until(map.bytes);

@@ -155,7 +155,8 @@ void Weights::add(const std::string& name, const float* data, const std::vector<
   std::vector<size_t> wanted{(size_t)t.rows};
   if (t.columns) wanted.push_back(t.columns);
   if (given != wanted)
-    throw std::invalid_argument("Tensor " + name + " must have shape " + show(wanted) + ". Given: " + show(given) + ".");
+    throw std::invalid_argument("Tensor " + name + " must have shape " + show(wanted) + ". Given: " + show(given) +
+                                ".");
   if (!added_.insert(name).second) throw std::invalid_argument("Tensor " + name + " was given twice.");
   std::vector<char> good(pool_.size(), true);
   Stage stage;

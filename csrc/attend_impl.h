@@ -86,6 +86,8 @@ static void weigh(const Span<T>& s, const float* p, int rows, int from, int to, 
   }
 }
 
+static_assert(kQueryBlock <= 16);
+
 template <class T>
 static void attend_span(const Attend& a, const Span<T>& s, int first, int q, int rows, bool fresh) {
   float* score = a.scratch;
@@ -100,14 +102,20 @@ static void attend_span(const Attend& a, const Span<T>& s, int first, int q, int
   }
   float* out = fresh ? a.out + (long)q * width : part;
   weigh(s, score, rows, 0, shared, width, out);
+  float keep[16] = {}, gain[16] = {};  // as merge has them, of all rows at once
   for (int i = 0; i < rows; i++) {
     const int count = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;
     weigh(s, score + i * kSpan, 1, shared, count, width, out + i * width);
-    if (fresh)
-      a.max[q + i] = max[i], a.sum[q + i] = sum[i];
-    else
-      merge(a.out + (long)(q + i) * width, a.max + q + i, a.sum + q + i, part + i * width, max[i], sum[i], width);
+    const float top = fresh || max[i] > a.max[q + i] ? max[i] : a.max[q + i];
+    keep[i] = fresh ? 0 : a.max[q + i] - top, gain[i] = max[i] - top;
+    a.max[q + i] = top;
+    if (fresh) a.sum[q + i] = sum[i];
   }
+  if (fresh) return;
+  store(keep, exp_lanes(load(keep)));
+  store(gain, exp_lanes(load(gain)));
+  for (int i = 0; i < rows; i++)
+    merge_by(keep[i], gain[i], a.out + (long)(q + i) * width, a.sum + q + i, part + i * width, sum[i], width);
 }
 
 // Queries are ordered by position, so those that see a span are a suffix.

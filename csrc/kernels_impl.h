@@ -170,11 +170,15 @@ static void gemm_f32(const GemmF32& g) {
   }
 }
 
-static void merge(float* out, float* max, float* sum, const float* part, float part_max, float part_sum, int n) {
-  const float top = part_max > *max ? part_max : *max;
-  const float keep = exp_one(*max - top), gain = exp_one(part_max - top);
+// keep, gain: by what the running result and the part that is added to it are multiplied.
+inline void merge_by(float keep, float gain, float* out, float* sum, const float* part, float part_sum, int n) {
   for (int i = 0; i < n; i += 16) store(out + i, fma(load(part + i), set1(gain), mul(load(out + i), set1(keep))));
   *sum = __builtin_fmaf(part_sum, gain, *sum * keep);
+}
+
+static void merge(float* out, float* max, float* sum, const float* part, float part_max, float part_sum, int n) {
+  const float top = part_max > *max ? part_max : *max;
+  merge_by(exp_one(*max - top), exp_one(part_max - top), out, sum, part, part_sum, n);
   *max = top;
 }
 

@@ -1,8 +1,9 @@
 // Attention of a few queries over the paged cache, reduced span by span in the order of absolute positions.
 //
 // A query's arithmetic per span: scores, one chain of products over the head dimension per position; their maximum;
-// exp, summed lane by lane; values, one chain over the positions it sees. Spans are merged in ascending order. Nothing of
-// it depends on the other queries, so a token gets the same bits alone and inside any chunk.
+// powers of 2 (queries come scaled by log2(e)), summed lane by lane; values, one chain over the positions it sees. Spans
+// are merged in ascending order. Nothing of it depends on the other queries, so a token gets the same bits alone and
+// inside any chunk.
 #pragma once
 #include "kernels_impl.h"
 
@@ -62,7 +63,7 @@ inline void terms(float* score, int count, float* max_out, float* sum_out) {
   const float m = reduce_max(top);
   F sum = set1(0.0f);
   for (int j = 0; j < tiles; j++) {
-    const F p = exp_lanes(sub(load(score + 16 * j), set1(m)));
+    const F p = exp2_lanes(sub(load(score + 16 * j), set1(m)));
     store(score + 16 * j, p);
     sum = add(sum, p);
   }
@@ -112,8 +113,8 @@ static void attend_span(const Attend& a, const Span<T>& s, int first, int q, int
     if (fresh) a.sum[q + i] = sum[i];
   }
   if (fresh) return;
-  store(keep, exp_lanes(load(keep)));
-  store(gain, exp_lanes(load(gain)));
+  store(keep, exp2_lanes(load(keep)));
+  store(gain, exp2_lanes(load(gain)));
   for (int i = 0; i < rows; i++)
     merge_by(keep[i], gain[i], a.out + (long)(q + i) * width, a.sum + q + i, part + i * width, sum[i], width);
 }

@@ -67,7 +67,7 @@ void Model::attention(int layer, const Queries& queries, int thread, int& stage)
 void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, Scratch& c) {
   const ModelShape& s = shape();
   const int d = s.head_dim, half = d / 2, width = round_up(d, kLanes);
-  const float scale = 1.0f / std::sqrt((float)d);
+  const float scale = 1.44269504f / std::sqrt((float)d);  // times log2(e): the softmax is made of powers of 2
   if (!keys_apart_) rotate_keys(layer, u.first_row, u.kv_head);
   for (int r = 0; r < u.num_rows; r++) {
     const int row = u.first_row + r, position = queries.positions[row];

@@ -1,9 +1,9 @@
 // Attention of a few queries over the paged cache, reduced span by span in the order of absolute positions.
 //
 // A query's arithmetic per span: scores, one chain of products over the head dimension per position; their maximum;
-// powers of 2 (queries come scaled by log2(e)), summed lane by lane; values, one chain over the positions it sees. Spans
-// are merged in ascending order. Nothing of it depends on the other queries, so a token gets the same bits alone and
-// inside any chunk.
+// powers of 2 (queries come scaled by log2(e)), summed lane by lane; values, one chain over the positions it sees.
+// Spans are merged in ascending order. Nothing of it depends on the other queries, so a token gets the same bits alone
+// and inside any chunk.
 #pragma once
 #include "kernels_impl.h"
 

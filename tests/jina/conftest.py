@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,37 @@ def stock_client(jina_python: Path) -> Iterator[StockClient]:
     with process:
         yield StockClient(process)
         assert process.stdin is not None
+        process.stdin.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on. Jina takes none by itself that it would tell us."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running(python: Path, *command: str | Path) -> Iterator[None]:
+    """A server script in jina's environment, from its READY until its stdin is closed."""
+    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [python, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JINA_LOG_LEVEL": "CRITICAL"},
+        text=True,
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith("READY"):
+                break
+        else:
+            pytest.fail("the server did not start:\n" + "".join(seen))
+        yield
         process.stdin.close()
 
 

@@ -10,14 +10,13 @@ import json
 import sys
 
 from docarray import BaseDoc
-
 from jina import Client
 from pydantic import ValidationError
 
 
 class PromptDocument(BaseDoc):
     prompt: str
-    max_tokens: int
+    max_tokens: int | str  # str: for the tests of bad input
 
 
 class ModelOutputDocument(BaseDoc):

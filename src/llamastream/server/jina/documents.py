@@ -96,7 +96,7 @@ def parse_prompt(fields: Mapping[str, object], *, scope: str, text: bool = False
     try:
         prompt = _Prompt.model_validate(given, strict=False if text else None)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_field(error) from None
     return ChatRequest(
         prompt=_conversation(prompt),
         sampling=_sampling(prompt),
@@ -145,10 +145,11 @@ def _sampling(prompt: _Prompt) -> SamplingParams:
     )
 
 
-def _invalid(error: ValidationError) -> InvalidRequest:
+def invalid_field(error: ValidationError) -> InvalidRequest:
+    """The first of a document's errors, naming the field and a short form of its value."""
     first = error.errors(include_url=False)[0]
-    param = str(first["loc"][0])
-    name = ".".join(str(part) for part in first["loc"])
+    param = str(first["loc"][0]) if first["loc"] else None
+    name = ".".join(str(part) for part in first["loc"]) or "document"
     if first["type"] == "missing":
         return InvalidRequest(f"{name} is missing.", param=param)
     given = repr(first["input"])

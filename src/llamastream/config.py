@@ -204,6 +204,11 @@ class ServeSettings(Settings):
     ping_interval_s: float = Field(
         15.0, gt=0, description="Seconds of silence after which a stream sends a comment."
     )
+    cors_origins: str | None = Field(
+        None,
+        description="Web origins that may call the service from a browser, e.g. "
+        "https://chat.example.org; several with commas, * for all. [none]",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log: debug, info, warning or error."
     )

@@ -5,6 +5,7 @@ ChatError
 │   └── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
 ├── Unauthorized (401)
 ├── NotFound (404)
+│   └── ModelNotFound (404)          a model name that is not served here
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
@@ -47,6 +48,10 @@ class Unauthorized(ChatError):
 class NotFound(ChatError):
     status = 404
     code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class PayloadTooLarge(ChatError):

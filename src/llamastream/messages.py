@@ -37,8 +37,9 @@ class ChatRequest:
     """What a transport asks of the service, checked so that nothing below checks it again.
 
     `sampling.stop_token_ids` holds the user's own; the service adds the model's, but for
-    `ignore_eos`. `scope` names the API key (empty: anonymous); ids and prefix cache are bound to
-    it.
+    `ignore_eos`. `include_stop` leaves the matched stop string or token in the text. `scope` names
+    the API key (empty: anonymous); ids and prefix cache are bound to it. `label` is the caller's
+    own name for the request, for the log.
     """
 
     prompt: Prompt
@@ -46,8 +47,11 @@ class ChatRequest:
     n: int = 1
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    include_stop: bool = False
+    skip_special_tokens: bool = True
     truncation: Literal["disabled", "auto"] = "disabled"
     scope: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

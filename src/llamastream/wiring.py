@@ -3,6 +3,7 @@
 Knows no command line and no wire format: `cli` and `jina` call it with settings.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def load_engine(
         checkpoint.tensors,
         image=_image_path(settings.data_dir, checkpoint, config.dtype),
         key=checkpoint.fingerprint,
-        progress=progress,
+        progress=_in_bytes(progress, checkpoint),
     )
     return LLMEngine(runner, config)
 
@@ -69,6 +70,16 @@ def assemble(
         engine, tokenizer, prompts, model_name=served_model_name or checkpoint.name
     )
     return Assembly(checkpoint, engine, service)
+
+
+def _in_bytes(
+    progress: Progress | None, checkpoint: Checkpoint
+) -> Callable[[int, int], None] | None:
+    """The runner counts tensors; people read bytes."""
+    if progress is None:
+        return None
+    size = checkpoint.size_bytes
+    return lambda done, total: progress("Packing weights", size * done // total, size)
 
 
 def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:

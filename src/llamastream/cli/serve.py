@@ -3,9 +3,9 @@
 import asyncio
 import ipaddress
 import socket
-import sys
 
 import uvicorn
+import uvloop
 
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
@@ -13,7 +13,7 @@ from llamastream.config import ModelSettings, ServeSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
 from llamastream.server.app import create_app
-from llamastream.wiring import assemble
+from llamastream.wiring import Assembly, assemble
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 
@@ -34,8 +34,21 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
         config = uvicorn.Config(
             app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
         )
-        asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
-    sys.exit(0)
+        uvloop.run(_serve(uvicorn.Server(config), listener, assembly))
+
+
+async def _serve(http: uvicorn.Server, listener: socket.socket, assembly: Assembly) -> None:
+    """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    loading = asyncio.create_task(assembly.engine.ready())
+    await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)
+    failure = loading.exception() if loading.done() else None
+    if failure is not None:
+        http.should_exit = True
+    loading.cancel()
+    await serving
+    if failure is not None:
+        raise failure
 
 
 def bind(server: ServeSettings) -> socket.socket:

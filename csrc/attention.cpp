@@ -1,0 +1,118 @@
+// The model's attention: rotary embedding, the cache, and how a step's queries are shared out.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "half.h"
+#include "model.h"
+
+static uint16_t to_bfloat16(float f) {  // to nearest even; NaN stays NaN
+  const uint32_t u = float_to_bits(f);
+  if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
+  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static void put(uint16_t& to, float x) { to = to_bfloat16(x); }
+static void put(float& to, float x) { to = x; }
+
+KvHead Model::cache(int layer, int kv_head) const {
+  const ModelShape& s = shape();
+  const long block = (long)limits.block_size * (s.head_dim + round_up(s.head_dim, kLanes));
+  // All layers of a block lie together: memory is touched, and grows, block by block.
+  const size_t first = ((size_t)layer * s.num_kv_heads + kv_head) * block * (s.int8 ? 2 : 4);
+  const long stride = block * s.num_kv_heads * s.num_layers;
+  return {cache_.data() + first, stride, limits.block_size, s.head_dim, (bool)s.int8};
+}
+
+template <class T>
+void Model::write_cache(const KvHead& kv, int slot, const float* key, const float* value) const {
+  const int offset = slot % kv.block_size, d = kv.head_dim;
+  T* block = (T*)kv.base + slot / kv.block_size * kv.block_stride;
+  T* keys = block + (long)(offset / kLanes * kLanes) * d + offset % kLanes;
+  T* values = block + (long)kv.block_size * d + (long)offset * round_up(d, kLanes);
+  for (int i = 0; i < d; i++) put(keys[i * kLanes], key[i]), put(values[i], value[i]);
+}
+
+void Model::rotate_keys(int layer, int row, int kv_head) {
+  const ModelShape& s = shape();
+  const int half = s.head_dim / 2, slot = step_->slot_mapping[row];
+  const size_t angle = (size_t)step_->positions[row] * half;
+  const float* qkv = qkv_ + (size_t)row * qkv_ld_;
+  const float* key = qkv + s.query_size() + kv_head * s.head_dim;
+  float rotated[512];
+  kernels_.rope(key, cos_ + angle, sin_ + angle, half, 1.0f, rotated);
+  const KvHead kv = cache(layer, kv_head);
+  s.int8 ? write_cache<uint16_t>(kv, slot, rotated, key + s.kv_size())
+         : write_cache<float>(kv, slot, rotated, key + s.kv_size());
+}
+
+void Model::attention(int layer, int thread, int& stage) {
+  const int kv_heads = shape().num_kv_heads, rows = step_->num_tokens;
+  Scratch& scratch = scratch_[thread];
+  // A chunk's later queries see its earlier keys; a single token's unit writes its own.
+  if (has_chunks_ || split_) {
+    constexpr int kRows = 8;
+    for (int r; (r = counters_[stage].take() * kRows) < rows;)
+      for (int i = r; i < std::min(r + kRows, rows); i++)
+        for (int h = 0; h < kv_heads; h++) rotate_keys(layer, i, h);
+    stage++;
+    pool_.barrier();
+  }
+  for (int u; (u = counters_[stage].take()) < (int)units_.size();) attend_unit(layer, units_[u], scratch, u);
+  stage++;
+  if (!split_) return;
+  pool_.barrier();
+  const int heads = shape().num_heads;
+  for (int i; (i = counters_[stage].take()) < rows * heads;) merge_splits(i / heads, i % heads, scratch);
+  stage++;
+}
+
+void Model::attend_unit(int layer, const AttendUnit& u, Scratch& c, int) {
+  const ModelShape& s = shape();
+  const int d = s.head_dim, half = d / 2, width = round_up(d, kLanes);
+  const float scale = 1.0f / std::sqrt((float)d);
+  if (!has_chunks_ && !split_) rotate_keys(layer, u.first_row, u.kv_head);
+  for (int r = 0; r < u.num_rows; r++) {
+    const int row = u.first_row + r, position = step_->positions[row];
+    const size_t angle = (size_t)position * half;
+    for (int g = 0; g < group_; g++) {
+      const int i = r * group_ + g;
+      kernels_.rope(qkv_ + (size_t)row * qkv_ld_ + (u.kv_head * group_ + g) * d, cos_ + angle, sin_ + angle, half,
+                    scale, c.queries + (size_t)i * d);
+      c.visible[i] = position + 1;
+    }
+  }
+  Attend a{cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, c.queries, c.visible,
+           u.num_rows * group_, u.first_span, u.last_span, c.attended, c.max, c.sum, c.attend};
+  if (split_) {
+    for (int span = u.first_span; span < u.last_span; span++) {
+      a.first_span = span, a.last_span = span + 1;
+      kernels_.attend(a);
+      for (int g = 0; g < group_; g++) {
+        const size_t head = (size_t)u.first_row * s.num_heads + u.kv_head * group_ + g;
+        float* part = splits_ + (head * span_stride_ + span) * (width + 2);
+        std::copy(c.attended + g * width, c.attended + (g + 1) * width, part);
+        part[width] = c.max[g], part[width + 1] = c.sum[g];
+      }
+    }
+    return;
+  }
+  kernels_.attend(a);
+  for (int i = 0; i < u.num_rows * group_; i++)
+    kernels_.finish(c.attended + (size_t)i * width, c.sum[i], d,
+                    attended_ + (size_t)(u.first_row + i / group_) * query_ld_ + (u.kv_head * group_ + i % group_) * d);
+}
+
+// Adds the spans of one head in the order in which attend itself would have.
+void Model::merge_splits(int row, int head, Scratch& c) {
+  const int d = shape().head_dim, width = round_up(d, kLanes);
+  const int spans = (step_->positions[row] + kSpan) / kSpan;
+  const float* part = splits_ + ((size_t)row * shape().num_heads + head) * span_stride_ * (width + 2);
+  std::copy(part, part + width, c.attended);
+  float max = part[width], sum = part[width + 1];
+  for (int i = 1; i < spans; i++) {
+    part += width + 2;
+    kernels_.merge(c.attended, &max, &sum, part, part[width], part[width + 1], width);
+  }
+  kernels_.finish(c.attended, sum, d, attended_ + (size_t)row * query_ld_ + head * d);
+}

@@ -1,0 +1,81 @@
+// AVX2, compiled twice: with AVX-VNNI's 8-bit products, and without, where 16-bit products keep the sums exact.
+#ifdef __AVXVNNI__
+#define KERNEL_NS avxvnni
+#else
+#define KERNEL_NS avx2
+#endif
+#include "vec_avx2.h"
+
+#include "kernels_impl.h"
+
+namespace KERNEL_NS {
+
+// NOTE: maddubs would saturate: 2 * 255 * 127 does not fit in 16 bits.
+struct Activations {
+#ifdef __AVXVNNI__
+  __m256i v;
+  explicit Activations(int32_t four) : v(_mm256_set1_epi32(four)) {}
+  __m256i dot(__m256i acc, __m256i w) const { return _mm256_dpbusd_avx_epi32(acc, w, v); }
+#else
+  __m256i even, odd;
+  explicit Activations(int32_t four) {
+    const __m256i v = _mm256_set1_epi32(four);
+    even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8);
+    odd = _mm256_srai_epi16(v, 8);
+  }
+  __m256i dot(__m256i acc, __m256i w) const {
+    const __m256i low = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
+    return _mm256_add_epi32(acc, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd)));
+  }
+#endif
+};
+
+template <int MT>
+static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, const float* scales, float* out) {
+  const long lda = (long)g.groups * kGroup, lds = 2L * g.groups;
+  F f[MT];
+  for (int m = 0; m < MT; m++) f[m] = set1(0.0f);
+  for (int group = 0; group < g.groups; group++) {
+    I acc[MT];
+    for (int m = 0; m < MT; m++) acc[m] = iset1(0);
+    for (int k = 0; k < kGroup / 4; k++) {
+      const __m256i lower = _mm256_load_si256((const __m256i*)(tile + k * 64));
+      const __m256i upper = _mm256_load_si256((const __m256i*)(tile + k * 64 + 32));
+      for (int m = 0; m < MT; m++) {
+        int32_t four;
+        __builtin_memcpy(&four, a + m * lda + k * 4, 4);
+        const Activations v(four);
+        acc[m] = {v.dot(acc[m].a, lower), v.dot(acc[m].b, upper)};
+      }
+    }
+    const uint16_t* half = (const uint16_t*)(tile + kLanes * kGroup);
+    const F scale = load_half(half), low = load_half(half + kLanes);
+    for (int m = 0; m < MT; m++) {
+      f[m] = fma(to_float(acc[m]), mul(scale, set1(scales[m * lds])), f[m]);
+      f[m] = fma(low, set1(scales[m * lds + 1]), f[m]);
+    }
+    tile += kTileBytes, a += kGroup, scales += 2;
+  }
+  for (int m = 0; m < MT; m++) {
+    float* o = out + (long)m * g.ldo;
+    store(o, g.add ? add(load(o), f[m]) : f[m]);
+  }
+}
+
+static void gemm_q8(const GemmQ8& g) {
+  const long lda = (long)g.groups * kGroup, lds = 2L * g.groups;
+  for (int t = 0; t < g.num_tiles; t++) {
+    const uint8_t* tile = g.tiles + (long)t * g.groups * kTileBytes;
+    int m = 0;
+    auto block = [&](auto run, int rows) {
+      run(g, tile, g.a + m * lda, g.scales + m * lds, g.out + (long)m * g.ldo + t * kLanes);
+      m += rows;
+    };
+    while (g.rows - m >= 2) block(q8_block<2>, 2);
+    if (g.rows - m == 1) block(q8_block<1>, 1);
+  }
+}
+
+}  // namespace KERNEL_NS
+
+#include "kernels_table.h"

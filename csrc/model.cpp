@@ -1,0 +1,271 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
+static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
+static constexpr int kUnitQueries = 96;   // queries that share one conversion of a span
+
+static const Kernels& require_kernels(const char* isa) {
+  const Kernels* k = find_kernels(isa);
+  if (!k) throw std::invalid_argument(std::string("isa '") + isa + "' is unknown or cannot run on this machine.");
+  return *k;
+}
+
+static void require(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+float* Model::floats(size_t n) {
+  const size_t at = buffer_used_;
+  buffer_used_ += (n * sizeof(float) + 63) / 64 * 64;
+  return buffers_.data() ? (float*)(buffers_.data() + at) : nullptr;
+}
+
+Model::Rows Model::make_rows(int rows) {
+  const ModelShape& s = shape();
+  const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
+  if (!s.int8) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
+  float* q = floats((size_t)rows * k / sizeof(float));
+  return {(int8_t*)q, floats((size_t)rows * k / kGroup * 2), nullptr};
+}
+
+Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const float* cos, const float* sin,
+             const char* isa)
+    : limits(l), weights_(std::move(weights)), kernels_(require_kernels(isa)), pool_(std::max(l.threads, 1)) {
+  const ModelShape& s = shape();
+  require(l.block_size > 0 && l.block_size % kLanes == 0,
+          "block_size must be a multiple of 16. Given: " + std::to_string(l.block_size) + ".");
+  require(s.head_dim % 2 == 0 && s.head_dim <= 512,
+          "head_dim must be even and <= 512. Given: " + std::to_string(s.head_dim) + ".");
+  group_ = s.num_heads / s.num_kv_heads;
+  hidden_ld_ = round_up(s.hidden_size, kLanes);
+  qkv_ld_ = round_up(s.query_size() + 2 * s.kv_size(), kLanes);
+  query_ld_ = round_up(s.query_size(), kLanes);
+  mid_ld_ = round_up(s.intermediate_size, kLanes);
+  logits_ld_ = round_up(s.vocab_size, kLanes);
+  const int width = round_up(s.head_dim, kLanes);
+  const size_t element = s.int8 ? 2 : 4;
+  const size_t block = (size_t)l.block_size * (s.head_dim + width) * element;
+  cache_ = Memory(block * l.num_blocks * s.num_kv_heads * s.num_layers, true);
+  const size_t table = (size_t)l.max_model_len * s.head_dim / 2;
+  tables_ = Memory(2 * table * sizeof(float) + 64, false);
+  cos_ = (float*)tables_.data(), sin_ = cos_ + table;
+  std::copy(cos, cos + table, cos_);
+  std::copy(sin, sin + table, sin_);
+  span_stride_ = (l.max_model_len + kSpan - 1) / kSpan;
+  scratch_.resize(pool_.size());
+  const size_t queries = std::max(kUnitQueries, group_);
+  for (int pass = 0; pass < 2; pass++) {  // first counts the bytes, then hands them out
+    buffer_used_ = 0;
+    const size_t t = l.max_num_batched_tokens;
+    x_ = floats(t * hidden_ld_);
+    qkv_ = floats(t * qkv_ld_);
+    attended_ = floats(t * query_ld_);
+    logits_ = floats(t * logits_ld_);
+    splits_ = floats((size_t)l.max_num_seqs * s.num_heads * span_stride_ * (width + 2));
+    rows_ = make_rows(t);
+    mid_rows_ = make_rows(t);
+    for (Scratch& c : scratch_) {
+      c.rows = make_rows(kOwnRows);
+      c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
+      c.panel = floats((size_t)kPanelRows * 12 * kLanes);
+      c.queries = floats(queries * s.head_dim);
+      c.attended = floats(queries * width);
+      c.max = floats(queries), c.sum = floats(queries);
+      c.visible = (int32_t*)floats(queries);
+      c.attend = floats(attend_scratch(s.head_dim));
+    }
+    if (!pass) buffers_ = Memory(buffer_used_, true);
+  }
+  for (Scratch& c : scratch_) c.sampler = std::make_unique<Sampler>(kernels_, s.vocab_size);
+  counters_ = std::vector<Counter>(16 * s.num_layers + 16);
+  const size_t rows_per_unit = std::max(1, kUnitQueries / group_);
+  units_.reserve(((size_t)l.max_num_batched_tokens / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads +
+                 (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
+  row_seq_.resize(l.max_num_batched_tokens);
+}
+
+void Model::check(const Step& s) const {
+  auto within = [](const int32_t* v, int n, int low, int high) {
+    return std::all_of(v, v + n, [=](int32_t x) { return x >= low && x < high; });
+  };
+  require(s.num_tokens > 0 && s.num_tokens <= limits.max_num_batched_tokens,
+          "token_ids must hold 1 to " + std::to_string(limits.max_num_batched_tokens) +
+              " tokens (max_num_batched_tokens). Given: " + std::to_string(s.num_tokens) + ".");
+  require(s.num_seqs > 0 && s.num_seqs <= limits.max_num_seqs,
+          "context_lens must hold 1 to " + std::to_string(limits.max_num_seqs) +
+              " sequences (max_num_seqs). Given: " + std::to_string(s.num_seqs) + ".");
+  require(within(s.token_ids, s.num_tokens, 0, shape().vocab_size), "token_ids must be in the vocabulary.");
+  require(within(s.positions, s.num_tokens, 0, limits.max_model_len), "positions must be below max_model_len.");
+  const long slots = (long)limits.num_blocks * limits.block_size;
+  require(within(s.slot_mapping, s.num_tokens, 0, (int)std::min(slots, 0x7fffffffL)),
+          "slot_mapping must lie in the cache.");
+  require(within(s.logits_indices, s.num_logits, 0, s.num_tokens), "logits_indices must be rows of the step.");
+  require(s.cu_seqlens_q[0] == 0 && s.cu_seqlens_q[s.num_seqs] == s.num_tokens,
+          "cu_seqlens_q must go from 0 to the number of tokens.");
+  for (int q = 0; q < s.num_seqs; q++) {
+    const int first = s.cu_seqlens_q[q], last = s.cu_seqlens_q[q + 1], context = s.context_lens[q];
+    require(last > first && s.positions[last - 1] == context - 1, "context_lens must end at each last new token.");
+    for (int r = first + 1; r < last; r++)
+      require(s.positions[r] == s.positions[r - 1] + 1, "positions of one sequence must be consecutive.");
+    const int blocks = (context + limits.block_size - 1) / limits.block_size;
+    require(blocks <= s.table_width &&
+                within(s.block_tables + (size_t)q * s.table_width, blocks, 0, limits.num_blocks),
+            "block_tables must name a block for every token of the context.");
+  }
+}
+
+// Cuts attention into units. How does not matter to any result, only to the balance between threads.
+void Model::plan(const Step& s) {
+  const int kv_heads = shape().num_kv_heads, unit_rows = std::max(1, kUnitQueries / group_);
+  has_chunks_ = s.num_tokens > s.num_seqs;
+  long spans = 0;
+  for (int q = 0; q < s.num_seqs; q++) spans += (s.context_lens[q] + kSpan - 1) / kSpan;
+  split_ = !has_chunks_ && pool_.size() > 1 && s.num_seqs * kv_heads < 8 * pool_.size() && spans > 2 * s.num_seqs;
+  const int part = split_ ? (int)std::max(1L, spans * kv_heads / (8 * pool_.size())) : 1 << 30;
+  units_.clear();
+  for (int q = s.num_seqs - 1; q >= 0; q--) {
+    const int first = s.cu_seqlens_q[q], last = s.cu_seqlens_q[q + 1];
+    for (int r = first; r < last; r++) row_seq_[r] = q;
+    for (int end = last; end > first; end = std::max(first, end - unit_rows)) {  // the longest contexts first
+      const int begin = std::max(first, end - unit_rows), count = (s.positions[end - 1] + kSpan) / kSpan;
+      for (int span = 0; span < count; span += part)
+        for (int h = 0; h < kv_heads; h++)
+          units_.push_back({q, begin, end - begin, h, span, part < count - span ? span + part : count});
+    }
+  }
+}
+
+void Model::forward(const Step& step) {
+  check(step);
+  plan(step);
+  step_ = &step;
+  bad_row_ = -1;
+  for (Counter& c : counters_) c.next.store(0, std::memory_order_relaxed);
+  pool_.run([this](int thread) { compute(thread); });
+  if (bad_row_ >= 0)
+    throw std::runtime_error("logits of row " + std::to_string(bad_row_) + " are not finite: the weights are damaged.");
+}
+
+void Model::compute(int thread) {
+  const Step& s = *step_;
+  int stage = 0;
+  for (int r; (r = counters_[stage].take()) < s.num_tokens;) weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_);
+  stage++;
+  pool_.barrier();
+  for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
+  if (!s.num_logits) return;
+  const ImageMap& map = weights_->map;
+  const Rows rows = prepare(x_, hidden_ld_, s.logits_indices, s.num_logits, shape().hidden_size,
+                            weights_->vector(map.norm), thread, stage);
+  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stage++);
+  pool_.barrier();
+  for (int r; (r = counters_[stage].take()) < s.num_logits;) sample_row(r, scratch_[thread]);
+}
+
+void Model::layer(int index, int thread, int& stage) {
+  const LayerMap& l = weights_->map.layers[index];
+  const ModelShape& s = shape();
+  const int rows = step_->num_tokens, hidden = s.hidden_size;
+  Rows in = prepare(x_, hidden_ld_, nullptr, rows, hidden, weights_->vector(l.attention_norm), thread, stage);
+  linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stage++);
+  pool_.barrier();
+  attention(index, thread, stage);
+  pool_.barrier();
+  in = prepare(attended_, query_ld_, nullptr, rows, s.query_size(), nullptr, thread, stage);
+  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stage++);
+  pool_.barrier();
+  in = prepare(x_, hidden_ld_, nullptr, rows, hidden, weights_->vector(l.mlp_norm), thread, stage);
+  gated(l, in, stage++, thread);
+  pool_.barrier();
+  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stage++);
+  pool_.barrier();
+}
+
+void Model::prepare_row(const float* x, int k, const float* norm, const Rows& rows, int row, float* scratch) const {
+  float* target = shape().int8 ? scratch : rows.f + (size_t)row * round_up(k, kLanes);
+  if (norm)
+    kernels_.rms_norm(x, norm, shape().rms_norm_eps, k, target);
+  else
+    std::copy(x, x + k, target);
+  if (shape().int8) kernels_.quantize(target, k / kGroup, rows.q + (size_t)row * k, rows.scales + (size_t)row * k / kGroup * 2);
+}
+
+// Norm (if any) and quantisation of the step's rows, or of those that `index` names.
+Model::Rows Model::prepare(const float* x, int ldx, const int32_t* index, int rows, int k, const float* norm,
+                           int thread, int& stage) {
+  Scratch& scratch = scratch_[thread];
+  auto source = [&](int r) { return x + (size_t)(index ? index[r] : r) * ldx; };
+  if (rows <= kOwnRows) {
+    for (int r = 0; r < rows; r++) prepare_row(source(r), k, norm, scratch.rows, r, scratch.row);
+    return scratch.rows;
+  }
+  constexpr int kRows = 4;
+  for (int r; (r = counters_[stage].take() * kRows) < rows;)
+    for (int i = r; i < std::min(r + kRows, rows); i++) prepare_row(source(i), k, norm, rows_, i, scratch.row);
+  stage++;
+  pool_.barrier();
+  return rows_;
+}
+
+void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
+                     int first_tile, int num_tiles) const {
+  const char* tiles = weights_->at(m.offset);
+  if (shape().int8)
+    kernels_.gemm_q8({(const uint8_t*)tiles + (size_t)first_tile * (m.k / kGroup) * kTileBytes, num_tiles,
+                      m.k / kGroup, in.q, in.scales, rows, out, ldo, then == Then::add});
+  else
+    kernels_.gemm_f32({(const float*)tiles + (size_t)first_tile * m.k * kLanes, num_tiles, m.k, in.f,
+                       round_up(m.k, kLanes), rows, out, ldo, then == Then::add});
+  if (bias)
+    for (int r = 0; r < rows; r++)
+      for (int i = 0; i < num_tiles * kLanes; i++) out[(size_t)r * ldo + i] += bias[first_tile * kLanes + i];
+}
+
+void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
+                   int stage) {
+  const int step = rows == 1 ? 4 : 3;  // the kernels' widest block
+  const int unit = round_up(std::max(1, m.tiles / (8 * pool_.size())), step);
+  for (int t; (t = counters_[stage].take() * unit) < m.tiles;)
+    multiply(m, in, rows, out + t * kLanes, ldo, then, bias, t, std::min(unit, m.tiles - t));
+}
+
+// SwiGLU of gate and up, quantised for the down projection while it is still in the cache.
+void Model::gated(const LayerMap& l, const Rows& in, int stage, int thread) {
+  const int rows = step_->num_tokens, k = shape().intermediate_size, unit = rows == 1 ? 4 : 12;
+  const float* bias = weights_->vector(l.gate_up_bias);
+  float *panel = scratch_[thread].panel, *row = scratch_[thread].row;
+  for (int t; (t = counters_[stage].take() * unit) < l.gate_up.tiles;) {
+    const int tiles = std::min(unit, l.gate_up.tiles - t), column = t / 2 * kLanes, ld = tiles * kLanes;
+    for (int first = 0; first < rows; first += kPanelRows) {
+      const int part = std::min(kPanelRows, rows - first), hidden = shape().hidden_size;
+      const Rows slice = shape().int8 ? Rows{in.q + (size_t)first * hidden,
+                                             in.scales + (size_t)first * hidden / kGroup * 2, nullptr}
+                                      : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
+      multiply(l.gate_up, slice, part, panel, ld, Then::store, bias, t, tiles);
+      for (int r = 0; r < part; r++) {
+        if (!shape().int8) {
+          kernels_.swiglu(panel + r * ld, tiles / 2, mid_rows_.f + (size_t)(first + r) * mid_ld_ + column);
+          continue;
+        }
+        kernels_.swiglu(panel + r * ld, tiles / 2, row);
+        const size_t at = (size_t)(first + r) * k + column;
+        kernels_.quantize(row, tiles * kLanes / 2 / kGroup, mid_rows_.q + at, mid_rows_.scales + at / kGroup * 2);
+      }
+    }
+  }
+}
+
+void Model::sample_row(int row, Scratch& scratch) {
+  const Step& s = *step_;
+  const float* logits = logits_ + (size_t)row * logits_ld_;
+  RowResult result{0, 0, s.out_top_ids + (size_t)row * s.top_width, s.out_top_logprobs + (size_t)row * s.top_width};
+  if (!scratch.sampler->sample(logits, s.params[row], result)) bad_row_ = row;
+  s.out_ids[row] = result.token;
+  s.out_logprobs[row] = result.logprob;
+  if (s.out_logits) std::copy(logits, logits + shape().vocab_size, s.out_logits + (size_t)row * shape().vocab_size);
+}

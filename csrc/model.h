@@ -1,0 +1,98 @@
+// The forward pass of one flattened batch over a paged cache.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "sampler.h"
+#include "weights.h"
+
+struct ModelLimits {
+  int num_blocks, block_size, max_num_batched_tokens, max_num_seqs, max_model_len, threads;
+};
+
+// One step's arrays, as runner.py's ForwardBatch describes them.
+struct Step {
+  int num_tokens, num_seqs, table_width, num_logits;
+  const int32_t *token_ids, *positions, *slot_mapping, *cu_seqlens_q, *context_lens, *block_tables, *logits_indices;
+  std::vector<RowParams> params;  // num_logits
+  int32_t* out_ids;
+  float* out_logprobs;
+  int32_t* out_top_ids;  // (num_logits, top_width), filled with the padding by the caller
+  float* out_top_logprobs;
+  int top_width;
+  float* out_logits;  // (num_logits, V) or null
+};
+
+class Model {
+ public:
+  // cos, sin: (max_model_len, head_dim / 2). Throws std::invalid_argument where shape or limits cannot be run.
+  Model(std::shared_ptr<const Weights>, const ModelLimits&, const float* cos, const float* sin, const char* isa);
+
+  // Throws std::invalid_argument for arrays that do not fit the limits, std::runtime_error for logits that are not finite.
+  void forward(const Step&);
+
+  const char* isa() const { return kernels_.isa; }
+  const ModelLimits limits;
+  const ModelShape& shape() const { return weights_->shape; }
+
+ private:
+  // Input rows of a matrix product: 8-bit values with their scales, or floats.
+  struct Rows {
+    int8_t* q;
+    float* scales;
+    float* f;
+  };
+  struct Scratch {  // one thread's
+    Rows rows;
+    float *row, *panel, *queries, *attended, *attend, *max, *sum;
+    int32_t* visible;
+    std::unique_ptr<Sampler> sampler;
+  };
+  struct AttendUnit {
+    int seq, first_row, num_rows, kv_head, first_span, last_span;
+  };
+  enum class Then { store, add };
+
+  void check(const Step&) const;
+  void plan(const Step&);
+  void compute(int thread);
+  void layer(int index, int thread, int& stage);
+  Rows prepare(const float* x, int ldx, const int32_t* index, int rows, int k, const float* norm, int thread, int& stage);
+  void prepare_row(const float* x, int k, const float* norm, const Rows& rows, int row, float* scratch) const;
+  void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int first_tile,
+                int num_tiles) const;
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int stage);
+  void gated(const LayerMap&, const Rows&, int stage, int thread);
+  void rotate_keys(int layer, int row, int kv_head);
+  void attention(int layer, int thread, int& stage);
+  void attend_unit(int layer, const AttendUnit&, Scratch&, int unit);
+  void merge_splits(int row, int head, Scratch&);
+  KvHead cache(int layer, int kv_head) const;
+  template <class T>
+  void write_cache(const KvHead&, int slot, const float* key, const float* value) const;
+  void sample_row(int row, Scratch&);
+
+  float* floats(size_t n);
+  Rows make_rows(int rows);
+
+  const std::shared_ptr<const Weights> weights_;
+  const Kernels& kernels_;
+  Pool pool_;
+  int hidden_ld_, qkv_ld_, query_ld_, mid_ld_, logits_ld_, group_;  // row strides; query heads per kv head
+  Memory cache_, buffers_, tables_;
+  size_t buffer_used_ = 0;
+  float *x_, *qkv_, *attended_, *logits_, *cos_, *sin_, *splits_;
+  Rows rows_, mid_rows_;
+  std::vector<Scratch> scratch_;
+  std::vector<Counter> counters_;
+  std::vector<AttendUnit> units_;
+  std::vector<int> row_seq_;
+  const Step* step_ = nullptr;
+  bool has_chunks_ = false, split_ = false;
+  int span_stride_ = 0;
+  std::atomic<int> bad_row_{-1};
+};

@@ -1,0 +1,62 @@
+// Sixteen float lanes on AVX-512. All vec_*.h files define the same operations with the same rounding.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace KERNEL_NS {
+
+constexpr int kQueryBlock = 6, kLaneBlock = 4;  // 24 accumulators, 5 operands: fills 32 registers
+
+struct F {
+  __m512 v;
+};
+struct I {
+  __m512i v;
+};
+
+inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
+inline F set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
+inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F select_lt(F x, F bound, F yes, F no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, bound.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+inline F keep_first(F a, int count, F rest) {  // lanes below count from a
+  const __mmask16 m = count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1;
+  return {_mm512_mask_blend_ps(m, rest.v, a.v)};
+}
+inline I iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I iadd(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I imax(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
+inline I iand(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
+template <int n>
+inline I shift_left(I a) { return {_mm512_slli_epi32(a.v, n)}; }
+inline I bits(F a) { return {_mm512_castps_si512(a.v)}; }
+inline F as_float(I a) { return {_mm512_castsi512_ps(a.v)}; }
+inline I round_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline void store_bytes(int8_t* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
+inline F load(const uint16_t* p) {  // bfloat16
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
+}
+inline F load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+
+inline float reduce_add(F a) {  // lane i + lane i + 8, then 4, 2, 1
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+inline float reduce_max(F a) { return _mm512_reduce_max_ps(a.v); }
+inline int32_t reduce_imax(I a) { return _mm512_reduce_max_epi32(a.v); }
+inline int32_t reduce_iadd(I a) { return _mm512_reduce_add_epi32(a.v); }
+
+}  // namespace KERNEL_NS

@@ -1,0 +1,100 @@
+// A model's weights in one block of memory, packed as the kernels read them.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "pool.h"
+
+struct ModelShape {
+  int vocab_size, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim;
+  int tied, attention_bias, mlp_bias;
+  float rms_norm_eps;
+  int int8;  // else float32
+
+  int query_size() const { return num_heads * head_dim; }
+  int kv_size() const { return num_kv_heads * head_dim; }
+};
+
+// Anonymous memory that the system fills with zeros as it is touched.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(size_t bytes, bool huge);
+  ~Memory();
+  Memory(Memory&& other) noexcept;
+  Memory& operator=(Memory&& other) noexcept;
+  char* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  char* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// A matrix of n rows and k columns as tiles of 16 rows (kernels.h), at `offset` of the image.
+struct Matrix {
+  size_t offset = 0;
+  int n = 0, k = 0, tiles = 0;
+};
+
+constexpr size_t kAbsent = ~(size_t)0;
+
+struct LayerMap {
+  Matrix qkv, o, gate_up, down;  // rows of gate and up alternate in tiles of 16
+  size_t attention_norm, mlp_norm;
+  size_t qkv_bias = kAbsent, o_bias = kAbsent, gate_up_bias = kAbsent, down_bias = kAbsent;
+};
+
+// Where everything lies: a function of the shape alone.
+struct ImageMap {
+  explicit ImageMap(const ModelShape&);
+  std::vector<LayerMap> layers;
+  Matrix embedding, head;
+  size_t norm, bytes = 0;
+
+ private:
+  Matrix place_matrix(const ModelShape&, int n, int k);
+  size_t place_vector(int n);
+};
+
+class Weights {
+ public:
+  Weights(const ModelShape& shape, int threads);
+
+  // Quantises and packs one tensor under its Hugging Face name. Throws std::invalid_argument for an unknown name, a
+  // second time, a wrong shape, and values that are not finite or beyond half precision.
+  void add(const std::string& name, const float* data, const std::vector<size_t>& shape);
+  std::vector<std::string> missing() const;
+
+  // The image file: written beside `path`, synced, renamed over it. `key` names what it was made from.
+  void save(const std::string& path, const std::string& key) const;
+  // Throws std::runtime_error for a file of another format, shape or key, or a damaged one.
+  static std::unique_ptr<Weights> load(const std::string& path, const std::string& key, const ModelShape&, int threads);
+
+  const ModelShape shape;
+  const ImageMap map;
+  const char* at(size_t offset) const { return memory_.data() + offset; }
+  const float* vector(size_t offset) const { return offset == kAbsent ? nullptr : (const float*)at(offset); }
+  void embed(int id, float* out) const;  // one row of the embedding
+
+ private:
+  struct Target {  // where one tensor goes: rows of a matrix, or a vector
+    const Matrix* matrix;
+    int first_row, row_step_tiles;
+    size_t vector;
+    int rows, columns;  // columns 0: a vector
+  };
+  bool find(const std::string& name, Target& target) const;
+  void pack_rows(const Target&, const float* data, int from, int to, bool& good);
+  uint64_t digest() const;
+
+  Memory memory_;
+  std::set<std::string> added_;
+  mutable Pool pool_;
+};
+
+// One group of 32 values as q * scale + min with q in 0..255, both in half precision. False if they cannot hold it.
+bool fit_group(const float* x, uint8_t* q, uint16_t* scale, uint16_t* low);

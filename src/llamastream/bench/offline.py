@@ -1,0 +1,219 @@
+"""An engine in this process, without HTTP: what the runner and the scheduler do by themselves.
+
+Knows no text: prompts are random token ids, all different, so that no prefix cache can answer.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from llamastream.bench.errors import BenchError
+from llamastream.bench.machine import memory_bandwidth
+from llamastream.bench.roofline import Traffic
+from llamastream.bench.summary import Spread, spread
+from llamastream.config import EngineConfig
+from llamastream.engine.llm_engine import LLMEngine
+from llamastream.engine.runner import ForwardBatch, Runner, StepResult
+from llamastream.messages import Failed, GenerationRequest, Token
+from llamastream.sampling import SamplingParams
+
+WARM_UP_TOKENS = 8
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineOptions:
+    """What to run: `concurrency` streams at once, and the prefill of one prompt (0: none)."""
+
+    concurrency: tuple[int, ...] = (1, 8, 32)
+    prompt_tokens: int = 64
+    output_tokens: int = 128
+    prefill_tokens: int = 512
+    rounds: int = 3
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"prompt_tokens": 1, "output_tokens": 2, "prefill_tokens": 0, "rounds": 1}
+        for name, limit in limits.items():
+            if getattr(self, name) < limit:
+                raise BenchError(
+                    f"{name} must be >= {limit}. Given: {getattr(self, name)}.", param=name
+                )
+        if any(streams < 1 for streams in self.concurrency):
+            raise BenchError(f"concurrency must be >= 1. Given: {min(self.concurrency)}.")
+
+
+class DecodeRound(NamedTuple):
+    """So many streams, decoding together, once.
+
+    `overhead_us` is what a step costs outside the runner (scheduling, batch, events), in the
+    median. `bandwidth_share` is the share of the memory bandwidth measured in the same round.
+    """
+
+    decode_tok_s: float
+    output_tok_s: float  # over the whole time, prefill included
+    step_p50_ms: float
+    step_p99_ms: float
+    overhead_us: float
+    bandwidth_share: float
+
+
+@dataclass(slots=True)
+class OfflineReport:
+    options: OfflineOptions
+    decode: dict[int, list[DecodeRound]] = field(default_factory=dict)  # by concurrency
+    prefill_tok_s: list[float] = field(default_factory=list)
+    bandwidths: list[float] = field(default_factory=list)  # bytes per second, one per round
+
+    def decode_spread(self, streams: int, name: str) -> Spread:
+        return spread([getattr(round_, name) for round_ in self.decode[streams]])
+
+
+def run_offline(
+    runner: Runner,
+    config: EngineConfig,
+    traffic: Traffic,
+    options: OfflineOptions,
+    progress: Progress,
+    *,
+    bandwidth: Callable[[], float] = memory_bandwidth,
+) -> OfflineReport:
+    """Measure all cells, round after round. Raises BenchError; the runner stays the caller's."""
+    if max(options.concurrency) > config.max_num_seqs:
+        raise BenchError(
+            f"concurrency must be <= max_num_seqs ({config.max_num_seqs}), or streams wait. "
+            f"Given: {max(options.concurrency)}.",
+            param="concurrency",
+        )
+    bench = _Bench(runner, config, options)
+    report = OfflineReport(options, {streams: [] for streams in options.concurrency})
+    progress("warm up")
+    bench.decode(max(options.concurrency), WARM_UP_TOKENS)
+    for number in range(options.rounds):
+        report.bandwidths.append(bandwidth())
+        for streams in options.concurrency:
+            progress(f"round {number + 1}/{options.rounds}: {streams} streams")
+            steps = bench.decode(streams, options.output_tokens)
+            report.decode[streams].append(_decode_round(steps, traffic, report.bandwidths[-1]))
+        if options.prefill_tokens:
+            progress(f"round {number + 1}/{options.rounds}: prefill {options.prefill_tokens}")
+            report.prefill_tok_s.append(bench.prefill())
+    return report
+
+
+class _Step(NamedTuple):
+    """One engine step. `start_s` and `end_s` are time.perf_counter()."""
+
+    start_s: float
+    end_s: float
+    runner_s: float  # of it, inside the runner
+    num_tokens: int  # drawn
+    context_lens: tuple[int, ...]  # of the sequences in it
+    is_decode: bool  # every stream drew its next token, and none its first or had ended before
+
+
+class _TimedRunner:
+    """Passes everything on, and keeps how long the last step took and what it attended to."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.num_blocks = runner.num_blocks
+        self.block_size = runner.block_size
+        self.max_model_len = runner.max_model_len
+        self.vocab_size = runner.vocab_size
+        self.elapsed_s = 0.0
+        self.context_lens: tuple[int, ...] = ()
+
+    def run(self, batch: ForwardBatch) -> StepResult:
+        start_s = time.perf_counter()
+        result = self._runner.run(batch)
+        self.elapsed_s = time.perf_counter() - start_s
+        self.context_lens = tuple(batch.context_lens.tolist())
+        return result
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+class _Bench:
+    def __init__(self, runner: Runner, config: EngineConfig, options: OfflineOptions) -> None:
+        self._runner = _TimedRunner(runner)
+        self._engine = LLMEngine(self._runner, config)
+        self._options = options
+        self._random = random.Random(options.seed)
+        self._num_requests = 0
+
+    def decode(self, streams: int, output_tokens: int) -> list[_Step]:
+        """Run `streams` requests from their prompts to their last token."""
+        for _ in range(streams):
+            self._add(self._options.prompt_tokens, output_tokens)
+        return list(self._steps(streams))
+
+    def prefill(self) -> float:
+        """Prompt tokens per second of one request, alone, until its first token is drawn."""
+        self._add(self._options.prefill_tokens, 1)
+        steps = list(self._steps(1))
+        return self._options.prefill_tokens / (steps[-1].end_s - steps[0].start_s)
+
+    def _add(self, prompt_tokens: int, output_tokens: int) -> None:
+        self._num_requests += 1
+        vocabulary = range(self._runner.vocab_size)
+        self._engine.add(
+            GenerationRequest(
+                request_id=f"bench-{self._num_requests}",
+                prompt_ids=self._random.choices(vocabulary, k=prompt_tokens),
+                sampling=SamplingParams(
+                    max_tokens=output_tokens,
+                    temperature=self._options.temperature,
+                    seed=self._num_requests,
+                ),
+            )
+        )
+
+    def _steps(self, streams: int) -> Iterator[_Step]:
+        num_started = 0
+        while self._engine.has_work:
+            start_s = time.perf_counter()
+            events = self._engine.step()
+            end_s = time.perf_counter()
+            for event in events:
+                if isinstance(event, Failed):
+                    raise BenchError(f"the engine failed: {event.error.message}")
+            tokens = [event for event in events if isinstance(event, Token)]
+            all_before = num_started == streams
+            num_started += sum(token.position == 0 for token in tokens)
+            is_decode = all_before and len(tokens) == streams
+            yield _Step(
+                start_s,
+                end_s,
+                self._runner.elapsed_s,
+                len(tokens),
+                self._runner.context_lens,
+                is_decode,
+            )
+
+
+def _decode_round(steps: list[_Step], traffic: Traffic, bandwidth: float) -> DecodeRound:
+    decoding = [step for step in steps if step.is_decode]
+    if not decoding:
+        raise BenchError(
+            "the streams never decoded together: the first had ended before the last had begun. "
+            "Raise output_tokens."
+        )
+    times_s = np.array([step.end_s - step.start_s for step in decoding])
+    overheads_s = times_s - np.array([step.runner_s for step in decoding])
+    read_bytes = sum(traffic.step_bytes(step.context_lens) for step in decoding)
+    p50, p99 = np.percentile(times_s, (50, 99)) * 1e3
+    return DecodeRound(
+        decode_tok_s=sum(step.num_tokens for step in decoding) / float(times_s.sum()),
+        output_tok_s=sum(step.num_tokens for step in steps) / (steps[-1].end_s - steps[0].start_s),
+        step_p50_ms=float(p50),
+        step_p99_ms=float(p99),
+        overhead_us=float(np.median(overheads_s)) * 1e6,
+        bandwidth_share=read_bytes / float(times_s.sum()) / bandwidth,
+    )

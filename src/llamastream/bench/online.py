@@ -1,0 +1,155 @@
+"""Servers side by side: every workload on every server in turn, round after round.
+
+The machine drifts (neighbours, clocks), so servers alternate within a round and ratios are taken
+per round: A, B, A, B, ... The first server is the one the others are compared with.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from llamastream.bench.errors import BenchError, ServerFailed
+from llamastream.bench.load import RequestOptions, Target, run_workload
+from llamastream.bench.machine import memory_bandwidth
+from llamastream.bench.probe import parse_server, probe
+from llamastream.bench.summary import METRICS, Metric, Spread, Summary, spread, summarize
+from llamastream.bench.workload import Workload
+
+WARM_UP_TOKENS = 8
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineOptions:
+    """What to run. `urls` are `URL` or `NAME=URL`; `model` None takes the first a server lists."""
+
+    urls: tuple[str, ...]
+    workloads: tuple[Workload, ...]
+    rounds: int = 3
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes the prompts new
+    model: str | None = None
+    api_key: str | None = None
+    request: RequestOptions = RequestOptions()
+
+    def __post_init__(self) -> None:
+        if not self.urls:
+            raise BenchError("at least one url is needed", param="url")
+        if self.rounds < 1:
+            raise BenchError(f"rounds must be >= 1. Given: {self.rounds}.", param="rounds")
+
+
+@dataclass(slots=True)
+class Cell:
+    """One workload on one server: a summary per round, or the error that ended it."""
+
+    workload: Workload
+    server: str
+    rounds: list[Summary] = field(default_factory=list)
+    error: str | None = None
+
+
+class Ratio(NamedTuple):
+    """First server over another, per round. Above 1 the first is better where higher is better,
+    and worse elsewhere."""
+
+    workload: str
+    server: str
+    metric: Metric
+    spread: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineReport:
+    options: OnlineOptions
+    targets: tuple[Target, ...]
+    cells: tuple[Cell, ...]
+    bandwidth: Spread  # bytes per second, measured before each round
+
+    @property
+    def failed(self) -> bool:
+        return any(cell.error for cell in self.cells)
+
+
+async def run_online(
+    options: OnlineOptions,
+    progress: Progress,
+    *,
+    bandwidth: Callable[[], float] = memory_bandwidth,
+) -> OnlineReport:
+    """Probe, warm up, then measure. Raises BenchError only before the first measurement.
+
+    A cell that fails keeps its error and is left out of later rounds; the others go on.
+    """
+    servers = [parse_server(text) for text in options.urls]
+    if len({server.name for server in servers}) < len(servers):
+        raise BenchError("servers need different names: give NAME=URL", param="url")
+    targets = [
+        await probe(
+            server,
+            options.request,
+            run_id=options.run_id,
+            model=options.model,
+            api_key=options.api_key,
+        )
+        for server in servers
+    ]
+    for target in targets:
+        progress(f"warm up {target.name}")
+        await _warm_up(target, options)
+    cells = [Cell(workload, target.name) for workload in options.workloads for target in targets]
+    bandwidths = []
+    for number in range(options.rounds):
+        bandwidths.append(bandwidth())
+        for cell, target in zip(cells, targets * len(options.workloads), strict=True):
+            if cell.error is None:
+                progress(
+                    f"round {number + 1}/{options.rounds}: {cell.workload.name}, {target.name}"
+                )
+                await _measure(cell, target, options, seed=f"{options.run_id}/{number}")
+    return OnlineReport(options, tuple(targets), tuple(cells), spread(bandwidths))
+
+
+async def _warm_up(target: Target, options: OnlineOptions) -> None:
+    seed = f"{options.run_id}/warm up"
+    streams = max(workload.concurrency or 1 for workload in options.workloads)
+    workload = Workload("warm up", 16, WARM_UP_TOKENS, num_requests=streams, concurrency=streams)
+    outcomes = (await run_workload(target, options.request, workload, seed=seed)).measured
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if errors:
+        raise BenchError(f"{target.name}: {len(errors)} of {streams} requests failed: {errors[0]}")
+
+
+async def _measure(cell: Cell, target: Target, options: OnlineOptions, *, seed: str) -> None:
+    # Each workload has prompts of its own, or the second would find the first's in the cache.
+    seed = f"{seed}/{options.workloads.index(cell.workload)}"
+    try:
+        result = await run_workload(target, options.request, cell.workload, seed=seed)
+        cell.rounds.append(summarize(result, cell.workload))
+    except ServerFailed as error:
+        cell.error = error.message
+
+
+def ratios(report: OnlineReport) -> list[Ratio]:
+    """The first server over each other one, for the workloads that both ended in every round."""
+    found: list[Ratio] = []
+    for first, other in _pairs(report):
+        for metric in METRICS:
+            pairs = [
+                (metric.value(a), metric.value(b))
+                for a, b in zip(first.rounds, other.rounds, strict=True)
+            ]
+            values = [a / b for a, b in pairs if a is not None and b]
+            if values:
+                found.append(Ratio(first.workload.name, other.server, metric, spread(values)))
+    return found
+
+
+def _pairs(report: OnlineReport) -> Sequence[tuple[Cell, Cell]]:
+    first_name = report.targets[0].name
+    firsts = {cell.workload: cell for cell in report.cells if cell.server == first_name}
+    return [
+        (firsts[cell.workload], cell)
+        for cell in report.cells
+        if cell.server != first_name and not cell.error and not firsts[cell.workload].error
+    ]

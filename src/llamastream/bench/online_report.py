@@ -1,0 +1,171 @@
+"""An online report for the eye (tables) and for programs (one line of JSON)."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llamastream.bench.online import Cell, OnlineReport, ratios
+from llamastream.bench.summary import METRICS, Metric, Spread, Summary, over_rounds
+
+SPEEDS = ("output_tok_s", "decode_tok_s", "prefill_tok_s")
+LATENCIES = (
+    "ttft_ms.p50",
+    "ttft_ms.p99",
+    "itl_ms.p50",
+    "itl_ms.p90",
+    "itl_ms.p99",
+    "e2e_ms.p50",
+    "background_itl_ms.p50",
+    "background_itl_ms.p99",
+)
+RATIOS = (*SPEEDS, "ttft_ms.p50", "itl_ms.p50", "itl_ms.p99", "background_itl_ms.p99")
+
+
+def render(report: OnlineReport) -> RenderableType:
+    """The medians, the ratios where there are several servers, and what to know about them."""
+    rounds = report.options.rounds
+    over = "" if rounds == 1 else f", medians of {rounds} rounds"
+    parts: list[RenderableType] = [
+        _medians(report, f"Speed{over} (lowest-highest)" if over else "Speed", SPEEDS),
+        _medians(report, f"Latency in ms{over}", LATENCIES),
+    ]
+    if len(report.targets) > 1:
+        parts.append(_ratios(report))
+    parts.extend(Text(line) for line in _notes(report))
+    return Group(*parts)
+
+
+def to_json(report: OnlineReport) -> str:
+    """Everything measured, on one line; every round apart, so that nothing need be believed."""
+    document: dict[str, Any] = {
+        "benchmark": "online",
+        "cpus": os.cpu_count(),
+        "memory_bandwidth_bytes_per_s": report.bandwidth._asdict(),
+        "request": report.options.request,
+        "servers": [
+            {"name": target.name, "url": target.url.geturl(), "model": target.model}
+            for target in report.targets
+        ],
+        "cells": [
+            {
+                "workload": cell.workload,
+                "server": cell.server,
+                "error": cell.error,
+                "median": _median_values(cell),
+                "rounds": [_values(summary) for summary in cell.rounds],
+            }
+            for cell in report.cells
+        ],
+        "ratios": [
+            {
+                "workload": ratio.workload,
+                "over": ratio.server,
+                "metric": ratio.metric.key,
+                **ratio.spread._asdict(),
+            }
+            for ratio in ratios(report)
+        ],
+    }
+    return orjson.dumps(document).decode()
+
+
+def _medians(report: OnlineReport, title: str, keys: tuple[str, ...]) -> Table:
+    summaries = [summary for cell in report.cells for summary in cell.rounds]
+    metrics = [m for m in _pick(keys) if any(m.value(s) is not None for s in summaries)]
+    with_range = keys == SPEEDS and report.options.rounds > 1
+    table = _table(title, metrics)
+    for number, cell in enumerate(report.cells):
+        spreads = [None if cell.error else over_rounds(cell.rounds, m) for m in metrics]
+        if not cell.error and not any(spreads):
+            continue  # this table has nothing about such a workload
+        values = ["failed" if cell.error else _cell_text(s, with_range) for s in spreads]
+        last = (number + 1) % len(report.targets) == 0
+        table.add_row(cell.workload.name, cell.server, *values, end_section=last)
+    return table
+
+
+def _ratios(report: OnlineReport) -> Table:
+    found = ratios(report)
+    metrics = [m for m in _pick(RATIOS) if any(ratio.metric == m for ratio in found)]
+    by_key = {(r.workload, r.server, r.metric): r.spread for r in found}
+    table = _table(f"{report.targets[0].name} over the others, ratios (lowest-highest)", metrics)
+    for workload, server in dict.fromkeys((r.workload, r.server) for r in found):
+        spreads = [by_key.get((workload, server, metric)) for metric in metrics]
+        table.add_row(workload, server, *(_ratio_text(spread) for spread in spreads))
+    return table
+
+
+def _table(title: str, metrics: Sequence[Metric]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("workload")
+    table.add_column("server")
+    for metric in metrics:
+        table.add_column(metric.title, justify="right")
+    return table
+
+
+def _pick(keys: tuple[str, ...]) -> list[Metric]:
+    return [metric for metric in METRICS if metric.key in keys]
+
+
+def _notes(report: OnlineReport) -> Iterator[str]:
+    low, high = report.bandwidth.low / 1e9, report.bandwidth.high / 1e9
+    yield f"Memory read with all cores during the run: {low:.0f} to {high:.0f} GB/s."
+    for target in report.targets:
+        cells = [cell for cell in report.cells if cell.server == target.name]
+        summaries = [summary for cell in cells for summary in cell.rounds]
+        if any(summary.counted_by == "chunks" for summary in summaries):
+            yield f"{target.name} reports no usage: its tokens are counted by chunks of text."
+        if short := sum(summary.num_short for summary in summaries):
+            total = sum(summary.num_requests for summary in summaries)
+            yield f"{target.name} ended {short} of {total} answers before the length asked for."
+    for cell in report.cells:
+        if cell.error:
+            yield f"{cell.server}, {cell.workload.name}: {cell.error}"
+
+
+def _cell_text(spread: Spread | None, with_range: bool) -> str:
+    if spread is None:
+        return ""
+    span = f" ({_number(spread.low)}-{_number(spread.high)})" if with_range else ""
+    return _number(spread.median) + span
+
+
+def _ratio_text(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    span = f" ({spread.low:.2f}-{spread.high:.2f})" if spread.low < spread.high else ""
+    return f"{spread.median:.2f}{span}"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, as a person reads them."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _median_values(cell: Cell) -> dict[str, float]:
+    if cell.error:
+        return {}  # the rounds before the failure stand by themselves
+    spreads = {metric.key: over_rounds(cell.rounds, metric) for metric in METRICS}
+    return {key: spread.median for key, spread in spreads.items() if spread}
+
+
+def _values(summary: Summary) -> dict[str, Any]:
+    numbers = {metric.key: metric.value(summary) for metric in METRICS}
+    return {
+        "num_requests": summary.num_requests,
+        "num_short": summary.num_short,
+        "num_prompt_tokens": summary.num_prompt_tokens,
+        "num_output_tokens": summary.num_output_tokens,
+        "counted_by": summary.counted_by,
+        "duration_s": summary.duration_s,
+        **{key: value for key, value in numbers.items() if value is not None},
+    }

@@ -1,0 +1,153 @@
+"""Turns a schedule into the flat arrays a runner computes.
+
+Knows no requests and no owners of blocks. The invariant: what a row is given depends on its own
+sequence only, never on how it was scheduled. Arrays that change only when the set of sequences
+changes are kept from step to step, so a steady stream of decodes costs a few array operations.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as AbstractSequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamastream.engine.runner import ForwardBatch, Int32, SamplingBatch
+from llamastream.engine.scheduler import Scheduled
+from llamastream.engine.sequence import Sequence
+
+
+class BatchBuilder:
+    """Builds one ForwardBatch per step. Its arrays are valid until the next `build`."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = np.int32(block_size)
+        self._tables = BlockTables()
+        self._sampling = SamplingRows()
+
+    def build(self, scheduled: AbstractSequence[Scheduled]) -> ForwardBatch:
+        seqs = [seq for seq, _ in scheduled]
+        counts = np.array([num_tokens for _, num_tokens in scheduled], np.int32)  # (S,)
+        starts = np.array([seq.num_computed_tokens for seq in seqs], np.int32)  # (S,)
+        totals = np.array([seq.num_tokens for seq in seqs], np.int32)  # (S,)
+        cu_seqlens_q = np.zeros(len(seqs) + 1, np.int32)
+        np.cumsum(counts, out=cu_seqlens_q[1:])
+        context_lens = starts + counts
+        owners = np.repeat(np.arange(len(seqs)), counts)  # (T,) the row of each token's sequence
+        positions = np.arange(len(owners), dtype=np.int32)
+        positions += (starts - cu_seqlens_q[:-1])[owners]
+        block_tables = self._tables.update(seqs)
+        blocks, offsets = np.divmod(positions, self._block_size)
+        samples = context_lens == totals  # (S,) all its tokens are known: the next one is drawn
+        if samples.all():
+            sampling_seqs = seqs
+        else:
+            sampling_seqs = [seqs[row] for row in samples.nonzero()[0]]
+        return ForwardBatch(
+            token_ids=_new_token_ids(scheduled),
+            positions=positions,
+            slot_mapping=block_tables[owners, blocks] * self._block_size + offsets,
+            cu_seqlens_q=cu_seqlens_q,
+            context_lens=context_lens,
+            block_tables=block_tables,
+            logits_indices=cu_seqlens_q[1:][samples] - np.int32(1),
+            sampling=self._sampling.update(sampling_seqs),
+        )
+
+
+class BlockTables:
+    """The block tables of the last step's sequences, patched rather than rebuilt."""
+
+    def __init__(self) -> None:
+        self._seqs: list[Sequence] = []
+        self._known: list[list[int]] = []  # each row's block_table as it was copied
+        self._lens: list[int] = []  # and its length then
+        self._array: Int32 = np.empty((0, 0), np.int32)
+
+    def update(self, seqs: list[Sequence]) -> Int32:
+        """(S, longest table) int32, padded with -1."""
+        lens = [len(seq.block_table) for seq in seqs]
+        if seqs != self._seqs or max(lens) > self._array.shape[1]:
+            self._array = np.full((len(seqs), max(lens)), -1, np.int32)
+            self._seqs, self._known, self._lens = seqs, [[] for _ in seqs], [0] * len(seqs)
+        elif lens == self._lens and all(
+            seq.block_table is known for seq, known in zip(seqs, self._known, strict=True)
+        ):
+            return self._array
+        for row, seq in enumerate(seqs):
+            # A freed table is replaced by a new list, so identity and length show every change.
+            if seq.block_table is not self._known[row] or lens[row] != self._lens[row]:
+                self._array[row, : lens[row]] = seq.block_table
+                self._array[row, lens[row] :] = -1
+                self._known[row] = seq.block_table
+        self._lens = lens
+        return self._array
+
+
+class SamplingRows:
+    """Sampling parameters of the last step's rows; only positions and histories change."""
+
+    def __init__(self) -> None:
+        self._seqs: list[Sequence] | None = None
+        self._batch: SamplingBatch = _sampling_batch([])
+        self._has_history = False
+
+    def update(self, seqs: list[Sequence]) -> SamplingBatch:
+        if seqs != self._seqs:
+            self._seqs, self._batch = seqs, _sampling_batch(seqs)
+            self._has_history = any(seq.sampling.has_penalties for seq in seqs)
+        position = np.array([seq.num_tokens - seq.num_prompt_tokens for seq in seqs], np.int32)
+        if not self._has_history:
+            return replace(self._batch, position=position)
+        histories = [
+            seq.token_ids[: seq.num_tokens if seq.sampling.has_penalties else 0] for seq in seqs
+        ]
+        return replace(
+            self._batch,
+            position=position,
+            history_ids=np.concatenate(histories),
+            history_offsets=_offsets(map(len, histories)),
+        )
+
+
+def _new_token_ids(scheduled: AbstractSequence[Scheduled]) -> Int32:
+    """The ids (T,) that are computed in this step."""
+    pieces = [
+        seq.token_ids[seq.num_computed_tokens : seq.num_computed_tokens + num_tokens]
+        for seq, num_tokens in scheduled
+    ]
+    return np.concatenate(pieces)
+
+
+def _sampling_batch(seqs: list[Sequence]) -> SamplingBatch:
+    """What stays the same while `seqs` sample together; position and history are set per step."""
+    params = [seq.sampling for seq in seqs]
+    biases = [pair for p in params for pair in p.logit_bias]
+    num_prompt = [
+        seq.num_prompt_tokens if p.has_penalties else 0 for seq, p in zip(seqs, params, strict=True)
+    ]
+    empty: NDArray[np.int32] = np.empty(0, np.int32)
+    return SamplingBatch(
+        temperature=np.array([p.temperature for p in params], np.float32),
+        top_p=np.array([p.top_p for p in params], np.float32),
+        top_k=np.array([p.top_k for p in params], np.int32),
+        min_p=np.array([p.min_p for p in params], np.float32),
+        repetition_penalty=np.array([p.repetition_penalty for p in params], np.float32),
+        presence_penalty=np.array([p.presence_penalty for p in params], np.float32),
+        frequency_penalty=np.array([p.frequency_penalty for p in params], np.float32),
+        seed=np.array([seq.seed for seq in seqs], np.uint64),
+        position=empty,
+        num_logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
+        history_ids=empty,
+        history_offsets=np.zeros(len(seqs) + 1, np.int32),
+        history_num_prompt=np.array(num_prompt, np.int32),
+        bias_ids=np.array([token_id for token_id, _ in biases], np.int32),
+        bias_values=np.array([value for _, value in biases], np.float32),
+        bias_offsets=_offsets(len(p.logit_bias) for p in params),
+    )
+
+
+def _offsets(lens: Iterable[int]) -> Int32:
+    """Where each of the ragged pieces starts, and at the end where the last one stops."""
+    sizes = [0, *lens]
+    return np.cumsum(sizes, dtype=np.int32)

@@ -1,0 +1,142 @@
+"""Who owns which block of the KV cache, and which blocks hold a prefix worth keeping.
+
+Knows block ids and hashes, not the cache's memory. The invariant: every block is either free
+(reference count 0, in the free list) or in the table of as many sequences as its count says.
+
+    free list, oldest first             tables
+    ┌───────────┬──────────────────┐    ┌─────────────────────────────────┐
+    │ no hash   │ hashed, by LRU   │    │ full, hashed ...  │ being filled │
+    └───────────┴──────────────────┘    └─────────────────────────────────┘
+      taken first   found by hash: back into a table, nothing to compute
+"""
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from llamastream.engine.sequence import Sequence
+
+
+class NoFreeBlocks(Exception):
+    """The cache is full. Nothing was changed; somebody has to free blocks first."""
+
+
+class BlockManager:
+    """Hands out blocks, counts references, finds shared prefixes. Called from one thread."""
+
+    def __init__(self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._enable_prefix_caching = enable_prefix_caching
+        self._ref_counts = [0] * num_blocks
+        self._hashes: list[bytes | None] = [None] * num_blocks
+        self._block_of: dict[bytes, int] = {}
+        # Removal from the middle is O(1), and so is popping the oldest.
+        self._free = OrderedDict.fromkeys(range(num_blocks))
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks in no table. Those that still hold a cached prefix count: they can be taken."""
+        return len(self._free)
+
+    def allocate(self, seq: Sequence, *, keep_free: int = 0) -> int:
+        """Give `seq` blocks for all its tokens; return how many tokens the prefix cache had.
+
+        At least the last token is left to compute, so that logits exist. `keep_free` blocks must
+        remain. The caller frees by `free(seq)`, once. Raises NoFreeBlocks with nothing changed.
+        """
+        found = self._find_prefix(seq)
+        num_new = -(-seq.num_tokens // self.block_size) - len(found)
+        num_revived = sum(self._ref_counts[block] == 0 for block in found)
+        if num_new + num_revived + keep_free > len(self._free):
+            raise NoFreeBlocks
+        for block in found:
+            if self._ref_counts[block] == 0:
+                del self._free[block]
+            self._ref_counts[block] += 1
+        seq.block_table = found
+        seq.block_table.extend(self._take() for _ in range(num_new))
+        seq.num_registered_blocks = len(seq.block_table) - num_new
+        return seq.num_registered_blocks * self.block_size
+
+    def grow(self, seq: Sequence) -> None:
+        """Make room for the last token of `seq`. Raises NoFreeBlocks with nothing changed."""
+        if len(seq.block_table) * self.block_size < seq.num_tokens:
+            if not self._free:
+                raise NoFreeBlocks
+            seq.block_table.append(self._take())
+
+    def register(self, seq: Sequence) -> None:
+        """Offer the blocks of `seq` that are full and computed by now to later sequences.
+
+        A block whose content is cached already stays private, so that a hash names one block.
+        """
+        num_full = seq.num_computed_tokens // self.block_size
+        if num_full == seq.num_registered_blocks or not self._enable_prefix_caching:
+            return
+        self._extend_hashes(seq, num_full)
+        for index in range(seq.num_registered_blocks, num_full):
+            digest, block = seq.block_hashes[index], seq.block_table[index]
+            if digest not in self._block_of:
+                self._block_of[digest] = block
+                self._hashes[block] = digest
+        seq.num_registered_blocks = num_full
+
+    def free(self, seq: Sequence) -> None:
+        """Take all blocks of `seq` back. Cached ones stay findable until they are needed."""
+        # The tail goes in first and is evicted first: a prefix is of use without it, not it alone.
+        for block in reversed(seq.block_table):
+            self._ref_counts[block] -= 1
+            if self._ref_counts[block] == 0:
+                self._free[block] = None
+                if self._hashes[block] is None:
+                    self._free.move_to_end(block, last=False)
+        seq.block_table = []
+        seq.num_registered_blocks = 0
+
+    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
+        """Assert the module's invariant, `sequences` being all that may own blocks."""
+        uses = Counter(block for seq in sequences for block in seq.block_table)
+        used = {block for block, count in enumerate(self._ref_counts) if count}
+        assert len(self._free) + len(used) == self.num_blocks, "free + used != total"
+        assert not used & self._free.keys(), "a block is free and in use"
+        assert all(self._ref_counts[block] == uses[block] for block in range(self.num_blocks)), (
+            "a reference count does not match the tables"
+        )
+        hashed = {digest: block for block, digest in enumerate(self._hashes) if digest is not None}
+        assert hashed == self._block_of, "hashes of blocks and blocks of hashes disagree"
+
+    def _find_prefix(self, seq: Sequence) -> list[int]:
+        """The cached blocks that `seq` starts with, one token at least being left over."""
+        if not self._enable_prefix_caching:
+            return []
+        max_found = (seq.num_tokens - 1) // self.block_size
+        self._extend_hashes(seq, max_found)
+        found: list[int] = []
+        for digest in seq.block_hashes[:max_found]:
+            block = self._block_of.get(digest)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def _extend_hashes(self, seq: Sequence, num_blocks: int) -> None:
+        """Chain SHA-256 over whole blocks: equal digests mean equal salt and equal ids up to here.
+
+        A weaker hash would let one user's crafted prompt read another's cached keys and values.
+        """
+        hashes, size = seq.block_hashes, self.block_size
+        for index in range(len(hashes), num_blocks):
+            parent = hashes[-1] if hashes else hashlib.sha256(seq.cache_salt).digest()
+            block_ids = seq.token_ids[index * size : (index + 1) * size]
+            hashes.append(hashlib.sha256(parent + block_ids.tobytes()).digest())
+
+    def _take(self) -> int:
+        """The block whose loss costs least, now with one reference and no content."""
+        block, _ = self._free.popitem(last=False)
+        digest = self._hashes[block]
+        if digest is not None:
+            del self._block_of[digest]
+            self._hashes[block] = None
+        self._ref_counts[block] = 1
+        return block

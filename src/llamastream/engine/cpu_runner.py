@@ -1,0 +1,286 @@
+"""The CPU runner: weights packed once, then each step in one call of the C++ core.
+
+Knows shapes, memory and threads, and no arithmetic. A row's result is the same bits whatever shares
+its step: the core sees to that.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamastream.config import EngineConfig, LlamaConfig
+from llamastream.engine import _core
+from llamastream.engine.memory import available_bytes
+from llamastream.engine.rope import rope_tables
+from llamastream.engine.runner import Float32, ForwardBatch, SamplingBatch, StepResult
+from llamastream.errors import InternalError, ModelError
+
+logger = logging.getLogger(__name__)
+
+GROUP = 32  # 8-bit values that share a scale: the core's kGroup
+BLOCK_MULTIPLE = 16  # positions the core reads at once: its kLanes
+CACHE_SHARE = 0.25  # of the available memory, at most, when nobody says how large the cache may be
+
+Array = NDArray[Any]
+Tensors = Callable[[], Iterable[tuple[str, Float32]]]
+Progress = Callable[[int, int], None]  # tensors packed, tensors in all
+
+
+class _WeightsOptions(TypedDict):
+    rms_norm_eps: float
+    int8: bool
+    threads: int
+
+
+class CpuRunner:
+    """Runner on the C++ core. Not safe for two threads at once.
+
+    `isa` forces a kernel set ("avx512", "avxvnni", "avx2", "neon", "portable"); all give the same
+    bits.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        engine: EngineConfig,
+        weights: _core.Weights,
+        *,
+        isa: str = "auto",
+    ) -> None:
+        self.vocab_size = config.vocab_size
+        self.block_size = engine.block_size
+        self.max_model_len = engine.max_model_len or config.max_position_embeddings
+        check_limits(config, engine)
+        self.num_blocks = choose_num_blocks(config, engine)
+        limits = (
+            self.num_blocks,
+            self.block_size,
+            engine.max_num_batched_tokens,
+            engine.max_num_seqs,
+            self.max_model_len,
+            num_threads(engine),
+        )
+        cos, sin = rope_tables(config, self.max_model_len)
+        self._model: _core.Model | None = _core.Model(weights, limits, cos, sin, isa=isa)
+        logger.info(
+            "cpu runner dtype=%s isa=%s threads=%d weights_mb=%d blocks=%d max_model_len=%d",
+            engine.dtype,
+            self._model.isa,
+            limits[-1],
+            weights.nbytes // 2**20,
+            self.num_blocks,
+            self.max_model_len,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        config: LlamaConfig,
+        engine: EngineConfig,
+        tensors: Tensors,
+        *,
+        image: Path | None = None,
+        key: str = "",
+        progress: Progress | None = None,
+        isa: str = "auto",
+    ) -> Self:
+        """Read the packed image, or pack `tensors` and write it for the next start.
+
+        tensors: gives (Hugging Face name, float32 array) pairs; called only without a usable image.
+        key: names the weights the image must have been made from, such as their file's digest.
+        Raises ModelError for missing, extra or misshapen tensors and limits that cannot be met.
+        """
+        check_limits(config, engine)
+        if image is not None and image.exists():
+            try:
+                weights = _core.load_weights(
+                    str(image), key, _shape(config), **_weights_options(config, engine)
+                )
+                return cls(config, engine, weights, isa=isa)
+            except RuntimeError as error:
+                logger.warning("packed weights are built anew: %s", error)
+        weights = pack(config, engine, tensors(), progress=progress)
+        if image is not None:
+            try:
+                image.parent.mkdir(parents=True, exist_ok=True)
+                weights.save(str(image), key)
+            except (OSError, RuntimeError) as error:
+                logger.warning("packed weights are not kept, the next start is slow: %s", error)
+        return cls(config, engine, weights, isa=isa)
+
+    @property
+    def isa(self) -> str:
+        return self._open_model().isa
+
+    def run(self, batch: ForwardBatch) -> StepResult:
+        model = self._open_model()
+        sampling = batch.sampling
+        num_rows = len(batch.logits_indices)
+        width = max(int(sampling.num_logprobs.max(initial=0)), 0)
+        token_ids = np.empty(num_rows, np.int32)
+        logprobs = np.empty(num_rows, np.float32)
+        top_ids = np.full((num_rows, width), -1, np.int32)
+        top_logprobs = np.full((num_rows, width), np.nan, np.float32)
+        results: tuple[Array, ...] = (token_ids, logprobs, top_ids, top_logprobs)
+        logits: Float32 | None = None
+        if batch.return_logits:
+            logits = np.empty((num_rows, self.vocab_size), np.float32)
+            results = (*results, logits)
+        try:
+            model.forward(_batch_arrays(batch), sampling_arrays(sampling), results)
+        except RuntimeError as error:
+            raise InternalError(str(error)) from error
+        return StepResult(token_ids, logprobs, top_ids, top_logprobs, logits)
+
+    def close(self) -> None:
+        self._model = None
+
+    def _open_model(self) -> _core.Model:
+        if self._model is None:
+            raise InternalError("The runner is closed.")
+        return self._model
+
+
+def pack(
+    config: LlamaConfig,
+    engine: EngineConfig,
+    tensors: Iterable[tuple[str, Float32]],
+    *,
+    progress: Progress | None = None,
+) -> _core.Weights:
+    """Quantise and pack every tensor. Raises ModelError, naming the tensor that does not fit."""
+    weights = _core.Weights(_shape(config), **_weights_options(config, engine))
+    total = len(weights.missing())
+    try:
+        for done, (name, tensor) in enumerate(tensors, start=1):
+            weights.add(name, np.ascontiguousarray(tensor, np.float32))
+            if progress is not None:
+                progress(done, total)
+    except ValueError as error:
+        raise ModelError(f"The checkpoint does not fit its configuration. {error}") from error
+    if missing := weights.missing():
+        raise ModelError(
+            f"The checkpoint lacks {len(missing)} of {total} tensors, the first is {missing[0]}. "
+            "Fetch it again, or name another model."
+        )
+    return weights
+
+
+def check_limits(config: LlamaConfig, engine: EngineConfig) -> None:
+    """Raise ModelError for a model or an option that the core cannot run."""
+    widths = {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads * head_dim": config.num_attention_heads * config.head_dim,
+    }
+    for name, width in widths.items():
+        if engine.dtype == "int8" and width % GROUP:
+            raise ModelError(
+                f"{name} must be a multiple of {GROUP} for 8-bit weights. Given: {width}. "
+                "Use --dtype float32."
+            )
+    if engine.block_size <= 0 or engine.block_size % BLOCK_MULTIPLE:
+        raise ModelError(
+            f"block_size must be a multiple of {BLOCK_MULTIPLE}. Given: {engine.block_size}."
+        )
+    longest = engine.max_model_len or config.max_position_embeddings
+    scaling = config.rope_scaling
+    limit = config.max_position_embeddings
+    if scaling is not None and scaling.rope_type == "dynamic":
+        limit = max(limit, int(scaling.factor * scaling.original_max_position_embeddings))
+    if not 0 < longest <= limit:
+        raise ModelError(f"max_model_len must be > 0 and <= {limit}. Given: {longest}.")
+
+
+def choose_num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
+    """Blocks of the KV cache: all that can be used at once, as far as memory allows.
+
+    Raises ModelError where not even one sequence of max_model_len fits.
+    """
+    longest = engine.max_model_len or config.max_position_embeddings
+    needed = -(-longest // engine.block_size)
+    size = block_bytes(config, engine)
+    budget = engine.kv_cache_bytes
+    if budget is None:
+        budget = int(available_bytes() * CACHE_SHARE)
+    if budget // size < needed:
+        raise ModelError(
+            f"max_model_len {longest} needs a KV cache of {needed * size} bytes, "
+            f"the limit is {budget}. Lower --max-model-len to {budget // size * engine.block_size} "
+            "or raise --kv-cache-bytes."
+        )
+    return int(min(budget // size, needed * engine.max_num_seqs))
+
+
+def block_bytes(config: LlamaConfig, engine: EngineConfig) -> int:
+    """Bytes of one block over all layers: keys, and values padded to 16 per head."""
+    element = 2 if engine.dtype == "int8" else 4
+    width = config.head_dim + -(-config.head_dim // 16) * 16
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    return heads * engine.block_size * width * element
+
+
+def num_threads(engine: EngineConfig) -> int:
+    return engine.threads or len(os.sched_getaffinity(0))
+
+
+def sampling_arrays(sampling: SamplingBatch) -> tuple[Array, ...]:
+    """The fields in the order in which the core reads them."""
+    return (
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        sampling.min_p,
+        sampling.repetition_penalty,
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+        sampling.seed,
+        sampling.position,
+        sampling.num_logprobs,
+        sampling.history_ids,
+        sampling.history_offsets,
+        sampling.history_num_prompt,
+        sampling.bias_ids,
+        sampling.bias_values,
+        sampling.bias_offsets,
+    )
+
+
+def _batch_arrays(batch: ForwardBatch) -> tuple[Array, ...]:
+    return (
+        batch.token_ids,
+        batch.positions,
+        batch.slot_mapping,
+        batch.cu_seqlens_q,
+        batch.context_lens,
+        batch.block_tables,
+        batch.logits_indices,
+    )
+
+
+def _shape(config: LlamaConfig) -> tuple[int, ...]:
+    return (
+        config.vocab_size,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        int(config.tie_word_embeddings),
+        int(config.attention_bias),
+        int(config.mlp_bias),
+    )
+
+
+def _weights_options(config: LlamaConfig, engine: EngineConfig) -> _WeightsOptions:
+    return {
+        "rms_norm_eps": config.rms_norm_eps,
+        "int8": engine.dtype == "int8",
+        "threads": num_threads(engine),
+    }

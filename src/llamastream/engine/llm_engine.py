@@ -1,0 +1,197 @@
+"""The engine on one thread: schedule, run, update. Knows no text, no HTTP and no event loop.
+
+The invariant: every request that was added ends in exactly one Finished or Failed, also when the
+runner raises.
+"""
+
+import logging
+
+from llamastream.config import EngineConfig
+from llamastream.engine.admission import Admission
+from llamastream.engine.batch import BatchBuilder
+from llamastream.engine.block_manager import BlockManager
+from llamastream.engine.runner import Runner, StepResult
+from llamastream.engine.scheduler import Scheduled, Scheduler
+from llamastream.engine.sequence import Sequence
+from llamastream.errors import ChatError, ConfigError, EngineDead, InternalError
+from llamastream.messages import (
+    EngineState,
+    EngineStatus,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Token,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES_IN_A_ROW = 3  # a runner that fails this often without a good step will not recover
+
+
+class LLMEngine:
+    """Owns the runner and everything that decides what it computes."""
+
+    def __init__(self, runner: Runner, config: EngineConfig) -> None:
+        if config.max_num_batched_tokens < config.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens must be >= max_num_seqs ({config.max_num_seqs}), so that "
+                f"no running sequence starves. Given: {config.max_num_batched_tokens}.",
+                param="max_num_batched_tokens",
+            )
+        self._runner = runner
+        self._config = config
+        self.admission = Admission(
+            config,
+            max_model_len=_max_model_len(runner, config),
+            vocab_size=runner.vocab_size,
+        )
+        self._sequences: dict[str, Sequence] = {}  # all that have not ended
+        self._events: list[Event] = []  # since the last step returned
+        self._num_failures = 0
+        self._empty_cache()
+
+    @property
+    def is_dead(self) -> bool:
+        return self._num_failures >= MAX_FAILURES_IN_A_ROW
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to compute or to report."""
+        return bool(self._sequences or self._events)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises InvalidRequest, ContextLengthExceeded, Overloaded, EngineDead."""
+        if self.is_dead:
+            raise EngineDead("The engine stopped after repeated failures. Restart the server.")
+        self.enqueue(self.admission.admit(request))
+
+    def enqueue(self, seq: Sequence) -> None:
+        """Queue what `admission` let in. Resumed output that was already complete ends at once."""
+        self._sequences[seq.request_id] = seq
+        reason = seq.finish_reason()
+        if reason is None:
+            self._scheduler.add(seq)
+        else:
+            self._end(seq, reason)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request and free its blocks now; the next step reports it. Unknown ids: no-op."""
+        seq = self._sequences.get(request_id)
+        if seq is not None:
+            self._scheduler.remove(seq)
+            self._end(seq, FinishReason.CANCELLED)
+
+    def step(self) -> list[Event]:
+        """Compute one step and return what happened since the last one; [] when idle.
+
+        A failing runner never raises here: it fails all requests and empties the cache.
+        """
+        try:
+            self._advance()
+        except Exception:
+            # Whatever it was, the cache may be half written: nobody's next token can be trusted.
+            logger.exception("step failed with %d requests", len(self._sequences))
+            self._num_failures += 1
+            self.fail_all(InternalError("The model failed while computing. Try again."))
+        events, self._events = self._events, []
+        return events
+
+    def fail_all(self, error: ChatError) -> None:
+        """End every request by `error` and empty the cache; the next step reports it."""
+        for seq in list(self._sequences.values()):
+            self._forget(seq)
+            self._events.append(Failed(seq.request_id, error))
+        self._empty_cache()
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            state=EngineState.DEAD if self.is_dead else EngineState.READY,
+            max_model_len=self.admission.max_model_len,
+            vocab_size=self.admission.vocab_size,
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            num_blocks=self._blocks.num_blocks,
+            num_free_blocks=self._blocks.num_free_blocks,
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that no block is lost, shared by mistake or held for a request that ended."""
+        alive = list(self._scheduler)
+        assert sorted(map(id, alive)) == sorted(map(id, self._sequences.values()))
+        assert not any(seq.block_table for seq in self._scheduler.waiting)
+        self._blocks.check_integrity(alive)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _empty_cache(self) -> None:
+        """All blocks free and no prefix cached, whatever state the old objects are in."""
+        self._blocks = BlockManager(
+            self._runner.num_blocks,
+            self._runner.block_size,
+            enable_prefix_caching=self._config.enable_prefix_caching,
+        )
+        self._scheduler = Scheduler(self._blocks, self._config)
+        self._batch_builder = BatchBuilder(self._runner.block_size)
+
+    def _advance(self) -> None:
+        if not self._sequences:
+            return
+        scheduled = self._scheduler.schedule()
+        batch = self._batch_builder.build(scheduled)
+        self._update(scheduled, self._runner.run(batch))
+        self._num_failures = 0
+
+    def _update(self, scheduled: list[Scheduled], result: StepResult) -> None:
+        token_ids = result.token_ids.tolist()
+        row = 0
+        for seq, num_tokens in scheduled:
+            seq.num_computed_tokens += num_tokens
+            self._blocks.register(seq)
+            if seq.num_computed_tokens < seq.num_tokens:
+                continue
+            self._events.append(_token(seq, token_ids[row], result, row))
+            seq.append(token_ids[row])
+            row += 1
+            reason = seq.finish_reason()
+            if reason is not None:
+                self._scheduler.remove(seq)
+                self._end(seq, reason)
+
+    def _end(self, seq: Sequence, reason: FinishReason) -> None:
+        self._forget(seq)
+        self._events.append(
+            Finished(
+                seq.request_id,
+                reason,
+                seq.num_prompt_tokens,
+                seq.num_cached_tokens or 0,
+                seq.num_output_tokens,
+            )
+        )
+
+    def _forget(self, seq: Sequence) -> None:
+        del self._sequences[seq.request_id]
+        self.admission.release(seq.request_id)
+
+
+def _max_model_len(runner: Runner, config: EngineConfig) -> int:
+    """The longest sequence that is sure to get through: bound by model, option and cache."""
+    bound = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+    return bound if config.max_model_len is None else min(bound, config.max_model_len)
+
+
+def _token(seq: Sequence, token_id: int, result: StepResult, row: int) -> Token:
+    position = seq.num_output_tokens
+    num_logprobs = seq.sampling.logprobs
+    if num_logprobs is None:
+        return Token(seq.request_id, position, token_id)
+    top = zip(
+        result.top_ids[row, :num_logprobs].tolist(),
+        result.top_logprobs[row, :num_logprobs].tolist(),
+        strict=True,
+    )
+    logprob = float(result.logprobs[row])
+    return Token(seq.request_id, position, token_id, logprob, tuple(top))

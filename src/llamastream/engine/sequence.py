@@ -1,0 +1,56 @@
+"""One request inside the engine: its tokens, its blocks and how far it was computed.
+
+Knows neither scheduler nor runner. The invariant: num_computed_tokens < num_tokens <=
+max_num_tokens while the sequence lives, and token_ids[:num_tokens] only ever grows.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamastream.messages import FinishReason
+from llamastream.sampling import SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Compared by identity. `token_ids` (max_num_tokens,) int32 has its final size from the start.
+
+    `block_table` and `num_registered_blocks` belong to BlockManager. `block_hashes` outlive a
+    preemption: they depend on tokens only.
+    """
+
+    request_id: str
+    token_ids: NDArray[np.int32]
+    num_prompt_tokens: int
+    num_tokens: int
+    sampling: SamplingParams
+    seed: int
+    cache_salt: bytes = b""
+    num_computed_tokens: int = 0
+    num_cached_tokens: int | None = None  # of the prompt, None until first scheduled
+    block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    num_registered_blocks: int = 0  # leading blocks that the prefix cache was told of
+
+    @property
+    def max_num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    def append(self, token_id: int) -> None:
+        self.token_ids[self.num_tokens] = token_id
+        self.num_tokens += 1
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the last token ends the sequence, None if it does not. A stop token goes first."""
+        if self.num_tokens == self.num_prompt_tokens:
+            return None
+        stop_token_ids = self.sampling.stop_token_ids
+        if stop_token_ids and int(self.token_ids[self.num_tokens - 1]) in stop_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.num_tokens >= len(self.token_ids) else None

@@ -1,0 +1,64 @@
+"""Counters, histograms and gauges of one service, in Prometheus' text format.
+
+Each instance has a registry of its own: nothing is global, so that tests and several services in
+one process do not add up.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from llamastream.messages import EngineStatus
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class Metrics:
+    """What the service counts. `status` is asked at each scrape."""
+
+    def __init__(self, status: Callable[[], EngineStatus]) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "llamastream_requests", "Requests by outcome", ["outcome"], registry=registry
+        )
+        self.prompt_tokens = Counter(
+            "llamastream_prompt_tokens", "Prompt tokens of finished requests", registry=registry
+        )
+        self.cached_tokens = Counter(
+            "llamastream_cached_prompt_tokens",
+            "Prompt tokens of finished requests that were found in the prefix cache",
+            registry=registry,
+        )
+        self.output_tokens = Counter(
+            "llamastream_output_tokens", "Tokens generated", registry=registry
+        )
+        self.ttft = Histogram(
+            "llamastream_time_to_first_token_seconds",
+            "From admission to a request's first token",
+            buckets=TTFT_BUCKETS_S,
+            registry=registry,
+        )
+        self.tpot = Histogram(
+            "llamastream_time_per_output_token_seconds",
+            "Mean time between the tokens of one choice, once per request",
+            buckets=TPOT_BUCKETS_S,
+            registry=registry,
+        )
+        self._watch("running", "Requests in the running batch", lambda: status().num_running)
+        self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
+        self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))
+
+    def render(self) -> bytes:
+        """The exposition of all metrics, as /metrics serves it."""
+        return generate_latest(self._registry)
+
+    def _watch(self, name: str, description: str, read: Callable[[], float]) -> None:
+        gauge = Gauge(f"llamastream_{name}", description, registry=self._registry)
+        gauge.set_function(read)
+
+
+def _kv_usage(status: EngineStatus) -> float:
+    return 1 - status.num_free_blocks / status.num_blocks if status.num_blocks else 0.0

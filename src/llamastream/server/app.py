@@ -1,0 +1,74 @@
+"""The ASGI application: routes, the gate in front of them, and the service's life."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Route
+
+from llamastream.config import ServeSettings
+from llamastream.errors import ChatError
+from llamastream.server import errors
+from llamastream.server.auth import KeyRing
+from llamastream.server.completions_api import CompletionsApi
+from llamastream.server.gate import Gate
+from llamastream.server.operator_api import OperatorApi
+from llamastream.service.chat_service import ChatService
+
+
+def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
+    """The HTTP interface of `service`, which it starts and stops with the server."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = Starlette(
+        routes=_routes(service, settings),
+        middleware=_middleware(settings),
+        exception_handlers={
+            ChatError: errors.on_chat_error,
+            HTTPException: errors.on_http_exception,
+            Exception: errors.on_bug,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # a POST does not survive a redirect
+    return app
+
+
+def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
+    completions = CompletionsApi(service, settings)
+    operator = OperatorApi(service)
+    return [
+        Route("/v1/chat/completions", completions.chat, methods=["POST"]),
+        Route("/v1/completions", completions.completion, methods=["POST"]),
+        Route("/v1/models", operator.models),
+        Route("/v1/models/{name:path}", operator.model),
+        Route("/health", operator.health),
+        Route("/metrics", operator.metrics),
+        Route("/version", operator.version),
+    ]
+
+
+def _middleware(settings: ServeSettings) -> list[Middleware]:
+    """CORS is outermost: a browser must be able to read a refusal, too."""
+    gate = Middleware(Gate, keys=KeyRing(_split(settings.api_key)))
+    origins = _split(settings.cors_origins)
+    if not origins:
+        return [gate]
+    cors = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+    )
+    return [cors, gate]
+
+
+def _split(option: str | None) -> list[str]:
+    return [part.strip() for part in (option or "").split(",") if part.strip()]

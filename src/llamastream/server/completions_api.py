@@ -1,0 +1,66 @@
+"""POST /v1/chat/completions and /v1/completions."""
+
+import time
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from llamastream.config import ServeSettings
+from llamastream.server.body import read_json
+from llamastream.server.chat_request import parse_chat
+from llamastream.server.completion_request import parse_completion
+from llamastream.server.delivery import EventStream, WholeAnswer
+from llamastream.server.errors import model_not_found
+from llamastream.server.framing import Answer, Format
+from llamastream.server.openai_chat import ChatFormat
+from llamastream.server.openai_completions import CompletionFormat
+from llamastream.server.options import GenerationOptions
+from llamastream.service.chat_service import ChatService
+from llamastream.service.stream import Stream
+
+
+class CompletionsApi:
+    """Refusals known at admission are raised, as ChatErrors, before anything is sent."""
+
+    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
+        self._service = service
+        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._ping_interval_s = settings.ping_interval_s
+
+    async def chat(self, request: Request) -> ASGIApp:
+        body = parse_chat(await read_json(request, self._max_body_bytes))
+        stream = await self._open(request, body)
+        answer = self._answer("chatcmpl-", stream, body, logprobs=bool(body.logprobs))
+        return self._deliver(stream, body, ChatFormat(answer, body.metadata))
+
+    async def completion(self, request: Request) -> ASGIApp:
+        body = parse_completion(await read_json(request, self._max_body_bytes))
+        stream = await self._open(request, body)
+        answer = self._answer("cmpl-", stream, body, logprobs=body.logprobs is not None)
+        return self._deliver(stream, body, CompletionFormat(answer))
+
+    async def _open(self, request: Request, body: GenerationOptions) -> Stream:
+        if body.model != self._service.model_name:
+            raise model_not_found(body.model, self._service.model_name)
+        state = request.state
+        return await self._service.open(body.to_request(state.key_scope, state.label))
+
+    def _answer(
+        self, prefix: str, stream: Stream, body: GenerationOptions, *, logprobs: bool
+    ) -> Answer:
+        return Answer(
+            id=prefix + stream.id,
+            created=int(time.time()),
+            model=body.model,
+            n=body.n or 1,
+            prompt_token_ids=stream.prompt_token_ids,
+            num_dropped_turns=stream.num_dropped_turns if body.truncation == "auto" else None,
+            include_usage=body.include_usage,
+            return_token_ids=bool(body.return_token_ids),
+            logprobs=logprobs,
+        )
+
+    def _deliver(self, stream: Stream, body: GenerationOptions, wire: Format) -> ASGIApp:
+        if body.stream:
+            return EventStream(stream, wire, ping_interval_s=self._ping_interval_s)
+        return WholeAnswer(stream, wire)

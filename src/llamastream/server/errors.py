@@ -1,0 +1,83 @@
+"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+import logging
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llamastream.errors import (
+    ChatError,
+    EngineDead,
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    Unauthorized,
+)
+
+logger = logging.getLogger(__name__)
+
+LOADING_RETRY_AFTER_S = 2  # a model loads in seconds; a dead engine is restarted in about as long
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def error_body(error: ChatError) -> bytes:
+    """The JSON of one error. Text that is not Unicode (lone surrogates) is replaced by `?`."""
+    return _body(error.message, error.status, error.param, error.code)
+
+
+def error_response(error: ChatError) -> Response:
+    """The whole answer, with Retry-After where coming back helps."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Overloaded):
+        headers["retry-after"] = str(error.retry_after_s)
+    elif isinstance(error, EngineDead):
+        headers["retry-after"] = str(LOADING_RETRY_AFTER_S)
+    elif isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    return _response(error_body(error), error.status, headers)
+
+
+async def on_chat_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ChatError)
+    return error_response(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    code = HTTP_CODES.get(error.status_code, "http_error")
+    body = _body(message, error.status_code, None, code)
+    return _response(body, error.status_code, dict(error.headers or {}))
+
+
+async def on_bug(_: Request, error: Exception) -> Response:
+    """The last resort. Starlette raises the exception again, so its traceback is logged."""
+    return error_response(InternalError(f"Internal error: {type(error).__name__}."))
+
+
+def model_not_found(name: str, served: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"The model {name[:100]!r} is not served here. Available: {served}.", param="model"
+    )
+
+
+def _body(message: str, status: int, param: str | None, code: str) -> bytes:
+    error = {"message": message, "type": _type_of(status), "param": param, "code": code}
+    try:
+        return orjson.dumps({"error": error})
+    except TypeError:  # lone surrogates, taken from a field's name or value
+        clean = {k: v and v.encode("utf-8", "replace").decode() for k, v in error.items()}
+        return orjson.dumps({"error": clean})
+
+
+def _type_of(status: int) -> str:
+    if status >= 500:
+        return "server_error"
+    return "rate_limit_error" if status == 429 else "invalid_request_error"
+
+
+def _response(body: bytes, status: int, headers: dict[str, str]) -> Response:
+    return Response(body, status, headers, media_type="application/json")

@@ -1,0 +1,163 @@
+"""The options that chat and text completions share, checked by pydantic and named in errors.
+
+A model's field is an option's name on the wire; None means the default. Ranges of sampling
+parameters are checked once, by SamplingParams.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from llamastream.errors import InvalidRequest
+from llamastream.messages import ChatRequest, Prompt
+from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.server.unsupported import unknown_option
+
+MAX_CHOICES = 128  # n, OpenAI's limit
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256  # what a matcher may have to hold back
+MAX_STOP_TOKEN_IDS = 128
+MAX_LABEL_CHARS = 512  # user and safety_identifier
+MAX_GIVEN_CHARS = 60  # of a bad value, repeated in its error
+
+Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
+MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class WireModel(BaseModel):
+    """No conversion between types, no unknown options."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class StreamOptions(WireModel):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+def _stop_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _token_biases(value: Any) -> Any:
+    """JSON's keys are strings: token ids in decimal."""
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if not (key.isascii() and key.isdecimal() and str(int(key[:20])) == key):
+            raise ValueError(f"must have token ids as keys. Given: {key[:MAX_GIVEN_CHARS]!r}")
+    return {int(key): bias for key, bias in value.items()}
+
+
+class GenerationOptions(WireModel):
+    """What both endpoints take. `user` and `safety_identifier` are labels without any effect."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+            Field(max_length=MAX_STOPS),
+            BeforeValidator(_stop_list),
+        ]
+        | None
+    ) = None
+    seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None  # a hint; the prefix cache needs none
+    # Beyond OpenAI's, named as in vLLM.
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
+    truncation: Literal["disabled", "auto"] | None = None
+
+    def to_request(self, scope: str, label: str) -> ChatRequest:
+        """The checked request. Raises InvalidRequest."""
+        raise NotImplementedError
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """The sampling parameters. Raises InvalidRequest for a value out of range."""
+        given: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is off, like 0
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": None if self.seed is None else self.seed & MAX_SEED,  # OpenAI's are signed
+        }
+        return SamplingParams(
+            max_tokens=max_tokens,
+            logit_bias=tuple((self.logit_bias or {}).items()),
+            logprobs=logprobs,
+            stop_token_ids=frozenset(self.stop_token_ids or ()),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    def build(
+        self, prompt: Prompt, sampling: SamplingParams, *, scope: str, label: str
+    ) -> ChatRequest:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest(
+                "stream_options is allowed only with `stream: true`.", param="stream_options"
+            )
+        return ChatRequest(
+            prompt=prompt,
+            sampling=sampling,
+            n=self.n or 1,
+            stop=tuple(self.stop or ()),
+            ignore_eos=bool(self.ignore_eos),
+            include_stop=bool(self.include_stop_str_in_output),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            truncation=self.truncation or "disabled",
+            scope=scope,
+            label=label,
+        )
+
+
+def validate(model: type[Model], body: dict[str, Any]) -> Model:
+    """`body` as a `model`. Raises InvalidRequest that names field, limit and value."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    path = _path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        raise unknown_option(path, model.model_fields)
+    if first["type"] == "missing":
+        raise InvalidRequest(f"{path} is required.", param=path)
+    problem = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
+    given = "" if "Given" in problem else f" Given: {_shown(first['input'])}."
+    raise InvalidRequest(f"{path}: {problem}.{given}".replace("..", "."), param=path)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path[:200]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_GIVEN_CHARS else text[:MAX_GIVEN_CHARS] + "..."

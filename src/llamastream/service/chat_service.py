@@ -1,0 +1,207 @@
+"""Joins text and engine: a ChatRequest becomes engine requests, their events become streams.
+
+One task reads the engine's steps. Per step: tokens to text, stop strings, then `_publish`, the one
+place where a step's deltas reach their streams. The invariant: an opened stream ends in one finish
+per choice or in one error, and an engine request never outlives the last reader of its stream.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from llamastream.chat import PromptBuilder, Tokenizer
+from llamastream.errors import ChatError, EngineDead, InternalError
+from llamastream.messages import (
+    ChatRequest,
+    Delta,
+    EngineState,
+    EngineStatus,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Token,
+)
+from llamastream.metrics import Metrics
+from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.service.choice import Choice
+from llamastream.service.flight import Flight
+from llamastream.service.prompting import Prompting
+from llamastream.service.protocol import Engine
+from llamastream.service.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
+
+
+class ChatService:
+    """Belongs to one event loop. Owns the engine: starts it and stops it."""
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, prompts: PromptBuilder, *, model_name: str
+    ) -> None:
+        self.model_name = model_name
+        self.metrics = Metrics(engine.status)
+        self.prompting = Prompting(tokenizer, prompts)
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._flights: dict[str, Flight] = {}  # by engine request id
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False  # no more steps will come
+
+    async def start(self) -> None:
+        """Start the engine, which then loads, and the task that reads its steps."""
+        self._engine.start()
+        self._task = asyncio.create_task(self._read_steps(), name="engine steps")
+
+    async def stop(self) -> None:
+        """Stop the engine and fail the streams that are open."""
+        await self._engine.stop()
+        if self._task is not None:
+            await self._task
+
+    def status(self) -> EngineStatus:
+        return self._engine.status()
+
+    async def open(self, request: ChatRequest) -> Stream:
+        """Admit a request with all its choices, or none. The caller closes the stream.
+
+        Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
+        """
+        status = self._engine.status()
+        if status.state is not EngineState.READY or self._is_over:
+            raise _not_ready(status.state)
+        fitted = await self.prompting.fit(request, status)
+        flight = Flight(
+            request,
+            tuple(fitted.ids),
+            num_dropped_turns=fitted.num_dropped_turns,
+            cancel=self._engine.cancel,
+        )
+        try:
+            for index in range(request.n):
+                self._submit(flight, request, index)
+        except ChatError as error:
+            self._forget(flight)
+            self.metrics.requests.labels(error.code).inc()
+            raise
+        return flight.stream
+
+    def _submit(self, flight: Flight, request: ChatRequest, index: int) -> None:
+        """Submit one choice. Raises ChatError."""
+        stop_ids = request.sampling.stop_token_ids
+        if not request.ignore_eos:
+            stop_ids |= frozenset(self._tokenizer.eos_token_ids)
+        choice = Choice(flight.stream, index, self._tokenizer, request, stop_token_ids=stop_ids)
+        generation = GenerationRequest(
+            request_id=f"{flight.stream.id}-{index}",
+            prompt_ids=flight.stream.prompt_token_ids,
+            sampling=_for_choice(request.sampling, index, stop_ids),
+            cache_salt=request.scope.encode(),
+        )
+        self._engine.submit(generation)
+        flight.choices[generation.request_id] = choice
+        flight.alive.add(generation.request_id)
+        self._flights[generation.request_id] = flight
+
+    async def _read_steps(self) -> None:
+        error: ChatError = EngineDead("The engine stopped before the answer was complete.")
+        try:
+            async for events in self._engine.steps():
+                self._advance(events)
+        except Exception:
+            logger.exception("the engine's steps failed")
+            error = InternalError("Internal error: the engine's steps failed.")
+        self._is_over = True
+        for flight in set(self._flights.values()):
+            self._fail(flight, error)
+
+    def _advance(self, events: Iterable[Event]) -> None:
+        now_s = time.perf_counter()
+        deltas: list[tuple[Stream, Delta]] = []
+        ended: list[Flight] = []
+        num_tokens = 0
+        for event in events:
+            flight = self._flights.get(event.request_id)
+            if flight is None:
+                continue  # refused as a whole, or failed
+            try:
+                if isinstance(event, Token):
+                    num_tokens += 1
+                    self._on_token(flight, event, now_s, deltas)
+                elif isinstance(event, Finished):
+                    self._on_finished(flight, event, deltas)
+                    if not flight.alive:
+                        ended.append(flight)
+                else:
+                    self._on_failed(flight, event)
+            except Exception:  # a bug met by one answer must not end the others
+                logger.exception("failed on an event of request_id=%s", event.request_id)
+                self._fail(flight, InternalError("Internal error while decoding the answer."))
+        self.metrics.output_tokens.inc(num_tokens)
+        self._publish(deltas, ended)
+
+    def _publish(self, deltas: list[tuple[Stream, Delta]], ended: list[Flight]) -> None:
+        """Fan a step's deltas out to their streams; never waits for a reader."""
+        for stream, delta in deltas:
+            stream.push(delta)
+        for flight in ended:
+            flight.stream.end(flight.usage())
+            flight.report(self.metrics)
+
+    def _on_token(
+        self, flight: Flight, token: Token, now_s: float, deltas: list[tuple[Stream, Delta]]
+    ) -> None:
+        choice = flight.choices[token.request_id]
+        if choice.finish_reason is not None or not flight.has_reader:
+            return  # the engine ran ahead of a stop string or of a cancel
+        flight.saw_token(now_s)
+        deltas.append((flight.stream, choice.add(token)))
+        if choice.finish_reason is not None:
+            self._engine.cancel(token.request_id)
+
+    def _on_finished(
+        self, flight: Flight, event: Finished, deltas: list[tuple[Stream, Delta]]
+    ) -> None:
+        del self._flights[event.request_id]
+        flight.request_ended(event.request_id, event.num_cached_tokens)
+        choice = flight.choices[event.request_id]
+        if choice.finish_reason is None and flight.has_reader:
+            deltas.append((flight.stream, choice.finish(event.reason)))
+
+    def _on_failed(self, flight: Flight, event: Failed) -> None:
+        flight.alive.discard(event.request_id)
+        self._fail(flight, event.error)
+
+    def _fail(self, flight: Flight, error: ChatError) -> None:
+        flight.error = error
+        self._forget(flight)
+        flight.stream.fail(error)
+        flight.report(self.metrics)
+
+    def _forget(self, flight: Flight) -> None:
+        """Cancel what still runs; nothing more is heard of it."""
+        for request_id in flight.choices:
+            self._flights.pop(request_id, None)
+        for request_id in flight.alive:
+            self._engine.cancel(request_id)
+        flight.alive.clear()
+
+
+def _for_choice(
+    sampling: SamplingParams, index: int, stop_token_ids: frozenset[int]
+) -> SamplingParams:
+    """`sampling` with one choice's own seed, drawn here when none was given."""
+    seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+    seed = (seed + index * CHOICE_SEED_STEP) & MAX_SEED
+    return replace(sampling, seed=seed, stop_token_ids=stop_token_ids)
+
+
+def _not_ready(state: EngineState) -> EngineDead:
+    if state is EngineState.LOADING:
+        return EngineDead("The model is still loading. Try again in a few seconds.")
+    return EngineDead("The engine has stopped. The server must be restarted.")

@@ -1,0 +1,112 @@
+"""One stream while its engine requests are alive: what is counted, timed and logged about it."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+from llamastream.errors import ChatError
+from llamastream.messages import ChatRequest, FinishReason, Usage
+from llamastream.metrics import Metrics
+from llamastream.service.choice import Choice
+from llamastream.service.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+
+class Flight:
+    """Counts and times of one stream. The service feeds it, once per event."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        prompt_token_ids: tuple[int, ...],
+        *,
+        num_dropped_turns: int,
+        cancel: Callable[[str], None],
+    ) -> None:
+        """`cancel` ends an engine request by its id."""
+        self.stream = Stream(
+            uuid.uuid4().hex,
+            prompt_token_ids,
+            num_dropped_turns=num_dropped_turns,
+            on_close=self.cancel,
+        )
+        self.error: ChatError | None = None
+        self.choices: dict[str, Choice] = {}  # by engine request id
+        self.alive: set[str] = set()  # engine requests that have not ended
+        self._cancel = cancel
+        self._label = request.label
+        self._opened_s = time.perf_counter()
+        self._first_token_s: float | None = None
+        self._last_token_s = self._opened_s
+        self._cached: list[int] = []
+
+    @property
+    def has_reader(self) -> bool:
+        """False once nobody will read what comes: the reader left, or the stream failed."""
+        return self.error is None and not self.stream.closed
+
+    def cancel(self) -> None:
+        """End what still runs. The flight lasts until the engine has confirmed it."""
+        for request_id in self.alive:
+            self._cancel(request_id)
+
+    def saw_token(self, now_s: float) -> None:
+        if self._first_token_s is None:
+            self._first_token_s = now_s
+        self._last_token_s = now_s
+
+    def request_ended(self, request_id: str, num_cached_tokens: int) -> None:
+        """One of the engine requests is over."""
+        self.alive.discard(request_id)
+        self._cached.append(num_cached_tokens)
+
+    def usage(self) -> Usage:
+        """The prompt counts once, however many choices continue it."""
+        return Usage(
+            num_prompt_tokens=len(self.stream.prompt_token_ids),
+            num_cached_tokens=min(self._cached, default=0),
+            num_output_tokens=sum(c.num_output_tokens for c in self.choices.values()),
+        )
+
+    def report(self, metrics: Metrics) -> None:
+        """Write the one log line of this request and count it."""
+        usage = self.usage()
+        outcome = self._outcome()
+        ttft_s, itl_s = self._latencies(usage.num_output_tokens)
+        logger.info(
+            "done request_id=%s%s prompt=%d cached=%d out=%d ttft_ms=%s itl_ms=%s finish=%s",
+            self.stream.id,
+            f" label={self._label}" if self._label else "",
+            *usage,
+            "-" if ttft_s is None else f"{ttft_s * 1000:.0f}",
+            "-" if itl_s is None else f"{itl_s * 1000:.1f}",
+            outcome,
+        )
+        metrics.requests.labels(outcome).inc()
+        metrics.prompt_tokens.inc(usage.num_prompt_tokens)
+        metrics.cached_tokens.inc(usage.num_cached_tokens)
+        if ttft_s is not None:
+            metrics.ttft.observe(ttft_s)
+        if itl_s is not None:
+            metrics.tpot.observe(itl_s)
+
+    def _outcome(self) -> str:
+        """The error's code, or how the first choice ended."""
+        if self.error is not None:
+            return self.error.code
+        if self.stream.closed:
+            return FinishReason.CANCELLED.value
+        first = next(iter(self.choices.values()))
+        return first.finish_reason.value if first.finish_reason else FinishReason.CANCELLED.value
+
+    def _latencies(self, num_output_tokens: int) -> tuple[float | None, float | None]:
+        """Time to the first token, and between the tokens of one choice, in seconds."""
+        if self._first_token_s is None:
+            return None, None
+        ttft_s = self._first_token_s - self._opened_s
+        per_choice = num_output_tokens / len(self.choices)
+        if per_choice <= 1:
+            return ttft_s, None
+        return ttft_s, (self._last_token_s - self._first_token_s) / (per_choice - 1)

@@ -1,0 +1,18 @@
+"""A model's name to its files, its LlamaConfig, its tokenizer and its tensors.
+
+Knows no engine and no text. Nothing is executed from a checkpoint: no pickle, no remote code.
+"""
+
+from llamastream.weights.checkpoint import Checkpoint, Progress, TensorEntry
+from llamastream.weights.listing import ModelInfo, describe, list_local
+from llamastream.weights.opening import open_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "ModelInfo",
+    "Progress",
+    "TensorEntry",
+    "describe",
+    "list_local",
+    "open_checkpoint",
+]

@@ -1,0 +1,55 @@
+"""From what a person calls a model to an opened Checkpoint."""
+
+import re
+from pathlib import Path
+
+from llamastream.errors import ModelError
+from llamastream.weights.checkpoint import Checkpoint, Progress
+from llamastream.weights.folder import open_folder
+from llamastream.weights.gguf_file import open_gguf
+
+DEMO = "demo"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def open_checkpoint(
+    model: str,
+    *,
+    cache_dir: Path,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Find `model`, fetch it if it is not here yet, and read its headers.
+
+    model: "demo", a local folder or .gguf file, or a hub id; a path that exists wins over a hub id.
+    revision: branch, tag or commit on the hub. Raises ModelError, one line saying what to do.
+    """
+    path = Path(model).expanduser()
+    if revision is not None and (model == DEMO or path.exists()):
+        raise ModelError(f"revision applies to models of the hub only. Given: {revision!r}.")
+    if model == DEMO:
+        # Deferred, as below: fetching needs modules that a start from local files should not load.
+        from llamastream.weights.demo import fetch_demo
+
+        return open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
+    if model and path.is_dir():
+        return open_folder(path, name=path.resolve().name)
+    if path.is_file():
+        return _open_file(path, cache_dir)
+    if model.endswith(".gguf") or not HUB_ID.fullmatch(model):
+        raise ModelError(
+            f"No model {model!r}: neither a folder nor a file here, nor of the form owner/name. "
+            "Give one of these, or demo."
+        )
+    from llamastream.weights.hub import fetch_model
+
+    folder = fetch_model(model, revision, cache_dir, progress)
+    return open_folder(folder, name=model)
+
+
+def _open_file(path: Path, cache_dir: Path) -> Checkpoint:
+    if path.suffix != ".gguf":
+        raise ModelError(
+            f"{path} is not a .gguf file. Give a .gguf file, or the folder that holds config.json."
+        )
+    return open_gguf(path, name=path.stem, cache_dir=cache_dir)

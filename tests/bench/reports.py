@@ -1,0 +1,48 @@
+"""Online reports with given numbers, for the tests of tables, JSON and plots."""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from llamastream.bench.load import Target
+from llamastream.bench.online import Cell, OnlineOptions, OnlineReport
+from llamastream.bench.summary import Percentiles, Spread, Summary
+from llamastream.bench.workload import Plan
+
+
+def summary(speed: float, counted_by: str = "usage", num_short: int = 0) -> Summary:
+    latency = Percentiles(1e3 / speed, 2e3 / speed, 3e3 / speed)
+    return Summary(
+        num_requests=4,
+        num_short=num_short,
+        num_prompt_tokens=256,
+        num_output_tokens=512,
+        counted_by=counted_by,  # type: ignore[arg-type]
+        duration_s=512 / speed,
+        output_tok_s=speed,
+        decode_tok_s=speed * 1.1,
+        prefill_tok_s=None,
+        ttft_ms=latency,
+        itl_ms=latency,
+        e2e_ms=latency,
+        background_itl_ms=None,
+    )
+
+
+def report(
+    speeds: dict[str, Sequence[Sequence[float]]], concurrency: tuple[int, ...] = (1, 8, 32)
+) -> OnlineReport:
+    """`speeds[server][c]` are the rounds' tokens per second at concurrency c."""
+    workloads = Plan(concurrency=concurrency, prefill_tokens=0).workloads()
+    rounds = len(next(iter(speeds.values()))[0])
+    urls = tuple(f"{name}=http://127.0.0.1:{port}" for port, name in enumerate(speeds, 8000))
+    cells = [
+        Cell(workload, name, [summary(speed) for speed in speeds[name][number]])
+        for number, workload in enumerate(workloads)
+        for name in speeds
+    ]
+    targets = [
+        Target(name, urlsplit(url.partition("=")[2] + "/v1"), "m")
+        for name, url in zip(speeds, urls, strict=True)
+    ]
+    options = OnlineOptions(urls, workloads, rounds)
+    return OnlineReport(options, tuple(targets), tuple(cells), Spread(50e9, 40e9, 60e9))

@@ -1,0 +1,39 @@
+"""A real uvicorn on a free port, in the test's own event loop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+
+from llamastream.config import ServeSettings
+from llamastream.server.app import create_app
+from llamastream.service import ChatService
+
+
+@asynccontextmanager
+async def running_server(
+    service: ChatService, settings: ServeSettings | None = None
+) -> AsyncIterator[str]:
+    """Serve `service`; yields the base URL. All connections are closed at the end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = create_app(service, settings or ServeSettings())
+    config = uvicorn.Config(app, http="httptools", log_config=None, lifespan="on")
+    server = uvicorn.Server(config)
+    # What `serve` does, but for its sleeps of 0.1 s and its signal handlers.
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        yield url
+    finally:
+        for listening in server.servers:
+            listening.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        for task in server.server_state.tasks:
+            task.cancel()
+        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
+        await server.lifespan.shutdown()

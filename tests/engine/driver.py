@@ -1,0 +1,67 @@
+"""Drives an LLMEngine in tests: requests from short arguments, and what came out per request."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from llamastream.engine.llm_engine import LLMEngine
+from llamastream.messages import Event, Failed, Finished, GenerationRequest, Token
+from llamastream.sampling import SamplingParams
+
+
+def make_request(
+    request_id: str,
+    prompt_ids: Sequence[int],
+    *,
+    output_ids: Sequence[int] = (),
+    cache_salt: bytes = b"",
+    seed: int | None = 7,
+    **sampling: object,
+) -> GenerationRequest:
+    params = SamplingParams(seed=seed, **sampling)  # type: ignore[arg-type]
+    return GenerationRequest(request_id, prompt_ids, params, output_ids, cache_salt)
+
+
+@dataclass
+class Outcome:
+    """All events of one request, checked for order as they come."""
+
+    tokens: list[Token] = field(default_factory=list)
+    end: Finished | Failed | None = None
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token.token_id for token in self.tokens]
+
+    def add(self, event: Event) -> None:
+        assert self.end is None, f"{event} follows the end"
+        if isinstance(event, Token):
+            if self.tokens:
+                assert event.position == self.tokens[-1].position + 1
+            self.tokens.append(event)
+        else:
+            self.end = event
+
+
+def sort_events(events: Iterable[Event], outcomes: dict[str, Outcome]) -> None:
+    for event in events:
+        outcomes[event.request_id].add(event)
+
+
+def run_all(
+    engine: LLMEngine, requests: Iterable[GenerationRequest] = (), *, max_steps: int = 10_000
+) -> dict[str, Outcome]:
+    """Add `requests`, step until nothing is left, check integrity after every step."""
+    outcomes: dict[str, Outcome] = defaultdict(Outcome)
+    for request in requests:
+        engine.add(request)
+    for _ in range(max_steps):
+        if not engine.has_work:
+            break
+        sort_events(engine.step(), outcomes)
+        engine.check_integrity()
+    assert not engine.has_work, "the engine does not come to an end"
+    status = engine.status()
+    assert status.num_free_blocks == status.num_blocks and not status.num_running
+    assert all(outcome.end is not None for outcome in outcomes.values())
+    return outcomes

@@ -1,0 +1,125 @@
+"""Who is computed next, who waits and who is preempted."""
+
+import numpy as np
+
+from llamastream.config import EngineConfig
+from llamastream.engine.block_manager import BlockManager
+from llamastream.engine.scheduler import Scheduler
+from llamastream.engine.sequence import Sequence
+from llamastream.sampling import SamplingParams
+
+
+def sequence(name: str, num_prompt: int, max_tokens: int = 20) -> Sequence:
+    # Prompts differ from the first token on, so no prefix is ever shared here.
+    token_ids = np.full(num_prompt + max_tokens, ord(name), np.int32)
+    return Sequence(name, token_ids, num_prompt, num_prompt, SamplingParams(), seed=0)
+
+
+def scheduler(
+    *, num_blocks: int = 100, max_num_seqs: int = 8, max_num_batched_tokens: int = 16
+) -> Scheduler:
+    config = EngineConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+    return Scheduler(BlockManager(num_blocks, 4, enable_prefix_caching=True), config)
+
+
+def step(scheduler: Scheduler) -> dict[str, int]:
+    """One step with token 0 drawn by all that sample; tokens given to each, in order."""
+    scheduled = scheduler.schedule()
+    for seq, num_tokens in scheduled:
+        seq.num_computed_tokens += num_tokens
+        if seq.num_computed_tokens == seq.num_tokens:
+            seq.append(0)
+    return {seq.request_id: num_tokens for seq, num_tokens in scheduled}
+
+
+def test_without_sequences_nothing_is_scheduled() -> None:
+    assert scheduler().schedule() == []
+
+
+def test_a_long_prompt_is_cut_by_the_budget_and_never_delays_a_decode() -> None:
+    s = scheduler(max_num_batched_tokens=16)
+    s.add(sequence("a", 3))
+    assert step(s) == {"a": 3}
+    s.add(sequence("b", 40))
+    assert [step(s) for _ in range(4)] == [
+        {"a": 1, "b": 15},
+        {"a": 1, "b": 15},
+        {"a": 1, "b": 10},
+        {"a": 1, "b": 1},
+    ]
+
+
+def test_decodes_come_before_older_prompts() -> None:
+    s = scheduler(max_num_batched_tokens=16)
+    s.add(sequence("a", 40))
+    s.add(sequence("b", 2))
+    assert [step(s) for _ in range(4)] == [
+        {"a": 16},
+        {"a": 16},
+        {"a": 8, "b": 2},
+        {"a": 1, "b": 1},
+    ]
+
+
+def test_several_prompts_share_one_step_in_order_of_arrival() -> None:
+    s = scheduler(max_num_batched_tokens=16)
+    for name in "abc":
+        s.add(sequence(name, 7))
+    assert step(s) == {"a": 7, "b": 7, "c": 2}
+    assert step(s) == {"a": 1, "b": 1, "c": 5}
+
+
+def test_no_more_than_max_num_seqs_run() -> None:
+    s = scheduler(max_num_seqs=2)
+    first = sequence("a", 2)
+    s.add(first)
+    for name in "bc":
+        s.add(sequence(name, 2))
+    assert step(s) == {"a": 2, "b": 2}
+    assert step(s) == {"a": 1, "b": 1}
+    s.remove(first)
+    assert step(s) == {"b": 1, "c": 2}
+
+
+def test_the_queue_is_first_come_first_served_even_if_a_later_one_would_fit() -> None:
+    s = scheduler(num_blocks=6)
+    s.add(sequence("a", 12))
+    s.add(sequence("b", 16))
+    s.add(sequence("c", 4))
+    assert step(s) == {"a": 12}
+    assert [seq.request_id for seq in s.waiting] == ["b", "c"]
+
+
+def test_a_newcomer_leaves_a_free_block_for_every_running_sequence() -> None:
+    s = scheduler(num_blocks=5)
+    s.add(sequence("a", 8))
+    s.add(sequence("b", 12))
+    assert step(s) == {"a": 8}  # b would fit, but a's next token would preempt it again
+    assert [seq.request_id for seq in s.waiting] == ["b"]
+
+
+def test_the_latest_arrival_is_preempted_and_heads_the_queue() -> None:
+    s = scheduler(num_blocks=7)
+    for name in "abc":
+        s.add(sequence(name, 4))
+    assert step(s) == {"a": 4, "b": 4, "c": 4}
+    s.add(sequence("d", 4))
+    for _ in range(4):
+        assert step(s) == {"a": 1, "b": 1, "c": 1}  # d finds no block to spare
+    assert step(s) == {"a": 1, "b": 1}
+    assert [seq.request_id for seq in s.waiting] == ["c", "d"]
+    assert s.waiting[0].num_computed_tokens == 0 and s.waiting[0].block_table == []
+    assert s.waiting[0].num_tokens == 9  # what it had drawn stays
+
+
+def test_a_preempted_sequence_gives_way_to_all_it_was_behind() -> None:
+    s = scheduler(num_blocks=4)
+    first, second = sequence("a", 4), sequence("b", 4)
+    s.add(first)
+    s.add(second)
+    for _ in range(20):
+        if "b" not in step(s):
+            break
+    assert [seq.request_id for seq in s.running] == ["a"]
+    s.remove(first)
+    assert step(s) == {"b": second.num_tokens - 1}  # one more was drawn in that step

@@ -1,0 +1,56 @@
+"""A client on a bare socket, which can leave, stall and misbehave in ways that httpx cannot."""
+
+import asyncio
+import json
+import socket
+import struct
+from typing import Any, Self
+
+import httpx
+
+
+class RawClient:
+    """One connection. `read_until` and `read_all` see the bytes of the response."""
+
+    def __init__(self, server: httpx.URL | str) -> None:
+        url = httpx.URL(str(server))
+        self._address = (url.host, url.port)
+        self.seen = b""
+
+    async def __aenter__(self) -> Self:
+        # A small window, so that a reader that stalls is felt by the server soon.
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self._address)
+        self._reader, self._writer = await asyncio.open_connection(sock=sock, limit=4096)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def post(self, path: str, body: dict[str, Any] | bytes) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(data)}\r\n\r\n"
+        self._writer.write(head.encode() + data)
+
+    async def read_until(self, end: bytes) -> bytes:
+        while end not in self.seen:
+            data = await self._reader.read(4096)
+            assert data, f"connection closed after {self.seen!r}"
+            self.seen += data
+        return self.seen
+
+    async def read_all(self) -> bytes:
+        """Up to the end of a chunked response."""
+        return await self.read_until(b"\r\n0\r\n\r\n")
+
+    def leave(self) -> None:
+        """Close the connection in the polite way (FIN)."""
+        self._writer.close()
+
+    def reset(self) -> None:
+        """Close it by RST, as a crashed client does."""
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()

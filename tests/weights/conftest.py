@@ -1,0 +1,37 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llamastream.config import default_data_dir
+from llamastream.weights.demo import demo_file
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """The path of a file of the shared test data; skips the test where the data is missing."""
+
+    def path(name: str) -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"needs ../shared/data/{name}")
+        return SHARED / name
+
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo model's GGUF file; skips the test where there is none."""
+    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
+    path = Path(given) if given else demo_file(default_data_dir() / "models")
+    if not path.is_file():
+        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
+    return path

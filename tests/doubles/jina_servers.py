@@ -9,13 +9,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from llamastream.errors import Unauthorized
-from llamastream.server.jina.documents import Service
 from llamastream.server.jina.grpc_server import serve_grpc
 from llamastream.server.jina.http_routes import jina_routes
+from tests.doubles.scripted_service import ScriptedService
 
 KEY = "sesame"
 
-Start = Callable[[Service], Awaitable[int]]
+Start = Callable[[ScriptedService], Awaitable[int]]
 """Starts a server and returns its port; the test's end stops it."""
 
 
@@ -27,14 +27,14 @@ def authorize(header: str | None) -> str:
 
 
 @asynccontextmanager
-async def grpc_port(service: Service, ready: Callable[[], bool]) -> AsyncIterator[int]:
+async def grpc_port(service: ScriptedService, ready: Callable[[], bool]) -> AsyncIterator[int]:
     server = await serve_grpc(service, port=0, authorize=authorize, ready=ready)
     yield server.port
     await server.stop(0)
 
 
 @asynccontextmanager
-async def http_port(service: Service, ready: Callable[[], bool]) -> AsyncIterator[int]:
+async def http_port(service: ScriptedService, ready: Callable[[], bool]) -> AsyncIterator[int]:
     app = Starlette(routes=jina_routes(service, authorize=authorize, ready=ready))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))

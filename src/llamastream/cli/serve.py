@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import socket
 
 import uvicorn
@@ -12,8 +13,12 @@ from llamastream.cli.progress import progress_bars
 from llamastream.config import ModelSettings, ServeSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
-from llamastream.server.app import create_app
+from llamastream.server.app import create_app, key_ring
+from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.service.chat_service import ChatService
 from llamastream.wiring import Assembly, assemble
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 
@@ -34,11 +39,42 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
         config = uvicorn.Config(
             app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
         )
-        uvloop.run(_serve(uvicorn.Server(config), listener, assembly))
+        uvloop.run(_serve(uvicorn.Server(config), listener, assembly, server))
 
 
-async def _serve(http: uvicorn.Server, listener: socket.socket, assembly: Assembly) -> None:
+async def _serve(
+    http: uvicorn.Server, listener: socket.socket, assembly: Assembly, settings: ServeSettings
+) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
+    grpc = await _serve_grpc(assembly.service, settings)
+    try:
+        await _serve_http(http, listener, assembly)
+    finally:
+        if grpc is not None:
+            await grpc.stop()
+
+
+async def _serve_grpc(service: ChatService, settings: ServeSettings) -> GrpcServer | None:
+    """A port that was not asked for may be taken: a second server then goes without."""
+    port = DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
+    try:
+        server = await serve_grpc(
+            service,
+            settings.host,
+            port,
+            authorize=key_ring(settings).scope_of_header,
+            ready=service.is_ready,
+        )
+    except OSError as error:
+        if settings.grpc_port is not None:
+            raise ConfigError(f"{error}. Choose another with --grpc-port.") from None
+        logger.warning("no gRPC for jina clients: %s. Choose another with --grpc-port.", error)
+        return None
+    print(f"llamastream: gRPC for jina clients on {settings.host}:{server.port}", flush=True)
+    return server
+
+
+async def _serve_http(http: uvicorn.Server, listener: socket.socket, assembly: Assembly) -> None:
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     loading = asyncio.create_task(assembly.engine.ready())
     await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)

@@ -12,11 +12,12 @@ from typing import Any
 
 from jina import Executor, requests
 
-from llamastream.config import ModelSettings
+from llamastream.config import DType, ModelSettings
 from llamastream.errors import ChatError, InternalError
 from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, error_document
 from llamastream.schema import ModelOutputDocument
-from llamastream.server.jina.documents import ENDPOINT, Answer, Service, parse_prompt
+from llamastream.server.jina.documents import ENDPOINT, Answer, parse_prompt
+from llamastream.service.chat_service import ChatService
 from llamastream.wiring import assemble
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
     def __init__(
         self,
         model: str = "demo",
-        dtype: str = "int8",
+        dtype: DType = "int8",
         max_tokens: int = 256,
         options: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -45,18 +46,21 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
         # Jina makes its Executors inside the running event loop.
         self._starting = asyncio.ensure_future(self.start_service(self._settings))
 
-    async def start_service(self, settings: ModelSettings) -> Service:
+    async def start_service(self, settings: ModelSettings) -> ChatService:
         """A service that takes requests."""
         assembly = assemble(settings)
         await assembly.service.start()
         await assembly.engine.ready()
         return assembly.service
 
-    @requests(on=ENDPOINT)
-    async def task(self, doc: LenientPromptDocument, **_: object) -> ModelOutputDocument:
+    # Jina reads the types of the documents off the annotations, so they say one, not an iterator.
+    @requests(on=ENDPOINT)  # type: ignore[untyped-decorator]
+    async def task(  # type: ignore[misc]
+        self, doc: LenientPromptDocument, **_: object
+    ) -> ModelOutputDocument:
         """Answer token by token. An error is a document of another type."""
         try:
-            with self._calls.only_once(doc.id):
+            with self._calls.only_once(str(doc.id)):
                 async for document in self._answer(doc):
                     yield document
         except ChatError as error:
@@ -66,12 +70,12 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
             yield error_document(InternalError("internal error"))
 
     async def _answer(self, doc: LenientPromptDocument) -> AsyncIterator[ModelOutputDocument]:
-        prompt = parse_prompt({"max_tokens": self._max_tokens} | doc.fields(), scope="")
+        prompt = parse_prompt({"max_tokens": self._max_tokens} | doc.fields(), scope="", label="")
         service = await asyncio.shield(self._starting)
         stream = await service.open(prompt)
         try:
             async for documents in Answer(stream):
                 for fields in documents:
-                    yield ModelOutputDocument(**fields)
+                    yield ModelOutputDocument.model_validate(fields)
         finally:
             await stream.aclose()

@@ -67,6 +67,10 @@ class ChatService:
     def status(self) -> EngineStatus:
         return self._engine.status()
 
+    def is_ready(self) -> bool:
+        """Whether `open` takes requests now."""
+        return self.status().state is EngineState.READY
+
     async def open(self, request: ChatRequest) -> Stream:
         """Admit a request with all its choices, or none. The caller closes the stream.
 

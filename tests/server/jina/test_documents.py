@@ -17,7 +17,7 @@ from tests.doubles.scripted_service import ScriptedStream
 
 
 def parse(text: bool = False, **fields: object) -> Any:
-    return parse_prompt(fields, scope="", text=text)
+    return parse_prompt(fields, scope="", label="", text=text)
 
 
 def test_article_document_is_a_greedy_raw_prompt() -> None:
@@ -99,7 +99,7 @@ def test_empty_prompt_is_a_prompt() -> None:
 )
 def test_bad_document_is_refused_by_field(fields: dict[str, Any], param: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_prompt(fields, scope="")
+        parse_prompt(fields, scope="", label="")
     assert caught.value.param == param
     assert said in caught.value.message
 

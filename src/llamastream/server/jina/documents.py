@@ -5,14 +5,15 @@ no document: a reader gets one document per token that brings text.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Usage
+from llamastream.messages import ChatRequest, Delta, FinishReason, Message
 from llamastream.sampling import SamplingParams
+from llamastream.service.stream import Stream
 
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
@@ -26,25 +27,6 @@ Ready = Callable[[], bool]
 
 OutputFields = dict[str, str | int | float]
 """The fields of one ModelOutputDocument; those without a value are absent."""
-
-
-class OpenStream(Protocol):
-    """What the wire formats need of a stream: see `llamastream.service.stream.Stream`."""
-
-    @property
-    def exhausted(self) -> bool: ...
-
-    async def read(self, timeout_s: float | None = None) -> list[Delta]: ...
-
-    def usage(self) -> Usage: ...
-
-    async def aclose(self) -> None: ...
-
-
-class Service(Protocol):
-    """What the wire formats need of a service."""
-
-    async def open(self, request: ChatRequest) -> OpenStream: ...
 
 
 class _Turn(BaseModel):
@@ -86,11 +68,13 @@ def authorization(header: str | None, fields: Mapping[str, object]) -> str | Non
     return f"Bearer {key}"
 
 
-def parse_prompt(fields: Mapping[str, object], *, scope: str, text: bool = False) -> ChatRequest:
+def parse_prompt(
+    fields: Mapping[str, object], *, scope: str, label: str, text: bool = False
+) -> ChatRequest:
     """The request that a PromptDocument makes. Raises InvalidRequest, naming the field.
 
-    A field that is None counts as absent. `text`: all values are texts (a query string), and are
-    read as the field's type.
+    `scope` and `label`: see ChatRequest. A field that is None counts as absent. `text`: all values
+    are texts (a query string), and are read as the field's type.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     try:
@@ -103,6 +87,7 @@ def parse_prompt(fields: Mapping[str, object], *, scope: str, text: bool = False
         stop=tuple(prompt.stop),
         ignore_eos=prompt.ignore_eos,
         scope=scope,
+        label=label,
     )
 
 
@@ -165,7 +150,7 @@ class Answer:
     answer share their beginning. The caller closes the stream.
     """
 
-    def __init__(self, stream: OpenStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.finish_reason: FinishReason | None = None
         self._stream = stream
         self._prefix = uuid4().hex[:24]

@@ -12,18 +12,19 @@ from google.protobuf.message import DecodeError
 
 from llamastream.errors import ChatError, InvalidRequest, NotFound
 from llamastream.messages import ChatRequest
+from llamastream.server.gate import LABEL
 from llamastream.server.jina import small_calls, wire
 from llamastream.server.jina.documents import (
     ENDPOINT,
     Answer,
     Authorize,
-    OpenStream,
     Ready,
-    Service,
     authorization,
     parse_prompt,
 )
 from llamastream.server.jina.small_calls import Context
+from llamastream.service.chat_service import ChatService
+from llamastream.service.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class GrpcServer:
 
 
 async def serve_grpc(
-    service: Service,
+    service: ChatService,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
@@ -103,7 +104,7 @@ async def serve_grpc(
 class StreamDoc:
     """`stream_doc`: one document in, the answer's documents out."""
 
-    def __init__(self, service: Service, authorize: Authorize) -> None:
+    def __init__(self, service: ChatService, authorize: Authorize) -> None:
         self._service = service
         self._authorize = authorize
 
@@ -129,7 +130,8 @@ class StreamDoc:
         except ValueError as error:
             raise InvalidRequest(f"document: {error}.") from None
         scope = self._authorize(authorization(_header(context), fields))
-        return parse_prompt(fields, scope=scope)
+        label = call.header.request_id
+        return parse_prompt(fields, scope=scope, label=label if LABEL.fullmatch(label) else "")
 
 
 def _parse_call(data: bytes) -> Any:
@@ -145,7 +147,7 @@ def _parse_call(data: bytes) -> Any:
     return call
 
 
-async def _write_answer(call: Any, stream: OpenStream, context: Context) -> None:
+async def _write_answer(call: Any, stream: Stream, context: Context) -> None:
     response = wire.SingleDocumentRequest()
     response.header.request_id = call.header.request_id
     response.header.exec_endpoint = ENDPOINT

@@ -23,12 +23,14 @@ __all__ = ["ModelOutputDocument", "PromptDocument"]
 class PromptDocument(BaseDoc):
     """What to continue: a raw `prompt`, or the `messages` of a chat, each a role and a content.
 
-    Over gRPC an integer has 32 bits, `seed` too. `api_key` is for the stock jina.Client, which can
-    send no header over gRPC. `logprobs` asks for the output's `logprob`.
+    The server wants `max_tokens`; an Executor has a default. Over gRPC an integer has 32 bits, so
+    `seed`, too. `truncation`: "auto" drops the oldest turns of a conversation that is too long.
+    `logprobs` asks for the output's `logprob`. `api_key` is for the stock jina.Client, which can
+    send no header over gRPC.
     """
 
     prompt: Optional[str] = None
-    max_tokens: int
+    max_tokens: Optional[int] = None
     messages: Optional[List[Dict[str, str]]] = None
     temperature: Optional[float] = None
     top_p: Optional[float] = None
@@ -40,6 +42,7 @@ class PromptDocument(BaseDoc):
     seed: Optional[int] = None
     stop: Optional[List[str]] = None
     ignore_eos: Optional[bool] = None
+    truncation: Optional[str] = None
     logprobs: Optional[bool] = None
     api_key: Optional[str] = None
 

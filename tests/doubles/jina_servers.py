@@ -27,8 +27,10 @@ def authorize(header: str | None) -> str:
 
 
 @asynccontextmanager
-async def grpc_port(service: ScriptedService, ready: Callable[[], bool]) -> AsyncIterator[int]:
-    server = await serve_grpc(service, port=0, authorize=authorize, ready=ready)
+async def grpc_port(
+    service: ScriptedService, ready: Callable[[], bool], port: int = 0
+) -> AsyncIterator[int]:
+    server = await serve_grpc(service, port=port, authorize=authorize, ready=ready)
     yield server.port
     await server.stop(0)
 

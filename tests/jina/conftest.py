@@ -81,15 +81,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def jina_environment() -> dict[str, str]:
+    """Environment variables with which jina's interpreter finds our package and our doubles."""
+    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JINA_LOG_LEVEL": "CRITICAL"}
+
+
 @contextmanager
 def running(python: Path, *command: str | Path) -> Iterator[None]:
     """A server script in jina's environment, from its READY until its stdin is closed."""
-    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
         [python, *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JINA_LOG_LEVEL": "CRITICAL"},
+        env=jina_environment(),
         text=True,
     )
     with process:

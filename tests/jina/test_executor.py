@@ -61,9 +61,10 @@ async def test_refusal_raises_once(stock_client: StockClient, port: int) -> None
     assert await num_requests(stock_client, port) - before == 2
 
 
+# Jina's gateway empties a document that it cannot read itself: which field it was is lost there.
 @pytest.mark.parametrize(
     ("document", "said"),
-    [({"max_tokens": 0}, "max_tokens must be >= 1"), ({"max_tokens": "x"}, "max_tokens")],
+    [({"max_tokens": 0}, "max_tokens must be >= 1"), ({"max_tokens": "x"}, "invalid_request")],
 )
 async def test_bad_document_raises(
     stock_client: StockClient, port: int, document: dict[str, object], said: str

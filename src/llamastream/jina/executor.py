@@ -7,7 +7,7 @@ start, up to four times, and then reports success. See `errors` for the way arou
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 from jina import Executor, requests
@@ -18,7 +18,7 @@ from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, erro
 from llamastream.schema import ModelOutputDocument
 from llamastream.server.jina.documents import ENDPOINT, Answer, parse_prompt
 from llamastream.service.chat_service import ChatService
-from llamastream.wiring import assemble
+from llamastream.wiring import Assembly, assemble
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,9 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
         # Jina makes its Executors inside the running event loop.
         self._starting = asyncio.ensure_future(self.start_service(self._settings))
 
-    async def start_service(self, settings: ModelSettings) -> ChatService:
-        """A service that takes requests."""
-        assembly = assemble(settings)
-        await assembly.service.start()
-        await assembly.engine.ready()
-        return assembly.service
+    def start_service(self, settings: ModelSettings) -> Awaitable[ChatService]:
+        """A service once it takes requests. Raises ModelError at once, if it never will."""
+        return _started(assemble(settings))
 
     # Jina reads the types of the documents off the annotations, so they say one, not an iterator.
     @requests(on=ENDPOINT)  # type: ignore[untyped-decorator]
@@ -79,3 +76,9 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
                     yield ModelOutputDocument.model_validate(fields)
         finally:
             await stream.aclose()
+
+
+async def _started(assembly: Assembly) -> ChatService:
+    await assembly.service.start()
+    await assembly.engine.ready()
+    return assembly.service

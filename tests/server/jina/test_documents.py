@@ -46,12 +46,13 @@ def test_optional_fields_reach_the_sampler() -> None:
         seed=11,
         stop=["\n"],
         ignore_eos=True,
+        truncation="auto",
         logprobs=True,
     )
     assert request.sampling == SamplingParams(
         5, 1.0, 0.5, 7, 0.1, 1.1, 0.2, 0.3, seed=11, logprobs=0
     )
-    assert (request.stop, request.ignore_eos) == (("\n",), True)
+    assert (request.stop, request.ignore_eos, request.truncation) == (("\n",), True, "auto")
 
 
 def test_none_counts_as_absent_and_unknown_fields_are_ignored() -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from docarray.proto import DocProto
 from google.protobuf import descriptor_pb2
 
+from llamastream.schema import ModelOutputDocument, PromptDocument
 from llamastream.server.jina import wire
 
 PROTOS = Path(wire.__file__).parent / "protos"
@@ -24,13 +26,8 @@ def test_descriptors_are_compiled_from_the_proto_files(tmp_path: Path) -> None:
     assert compiled == committed, "run `make protos`"
 
 
-# docarray calls what pydantic has deprecated.
-@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 def test_docarray_reads_and_writes_the_same_bytes() -> None:
-    schema = pytest.importorskip("llamastream.schema")
-    from docarray.proto import DocProto
-
-    prompt = schema.PromptDocument(
+    prompt = PromptDocument(
         messages=[{"role": "user", "content": "é"}], max_tokens=5, temperature=0.5, stop=["a"]
     )
     ours = wire.SingleDocumentRequest()
@@ -49,7 +46,7 @@ def test_docarray_reads_and_writes_the_same_bytes() -> None:
         ours.document, {"id": "1" * 32, "token_id": 7, "generated_text": "🙂", "logprob": -1.5}
     )
     theirs = DocProto.FromString(ours.document.SerializeToString())
-    answer = schema.ModelOutputDocument.from_protobuf(theirs)
+    answer = ModelOutputDocument.from_protobuf(theirs)
     assert (answer.id, answer.token_id, answer.generated_text) == ("1" * 32, 7, "🙂")
     assert (answer.logprob, answer.finish_reason) == (-1.5, None)
 

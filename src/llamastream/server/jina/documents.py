@@ -54,6 +54,7 @@ class _Prompt(BaseModel):
     seed: int | None = None
     stop: list[str] = Field(default=[])
     ignore_eos: bool = False
+    truncation: Literal["disabled", "auto"] = "disabled"
     logprobs: bool = False
 
 
@@ -86,6 +87,7 @@ def parse_prompt(
         sampling=_sampling(prompt),
         stop=tuple(prompt.stop),
         ignore_eos=prompt.ignore_eos,
+        truncation=prompt.truncation,
         scope=scope,
         label=label,
     )

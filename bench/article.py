@@ -123,9 +123,9 @@ def main() -> None:
     for _ in range(options.rounds):
         for num_streams in options.streams:
             for name, side in sides.items():
-                runs.setdefault(f"{name}, {num_streams}", []).append(
-                    side.run(num_streams, options.tokens)
-                )
+                run = side.run(num_streams, options.tokens)
+                print(f"{name}, {num_streams}: {run.tokens_per_s:.1f} tokens/s", flush=True)
+                runs.setdefault(f"{name}, {num_streams}", []).append(run)
     print(f"{'who, streams':16} {'tokens/s':>10} {'first token, ms':>16}")
     medians = {
         key: Result(*(statistics.median(column) for column in zip(*values, strict=True)))

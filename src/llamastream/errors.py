@@ -2,7 +2,8 @@
 
 ChatError
 ├── InvalidRequest (400)             a field has a bad value
-│   └── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
+│   ├── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
+│   └── IdempotencyConflict (400)    an Idempotency-Key seen before, with another request
 ├── Unauthorized (401)
 ├── NotFound (404)
 │   └── ModelNotFound (404)          a model name that is not served here
@@ -38,6 +39,12 @@ class InvalidRequest(ChatError):
 
 class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class IdempotencyConflict(InvalidRequest):
+    """400 and not 409: the official client repeats a 409, and this one would never succeed."""
+
+    code = "idempotency_conflict"
 
 
 class Unauthorized(ChatError):
@@ -88,6 +95,19 @@ class ConfigError(ChatError):
     """A setting that cannot be used. One line on stderr, exit code 2."""
 
     code = "config_error"
+
+
+class StoreUnavailable(ChatError):
+    """The database refused a transaction, none of which was kept. A later one may succeed."""
+
+    status = 503
+    code = "store_unavailable"
+
+
+class StoreError(ChatError):
+    """A database we must not or cannot work with. One line on stderr, exit code 2."""
+
+    code = "store_error"
 
 
 class ModelError(ChatError):

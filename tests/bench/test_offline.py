@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from llamastream.bench.command import bench_offline
 from llamastream.bench.errors import BenchError
 from llamastream.bench.offline import OfflineOptions, OfflineReport, run_offline
 from llamastream.bench.offline_report import render, to_json
@@ -127,3 +128,10 @@ def test_table_and_json_hold_every_cell() -> None:
     assert [cell["streams"] for cell in document["decode"]] == [1, 4]
     assert len(document["decode"][0]["rounds"]) == 2
     assert document["memory_bandwidth_bytes_per_s"]["median"] == 5e9
+
+
+def test_command_ends_on_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_offline(ConstantRunner(), CONFIG, TRAFFIC, replace(OPTIONS, rounds=1))
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["benchmark"] == "offline"
+    assert "round 1/1: streams at once: 4" in err

@@ -1,5 +1,7 @@
 """The pictures of an online run."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from reports import report
 
 from llamastream.bench.errors import BenchError
 from llamastream.bench.plots import draw
+from llamastream.bench.summary import Percentiles
 
 pytest.importorskip("matplotlib", reason="plots need the extra `bench`")
 
@@ -37,11 +40,28 @@ def test_lines_hold_the_medians_of_each_server(tmp_path: Path) -> None:
     assert draw(report(slower), tmp_path / "c")[0].read_bytes() != first
 
 
+def test_plots_need_their_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BenchError, match=r"pip install 'llamastream\[bench\]'"):
+        draw(report(SPEEDS), tmp_path)
+
+
 def test_server_that_failed_everywhere_is_left_out(tmp_path: Path) -> None:
     document = report(SPEEDS)
     for cell in document.cells:
         if cell.server == "theirs":
             cell.error = "died"
+    assert len(draw(document, tmp_path)) == 2
+    for cell in document.cells:
+        cell.error = "died"
+    assert draw(document, tmp_path) == []
+
+
+def test_chunks_that_arrive_together_are_drawn_too(tmp_path: Path) -> None:
+    document = report(SPEEDS)
+    for cell in document.cells:
+        zero = Percentiles(0.0, 0.0, 0.0)
+        cell.rounds[:] = [replace(summary, itl_ms=zero) for summary in cell.rounds]
     assert len(draw(document, tmp_path)) == 2
 
 

@@ -51,7 +51,7 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
 
 def alone(make_runner: MakeRunner, request: GenerationRequest) -> Outcome:
     """The yardstick: one request, one chunk, no sharing, more room than it needs."""
-    runner = make_runner(num_blocks=16, block_size=16, max_model_len=MAX_MODEL_LEN)
+    runner = make_runner(num_blocks=16, block_size=16)
     engine = LLMEngine(runner, EngineConfig(enable_prefix_caching=False))
     return run_all(engine, [replace(request, request_id="alone")])["alone"]
 
@@ -66,7 +66,7 @@ def drawn(outcome: Outcome) -> list[tuple[object, ...]]:
 def test_any_schedule_gives_the_tokens_of_the_request_alone(
     make_runner: MakeRunner, data: st.DataObject
 ) -> None:
-    block_size = data.draw(st.sampled_from([1, 3, 4, 16]), "block_size")
+    block_size = data.draw(st.sampled_from(make_runner.block_sizes), "block_size")
     config = EngineConfig(
         max_num_seqs=data.draw(st.integers(1, 5), "max_num_seqs"),
         max_num_batched_tokens=data.draw(st.sampled_from([5, 7, 16, 64]), "budget"),
@@ -112,7 +112,7 @@ def test_any_schedule_gives_the_tokens_of_the_request_alone(
 def test_a_prompt_may_be_cut_into_chunks_anywhere(make_runner: MakeRunner, budget: int) -> None:
     request = make_request("a", list(range(30)), max_tokens=4, logprobs=2)
     engine = LLMEngine(
-        make_runner(num_blocks=20, block_size=4),
+        make_runner(num_blocks=20),
         EngineConfig(max_num_seqs=1, max_num_batched_tokens=budget),
     )
     engine.add(request)
@@ -126,24 +126,27 @@ def test_a_prompt_may_be_cut_into_chunks_anywhere(make_runner: MakeRunner, budge
 
 
 def test_a_prefix_hit_changes_nothing_but_the_count(make_runner: MakeRunner) -> None:
-    engine = LLMEngine(make_runner(num_blocks=20, block_size=4), EngineConfig())
+    engine = LLMEngine(make_runner(num_blocks=20), EngineConfig())
     request = make_request("first", list(range(23)), max_tokens=6, logprobs=1)
+    num_cached = 23 // make_runner.block_sizes[0] * make_runner.block_sizes[0]
     first = run_all(engine, [request])["first"]
     second = run_all(engine, [replace(request, request_id="second")])["second"]
     assert drawn(first) == drawn(second)
     assert isinstance(first.end, Finished) and isinstance(second.end, Finished)
-    assert (first.end.num_cached_tokens, second.end.num_cached_tokens) == (0, 20)
+    assert (first.end.num_cached_tokens, second.end.num_cached_tokens) == (0, num_cached)
 
 
 def test_a_preempted_sequence_resumes_with_the_same_tokens(make_runner: MakeRunner) -> None:
+    size = make_runner.block_sizes[0]
     requests = [
-        make_request(str(i), [i, *range(7)], max_tokens=16, temperature=1.0, seed=i)
+        make_request(
+            str(i), [i, *range(2 * size - 1)], max_tokens=4 * size, temperature=1.0, seed=i
+        )
         for i in range(3)
     ]
-    # 6 blocks of 4: each sequence alone fills them in the end.
-    engine = LLMEngine(
-        make_runner(num_blocks=6, block_size=4), EngineConfig(enable_prefix_caching=False)
-    )
+    # 6 blocks: each sequence alone fills them in the end.
+    runner = make_runner(num_blocks=6, max_model_len=6 * size)
+    engine = LLMEngine(runner, EngineConfig(enable_prefix_caching=False))
     outcomes: dict[str, Outcome] = defaultdict(Outcome)
     for request in requests:
         engine.add(request)
@@ -166,7 +169,7 @@ def test_a_resumed_request_goes_on_where_it_stopped(
         "a", [3, 1, 4, 1, 5], max_tokens=10, temperature=1.0, frequency_penalty=0.5
     )
     whole = alone(make_runner, request)
-    engine = LLMEngine(make_runner(num_blocks=20, block_size=4), EngineConfig())
+    engine = LLMEngine(make_runner(num_blocks=20), EngineConfig())
     resumed = run_all(engine, [replace(request, output_ids=whole.token_ids[:num_known])])["a"]
     assert drawn(resumed) == drawn(whole)[num_known:]
     assert isinstance(resumed.end, Finished) and resumed.end.num_output_tokens == 10

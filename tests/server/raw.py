@@ -32,7 +32,16 @@ class RawClient:
     def post(self, path: str, body: dict[str, Any] | bytes) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(data)}\r\n\r\n"
-        self._writer.write(head.encode() + data)
+        self.send(head.encode() + data)
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def read_slowly(self, *, num_reads: int) -> None:
+        """A byte at a time, with a turn of the event loop between two."""
+        for _ in range(num_reads):
+            self.seen += await self._reader.read(1)
+            await asyncio.sleep(0)
 
     async def read_until(self, end: bytes) -> bytes:
         while end not in self.seen:

@@ -35,3 +35,9 @@ def demo_model() -> Path:
     if not path.is_file():
         pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache shared by all tests of the demo model: reading its header takes 2 s."""
+    return tmp_path_factory.mktemp("demo-cache")

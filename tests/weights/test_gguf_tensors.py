@@ -1,5 +1,6 @@
 """GGUF files: every supported type gives its numbers, in transformers' names and row order."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,11 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
         ({"llama.block_count": None}, "llama.block_count must be an integer >= 0. Given: nothing"),
         ({"llama.block_count": "2"}, "llama.block_count must be an integer >= 0. Given: '2'"),
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "must be a number > 0"),
+        ({"llama.rope.freq_base": math.inf}, "must be a number > 0. Given: inf"),
+        (
+            {"llama.block_count": 2**31},
+            "describes 2147483648 layers, but there are only 21 tensors",
+        ),
         ({"llama.rope.dimension_count": 2}, "must be the head dimension, 4"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count must be an integer >= 1"),
         (

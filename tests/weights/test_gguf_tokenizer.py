@@ -245,11 +245,11 @@ def test_more_tokens_than_embedding_rows_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.demo
-def test_demo_ids_are_those_of_transformers(demo_model: Path, cache: Path) -> None:
+def test_demo_ids_are_those_of_transformers(demo_model: Path, demo_cache: Path) -> None:
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(demo_model.parent, gguf_file=demo_model.name)
-    config = open_checkpoint(str(demo_model), cache_dir=cache).tokenizer
+    config = open_checkpoint(str(demo_model), cache_dir=demo_cache).tokenizer
     ours = Tokenizer.from_str(config.tokenizer_json)
     for text in [*TEXTS, "<|im_start|>user\nhi<|im_end|>\n"]:
         assert ours.encode(text).ids == theirs.encode(text)

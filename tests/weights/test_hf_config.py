@@ -114,6 +114,7 @@ def test_other_architecture_is_refused(architecture: Any) -> None:
         ("head_dim", 3, "head_dim must be even. Given: 3."),
         ("rms_norm_eps", -1, "rms_norm_eps must be a number > 0. Given: -1."),
         ("rms_norm_eps", float("nan"), "rms_norm_eps must be a number > 0. Given: nan."),
+        ("rope_theta", float("inf"), "rope_theta must be a number > 0. Given: inf."),
         ("tie_word_embeddings", "yes", "tie_word_embeddings must be true or false."),
         ("hidden_act", "gelu", "hidden_act must be 'silu'. Given: 'gelu'."),
         ("partial_rotary_factor", 0.5, "partial_rotary_factor must be 1.0. Given: 0.5."),

@@ -4,12 +4,14 @@ One line per server, the same colour in every picture; the band spans the rounds
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamastream.bench.errors import BenchError
 from llamastream.bench.online import Cell, OnlineReport
 from llamastream.bench.summary import METRICS, Metric, over_rounds
+from llamastream.bench.workload import Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,20 +22,36 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 150
 GREY = "#555555"
+SMALLEST = 0.01  # ms: chunks that arrive together are 0 apart, which a log axis has no place for
+
+
+def check_can_draw(workloads: Sequence[Workload]) -> None:
+    """Raises BenchError if pictures of these workloads cannot be drawn: to be known beforehand."""
+    if len({workload.concurrency for workload in workloads if _in_sweep(workload)}) < 2:
+        raise BenchError("plots need at least two values of concurrency", param="plots")
+    if find_spec("matplotlib") is None:
+        raise BenchError(
+            "plots need matplotlib: pip install 'llamastream[bench]', or run without plots",
+            param="plots",
+        )
 
 
 def draw(report: OnlineReport, folder: Path) -> list[Path]:
-    """Write the PNGs that the report's cells allow into `folder`, which is made if missing.
-
-    Raises BenchError if matplotlib is missing.
-    """
-    cells = [c for c in report.cells if c.workload.concurrency and not c.workload.background]
-    sweep = [c for c in cells if c.workload.output_tokens > 1 and not c.error]
-    if len({c.workload.concurrency for c in sweep}) < 2:
-        raise BenchError("plots need at least two values of concurrency")
+    """Write the sweep's PNGs into `folder`, which is made if missing. Cells that failed are left
+    out; if all did, there is nothing to draw. Raises BenchError as `check_can_draw` does."""
+    check_can_draw(report.options.workloads)
+    cells = [cell for cell in report.cells if _in_sweep(cell.workload) and not cell.error]
+    if not cells:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     names = [target.name for target in report.targets]
-    return [_throughput(sweep, names, folder), _latencies(sweep, names, folder)]
+    return [_throughput(cells, names, folder), _latencies(cells, names, folder)]
+
+
+def _in_sweep(workload: Workload) -> bool:
+    """Whether it is a point of the curves: a closed loop of whole answers, with nothing beside."""
+    closed = workload.concurrency is not None
+    return closed and workload.output_tokens > 1 and not workload.background
 
 
 def _throughput(cells: Sequence[Cell], names: Sequence[str], folder: Path) -> Path:
@@ -65,13 +83,9 @@ def _latencies(cells: Sequence[Cell], names: Sequence[str], folder: Path) -> Pat
 
 
 def _new_figure(width_inches: float, height_inches: float) -> "Figure":
-    # The one optional dependency here, and slow to import: asked for only when something is drawn.
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BenchError(
-            "plots need matplotlib: pip install 'llamastream[bench]', or run without plots"
-        ) from None
+    # Slow to import, and optional: asked for only when something is drawn.
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
@@ -101,11 +115,12 @@ def _lines(
             continue
         points.sort()
         x = [concurrency for concurrency, _ in points]
-        medians = [spread.median for _, spread in points]
+        medians = [max(spread.median, SMALLEST) for _, spread in points]
         color = COLORS[number % len(COLORS)]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(x, medians, color=color, marker=marker, label=name, linewidth=1.8)
-        lows, highs = [s.low for _, s in points], [s.high for _, s in points]
+        lows = [max(spread.low, SMALLEST) for _, spread in points]
+        highs = [max(spread.high, SMALLEST) for _, spread in points]
         axes.fill_between(x, lows, highs, color=color, alpha=0.15, linewidth=0)
         if with_numbers:
             for at, median in zip(x, medians, strict=True):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from llamastream.config import DType, LlamaConfig
 
-# 8 bits and one 16-bit scale per group of 32.
-BITS_PER_WEIGHT: dict[DType, float] = {"int8": 8.5, "float32": 32.0}
+# As the core packs them: 8 bits, and a scale and a minimum of 16 bits each per group of 32.
+BITS_PER_WEIGHT: dict[DType, float] = {"int8": 9.0, "float32": 32.0}
+KV_BYTES_PER_VALUE: dict[DType, int] = {"int8": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,10 @@ def count_weights(config: LlamaConfig) -> int:
     return config.num_hidden_layers * (attention + mlp) + config.vocab_size * hidden
 
 
-def traffic(config: LlamaConfig, dtype: DType, *, kv_bytes_per_value: int) -> Traffic:
+def traffic(config: LlamaConfig, dtype: DType) -> Traffic:
+    """What our CPU runner reads, which keeps weights and cache packed in memory."""
     values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     return Traffic(
         weight_bytes=count_weights(config) * BITS_PER_WEIGHT[dtype] / 8,
-        kv_bytes_per_token=values * kv_bytes_per_value,
+        kv_bytes_per_token=values * KV_BYTES_PER_VALUE[dtype],
     )

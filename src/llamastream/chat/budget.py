@@ -12,7 +12,9 @@ from typing import Any
 MAX_SECONDS = 2.0  # one render; an honest one takes well under a millisecond
 BASE_UNITS = 20_000_000  # some 0.3 s of loop steps, or 80 MB of text
 UNITS_PER_CHAR = 200  # of the conversation: templates copy what they render a few times
-STEP_UNITS = 50  # of a loop step or a call, which take as long as 50 characters
+STEP_UNITS = 50  # of a loop step: it takes as long as copying so many characters
+CALL_UNITS = 250  # of a call or a filter
+NODE_UNITS = 10  # of an item in a list, tuple or dict
 MAX_INT_ARGUMENT = 100_000  # of methods such as `ljust`, and of widths in format strings
 MAX_INT_BITS = 4096
 
@@ -51,7 +53,7 @@ class Budget:
             raise OverBudget(f"makes a value of size {units}")
 
     def spend_nodes(self, value: Any) -> None:
-        """Pay for a new container: one unit for each thing in it, however deep and often."""
+        """Pay for a new container: for each thing in it, however deep and however often."""
         self.spend(1 + self._measure(value, text=False))
 
     def spend_printed(self, value: Any) -> None:
@@ -65,7 +67,7 @@ class Budget:
         while stack:
             item = stack.pop()
             if isinstance(item, _CONTAINERS):
-                total += 1 + len(item)
+                total += NODE_UNITS * (1 + len(item))
                 stack += [*item, *item.values()] if isinstance(item, dict) else item
                 self.allow(total)
             elif text:

@@ -14,7 +14,7 @@ from jinja2 import Template, TemplateError, nodes
 
 from llamastream.chat.budget import Budget, OverBudget
 from llamastream.chat.llama2 import TAGS, check_tags
-from llamastream.chat.provenance import trace
+from llamastream.chat.provenance import mask_contents
 from llamastream.chat.sandbox import BoundedEnvironment
 from llamastream.chat.tokenizer import Tokenizer
 from llamastream.errors import InvalidRequest, ModelError
@@ -37,7 +37,6 @@ class JinjaFormat:
         }
         self._template, self._constants = self._compile(source)
         self._lock = Lock()
-        self._now = datetime.now()
         checked = () if allow_prompt_tags else TAGS
         self._tags = [t for t in checked if t in source and t not in tokenizer.special_texts]
         self._variables = self._special_variables()
@@ -48,23 +47,27 @@ class JinjaFormat:
         for index, message in enumerate(messages):
             check_tags(index, message, self._tags)
         with self._lock:
-            self._now = datetime.now()
-            origin = trace(
-                self._render(messages),
+            self._start(messages)
+            text = self._render(messages)
+            masked = mask_contents(
+                text,
                 [message.content for message in messages],
                 lambda contents: self._try_render(messages, contents),
                 control_texts=self._tokenizer.special_texts,
                 inspected=self._constants,
             )
-        segments = self._tokenizer.split_special(
-            origin.text, origin.masked, untrusted=origin.unmasked
-        )
+        segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
     def render(self, messages: Sequence[Message]) -> str:
         with self._lock:
-            self._now = datetime.now()
+            self._start(messages)
             return self._render(messages)
+
+    def _start(self, messages: Sequence[Message]) -> None:
+        """Give all renders of one request the same moment, and one budget together."""
+        self._now = datetime.now()
+        self._environment.budget = Budget(sum(len(message.content) for message in messages))
 
     def _compile(self, source: str) -> tuple[Template, frozenset[str]]:
         """The template, and the strings in its code that it may look for in contents."""
@@ -76,7 +79,7 @@ class JinjaFormat:
         try:
             tree = self._environment.parse(source)
             constants = (node.value for node in tree.find_all(nodes.Const))
-            words = frozenset(value for value in constants if isinstance(value, str))
+            words = frozenset(value for value in constants if value and isinstance(value, str))
             return self._environment.from_string(source), words
         except (TemplateError, OverBudget, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(
@@ -94,7 +97,7 @@ class JinjaFormat:
     def _check_ends(self) -> None:
         """Find an endless template when it is loaded, not with the first request."""
         try:
-            self._render([Message("user", "Hello")])
+            self.render([Message("user", "Hello")])
         except InvalidRequest:  # it may want other roles; that is for a request to learn
             pass
 
@@ -106,7 +109,6 @@ class JinjaFormat:
             return None
 
     def _render(self, messages: Sequence[Message]) -> str:
-        self._environment.budget = Budget(sum(len(message.content) for message in messages))
         try:
             return self._template.render(
                 messages=[{"role": m.role, "content": m.content} for m in messages],
@@ -133,7 +135,6 @@ class JinjaFormat:
             ) from error
 
     def _strftime_now(self, form: str) -> str:
-        """One moment for all renders of a request, or they could differ."""
         return self._now.strftime(form)
 
 

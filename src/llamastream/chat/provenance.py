@@ -6,48 +6,50 @@ stand-ins put back, is the first one, then each character is known for what it i
 slices and joins; and control tokens are looked for in the masked text, where contents hold none.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from llamastream.errors import InvalidRequest
 
 Render = Callable[[Sequence[str]], str | None]
 """Renders the conversation with these contents; None if the template fails on them."""
 
+MAX_WORDS_TRIED = 8  # a render each; templates look for one or two words in contents
 _FIRST_STAND_IN = 0xF0000  # plane 15, private use: case, width and white space tests pass it by
 
 
-class Origin(NamedTuple):
-    """A rendered prompt, the same with contents masked, and characters that were left unmasked."""
-
-    text: str
-    masked: str
-    unmasked: frozenset[str]
-
-
-def trace(
+def mask_contents(
     text: str,
     contents: Sequence[str],
     render: Render,
     *,
     control_texts: Iterable[str],
     inspected: Iterable[str],
-) -> Origin:
-    """Find where the characters of `text` come from; `text` is what `contents` render to.
+) -> str:
+    """`text`, what `contents` render to, with the characters masked that came from them.
 
     `inspected` are the strings that the template may look for in contents, such as `</think>`.
-    Where masking them changes the outcome, they stay unmasked; what consists of them alone is then
-    no control token. Raises InvalidRequest if origins cannot be told and it might matter.
+    Where masking them changes the outcome, they stay unmasked, as long as no control token can be
+    spelled with them. Raises InvalidRequest if origins cannot be told and it might matter.
     """
     control_texts = tuple(control_texts)
     control = frozenset("".join(control_texts))
-    found = [word for word in inspected if word and any(word in content for content in contents)]
-    for unmasked in (frozenset[str](), frozenset("".join(found))):
-        masked = _masked_text(text, contents, render, control - unmasked)
-        if masked is not None:
-            return Origin(text, masked, unmasked)
+    for unmasked in _attempts(contents, inspected):
+        if not any(unmasked.issuperset(control_text) for control_text in control_texts):
+            masked = _masked_text(text, contents, render, control - unmasked)
+            if masked is not None:
+                return masked
     _refuse_risky(contents, control_texts)
-    return Origin(text, text, frozenset())
+    return text
+
+
+def _attempts(contents: Sequence[str], inspected: Iterable[str]) -> Iterator[frozenset[str]]:
+    """What to leave unmasked: nothing, then each inspected word that occurs, then all of them."""
+    yield frozenset()
+    found = [word for word in inspected if any(word in content for content in contents)]
+    found.sort(key=lambda word: (-len(word), word))
+    yield from map(frozenset, found[:MAX_WORDS_TRIED])
+    if len(found) > 1:
+        yield frozenset("".join(found))
 
 
 def _masked_text(
@@ -57,8 +59,7 @@ def _masked_text(
     present = sorted(c for c in characters.intersection("".join(contents)) if not c.isspace())
     if not present:
         return text
-    taken = {ord(c) for c in text if ord(c) >= _FIRST_STAND_IN}
-    taken |= {ord(c) for content in contents for c in content if ord(c) >= _FIRST_STAND_IN}
+    taken = set(map(ord, set(text).union(*contents)))
     free = (code for code in range(_FIRST_STAND_IN, 0x10FFFE) if code not in taken)
     stand_in = dict(zip(map(ord, present), free, strict=False))
     masked = render([content.translate(stand_in) for content in contents])

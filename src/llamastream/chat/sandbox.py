@@ -19,6 +19,7 @@ from jinja2.utils import Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
 from llamastream.chat.budget import (
+    CALL_UNITS,
     STEP_UNITS,
     Budget,
     check_int_arguments,
@@ -102,7 +103,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        __self.budget.spend(STEP_UNITS + sum(map(size, args)))
+        __self.budget.spend(CALL_UNITS + sum(map(size, args)))
         if isinstance(getattr(__obj, "__self__", None), str | bytes | int | float):
             __self._check_method(__obj, (*args, *kwargs.values()))
         result = super().call(__context, __obj, *args, **kwargs)
@@ -187,7 +188,7 @@ def _paying(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def paying(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         environment: Any = context.environment
         budget: Budget = environment.budget
-        budget.spend(STEP_UNITS + size(value))
+        budget.spend(CALL_UNITS + size(value))
         _check_filter(budget, name, value, (*args, *kwargs.values()))
         if isinstance(value, Iterator):
             value = _steps(context, value)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llamastream import __version__
+from llamastream.cli.bench import bench
 from llamastream.cli.chat import chat
 from llamastream.cli.generate import generate
 from llamastream.cli.models import models
@@ -28,6 +29,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(generate)
 app.add_typer(models, name="models")
+app.add_typer(bench, name="bench")
 
 
 @app.callback()

@@ -62,11 +62,14 @@ def _facts(info: ModelInfo) -> list[tuple[str, str]]:
         ("files", f"{info.path} ({info.format}, {_bytes(info.size_bytes)})"),
         ("parameters", f"{info.num_parameters:,}"),
         ("precision", info.precision),
-        ("memory, int8", _bytes(info.int8_bytes)),
-        ("memory, float32", _bytes(info.float32_bytes)),
-        ("KV cache", f"{_bytes(info.kv_bytes_per_token)} a token"),
+        ("int8", _memory(info.int8_bytes, info.int8_kv_bytes)),
+        ("float32", _memory(info.float32_bytes, info.float32_kv_bytes)),
         ("context", f"{info.max_context:,} tokens"),
     ]
+
+
+def _memory(weights: int, per_token: int) -> str:
+    return f"{_bytes(weights)} of weights, {_bytes(per_token)} of KV cache per token"
 
 
 def _bytes(count: int) -> str:

@@ -34,8 +34,6 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
     with progress_bars() as progress:
         assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
         app = create_app(assembly.service, server)
-        host, port = listener.getsockname()[:2]
-        print(f"llamastream: {assembly.service.model_name} on http://{host}:{port}/v1", flush=True)
         config = uvicorn.Config(
             app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
         )
@@ -79,6 +77,10 @@ async def _serve_http(http: uvicorn.Server, listener: socket.socket, assembly: A
     loading = asyncio.create_task(assembly.engine.ready())
     await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)
     failure = loading.exception() if loading.done() else None
+    if loading.done() and failure is None:
+        host, port = listener.getsockname()[:2]
+        name = assembly.service.model_name
+        print(f"llamastream: {name} is ready on http://{host}:{port}/v1", flush=True)
     if failure is not None:
         http.should_exit = True
     loading.cancel()

@@ -65,11 +65,11 @@ class AsyncEngine:
 
     async def stop(self) -> None:
         """Fail what is unfinished, end the thread after its present step and free the runner."""
-        self._inbox.put(None)
-        if self._status.state is EngineState.LOADING:
-            # Loading cannot be interrupted; the thread ends by itself when it is done.
+        is_loading = self._status.state is EngineState.LOADING
+        if is_loading:
             self._close([])
-        else:
+        self._inbox.put(None)  # after _close, which empties the inbox
+        if not is_loading:  # loading cannot be interrupted: the thread ends when it is through
             await asyncio.to_thread(self._thread.join)
 
     def submit(self, request: GenerationRequest) -> None:

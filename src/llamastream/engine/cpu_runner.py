@@ -212,7 +212,7 @@ def choose_num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
         raise ModelError(
             f"max_model_len {longest} needs a KV cache of {needed * size} bytes, "
             f"the limit is {budget}. Lower --max-model-len to {budget // size * engine.block_size} "
-            "or raise --kv-cache-bytes."
+            "or raise --kv-cache-gib."
         )
     return int(min(budget // size, needed * engine.max_num_seqs))
 

@@ -17,6 +17,7 @@ from llamastream.server.completions_api import CompletionsApi
 from llamastream.server.gate import Gate
 from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
+from llamastream.server.prompts_api import PromptsApi
 from llamastream.service.chat_service import ChatService
 
 
@@ -48,12 +49,16 @@ def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
 
 def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
     completions = CompletionsApi(service, settings)
+    prompts = PromptsApi(service, settings)
     operator = OperatorApi(service)
     return [
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),
         Route("/v1/completions", completions.completion, methods=["POST"]),
         Route("/v1/models", operator.models),
         Route("/v1/models/{name:path}", operator.model),
+        Route("/tokenize", prompts.tokenize, methods=["POST"]),
+        Route("/detokenize", prompts.detokenize, methods=["POST"]),
+        Route("/apply-template", prompts.apply_template, methods=["POST"]),
         Route("/health", operator.health),
         Route("/metrics", operator.metrics),
         Route("/version", operator.version),

@@ -4,6 +4,7 @@ A model's field is an option's name on the wire; None means the default. Ranges 
 parameters are checked once, by SamplingParams.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -86,15 +87,17 @@ class GenerationOptions(WireModel):
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
 
-    def to_request(self, scope: str, label: str) -> ChatRequest:
-        """The checked request. Raises InvalidRequest."""
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
+        """The checked request; `defaults` are the model's. Raises InvalidRequest."""
         raise NotImplementedError
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    def sampling(
+        self, defaults: SamplingParams, max_tokens: int | None, logprobs: int | None
+    ) -> SamplingParams:
         """The sampling parameters. Raises InvalidRequest for a value out of range."""
         given: dict[str, Any] = {
             "temperature": self.temperature,
@@ -106,7 +109,8 @@ class GenerationOptions(WireModel):
             "frequency_penalty": self.frequency_penalty,
             "seed": None if self.seed is None else self.seed & MAX_SEED,  # OpenAI's are signed
         }
-        return SamplingParams(
+        return replace(
+            defaults,
             max_tokens=max_tokens,
             logit_bias=tuple((self.logit_bias or {}).items()),
             logprobs=logprobs,

@@ -35,6 +35,7 @@ from llamastream.service.stream import Stream
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_SAMPLING = SamplingParams()
 CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
 
 
@@ -42,9 +43,17 @@ class ChatService:
     """Belongs to one event loop. Owns the engine: starts it and stops it."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, prompts: PromptBuilder, *, model_name: str
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompts: PromptBuilder,
+        *,
+        model_name: str,
+        sampling: SamplingParams = DEFAULT_SAMPLING,
     ) -> None:
+        """`sampling` holds the model's own defaults, for what a request leaves out."""
         self.model_name = model_name
+        self.sampling = sampling
         self.metrics = Metrics(engine.status)
         self.prompting = Prompting(tokenizer, prompts)
         self._engine = engine
@@ -70,6 +79,11 @@ class ChatService:
     def is_ready(self) -> bool:
         """Whether `open` takes requests now."""
         return self.status().state is EngineState.READY
+
+    @property
+    def num_open(self) -> int:
+        """Engine requests whose end has not been seen yet."""
+        return len(self._flights)
 
     async def open(self, request: ChatRequest) -> Stream:
         """Admit a request with all its choices, or none. The caller closes the stream.

@@ -5,7 +5,7 @@ tokens came in. Nothing after a matched stop string is shown or counted.
 """
 
 from llamastream.chat import IncrementalDetokenizer, StopMatcher, Tokenizer
-from llamastream.messages import ChatRequest, Delta, FinishReason, Token, TokenLogprob
+from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Token, TokenLogprob
 from llamastream.service.stream import Stream
 
 
@@ -29,7 +29,9 @@ class Choice:
         self._tokenizer = tokenizer
         self._hidden_ids = frozenset() if request.include_stop else stop_token_ids
         self._detokenizer = IncrementalDetokenizer(
-            tokenizer, skip_special_tokens=request.skip_special_tokens
+            tokenizer,
+            skip_special_tokens=request.skip_special_tokens,
+            continues=_continues(request, stream.prompt_token_ids, tokenizer),
         )
         self._matcher = (
             StopMatcher(request.stop, include=request.include_stop) if request.stop else None
@@ -71,3 +73,9 @@ class Choice:
         bytes_of = self._tokenizer.token_bytes
         top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
         return TokenLogprob(token.token_id, bytes_of(token.token_id), logprob, top)
+
+
+def _continues(request: ChatRequest, prompt_ids: tuple[int, ...], tokenizer: Tokenizer) -> bool:
+    """Whether the answer goes on with the prompt's text, rather than being a text of its own."""
+    is_chat = isinstance(request.prompt, tuple) and isinstance(request.prompt[0], Message)
+    return not is_chat and prompt_ids[-1] not in tokenizer.special_ids

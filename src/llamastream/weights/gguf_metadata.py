@@ -1,5 +1,6 @@
 """Typed access to a GGUF file's key-value metadata, with errors that name file, key and value."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ class Metadata:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 < value < math.inf
+        ):
             raise self.error(key, "a number > 0")
         # Stored as float32: the shortest decimal that rounds to it is what the author wrote.
         return float(str(np.float32(value)))

@@ -4,6 +4,7 @@ Defaults are those of transformers' LlamaConfig and MistralConfig. What we canno
 refused by name, never approximated.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -33,7 +34,11 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         value = self.values.get(name)
         value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 < value < math.inf
+        ):
             raise self.error(name, "a number > 0", value)
         return float(value)
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -29,12 +30,7 @@ from llamastream.weights.checkpoint import Progress
 from llamastream.weights.folder import INDEX, SINGLE
 from llamastream.weights.hf_config import parse_config
 from llamastream.weights.hf_tokenizer import read_json
-from llamastream.weights.hub_cache import (
-    find_fetched,
-    hub_folder,
-    mark_verified,
-    repository_folder,
-)
+from llamastream.weights.hub_cache import hub_folder, mark_verified, repository_folder
 
 SMALL_FILES = (
     "config.json",
@@ -55,20 +51,17 @@ class _Silent(tqdm):
         super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
 
-def fetch_model(
+def download_model(
     repo_id: str,
     revision: str | None,
     cache_dir: Path,
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """The folder of the model's files, downloaded at the first call; later calls need no network.
+    """The folder of the model's files, verified. What an earlier call got is not fetched again.
 
     endpoint: address of the hub, None for the configured one. Raises ModelError.
     """
-    found = find_fetched(cache_dir, repo_id, revision)
-    if found is not None:
-        return found
     download = _Download(repo_id, revision, hub_folder(cache_dir), endpoint)
     try:
         return download.run(progress)
@@ -85,10 +78,15 @@ def fetch_model(
         raise ModelError(
             f"The hub answered {error.response.status_code} for {repo_id}. Try again later."
         ) from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, ConnectionError, LocalEntryNotFoundError) as error:
         raise ModelError(
-            f"Downloading {repo_id} failed: {_first_line(error)} Check the network and the space "
-            "on the disk, and start again: what has arrived is kept."
+            f"No connection to the hub for {repo_id}: {_first_line(error)} Check the network and "
+            "start again: what has arrived is kept."
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"Cannot store {repo_id} in {download.hub}: {_first_line(error)} Check the space on "
+            "the disk and start again."
         ) from error
 
 

@@ -49,6 +49,11 @@ def check_layout(
     """
     kept = [entry for entry in entries if not entry.name.endswith("rotary_emb.inv_freq")]
     kept = _without_tied_copy(config, kept, source)
+    if config.num_hidden_layers > len(kept):  # before listing what a damaged number asks for
+        raise ModelError(
+            f"{source}: the configuration describes {config.num_hidden_layers} layers, but there "
+            f"are only {len(kept)} tensors. Configuration and weights do not belong together."
+        )
     expected = expected_shapes(config)
     names = {entry.name for entry in kept}
     missing = [name for name in expected if name not in names]

@@ -12,15 +12,18 @@ from llamastream.weights.gguf_file import open_gguf
 from llamastream.weights.hub_cache import list_fetched
 from llamastream.weights.opening import DEMO
 
-INT8_BYTES = 1 + 2 / 32  # one byte, and a float16 scale for each group of 32
-KV_BYTES = 2  # a cached key or value is a float32
+INT8_BYTES = 1 + 4 / 32  # one byte, and a scale and a minimum of 2 bytes for each group of 32
+INT8_KV_BYTES, FLOAT32_KV_BYTES = 2, 4  # one cached number: bfloat16 and float32
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model's size and what it needs of memory. `precision` is that of the files."""
+    """A model's size, and what it needs of memory by the precision it is run in.
+
+    `precision` is that of the files. Keys and values are counted per token of context.
+    """
 
     name: str
     path: Path
@@ -31,7 +34,8 @@ class ModelInfo:
     max_context: int
     int8_bytes: int
     float32_bytes: int
-    kv_bytes_per_token: int
+    int8_kv_bytes: int
+    float32_kv_bytes: int
 
 
 def describe(checkpoint: Checkpoint) -> ModelInfo:
@@ -47,7 +51,8 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
         max_context=config.max_position_embeddings,
         int8_bytes=int(checkpoint.num_parameters * INT8_BYTES),
         float32_bytes=checkpoint.num_parameters * 4,
-        kv_bytes_per_token=kv_numbers * KV_BYTES,
+        int8_kv_bytes=kv_numbers * INT8_KV_BYTES,
+        float32_kv_bytes=kv_numbers * FLOAT32_KV_BYTES,
     )
 
 

@@ -1,14 +1,19 @@
 """From what a person calls a model to an opened Checkpoint."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from llamastream.errors import ModelError
+from llamastream.sampling import SamplingParams
 from llamastream.weights.checkpoint import Checkpoint, Progress
+from llamastream.weights.demo import fetch_demo
 from llamastream.weights.folder import open_folder
 from llamastream.weights.gguf_file import open_gguf
+from llamastream.weights.hub_cache import find_fetched
 
 DEMO = "demo"
+DEMO_SAMPLING = SamplingParams(temperature=0.2, top_p=0.9)  # SmolLM2-135M-Instruct's model card
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -28,10 +33,8 @@ def open_checkpoint(
     if revision is not None and (model == DEMO or path.exists()):
         raise ModelError(f"revision applies to models of the hub only. Given: {revision!r}.")
     if model == DEMO:
-        # Deferred, as below: fetching needs modules that a start from local files should not load.
-        from llamastream.weights.demo import fetch_demo
-
-        return open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
+        demo = open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
+        return replace(demo, sampling=DEMO_SAMPLING)
     if model and path.is_dir():
         return open_folder(path, name=path.resolve().name)
     if path.is_file():
@@ -41,10 +44,28 @@ def open_checkpoint(
             f"No model {model!r}: neither a folder nor a file here, nor of the form owner/name. "
             "Give one of these, or demo."
         )
-    from llamastream.weights.hub import fetch_model
-
     folder = fetch_model(model, revision, cache_dir, progress)
     return open_folder(folder, name=model)
+
+
+def fetch_model(
+    repo_id: str,
+    revision: str | None,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """The folder of a hub model, downloaded at the first call; later calls need no network.
+
+    endpoint: address of the hub, None for the configured one. Raises ModelError.
+    """
+    found = find_fetched(cache_dir, repo_id, revision)
+    if found is not None:
+        return found
+    # Deferred: the hub's client takes 0.2 s to import.
+    from llamastream.weights.hub import download_model
+
+    return download_model(repo_id, revision, cache_dir, progress, endpoint)
 
 
 def _open_file(path: Path, cache_dir: Path) -> Checkpoint:

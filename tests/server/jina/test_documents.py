@@ -78,6 +78,8 @@ def test_empty_prompt_is_a_prompt() -> None:
         ({"prompt": "a", "max_tokens": 5, "temperature": float("nan")}, "temperature", "finite"),
         ({"prompt": "a", "max_tokens": 5, "top_p": 2.0}, "top_p", "<= 1.0"),
         ({"prompt": "a", "max_tokens": 5, "stop": "x"}, "stop", "Given: 'x'"),
+        ({"prompt": "a", "max_tokens": 5, "stop": [""]}, "stop", "at least 1"),
+        ({"prompt": "a", "max_tokens": 5, "stop": ["x"] * 17}, "stop", "at most 16"),
         ({"prompt": "a", "max_tokens": 5, "messages": [{}]}, "messages", "messages.0.role"),
         ({"messages": [], "max_tokens": 5}, "messages", "at least 1"),
         (

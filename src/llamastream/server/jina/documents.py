@@ -5,7 +5,7 @@ no document: a reader gets one document per token that brings text.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Delta, FinishReason, Message
 from llamastream.sampling import SamplingParams
+from llamastream.server.options import MAX_STOP_CHARS, MAX_STOPS
 from llamastream.service.stream import Stream
 
 ENDPOINT = "/stream"
@@ -27,6 +28,9 @@ Ready = Callable[[], bool]
 
 OutputFields = dict[str, str | int | float]
 """The fields of one ModelOutputDocument; those without a value are absent."""
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class _Turn(BaseModel):
@@ -52,7 +56,7 @@ class _Prompt(BaseModel):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
-    stop: list[str] = Field(default=[])
+    stop: list[Stop] = Field(default=[], max_length=MAX_STOPS)
     ignore_eos: bool = False
     truncation: Literal["disabled", "auto"] = "disabled"
     logprobs: bool = False

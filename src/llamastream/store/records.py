@@ -1,0 +1,162 @@
+"""What the store takes and gives: plain values, no rows and no connections.
+
+Bodies, requests, results and metadata are JSON objects of the wire, opaque here. Times are seconds
+since 1970.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from llamastream.errors import InvalidRequest
+from llamastream.sampling import SamplingParams
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+MAX_LIMIT = 100  # OpenAI's limit of one page
+MAX_KEY_CHARS = 255  # longest Idempotency-Key
+
+
+class Status(StrEnum):
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"  # max_output_tokens reached
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which part of a list: at most `limit` entries behind the one with the id `after`."""
+
+    after: str | None = None
+    limit: int = 20
+    order: Literal["asc", "desc"] = "desc"  # by age; desc is newest first
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_LIMIT:
+            raise InvalidRequest(
+                f"limit must be >= 1 and <= {MAX_LIMIT}. Given: {self.limit}.", param="limit"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    data: tuple[T, ...]
+    has_more: bool
+
+
+class Item(NamedTuple):
+    """One item of a conversation or a response. `id` is unique within each conversation."""
+
+    id: str
+    body: Json
+
+
+class IdempotencyKey(NamedTuple):
+    """The caller's key for a request, and a digest of everything that makes the request."""
+
+    key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """A response about to be generated. `prompt_ids` and `sampling` are all a restart needs."""
+
+    id: str
+    request: Json
+    prompt_ids: Sequence[int]
+    sampling: SamplingParams
+    input_items: Sequence[Item] = ()
+    conversation_id: str | None = None
+    previous_response_id: str | None = None
+    idempotency: IdempotencyKey | None = None
+
+    def __post_init__(self) -> None:
+        if self.conversation_id is not None and self.previous_response_id is not None:
+            raise InvalidRequest(
+                "conversation and previous_response_id cannot both be given: send one of them.",
+                param="previous_response_id",
+            )
+        if self.sampling.seed is None:
+            raise ValueError("a stored response needs its seed, or a restart would draw others")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A stored response, without its tokens (see Journal.read) and its items."""
+
+    id: str
+    scope: str
+    status: Status
+    created_at: float
+    finished_at: float | None
+    conversation_id: str | None
+    previous_response_id: str | None
+    request: Json
+    result: Json | None  # None until finished, and when a restart failed it
+    error: str | None
+
+
+class Created(NamedTuple):
+    """`existing` is true for an Idempotency-Key seen before: generate nothing, give `response`."""
+
+    response: Response
+    existing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a response ended."""
+
+    status: Status
+    result: Json
+    output_items: Sequence[Item] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A response to go on with after a restart, at the position behind `output_ids`.
+
+    `restarts` counts the starts that found it without any new token, this one included: one that
+    was found so before is better resumed alone.
+    """
+
+    response: Response
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    output_ids: tuple[int, ...]
+    restarts: int
+
+
+class Recovery(NamedTuple):
+    interrupted: tuple[Interrupted, ...]  # oldest first
+    failed: tuple[str, ...]  # ids given up, by now failed
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    id: str
+    scope: str
+    created_at: float
+    metadata: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What may be forgotten. None is no limit. Only what is finished is ever forgotten."""
+
+    max_age_s: float | None = None  # since a response ended, or a conversation last changed
+    max_responses: int | None = None
+    max_conversations: int | None = None
+
+
+class Swept(NamedTuple):
+    num_responses: int
+    num_conversations: int
+    num_keys: int  # of idempotency
+    more: bool  # the limit was reached: call again

@@ -1,0 +1,108 @@
+"""What the tables have in common: finding by id and scope, reading a page, rows made values."""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, select
+
+from llamastream.errors import NotFound
+from llamastream.sampling import SamplingParams
+from llamastream.store.records import Conversation, Item, Json, Page, PageQuery, Response, Status, T
+from llamastream.store.tables import conversations, items, responses
+
+ID = re.compile(r"[\x21-\x7e]{1,255}")
+
+RESPONSE_COLUMNS = tuple(
+    responses.c[name]
+    for name in (
+        *("num", "id", "scope", "status", "created_at", "finished_at", "conversation_id"),
+        *("previous_response_id", "request", "result", "error"),
+    )
+)
+
+
+def find(
+    conn: Connection, kind: str, id: str, scope: str, *columns: ColumnElement[Any]
+) -> Row[Any]:
+    """The row of a "conversation" or "response", of which `columns` are read.
+
+    Raises NotFound alike for an id that never was, is no more, or belongs to another scope.
+    """
+    table = _TABLES[kind]
+    if ID.fullmatch(id):
+        statement = select(*(columns or (table.c.num,))).where(table.c.id == id)
+        row = conn.execute(statement.where(table.c.scope == scope)).one_or_none()
+        if row is not None:
+            return row
+    raise NotFound(f"{kind.capitalize()} {id!r} not found.", param=f"{kind}_id")
+
+
+def fetch_page(
+    conn: Connection,
+    base: Select[Any],
+    make: Callable[[Row[Any]], T],
+    query: PageQuery,
+    *,
+    id_column: ColumnElement[str],
+    order: ColumnElement[int],
+) -> Page[T]:
+    """The part of `base` that `query` asks for, ordered by `order`, which an index must serve.
+
+    Raises NotFound when `query.after` is not in the list.
+    """
+    if query.after is not None:
+        after = base.with_only_columns(order).where(id_column == query.after).limit(1)
+        anchor = conn.execute(after).scalar() if ID.fullmatch(query.after) else None
+        if anchor is None:
+            raise NotFound(
+                f"The list has no entry {query.after!r}: give an id of it.", param="after"
+            )
+        base = base.where(order > anchor if query.order == "asc" else order < anchor)
+    ordered = base.order_by(order.asc() if query.order == "asc" else order.desc())
+    rows = conn.execute(ordered.limit(query.limit + 1)).all()
+    return Page(tuple(make(row) for row in rows[: query.limit]), len(rows) > query.limit)
+
+
+def to_response(row: Row[Any]) -> Response:
+    """From a row of RESPONSE_COLUMNS."""
+    return Response(
+        id=row.id,
+        scope=row.scope,
+        status=Status(row.status),
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        conversation_id=row.conversation_id,
+        previous_response_id=row.previous_response_id,
+        request=row.request,
+        result=row.result,
+        error=row.error,
+    )
+
+
+def to_conversation(row: Row[Any]) -> Conversation:
+    return Conversation(row.id, row.scope, row.created_at, row.metadata)
+
+
+ITEM_COLUMNS: tuple[ColumnElement[Any], ...] = (items.c.id, items.c.body)
+
+
+def to_item(row: Row[Any]) -> Item:
+    """From a row of ITEM_COLUMNS."""
+    return Item(row.id, row.body)
+
+
+def sampling_to_json(sampling: SamplingParams) -> Json:
+    return asdict(sampling) | {"stop_token_ids": sorted(sampling.stop_token_ids)}
+
+
+def sampling_from_json(fields: Json) -> SamplingParams:
+    fields = fields | {
+        "logit_bias": tuple((token_id, bias) for token_id, bias in fields["logit_bias"]),
+        "stop_token_ids": frozenset(fields["stop_token_ids"]),
+    }
+    return SamplingParams(**fields)
+
+
+_TABLES: dict[str, Table] = {"conversation": conversations, "response": responses}

@@ -1,0 +1,146 @@
+"""The store as one object: opening, recovering, forgetting, moving, closing."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import Connection, exc
+
+from llamastream.errors import StoreError
+from llamastream.messages import Token
+from llamastream.store import recovery, retention, transfer
+from llamastream.store.conversations import Conversations
+from llamastream.store.database import Database, Durability, translated_errors
+from llamastream.store.journal import Journal
+from llamastream.store.ledger import Ledger
+from llamastream.store.migrations import upgrade
+from llamastream.store.records import Recovery, Retention, Swept
+from llamastream.store.responses import Responses
+from llamastream.store.writer import Refused, Writer
+
+
+class Store:
+    """Made by `Store.open`, within the event loop that uses it."""
+
+    def __init__(
+        self, database: Database, journal: Journal, writer: Writer, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._journal = journal
+        self._writer = writer
+        self._clock = clock
+        self.responses = Responses(database, writer, journal, clock)
+        self.conversations = Conversations(database, writer, clock)
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        durability: Durability = "normal",
+        owner: str = "main",
+        exclusive: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Open a database, created or brought to the newest version if need be.
+
+        `exclusive` is for a server: no other may generate as `owner`. Raises StoreError.
+        """
+        database = await asyncio.to_thread(Database, url, durability=durability)
+        journal = Journal(Ledger(), owner=owner, durability=durability)
+        writer = Writer(database, journal, exclusive=exclusive)
+        try:
+            await asyncio.to_thread(_prepare, database)
+            await asyncio.to_thread(writer.start)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, journal, writer, clock)
+
+    def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
+        """Journal one step of all streams; a token's request_id is its response's id.
+
+        Done once it is committed. The result names the responses whose tokens were refused, and
+        why; it is empty when all is well. Raises StoreUnavailable when nothing was written: then
+        later tokens of these responses are refused too, until the missing ones are given again.
+        """
+        return self._writer.append(tokens)
+
+    async def recover(self) -> Recovery:
+        """Open again what was in progress when the last server of this name ended.
+
+        Once, before anything is appended.
+        """
+        return await self._writer.run(
+            lambda conn: recovery.recover(conn, self._journal, self._clock())
+        )
+
+    async def sweep(self, policy: Retention) -> Swept:
+        """Forget a bounded part of what may be forgotten; call again while there is more."""
+        now = self._clock()
+        planned = await self._database.read(lambda conn: retention.plan(conn, policy, now))
+        return await self._writer.run(lambda conn: retention.sweep(conn, planned, now))
+
+    async def export(self, path: Path) -> int:
+        """Write all of the database, as of one moment, and return the number of lines."""
+        return await asyncio.to_thread(_export, self._database, path)
+
+    async def import_(self, path: Path) -> int:
+        """Add what an export wrote, all or nothing, and return the number of lines.
+
+        Raises InvalidRequest. What it holds in progress is left to the next `recover`.
+        """
+
+        def write(conn: Connection) -> int:
+            with path.open("rb") as file:
+                return transfer.import_lines(conn, file, owner=self._journal.owner)
+
+        return await self._writer.run(write)
+
+    async def vacuum(self) -> None:
+        """Give free space back to the file system. Blocks all writing: not while serving."""
+        await asyncio.to_thread(self._database.vacuum)
+
+    async def close(self) -> None:
+        """Write what is outstanding, park what is in progress for the next start, and close."""
+        try:
+            if len(self._journal.ledger):
+                await self._writer.run(lambda conn: recovery.park(conn, self._journal))
+        finally:
+            await self._writer.close()
+            await asyncio.to_thread(self._database.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _prepare(database: Database) -> None:
+    try:
+        with database.connect() as conn:
+            database.begin(conn)
+            try:
+                upgrade(conn)
+                conn.exec_driver_sql("COMMIT")
+            except BaseException:
+                conn.exec_driver_sql("ROLLBACK")
+                raise
+    except exc.DBAPIError as error:
+        raise StoreError(f"{database.name} cannot be opened: {error.orig}.") from error
+
+
+def _export(database: Database, path: Path) -> int:
+    """Readable by its owner only: it holds what people said."""
+    num_lines = 0
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        with translated_errors(), database.connect() as conn, database.snapshot(conn):
+            for line in transfer.export_lines(conn):
+                file.write(line)
+                num_lines += 1
+    return num_lines

@@ -1,0 +1,209 @@
+"""The one thread that writes: its connection, and a transaction per group of jobs.
+
+Whatever came while a transaction was under way makes the next one. A job is a function of the
+connection, or a step's tokens. When the database fails, every job of the group fails with
+StoreUnavailable and nothing of it was kept; the next group starts on a new connection. A lost
+connection is tried again once at once, unless its COMMIT may have come through.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection
+
+from llamastream.errors import ChatError, StoreUnavailable
+from llamastream.messages import Token
+from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
+from llamastream.store.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Refused = dict[str, ChatError]
+
+MAX_GROUP = 256  # jobs of one transaction
+CHECKPOINT_AFTER = 512  # transactions
+
+
+class _Job(NamedTuple):
+    future: asyncio.Future[Any]
+    fn: Callable[[Connection], Any] | None
+    tokens: Sequence[Token] = ()
+
+
+class Writer:
+    def __init__(self, database: Database, journal: Journal, *, exclusive: bool) -> None:
+        self._database = database
+        self._journal = journal
+        self._exclusive = exclusive
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._conn: Connection | None = None
+        self._must_fold = False
+        self._is_committing = False
+        self._num_commits = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
+
+    def start(self) -> None:
+        """Connect, and be the only server that generates under this name. Blocks.
+
+        Raises StoreError or StoreUnavailable.
+        """
+        with translated_errors():
+            self._connect()
+        self._must_fold = False
+        self._thread.start()
+
+    def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
+        return self._submit(None, tokens)
+
+    def run(self, fn: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """Run `fn` in a transaction; its result is there once that is committed.
+
+        What `fn` raises takes back its own changes alone.
+        """
+        return self._submit(fn, ())
+
+    async def close(self) -> None:
+        """Finish what was submitted, and stop."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _submit(
+        self, fn: Callable[[Connection], Any] | None, tokens: Sequence[Token]
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(StoreUnavailable("The store is closed: the server is stopping."))
+        else:
+            self._jobs.put(_Job(future, fn, tokens))
+        return future
+
+    # All below runs on the thread.
+
+    def _run(self) -> None:
+        running = True
+        while running:
+            group = self._next_group()
+            running = group[-1] is not None
+            jobs = [job for job in group if job is not None]
+            if jobs:
+                outcomes = self._write(jobs)
+                self._loop.call_soon_threadsafe(_resolve, jobs, outcomes)
+        self._drop_connection()
+
+    def _next_group(self) -> list[_Job | None]:
+        group = [self._jobs.get()]
+        try:
+            while group[-1] is not None and len(group) < MAX_GROUP:
+                group.append(self._jobs.get_nowait())
+        except Empty:
+            pass
+        return group
+
+    def _write(self, jobs: list[_Job]) -> list[object]:
+        """The outcome of each job: a result or an exception."""
+        try:
+            try:
+                return self._transact(jobs)
+            except Exception as error:
+                if not self._can_repeat(error):
+                    raise
+                self._abandon()
+                return self._transact(jobs)
+        # Broad, since nothing may end this thread: whoever waits must hear of it.
+        except Exception as error:
+            self._abandon()
+            if is_unavailable(error):
+                error = unavailable(error)
+            if isinstance(error, ChatError):
+                logger.warning("%s", error)
+            else:
+                logger.exception("a transaction failed")
+            return [error] * len(jobs)
+
+    def _can_repeat(self, error: Exception) -> bool:
+        """A server that was started again since the last transaction costs no stream anything.
+
+        Tokens may be written twice, which does no harm (see `read_unfolded`); all else may not.
+        """
+        is_lost = is_unavailable(error) or isinstance(error, StoreUnavailable)
+        return is_lost and not self._database.is_sqlite and not self._is_committing
+
+    def _abandon(self) -> None:
+        self._journal.ledger.rollback()
+        self._drop_connection()
+
+    def _transact(self, jobs: list[_Job]) -> list[object]:
+        conn = self._conn or self._connect()
+        ledger = self._journal.ledger
+        # A step alone is a single statement, and that is a transaction by itself.
+        self._is_committing = False
+        is_explicit = self._must_fold or any(job.fn is not None for job in jobs)
+        if is_explicit:
+            self._database.begin(conn)
+        if self._must_fold:
+            self._journal.fold_all(conn)
+        outcomes = [
+            ledger.stage(job.tokens) if job.fn is None else self._call(conn, job.fn) for job in jobs
+        ]
+        self._journal.write_step()
+        if is_explicit:
+            self._is_committing = True
+            conn.exec_driver_sql("COMMIT")
+        ledger.commit()
+        self._must_fold = self._journal.wants_fold
+        self._num_commits += 1
+        if self._num_commits % CHECKPOINT_AFTER == 0:
+            self._database.checkpoint_later()
+        return outcomes
+
+    def _call(self, conn: Connection, fn: Callable[[Connection], Any]) -> object:
+        mark = self._journal.ledger.mark()
+        conn.exec_driver_sql("SAVEPOINT job")
+        try:
+            outcome = fn(conn)
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            self._journal.ledger.undo(mark)
+            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+            outcome = error
+        conn.exec_driver_sql("RELEASE SAVEPOINT job")
+        return outcome
+
+    def _connect(self) -> Connection:
+        conn = self._database.connect()
+        try:
+            if self._exclusive:
+                self._database.lock(conn, self._journal.owner)
+            self._journal.attach(conn)
+        except BaseException:
+            conn.close()
+            raise
+        self._conn = conn
+        self._must_fold = True
+        return conn
+
+    def _drop_connection(self) -> None:
+        if self._conn is not None:
+            self._conn.invalidate()
+            self._conn.close()
+            self._conn = None
+
+
+def _resolve(jobs: list[_Job], outcomes: list[object]) -> None:
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.future.done():
+            continue  # its caller was cancelled
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)

@@ -1,0 +1,152 @@
+"""A token's logits are the same bits whatever shares its step and however its prompt was cut."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from paged_steps import Chunk, all_logits, make_batch, random_ids, sampling_batch
+from tiny_llama import random_tensors, tiny_config
+
+from llamastream.config import DType, EngineConfig
+from llamastream.engine import _core
+from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.runner import Float32
+
+CONFIG = tiny_config(
+    vocab_size=160,
+    hidden_size=64,
+    intermediate_size=96,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=512,
+)
+ENGINE = EngineConfig(max_num_seqs=32, max_num_batched_tokens=1024, block_size=16, threads=1)
+LENGTHS = [1, 15, 16, 17, 127, 128, 129, 300, 511]  # about blocks, and spans of 128 positions
+DTYPES: list[DType] = ["int8", "float32"]
+
+
+def make_runner(dtype: DType, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
+    engine = replace(ENGINE, dtype=dtype, threads=threads)
+    return CpuRunner.load(CONFIG, engine, lambda: random_tensors(CONFIG).items(), isa=isa)
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def dtype(request: pytest.FixtureRequest) -> DType:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    return [random_ids(CONFIG, length, seed=length) for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def expected(dtype: DType, prompts: list[list[int]]) -> list[Float32]:
+    """Logits after every token, each prompt alone, in one piece, on one thread."""
+    runner = make_runner(dtype)
+    return [all_logits(runner, ids) for ids in prompts]
+
+
+def random_schedule(
+    lengths: list[int], rng: np.random.Generator, budget: int = 512
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Steps of (sequence, start, stop): every sequence in random chunks, in any company."""
+    done = [0] * len(lengths)
+    while any(at < length for at, length in zip(done, lengths, strict=True)):
+        step, left = [], budget
+        for seq in rng.permutation(len(lengths)):
+            rest = min(lengths[seq] - done[seq], left)
+            if rest <= 0 or rng.random() < 0.3:
+                continue
+            size = int(rng.choice([1, 1, 2, 7, 16, 60, 200]))
+            step.append((int(seq), done[seq], done[seq] + min(size, rest)))
+            done[seq], left = step[-1][2], left - min(size, rest)
+        if step:
+            yield step
+
+
+def check_schedule(
+    runner: CpuRunner, prompts: list[list[int]], expected: list[Float32], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    needed = [-(-len(ids) // 16) for ids in prompts]
+    shuffled = np.split(rng.permutation(runner.num_blocks)[: sum(needed)], np.cumsum(needed)[:-1])
+    checked = 0
+    for step in random_schedule([len(ids) for ids in prompts], rng):
+        chunks = [
+            Chunk(prompts[seq][start:stop], start, list(shuffled[seq])) for seq, start, stop in step
+        ]
+        logits = runner.run(make_batch(chunks, 16, rows="all")).logits
+        wanted = np.concatenate([expected[seq][start:stop] for seq, start, stop in step])
+        np.testing.assert_array_equal(logits, wanted)
+        checked += len(wanted)
+    assert checked == sum(map(len, prompts))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_schedule_gives_the_bits_of_each_prompt_alone(
+    dtype: DType, threads: int, seed: int, prompts: list[list[int]], expected: list[Float32]
+) -> None:
+    check_schedule(make_runner(dtype, threads=threads), prompts, expected, seed)
+
+
+@pytest.mark.parametrize("isa", sorted(set(_core.available_isas()) - {"portable"}))
+def test_every_instruction_set_gives_the_same_bits(
+    dtype: DType, isa: str, prompts: list[list[int]], expected: list[Float32]
+) -> None:
+    runner = make_runner(dtype, threads=2, isa=isa)
+    assert runner.isa == isa
+    check_schedule(runner, prompts, expected, seed=1)
+
+
+def test_portable_code_gives_the_same_bits(
+    dtype: DType, prompts: list[list[int]], expected: list[Float32]
+) -> None:
+    check_schedule(make_runner(dtype, isa="portable"), prompts[:7], expected[:7], seed=1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("chunk", [1, 13, 128, 500])
+def test_every_chunking_of_a_long_prompt(
+    dtype: DType, chunk: int, threads: int, prompts: list[list[int]], expected: list[Float32]
+) -> None:
+    runner = make_runner(dtype, threads=threads)
+    np.testing.assert_array_equal(all_logits(runner, prompts[-1], chunk=chunk), expected[-1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_drawn_ids_and_logprobs_are_the_same_alone_and_among_31(
+    dtype: DType, temperature: float
+) -> None:
+    runner = make_runner(dtype, threads=2)
+    prompts = [random_ids(CONFIG, 3 + 9 * (i % 6), seed=i) for i in range(32)]
+    tables = [list(range(i * 4, i * 4 + 4)) for i in range(32)]
+    options = {"temperature": temperature, "num_logprobs": 5, "top_p": 0.95}
+    seeds = np.arange(32, dtype=np.uint64) * np.uint64(1 << 40)
+    together = runner.run(
+        make_batch(
+            [Chunk(ids, 0, table) for ids, table in zip(prompts, tables, strict=True)],
+            16,
+            sampling=sampling_batch(32, seed=seeds, **options),
+        )
+    )
+    for i, ids in enumerate(prompts):
+        sampling = sampling_batch(1, seed=seeds[i : i + 1], **options)
+        alone = runner.run(make_batch([Chunk(ids, 0, tables[-i])], 16, sampling=sampling))
+        assert alone.token_ids[0] == together.token_ids[i]
+        assert alone.logprobs[0] == together.logprobs[i]
+        np.testing.assert_array_equal(alone.top_ids[0], together.top_ids[i])
+        np.testing.assert_array_equal(alone.top_logprobs[0], together.top_logprobs[i])
+
+
+def test_stale_values_of_a_former_sequence_never_reach_the_next(dtype: DType) -> None:
+    """A freed block keeps its old keys and values; what lies beyond a context must not count."""
+    runner = make_runner(dtype)
+    ids = random_ids(CONFIG, 21, seed=5)
+    clean = all_logits(runner, ids)
+    noise = random_ids(CONFIG, 200, seed=6)
+    runner.run(make_batch([Chunk(noise, 0, list(range(13)))], 16))
+    np.testing.assert_array_equal(all_logits(runner, ids, chunk=5), clean)

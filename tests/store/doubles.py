@@ -1,0 +1,43 @@
+"""Responses and tokens to store."""
+
+from llamastream.messages import Token
+from llamastream.sampling import SamplingParams
+from llamastream.store import Item, NewResponse, Outcome, Status, Store
+
+SCOPE = "key-1"
+DONE = Outcome(Status.COMPLETED, {"usage": {"output_tokens": 3}})
+
+
+def a_response(id: str, **fields: object) -> NewResponse:
+    values = {"request": {"model": "m"}, "prompt_ids": (1, 2), "sampling": SamplingParams(seed=7)}
+    return NewResponse(id, **(values | fields))  # type: ignore[arg-type]
+
+
+def items(*ids: str) -> tuple[Item, ...]:
+    return tuple(Item(id, {"type": "message", "text": f"text of {id}"}) for id in ids)
+
+
+def token_id(response_id: str, position: int) -> int:
+    """A token that shows where it belongs."""
+    return (hash_of(response_id) * 31 + position * 7) % 50_000
+
+
+def hash_of(text: str) -> int:
+    return int.from_bytes(text.encode()[-4:], "little")
+
+
+def tokens(response_id: str, start: int, stop: int) -> list[Token]:
+    return [Token(response_id, k, token_id(response_id, k)) for k in range(start, stop)]
+
+
+async def start(store: Store, *ids: str, scope: str = SCOPE, **fields: object) -> None:
+    for id in ids:
+        await store.responses.create(a_response(id, **fields), scope=scope)
+
+
+async def run(store: Store, id: str, num_tokens: int = 3, **fields: object) -> None:
+    """A whole response, from its start to its end."""
+    output = fields.pop("output_items", ())
+    await start(store, id, **fields)
+    await store.append(tokens(id, 0, num_tokens))
+    await store.responses.finish(id, Outcome(Status.COMPLETED, {}, output))  # type: ignore[arg-type]

@@ -1,0 +1,115 @@
+"""Opening: what is created, what is refused, and that migrations end where the tables are."""
+
+import os
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, inspect
+
+from llamastream.errors import StoreError
+from llamastream.store import Store, sqlite_url
+from llamastream.store.database import Database
+from llamastream.store.migrations import INITIAL, MIGRATIONS, Migration, upgrade
+from llamastream.store.tables import metadata
+
+
+async def test_migrated_schema_is_the_one_in_tables(empty_url: str) -> None:
+    async with await Store.open(empty_url) as store:
+        described = await store._database.read(describe)
+    assert set(described) == set(metadata.tables) | {"schema_migrations"}
+    for name, table in metadata.tables.items():
+        columns, indexes = described[name]
+        assert columns == {column.name: column.nullable for column in table.columns}
+        assert indexes == {
+            index.name: [column.name for column in index.columns] for index in table.indexes
+        }
+
+
+def describe(
+    conn: Connection,
+) -> dict[str, tuple[dict[str, bool], dict[str | None, list[str | None]]]]:
+    found = inspect(conn)
+    return {
+        name: (
+            {column["name"]: column["nullable"] for column in found.get_columns(name)},
+            {
+                index["name"]: index["column_names"]
+                for index in found.get_indexes(name)
+                if "duplicates_constraint" not in index
+            },
+        )
+        for name in found.get_table_names()
+    }
+
+
+def apply(url: str, migrations: tuple[Migration, ...]) -> tuple[str, ...]:
+    database = Database(url)
+    try:
+        with database.connect() as conn:
+            database.begin(conn)
+            names = upgrade(conn, migrations)
+            conn.exec_driver_sql("COMMIT")
+            return names
+    finally:
+        database.close()
+
+
+def test_each_migration_is_applied_once(empty_url: str) -> None:
+    second = Migration(2, "second", ("CREATE TABLE more (x {big})",))
+    assert apply(empty_url, MIGRATIONS) == ("initial",)
+    assert apply(empty_url, MIGRATIONS) == ()
+    assert apply(empty_url, (*MIGRATIONS, second)) == ("second",)
+    assert apply(empty_url, (*MIGRATIONS, second)) == ()
+
+
+async def test_database_of_a_newer_release_is_refused(empty_url: str) -> None:
+    apply(empty_url, (*MIGRATIONS, Migration(99, "future", ())))
+    with pytest.raises(StoreError, match="at version 99, and this release knows 1"):
+        await Store.open(empty_url)
+
+
+async def test_failed_migration_changes_nothing(empty_url: str) -> None:
+    bad = Migration(1, "bad", (*INITIAL[:3], "CREATE NONSENSE"))
+    with pytest.raises(Exception, match="NONSENSE"):
+        apply(empty_url, (bad,))
+    async with await Store.open(empty_url):
+        pass
+
+
+async def test_somebody_elses_database_is_refused(empty_url: str) -> None:
+    database = Database(empty_url)
+    with database.connect() as conn:
+        conn.exec_driver_sql("CREATE TABLE theirs (x INTEGER)")
+    database.close()
+    with pytest.raises(StoreError, match=r"not ours \(theirs\)"):
+        await Store.open(empty_url)
+
+
+async def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "llamastream.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError, match="cannot be opened: file is not a database"):
+        await Store.open(sqlite_url(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:"]
+)
+async def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(StoreError, match="must be sqlite:///PATH or postgresql://") as caught:
+        await Store.open(url)
+    assert "secret" not in caught.value.message
+
+
+async def test_folder_is_created_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "data"
+    async with await Store.open(sqlite_url(folder)) as store:
+        await store.conversations.create("c", scope="", metadata={})
+        for name in os.listdir(folder):
+            assert (folder / name).stat().st_mode & 0o077 == 0, name
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+async def test_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await Store.open(sqlite_url(tmp_path / "file"))

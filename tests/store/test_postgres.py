@@ -1,0 +1,77 @@
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.store import Store
+from tests.store.conftest import DELETE_ROWS, Postgres, run_sql
+from tests.store.doubles import DONE, SCOPE, a_response, start, tokens
+
+
+@pytest.fixture
+def server(postgres: Postgres) -> Iterator[Postgres]:
+    """The shared server, and up again after the test whatever happened."""
+    run_sql(postgres.url, DELETE_ROWS)
+    yield postgres
+    if not postgres.is_running():
+        postgres.start()
+
+
+async def test_store_works_again_after_a_crash_of_the_server(server: Postgres) -> None:
+    async with await Store.open(server.url) as store:
+        await start(store, "r1")
+        await store.append(tokens("r1", 0, 3))
+        server.crash()
+        with pytest.raises(StoreUnavailable, match="The database failed"):
+            await store.append(tokens("r1", 3, 4))
+        with pytest.raises(StoreUnavailable):
+            await store.responses.get("r1", scope=SCOPE)
+        with pytest.raises(StoreUnavailable):
+            await store.responses.create(a_response("r2"), scope=SCOPE)
+        # What was confirmed can still be read: it is in memory.
+        assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 3)
+        server.start()
+        assert await store.append(tokens("r1", 3, 5)) == {}
+        await store.responses.finish("r1", DONE)
+        assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 5)
+
+
+async def test_tokens_that_the_crash_lost_are_written_again(server: Postgres) -> None:
+    """Steps are committed without a flush there; the new connection starts with a fold."""
+    first = await Store.open(server.url)
+    await start(first, "r1")
+    for k in range(50):
+        await first.append(tokens("r1", k, k + 1))
+    server.crash()
+    server.start()
+    assert await first.append(tokens("r1", 50, 51)) == {}
+    await first._writer.close()  # as if killed: nothing is parked
+    first._database.close()
+    async with await Store.open(server.url) as second:
+        (interrupted,) = (await second.recover()).interrupted
+        assert len(interrupted.output_ids) == 51
+
+
+async def test_replicas_have_their_own_streams(server: Postgres) -> None:
+    async with (
+        await Store.open(server.url, owner="one") as one,
+        await Store.open(server.url, owner="two") as two,
+    ):
+        await start(one, "r1")
+        await start(two, "r2")
+        await asyncio.gather(one.append(tokens("r1", 0, 2)), two.append(tokens("r2", 0, 3)))
+        assert await two.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 2)
+        await one.responses.finish("r1", DONE)
+        assert await two.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 2)
+        assert await one.responses.tokens("r2", scope=SCOPE) == tokens("r2", 0, 3)
+        with pytest.raises(StoreError, match="Another server .* 'two'.*or name"):
+            await Store.open(server.url, owner="two")
+    async with await Store.open(server.url, owner="two") as two:
+        assert [one.response.id for one in (await two.recover()).interrupted] == ["r2"]
+
+
+async def test_password_is_not_shown() -> None:
+    with pytest.raises(StoreError, match="cannot be opened") as caught:
+        await Store.open("postgresql://me:secret@127.0.0.1:1/none")
+    assert "secret" not in caught.value.message

@@ -57,9 +57,8 @@ class ModelOutputDocument(BaseDoc):
     """One token's share of the answer. `generated_text` concatenated is the exact whole text.
 
     A token that completes no character brings no document, and a reader far behind gets several
-    tokens in one: `token_id` is then the last. `finish_reason` is on the last document, if the end
-    came with it: "length", or "stop" for a stop string. A stop token brings no text, and no
-    document.
+    tokens in one: `token_id` is then the last. `finish_reason` is on the last document if the end
+    came with its token ("length"). A stop token or stop string brings no text, and no document.
     """
 
     token_id: int

@@ -1,8 +1,8 @@
 """Fitting conversations into the context: refused with numbers, or whole oldest turns dropped."""
 
 import pytest
-from chat_builders import chat
-from hypothesis import given, settings
+from chat_builders import chat, examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llamastream.chat import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
@@ -80,7 +80,7 @@ def test_prompts_that_are_no_conversation_are_checked_alike() -> None:
 
 
 @given(turns=st.integers(2, 30), limit=st.integers(120, 600), max_tokens=st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_whole_oldest_turns_go_and_the_system_prompt_stays(
     byte_level: Tokenizer,
     builder: PromptBuilder,

@@ -1,70 +1,81 @@
 """The runners that every property of the engine is tested with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import pytest
 from fake_runner import FakeRunner
 from tiny_llama import random_tensors, tiny_config
 
-from llamastream.config import DType, EngineConfig
+from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine.cpu_runner import CpuRunner, block_bytes
 from llamastream.engine.reference import ReferenceRunner
 from llamastream.engine.runner import Runner
 
+CONFIG = tiny_config(intermediate_size=64)  # all widths fit the 8-bit groups
 
-@dataclass(frozen=True)
-class MakeRunner:
+
+class MakeRunner(Protocol):
     """Makes runners of one kind that compute the same model, with caches of any size."""
 
-    make: Callable[[int, int, int], Runner]
-    block_sizes: tuple[int, ...]  # the ones worth trying, first the one for tests with one
+    block_sizes: tuple[int, ...]  # smallest first
 
     def __call__(
-        self, *, num_blocks: int, block_size: int | None = None, max_model_len: int = 128
+        self, *, num_blocks: int, block_size: int, max_model_len: int, threads: int = 2
+    ) -> Runner: ...
+
+
+class MakeFake:
+    block_sizes = (1, 3, 4, 16)
+
+    def __call__(
+        self, *, num_blocks: int, block_size: int, max_model_len: int, threads: int = 2
     ) -> Runner:
-        return self.make(num_blocks, block_size or self.block_sizes[0], max_model_len)
+        return FakeRunner(num_blocks=num_blocks, block_size=block_size, max_model_len=max_model_len)
 
 
-def make_fake(num_blocks: int, block_size: int, max_model_len: int) -> Runner:
-    return FakeRunner(num_blocks=num_blocks, block_size=block_size, max_model_len=max_model_len)
+class MakeReference:
+    block_sizes = (1, 3, 4, 16)
 
-
-def make_reference(num_blocks: int, block_size: int, max_model_len: int) -> Runner:
-    config = tiny_config()
-    return ReferenceRunner(
-        config,
-        random_tensors(config),
-        num_blocks=num_blocks,
-        block_size=block_size,
-        max_model_len=max_model_len,
-    )
-
-
-def make_cpu(dtype: DType) -> Callable[[int, int, int], Runner]:
-    """The C++ core with 1 and 2 threads in turn: the number must not be seen in any result."""
-    config = tiny_config(intermediate_size=64)  # 8 bits come in groups of 32
-    threads = 1
-
-    def make(num_blocks: int, block_size: int, max_model_len: int) -> Runner:
-        nonlocal threads
-        threads = 3 - threads
-        engine = EngineConfig(
-            dtype=dtype, block_size=block_size, max_model_len=max_model_len, threads=threads
+    def __call__(
+        self, *, num_blocks: int, block_size: int, max_model_len: int, threads: int = 2
+    ) -> Runner:
+        return ReferenceRunner(
+            CONFIG,
+            random_tensors(CONFIG),
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_model_len=max_model_len,
         )
-        engine = replace(engine, kv_cache_bytes=num_blocks * block_bytes(config, engine))
-        runner = CpuRunner.load(config, engine, lambda: random_tensors(config).items())
+
+
+@dataclass(frozen=True)
+class MakeCpu:
+    dtype: DType
+    config: LlamaConfig = CONFIG
+    block_sizes: tuple[int, ...] = (16, 32)
+
+    def __call__(
+        self, *, num_blocks: int, block_size: int, max_model_len: int, threads: int = 2
+    ) -> Runner:
+        engine = EngineConfig(
+            dtype=self.dtype,
+            block_size=block_size,
+            max_model_len=max_model_len,
+            max_num_seqs=64,
+            threads=threads,
+        )
+        engine = replace(engine, kv_cache_bytes=num_blocks * block_bytes(self.config, engine))
+        runner = CpuRunner.load(self.config, engine, random_tensors(self.config).items)
         assert runner.num_blocks == num_blocks
         return runner
 
-    return make
 
-
-RUNNERS = {
-    "fake": MakeRunner(make_fake, (4, 1, 3, 16)),
-    "reference": MakeRunner(make_reference, (4, 1, 3, 16)),
-    "cpu-float32": MakeRunner(make_cpu("float32"), (16, 32)),
-    "cpu-int8": MakeRunner(make_cpu("int8"), (16, 32)),
+RUNNERS: dict[str, MakeRunner] = {
+    "fake": MakeFake(),
+    "reference": MakeReference(),
+    "cpu-int8": MakeCpu("int8"),
+    "cpu-float32": MakeCpu("float32"),
 }
 
 

@@ -8,9 +8,9 @@ import pytest
 from paged_steps import Chunk, all_logits, make_batch, random_ids, sampling_batch
 from tiny_llama import random_tensors, tiny_config
 
-from llamastream.config import DType, EngineConfig
+from llamastream.config import EngineConfig
 from llamastream.engine import _core
-from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.cpu_runner import CpuRunner, pack
 from llamastream.engine.runner import Float32
 
 CONFIG = tiny_config(
@@ -24,16 +24,30 @@ CONFIG = tiny_config(
 )
 ENGINE = EngineConfig(max_num_seqs=32, max_num_batched_tokens=1024, block_size=16, threads=1)
 LENGTHS = [1, 15, 16, 17, 127, 128, 129, 300, 511]  # about blocks, and spans of 128 positions
-DTYPES: list[DType] = ["int8", "float32"]
+KINDS = ["int8", "int8 from 4 bits", "float32"]  # 4-bit values are stored in another form
 
 
-def make_runner(dtype: DType, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
-    engine = replace(ENGINE, dtype=dtype, threads=threads)
-    return CpuRunner.load(CONFIG, engine, lambda: random_tensors(CONFIG).items(), isa=isa)
+def make_runner(kind: str, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
+    tensors = random_tensors(CONFIG)
+    if kind == "int8 from 4 bits":
+        tensors = {name: to_16_levels(name, tensor) for name, tensor in tensors.items()}
+    engine = replace(ENGINE, dtype="float32" if kind == "float32" else "int8", threads=threads)
+    return CpuRunner.load(CONFIG, engine, tensors.items, isa=isa)
 
 
-@pytest.fixture(scope="module", params=DTYPES)
-def dtype(request: pytest.FixtureRequest) -> DType:
+def to_16_levels(name: str, tensor: Float32) -> Float32:
+    """What a Q4_1 file holds: 16 levels between the extremes of each 32 weights."""
+    if tensor.ndim == 1 or name == "lm_head.weight":  # one matrix keeps its 8 bits
+        return tensor
+    groups = tensor.reshape(-1, 32)
+    low = groups.min(1, keepdims=True).astype(np.float16).astype(np.float32)
+    step = ((groups.max(1, keepdims=True) - low) / 15).astype(np.float16).astype(np.float32)
+    levels = np.clip(np.round((groups - low) / step), 0, 15)
+    return (low + step * levels).astype(np.float32).reshape(tensor.shape)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
     return request.param  # type: ignore[no-any-return]
 
 
@@ -43,9 +57,9 @@ def prompts() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def expected(dtype: DType, prompts: list[list[int]]) -> list[Float32]:
+def expected(kind: str, prompts: list[list[int]]) -> list[Float32]:
     """Logits after every token, each prompt alone, in one piece, on one thread."""
-    runner = make_runner(dtype)
+    runner = make_runner(kind)
     return [all_logits(runner, ids) for ids in prompts]
 
 
@@ -88,40 +102,50 @@ def check_schedule(
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_schedule_gives_the_bits_of_each_prompt_alone(
-    dtype: DType, threads: int, seed: int, prompts: list[list[int]], expected: list[Float32]
+    kind: str, threads: int, seed: int, prompts: list[list[int]], expected: list[Float32]
 ) -> None:
-    check_schedule(make_runner(dtype, threads=threads), prompts, expected, seed)
+    check_schedule(make_runner(kind, threads=threads), prompts, expected, seed)
 
 
 @pytest.mark.parametrize("isa", sorted(set(_core.available_isas()) - {"portable"}))
 def test_every_instruction_set_gives_the_same_bits(
-    dtype: DType, isa: str, prompts: list[list[int]], expected: list[Float32]
+    kind: str, isa: str, prompts: list[list[int]], expected: list[Float32]
 ) -> None:
-    runner = make_runner(dtype, threads=2, isa=isa)
+    runner = make_runner(kind, threads=2, isa=isa)
     assert runner.isa == isa
     check_schedule(runner, prompts, expected, seed=1)
 
 
 def test_portable_code_gives_the_same_bits(
-    dtype: DType, prompts: list[list[int]], expected: list[Float32]
+    kind: str, prompts: list[list[int]], expected: list[Float32]
 ) -> None:
-    check_schedule(make_runner(dtype, isa="portable"), prompts[:7], expected[:7], seed=1)
+    check_schedule(make_runner(kind, isa="portable"), prompts[:7], expected[:7], seed=1)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("chunk", [1, 13, 128, 500])
 def test_every_chunking_of_a_long_prompt(
-    dtype: DType, chunk: int, threads: int, prompts: list[list[int]], expected: list[Float32]
+    kind: str, chunk: int, threads: int, prompts: list[list[int]], expected: list[Float32]
 ) -> None:
-    runner = make_runner(dtype, threads=threads)
+    runner = make_runner(kind, threads=threads)
     np.testing.assert_array_equal(all_logits(runner, prompts[-1], chunk=chunk), expected[-1])
+
+
+def test_four_bit_weights_take_less_memory_and_give_the_numbers_of_eight_bits() -> None:
+    tensors = {name: to_16_levels(name, tensor) for name, tensor in random_tensors(CONFIG).items()}
+    small = pack(CONFIG, ENGINE, tensors.items()).nbytes
+    assert small < 0.7 * pack(CONFIG, ENGINE, random_tensors(CONFIG).items()).nbytes
+    ids = random_ids(CONFIG, 50, seed=7)
+    exact = all_logits(CpuRunner.load(CONFIG, replace(ENGINE, dtype="float32"), tensors.items), ids)
+    error = np.abs(all_logits(make_runner("int8 from 4 bits"), ids) - exact).mean()
+    assert error / np.abs(exact).mean() < 0.03
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_drawn_ids_and_logprobs_are_the_same_alone_and_among_31(
-    dtype: DType, temperature: float
+    kind: str, temperature: float
 ) -> None:
-    runner = make_runner(dtype, threads=2)
+    runner = make_runner(kind, threads=2)
     prompts = [random_ids(CONFIG, 3 + 9 * (i % 6), seed=i) for i in range(32)]
     tables = [list(range(i * 4, i * 4 + 4)) for i in range(32)]
     options = {"temperature": temperature, "num_logprobs": 5, "top_p": 0.95}
@@ -142,9 +166,9 @@ def test_drawn_ids_and_logprobs_are_the_same_alone_and_among_31(
         np.testing.assert_array_equal(alone.top_logprobs[0], together.top_logprobs[i])
 
 
-def test_stale_values_of_a_former_sequence_never_reach_the_next(dtype: DType) -> None:
+def test_stale_values_of_a_former_sequence_never_reach_the_next(kind: str) -> None:
     """A freed block keeps its old keys and values; what lies beyond a context must not count."""
-    runner = make_runner(dtype)
+    runner = make_runner(kind)
     ids = random_ids(CONFIG, 21, seed=5)
     clean = all_logits(runner, ids)
     noise = random_ids(CONFIG, 200, seed=6)

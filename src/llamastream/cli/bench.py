@@ -19,7 +19,11 @@ from llamastream.cli.progress import progress_bars
 from llamastream.config import BenchSettings, ModelSettings
 from llamastream.wiring import find_model, load_runner
 
-bench = typer.Typer(no_args_is_help=True, help="Measure servers, and the engine by itself.")
+bench = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Measure servers, and the engine by itself.",
+)
 Url = Annotated[
     list[str],
     typer.Option(help="NAME=URL of an OpenAI-compatible server; several are run in alternation."),

@@ -37,4 +37,5 @@ def progress_bars() -> Iterator[ProgressCallback]:
     try:
         yield report
     finally:
-        bars.stop()
+        if tasks:
+            bars.stop()

@@ -3,7 +3,10 @@
 import asyncio
 import ipaddress
 import logging
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 import uvloop
@@ -37,7 +40,22 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
         config = uvicorn.Config(
             app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
         )
-        uvloop.run(_serve(uvicorn.Server(config), listener, assembly, server))
+        uvloop.run(_serve(_HttpServer(config), listener, assembly, server))
+
+
+class _HttpServer(uvicorn.Server):
+    """Ends normally on a signal, where uvicorn would raise it again after shutting down."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
 
 async def _serve(

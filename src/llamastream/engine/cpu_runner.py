@@ -168,6 +168,7 @@ def pack(
             f"The checkpoint lacks {len(missing)} of {total} tensors, the first is {missing[0]}. "
             "Fetch it again, or name another model."
         )
+    weights.finish()
     return weights
 
 

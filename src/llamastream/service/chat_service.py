@@ -103,9 +103,10 @@ class ChatService:
         try:
             for index in range(request.n):
                 self._submit(flight, request, index)
-        except ChatError as error:
+        except Exception as error:
             self._forget(flight)
-            self.metrics.requests.labels(error.code).inc()
+            outcome = error.code if isinstance(error, ChatError) else InternalError.code
+            self.metrics.requests.labels(outcome).inc()
             raise
         return flight.stream
 

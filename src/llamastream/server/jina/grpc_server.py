@@ -5,6 +5,7 @@ or runs out of time closes its stream at once.
 """
 
 import logging
+import socket
 from typing import Any
 
 import grpc
@@ -94,11 +95,20 @@ async def serve_grpc(
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
+        _check_free(host, port)
         bound = server.add_insecure_port(address)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise OSError(f"cannot listen for gRPC on {address}: {error}") from None
     await server.start()
     return GrpcServer(server, bound)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError if not. grpc itself would also write lines of its own to stderr."""
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
 
 
 class StreamDoc:

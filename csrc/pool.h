@@ -51,7 +51,7 @@ class alignas(64) Stage {
     for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < units;) {
       compute(i);
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < units) continue;
-      finished_.store(1, std::memory_order_release);
+      finished_.store(1);  // sequentially consistent: notify_all must not look for sleepers before this is seen
       finished_.notify_all();
     }
     if (units > 0) await_change(finished_, 0);

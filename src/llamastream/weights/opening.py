@@ -13,7 +13,7 @@ from llamastream.weights.gguf_file import open_gguf
 from llamastream.weights.hub_cache import find_fetched
 
 DEMO = "demo"
-DEMO_SAMPLING = SamplingParams(temperature=0.2, top_p=0.9)  # SmolLM2-135M-Instruct's model card
+DEMO_SAMPLING = SamplingParams(temperature=0.0)  # so small a model wanders off when it draws
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -194,6 +194,12 @@ class ServeSettings(Settings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. A public one needs a key.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for jina clients (gRPC); 0 takes a free one. [12345 if it is free]",
+    )
     api_key: str | None = Field(
         None, description="Secret that clients send as a Bearer token; several with commas."
     )

@@ -15,6 +15,7 @@ from llamastream.server import errors
 from llamastream.server.auth import KeyRing
 from llamastream.server.completions_api import CompletionsApi
 from llamastream.server.gate import Gate
+from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
 from llamastream.service.chat_service import ChatService
@@ -22,6 +23,7 @@ from llamastream.service.chat_service import ChatService
 
 def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
     """The HTTP interface of `service`, which it starts and stops with the server."""
+    keys = key_ring(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -32,8 +34,8 @@ def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
             await service.stop()
 
     app = Starlette(
-        routes=_routes(service, settings),
-        middleware=_middleware(settings),
+        routes=[*_routes(service, settings), *_jina_routes(service, keys)],
+        middleware=_middleware(settings, keys),
         exception_handlers={
             ChatError: errors.on_chat_error,
             HTTPException: errors.on_http_exception,
@@ -63,9 +65,18 @@ def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
     ]
 
 
-def _middleware(settings: ServeSettings) -> list[Middleware]:
+def _jina_routes(service: ChatService, keys: KeyRing) -> list[Route]:
+    return jina_routes(service, authorize=keys.scope_of_header, ready=service.is_ready)
+
+
+def key_ring(settings: ServeSettings) -> KeyRing:
+    """The API keys that the options accept."""
+    return KeyRing(_split(settings.api_key))
+
+
+def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
-    gate = Middleware(Gate, keys=KeyRing(_split(settings.api_key)))
+    gate = Middleware(Gate, keys=keys)
     origins = _split(settings.cors_origins)
     if not origins:
         return [gate]

@@ -76,6 +76,10 @@ class ChatService:
     def status(self) -> EngineStatus:
         return self._engine.status()
 
+    def is_ready(self) -> bool:
+        """Whether `open` takes requests now."""
+        return self.status().state is EngineState.READY
+
     @property
     def num_open(self) -> int:
         """Engine requests whose end has not been seen yet."""

@@ -74,3 +74,10 @@ def test_tensors_and_deep_nesting_are_refused() -> None:
     node.text = "x"
     with pytest.raises(ValueError, match="deep"):
         wire.document_fields(deep.document)
+
+
+def test_fields_of_the_last_document_do_not_stay() -> None:
+    call = wire.SingleDocumentRequest()
+    wire.set_fields(call.document, {"token_id": 1, "generated_text": "a", "logprob": -0.5})
+    wire.set_fields(call.document, {"token_id": 2, "generated_text": "b"})
+    assert wire.document_fields(call.document) == {"token_id": 2, "generated_text": "b"}

@@ -164,7 +164,6 @@ async def _write_answer(call: Any, stream: Stream, context: Context) -> None:
     answer = Answer(stream)
     async for documents in answer:
         for fields in documents:
-            response.document.Clear()
             wire.set_fields(response.document, fields)
             await context.write(response.SerializeToString())
     usage = stream.usage()

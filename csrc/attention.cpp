@@ -46,30 +46,31 @@ void Model::rotate_keys(int layer, int row, int kv_head) {
          : write_cache<float>(kv, slot, rotated, key + s.kv_size());
 }
 
-void Model::attention(int layer, int thread, int& stage) {
+void Model::write_keys(int layer, Stage& stage) {
+  constexpr int kRows = 8;
   const int kv_heads = shape().num_kv_heads, rows = step_->num_tokens;
-  Scratch& scratch = scratch_[thread];
-  // A chunk's later queries see its earlier keys; a single token's unit writes its own.
-  if (has_chunks_ || split_) {
-    constexpr int kRows = 8;
-    stages_[stage++].run((rows + kRows - 1) / kRows, [&](int u) {
-      for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++)
-        for (int h = 0; h < kv_heads; h++) rotate_keys(layer, r, h);
-    });
-  }
-  stages_[stage++].run((int)units_.size(), [&](int u) { attend_unit(layer, units_[u], scratch); });
-  const int heads = shape().num_heads;
-  if (split_)
-    stages_[stage++].run(rows * heads, [&](int i) { merge_splits(i / heads, i % heads, scratch); });
+  stage.run((rows + kRows - 1) / kRows, [&](int u) {
+    for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++)
+      for (int h = 0; h < kv_heads; h++) rotate_keys(layer, r, h);
+  });
 }
 
-void Model::attend_unit(int layer, const AttendUnit& u, Scratch& c) {
+void Model::attention(int layer, const Queries& queries, int thread, int& stage) {
+  Scratch& scratch = scratch_[thread];
+  const std::vector<AttendUnit>& units = queries.units;
+  stages_[stage++].run((int)units.size(), [&](int u) { attend_unit(layer, queries, units[u], scratch); });
+  const int heads = shape().num_heads;
+  if (split_)
+    stages_[stage++].run(queries.rows * heads, [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
+}
+
+void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, Scratch& c) {
   const ModelShape& s = shape();
   const int d = s.head_dim, half = d / 2, width = round_up(d, kLanes);
   const float scale = 1.0f / std::sqrt((float)d);
-  if (!has_chunks_ && !split_) rotate_keys(layer, u.first_row, u.kv_head);
+  if (!keys_apart_) rotate_keys(layer, u.first_row, u.kv_head);
   for (int r = 0; r < u.num_rows; r++) {
-    const int row = u.first_row + r, position = step_->positions[row];
+    const int row = u.first_row + r, position = queries.positions[row];
     const size_t angle = (size_t)position * half;
     for (int g = 0; g < group_; g++) {
       const int i = r * group_ + g;
@@ -100,9 +101,9 @@ void Model::attend_unit(int layer, const AttendUnit& u, Scratch& c) {
 }
 
 // Adds the spans of one head in the order in which attend itself would have.
-void Model::merge_splits(int row, int head, Scratch& c) {
+void Model::merge_splits(const Queries& queries, int row, int head, Scratch& c) {
   const int d = shape().head_dim, width = round_up(d, kLanes);
-  const int spans = (step_->positions[row] + kSpan) / kSpan;
+  const int spans = (queries.positions[row] + kSpan) / kSpan;
   const float* part = splits_ + ((size_t)row * shape().num_heads + head) * span_stride_ * (width + 2);
   std::copy(part, part + width, c.attended);
   float max = part[width], sum = part[width + 1];

@@ -32,7 +32,7 @@ struct Activations {
 
 template <int MT, bool nibbles, bool fine>
 static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, const float* scales, float* out) {
-  const long low_part = (long)g.groups * kGroup, lda = fine ? 2 * low_part : low_part, lds = 2L * g.groups;
+  const long lda = g.groups * g.a_step(), lds = g.groups * g.scale_step();
   F f[MT];
   for (int m = 0; m < MT; m++) f[m] = set1(0.0f);
   for (int group = 0; group < g.groups; group++) {
@@ -52,7 +52,7 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
         const Activations v(four);
         acc[m] = {v.dot(acc[m].a, lower), v.dot(acc[m].b, upper)};
         if (!fine) continue;
-        __builtin_memcpy(&four, a + m * lda + low_part + k * 4, 4);
+        __builtin_memcpy(&four, a + m * lda + kGroup + k * 4, 4);
         const Activations l(four);
         rest[m] = {l.dot(rest[m].a, lower), l.dot(rest[m].b, upper)};
       }
@@ -65,7 +65,7 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
       f[m] = fma(to_float(acc[m]), mul(scale, set1(scales[m * lds])), f[m]);
       f[m] = fma(low, set1(scales[m * lds + 1]), f[m]);
     }
-    a += kGroup, scales += 2;
+    a += g.a_step(), scales += g.scale_step();
   }
   for (int m = 0; m < MT; m++) {
     float* o = out + (long)m * g.ldo;
@@ -75,12 +75,11 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
 
 template <bool nibbles, bool fine>
 static void q8_tiles(const GemmQ8& g) {
-  const long lda = (long)g.groups * kGroup * (fine ? 2 : 1), lds = 2L * g.groups;
   for (int t = 0; t < g.num_tiles; t++) {
     const uint8_t* tile = g.tiles + (long)t * g.groups * tile_bytes(nibbles);
     int m = 0;
     auto block = [&](auto run, int rows) {
-      run(g, tile, g.a + m * lda, g.scales + m * lds, g.out + (long)m * g.ldo + t * kLanes);
+      run(g, tile, g.a_row(m), g.scales_row(m), g.out + (long)m * g.ldo + t * kLanes);
       m += rows;
     };
     while (g.rows - m >= 2) block(q8_block<2, nibbles, fine>, 2);

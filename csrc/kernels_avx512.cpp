@@ -18,8 +18,8 @@ struct Ahead {
 template <int MT, int NT, bool nibbles, bool fine>
 static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t* a, const float* scales, float* out,
                             Ahead& ahead) {
-  const long tile_stride = (long)g.groups * tile_bytes(nibbles), lds = 2L * g.groups;
-  const long low_part = (long)g.groups * kGroup, lda = fine ? 2 * low_part : low_part;
+  const long tile_stride = (long)g.groups * tile_bytes(nibbles);
+  const long lda = g.groups * g.a_step(), lds = g.groups * g.scale_step();
   const __m512i low_half = _mm512_set1_epi8(15);
   __m512 f[MT][NT];
   for (int m = 0; m < MT; m++)
@@ -44,7 +44,7 @@ static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t*
         const __m512i v = _mm512_set1_epi32(four);
         for (int n = 0; n < NT; n++) acc[m][n] = _mm512_dpbusd_epi32(acc[m][n], w[n], v);
         if (!fine) continue;
-        __builtin_memcpy(&four, a + m * lda + low_part + k * 4, 4);
+        __builtin_memcpy(&four, a + m * lda + kGroup + k * 4, 4);
         const __m512i l = _mm512_set1_epi32(four);
         for (int n = 0; n < NT; n++) rest[m][n] = _mm512_dpbusd_epi32(rest[m][n], w[n], l);
       }
@@ -60,7 +60,7 @@ static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t*
         f[m][n] = _mm512_fmadd_ps(low, _mm512_set1_ps(scales[m * lds + 1]), f[m][n]);
       }
     }
-    a += kGroup, scales += 2;
+    a += g.a_step(), scales += g.scale_step();
   }
   for (int m = 0; m < MT; m++)
     for (int n = 0; n < NT; n++) {
@@ -73,12 +73,12 @@ template <int NT, bool nibbles, bool fine>
 static void q8_panel(const GemmQ8& g, int tile) {
   const long panel = (long)NT * g.groups * tile_bytes(nibbles);
   const uint8_t* tiles = g.tiles + (long)tile * g.groups * tile_bytes(nibbles);
-  const long lda = (long)g.groups * kGroup * (fine ? 2 : 1), lds = 2L * g.groups, blocks = (g.rows + 3) / 4;
+  const long blocks = (g.rows + 3) / 4;
   const long lines = (panel / 64 + blocks * g.groups - 1) / (blocks * g.groups);
   Ahead ahead{(const char*)tiles + panel, (int)lines};
   int m = 0;
   auto block = [&](auto run, int rows) {
-    run(g, tiles, g.a + m * lda, g.scales + m * lds, g.out + (long)m * g.ldo + tile * kLanes, ahead);
+    run(g, tiles, g.a_row(m), g.scales_row(m), g.out + (long)m * g.ldo + tile * kLanes, ahead);
     m += rows;
     if (ahead.next >= (const char*)tiles + 2 * panel) ahead.lines = 0;
   };

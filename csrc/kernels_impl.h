@@ -63,17 +63,18 @@ static void quantize(const float* x, int groups, int8_t* q, float* scales) {
 }
 
 static void quantize_fine(const float* x, int groups, int8_t* q, float* scales) {
-  int8_t* low = q + (long)groups * kGroup;
-  auto split = [](I v, int8_t* high_part, int8_t* low_part) {
+  auto split = [](I v, int8_t* high_part) {
     const I high = shift_right<7>(iadd(v, iset1(64)));  // rounds, so that the rest is within -64 to 63
     store_bytes(high_part, high);
-    store_bytes(low_part, isub(v, shift_left<7>(high)));
+    store_bytes(high_part + kGroup, isub(v, shift_left<7>(high)));
+    return high;
   };
-  for (int g = 0; g < groups; g++, q += kGroup, low += kGroup) {
+  for (int g = 0; g < groups; g++, q += 2 * kGroup, scales += 4) {
     I a, b;
-    round_group(x + g * kGroup, 127.0f * 128.0f, a, b, scales + 2 * g);
-    split(a, q, low);
-    split(b, q + 16, low + 16);
+    round_group(x + g * kGroup, 127.0f * 128.0f, a, b, scales + 2);
+    const I high = iadd(split(a, q), split(b, q + 16));
+    scales[0] = 128.0f * scales[2];
+    scales[1] = scales[0] * (float)reduce_iadd(high);
   }
 }
 

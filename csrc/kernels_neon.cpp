@@ -30,18 +30,17 @@ static void dot_group(const uint8_t* tile, const int8_t* a, I& acc) {
 
 template <bool nibbles>
 static void q8_tiles(const GemmQ8& g) {
-  const long low_part = (long)g.groups * kGroup, lda = g.fine ? 2 * low_part : low_part;
   for (int t = 0; t < g.num_tiles; t++)
     for (int m = 0; m < g.rows; m++) {
       const uint8_t* tile = g.tiles + (long)t * g.groups * tile_bytes(nibbles);
-      const int8_t* a = g.a + m * lda;
-      const float* scales = g.scales + 2L * m * g.groups;
+      const int8_t* a = g.a_row(m);
+      const float* scales = g.scales_row(m);
       F f = set1(0.0f);
-      for (int group = 0; group < g.groups; group++, a += kGroup, scales += 2) {
+      for (int group = 0; group < g.groups; group++, a += g.a_step(), scales += g.scale_step()) {
         I acc, rest;
         dot_group<nibbles>(tile, a, acc);
         if (g.fine) {
-          dot_group<nibbles>(tile, a + low_part, rest);
+          dot_group<nibbles>(tile, a + kGroup, rest);
           acc = iadd(shift_left<7>(acc), rest);
         }
         tile += tile_bytes(nibbles);

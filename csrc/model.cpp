@@ -29,8 +29,8 @@ Model::Rows Model::make_rows(int rows) {
   const ModelShape& s = shape();
   const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
   if (!s.int8) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
-  float* q = floats((size_t)rows * std::max(k, 2 * s.hidden_size) / sizeof(float));
-  return {(int8_t*)q, floats((size_t)rows * k / kGroup * 2), nullptr};
+  float* q = floats((size_t)rows * 2 * k / sizeof(float));
+  return {(int8_t*)q, floats((size_t)rows * k / kGroup * 4), nullptr};
 }
 
 Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const float* cos, const float* sin,
@@ -59,9 +59,9 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   span_stride_ = (l.max_model_len + kSpan - 1) / kSpan;
   scratch_.resize(pool_.size());
   const size_t queries = std::max(kUnitQueries, group_);
+  const size_t t = l.max_num_batched_tokens;
   for (int pass = 0; pass < 2; pass++) {  // first counts the bytes, then hands them out
     buffer_used_ = 0;
-    const size_t t = l.max_num_batched_tokens;
     x_ = floats(t * hidden_ld_);
     qkv_ = floats(t * qkv_ld_);
     attended_ = floats(t * query_ld_);
@@ -84,9 +84,9 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   for (Scratch& c : scratch_) c.sampler = std::make_unique<Sampler>(kernels_, s.vocab_size);
   stages_ = std::vector<Stage>(16 * s.num_layers + 16);
   const size_t rows_per_unit = std::max(1, kUnitQueries / group_);
-  units_.reserve(((size_t)l.max_num_batched_tokens / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads +
-                 (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
-  row_seq_.resize(l.max_num_batched_tokens);
+  for (Queries* queries : {&all_, &asked_})
+    queries->units.reserve((t / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads +
+                           (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
 }
 
 void Model::check(const Step& s) const {
@@ -121,21 +121,42 @@ void Model::check(const Step& s) const {
 
 // Cuts attention into units. How does not matter to any result, only to the balance between threads.
 void Model::plan(const Step& s) {
-  const int kv_heads = shape().num_kv_heads, unit_rows = std::max(1, kUnitQueries / group_);
-  has_chunks_ = s.num_tokens > s.num_seqs;
+  const int kv_heads = shape().num_kv_heads;
+  all_.rows = s.num_tokens;
+  all_.positions.assign(s.positions, s.positions + s.num_tokens);
+  all_.cu_seqlens.assign(s.cu_seqlens_q, s.cu_seqlens_q + s.num_seqs + 1);
+  asked_rows_.assign(s.logits_indices, s.logits_indices + s.num_logits);
+  std::sort(asked_rows_.begin(), asked_rows_.end());
+  asked_rows_.erase(std::unique(asked_rows_.begin(), asked_rows_.end()), asked_rows_.end());
+  auto place = [&](int row) {
+    return (int32_t)(std::lower_bound(asked_rows_.begin(), asked_rows_.end(), row) - asked_rows_.begin());
+  };
+  asked_.rows = (int)asked_rows_.size();
+  asked_.positions.clear(), asked_.cu_seqlens.clear(), head_rows_.clear();
+  for (int32_t row : asked_rows_) asked_.positions.push_back(s.positions[row]);
+  for (int32_t row : all_.cu_seqlens) asked_.cu_seqlens.push_back(place(row));
+  for (int i = 0; i < s.num_logits; i++) head_rows_.push_back(place(s.logits_indices[i]));
+
+  const bool has_chunks = s.num_tokens > s.num_seqs;
   long spans = 0;
   for (int q = 0; q < s.num_seqs; q++) spans += (s.context_lens[q] + kSpan - 1) / kSpan;
-  split_ = !has_chunks_ && pool_.size() > 1 && s.num_seqs * kv_heads < 8 * pool_.size() && spans > 2 * s.num_seqs;
+  split_ = !has_chunks && pool_.size() > 1 && s.num_seqs * kv_heads < 8 * pool_.size() && spans > 2 * s.num_seqs;
+  // A chunk's later queries see its earlier keys; a single token's unit writes its own.
+  keys_apart_ = has_chunks || split_ || asked_.rows < all_.rows;
   const int part = split_ ? (int)std::max(1L, spans * kv_heads / (8 * pool_.size())) : 1 << 30;
-  units_.clear();
-  for (int q = s.num_seqs - 1; q >= 0; q--) {
-    const int first = s.cu_seqlens_q[q], last = s.cu_seqlens_q[q + 1];
-    for (int r = first; r < last; r++) row_seq_[r] = q;
+  for (Queries* queries : {&all_, &asked_}) plan_units(*queries, part);
+}
+
+void Model::plan_units(Queries& queries, int part) const {
+  const int unit_rows = std::max(1, kUnitQueries / group_);
+  queries.units.clear();
+  for (int q = (int)queries.cu_seqlens.size() - 2; q >= 0; q--) {
+    const int first = queries.cu_seqlens[q], last = queries.cu_seqlens[q + 1];
     for (int end = last; end > first; end = std::max(first, end - unit_rows)) {  // the longest contexts first
-      const int begin = std::max(first, end - unit_rows), count = (s.positions[end - 1] + kSpan) / kSpan;
+      const int begin = std::max(first, end - unit_rows), count = (queries.positions[end - 1] + kSpan) / kSpan;
       for (int span = 0; span < count; span += part)
-        for (int h = 0; h < kv_heads; h++)
-          units_.push_back({q, begin, end - begin, h, span, part < count - span ? span + part : count});
+        for (int h = 0; h < shape().num_kv_heads; h++)
+          queries.units.push_back({q, begin, end - begin, h, span, part < count - span ? span + part : count});
     }
   }
 }
@@ -159,25 +180,57 @@ void Model::compute(int thread) {
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
   if (!s.num_logits) return;
   const ImageMap& map = weights_->map;
-  // The head's input is rounded to 15 bits, not 8: of all products it costs the least there and gains the most.
-  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), s.logits_indices, true},
+  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), 0, head_rows_.data()},
                             s.num_logits, thread, stage);
   linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++]);
   stages_[stage].run(s.num_logits, [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
+// Inputs are rounded to 15 bits, not 8, where that gains the most (docs/LOG.md): before the values, in the whole first
+// and last layer, and before the head.
+int Model::fine_from(int layer, int tile) const { return layer == 0 || layer == shape().num_layers - 1 ? 0 : tile; }
+
 void Model::layer(int index, int thread, int& stage) {
   const LayerMap& l = weights_->map.layers[index];
   const ModelShape& s = shape();
-  const int rows = step_->num_tokens, hidden = s.hidden_size;
-  Rows in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.attention_norm)}, rows, thread, stage);
-  linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++]);
-  attention(index, thread, stage);
-  in = prepare({attended_, query_ld_, s.query_size(), nullptr}, rows, thread, stage);
+  project(index, thread, stage);
+  const Queries& queries = index == s.num_layers - 1 ? asked_ : all_;
+  const int rows = queries.rows, hidden = s.hidden_size, fine = fine_from(index, kNever);
+  if (!rows) return;
+  attention(index, queries, thread, stage);
+  Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, fine}, rows, thread, stage);
   linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++]);
-  in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm)}, rows, thread, stage);
-  gated(l, in, stages_[stage++], thread);
-  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++]);
+  in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm), fine}, rows, thread, stage);
+  Rows mid = mid_rows_;
+  mid.fine_from = fine;
+  gated(l, in, mid, rows, stages_[stage++], thread);
+  linear(l.down, mid, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++]);
+}
+
+// Queries, keys and values. The last layer needs the keys and values of all rows, all else only of those whose logits
+// are asked for: from the queries on these are rows 0, 1, ... of x_ and of all that is made from it.
+void Model::project(int index, int thread, int& stage) {
+  const LayerMap& l = weights_->map.layers[index];
+  const ModelShape& s = shape();
+  const int value_tile = (s.query_size() + s.kv_size()) / kLanes;
+  auto product = [&](int rows, Tiles tiles) {
+    const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm),
+                             fine_from(index, value_tile)}, rows, thread, stage);
+    linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], tiles);
+  };
+  const bool narrow = index == s.num_layers - 1 && asked_.rows < all_.rows;
+  product(all_.rows, {narrow ? s.query_size() / kLanes : 0, l.qkv.tiles});
+  if (keys_apart_) write_keys(index, stages_[stage++]);
+  if (!narrow || !asked_.rows) return;
+  stages_[stage++].run(1, [&](int) {
+    for (int i = 0; i < asked_.rows; i++)  // never moves a row down
+      std::memmove(x_ + (size_t)i * hidden_ld_, x_ + (size_t)asked_rows_[i] * hidden_ld_, hidden_ld_ * sizeof(float));
+  });
+  product(asked_.rows, {0, (s.query_size() + kLanes - 1) / kLanes});
+}
+
+void Model::quantize(const float* x, int k, const Rows& to) const {
+  (to.paired() ? kernels_.quantize_fine : kernels_.quantize)(x, k / kGroup, to.q, to.scales);
 }
 
 void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
@@ -187,17 +240,14 @@ void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scrat
     kernels_.rms_norm(x, s.norm, shape().rms_norm_eps, s.k, target);
   else
     std::copy(x, x + s.k, target);
-  if (!shape().int8) return;
-  const int groups = s.k / kGroup;
-  (s.fine ? kernels_.quantize_fine : kernels_.quantize)(target, groups, rows.q + (size_t)row * s.k * (s.fine ? 2 : 1),
-                                                        rows.scales + (size_t)row * groups * 2);
+  if (shape().int8) quantize(target, s.k, rows.from_group((size_t)row * (s.k / kGroup)));
 }
 
 // Norm (if any) and quantisation of the step's rows, or of those that the source's index names.
 Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
   Rows out = rows <= kOwnRows ? scratch.rows : rows_;
-  out.fine = s.fine && shape().int8;
+  out.fine_from = s.fine_from;
   if (rows <= kOwnRows) {
     if (stages_[stage].finished()) return out;  // this thread comes too late for the product
     for (int r = 0; r < rows; r++) prepare_row(s, out, r, scratch.row);
@@ -211,56 +261,67 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
 }
 
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                     int first_tile, int num_tiles) const {
-  const char* tiles = weights_->at(m.offset) + first_tile * m.tile_bytes(shape().int8);
+                     Tiles tiles) const {
   const bool add = then == Then::add;
-  if (shape().int8)
-    kernels_.gemm_q8({(const uint8_t*)tiles, m.nibbles, in.fine, num_tiles, m.k / kGroup, in.q, in.scales, rows, out,
-                      ldo, add});
-  else
-    kernels_.gemm_f32({(const float*)tiles, num_tiles, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
+  auto product = [&](Tiles t, bool fine) {
+    const char* weights = weights_->at(m.offset) + t.first * m.tile_bytes(shape().int8);
+    float* to = out + (t.first - tiles.first) * kLanes;
+    const int count = t.last - t.first;
+    if (shape().int8)
+      kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.paired(), fine, count, m.k / kGroup, in.q, in.scales,
+                        rows, to, ldo, add});
+    else
+      kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, to, ldo, add});
+  };
+  const int fine_from = shape().int8 ? std::clamp(in.fine_from, tiles.first, tiles.last) : tiles.last;
+  if (fine_from > tiles.first) product({tiles.first, fine_from}, false);
+  if (fine_from < tiles.last) product({fine_from, tiles.last}, true);
   if (bias)
     for (int r = 0; r < rows; r++)
-      for (int i = 0; i < num_tiles * kLanes; i++) out[(size_t)r * ldo + i] += bias[first_tile * kLanes + i];
+      for (int i = 0; i < (tiles.last - tiles.first) * kLanes; i++)
+        out[(size_t)r * ldo + i] += bias[tiles.first * kLanes + i];
 }
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                    Stage& stage) {
-  const int step = rows == 1 ? 4 : 3;  // the kernels' widest block
-  const int unit = round_up(std::max(1, m.tiles / (8 * pool_.size())), step);
-  stage.run((m.tiles + unit - 1) / unit, [&](int u) {
-    const int t = u * unit;
-    multiply(m, in, rows, out + t * kLanes, ldo, then, bias, t, std::min(unit, m.tiles - t));
+  linear(m, in, rows, out, ldo, then, bias, stage, {0, m.tiles});
+}
+
+void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
+                   Stage& stage, Tiles tiles) {
+  const int step = rows == 1 ? 4 : 3, count = tiles.last - tiles.first;  // the kernels' widest block
+  const int unit = round_up(std::max(1, count / (8 * pool_.size())), step);
+  stage.run((count + unit - 1) / unit, [&](int u) {
+    const int t = tiles.first + u * unit;
+    multiply(m, in, rows, out + t * kLanes, ldo, then, bias, {t, std::min(t + unit, tiles.last)});
   });
 }
 
 // SwiGLU of gate and up, quantised for the down projection while it is still in the cache.
-void Model::gated(const LayerMap& l, const Rows& in, Stage& stage, int thread) {
-  const int tiles = l.gate_up.tiles, unit = step_->num_tokens == 1 ? 4 : 12;
+void Model::gated(const LayerMap& l, const Rows& in, const Rows& mid, int rows, Stage& stage, int thread) {
+  const int tiles = l.gate_up.tiles, unit = rows == 1 ? 4 : 12;
   stage.run((tiles + unit - 1) / unit, [&](int u) {
-    gated_unit(l, in, u * unit, std::min(unit, tiles - u * unit), scratch_[thread]);
+    gated_unit(l, in, mid, rows, {u * unit, std::min(u * unit + unit, tiles)}, scratch_[thread]);
   });
 }
 
-void Model::gated_unit(const LayerMap& l, const Rows& in, int first_tile, int tiles, Scratch& scratch) {
-  const int rows = step_->num_tokens, hidden = shape().hidden_size, k = shape().intermediate_size;
-  const int column = first_tile / 2 * kLanes, ld = tiles * kLanes;
+void Model::gated_unit(const LayerMap& l, const Rows& in, const Rows& mid, int rows, Tiles tiles, Scratch& scratch) {
+  const int hidden = shape().hidden_size, k = shape().intermediate_size;
+  const int pairs = (tiles.last - tiles.first) / 2, column = tiles.first / 2 * kLanes, ld = 2 * pairs * kLanes;
   const float* bias = weights_->vector(l.gate_up_bias);
   for (int first = 0; first < rows; first += kPanelRows) {
     const int part = std::min(kPanelRows, rows - first);
-    const Rows slice = shape().int8 ? Rows{in.q + (size_t)first * hidden,
-                                           in.scales + (size_t)first * hidden / kGroup * 2, nullptr}
+    const Rows slice = shape().int8 ? in.from_group((size_t)first * (hidden / kGroup))
                                     : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
-    multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, first_tile, tiles);
+    multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, tiles);
     for (int r = 0; r < part; r++) {
       const float* row = scratch.panel + r * ld;
       if (!shape().int8) {
-        kernels_.swiglu(row, tiles / 2, mid_rows_.f + (size_t)(first + r) * mid_ld_ + column);
+        kernels_.swiglu(row, pairs, mid.f + (size_t)(first + r) * mid_ld_ + column);
         continue;
       }
-      kernels_.swiglu(row, tiles / 2, scratch.row);
-      const size_t at = (size_t)(first + r) * k + column;
-      kernels_.quantize(scratch.row, tiles * kLanes / 2 / kGroup, mid_rows_.q + at, mid_rows_.scales + at / kGroup * 2);
+      kernels_.swiglu(row, pairs, scratch.row);
+      quantize(scratch.row, pairs * kLanes, mid.from_group(((size_t)(first + r) * k + column) / kGroup));
     }
   }
 }

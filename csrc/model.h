@@ -40,19 +40,28 @@ class Model {
   const ModelShape& shape() const { return weights_->shape; }
 
  private:
+  static constexpr int kNever = 1 << 30;
   // Input rows of a matrix product: 8-bit values with their scales, or floats.
   struct Rows {
     int8_t* q;
     float* scales;
     float* f;
-    bool fine = false;  // q in two parts (kernels.h)
+    int fine_from = kNever;  // the first tile of weights that is multiplied by 15-bit values; kNever: there are none
+
+    bool paired() const { return fine_from != kNever; }  // as kernels.h has it
+    Rows from_group(size_t group) const {
+      return {q + group * kGroup * (paired() ? 2 : 1), scales + group * (paired() ? 4 : 2), nullptr, fine_from};
+    }
+  };
+  struct Tiles {  // of a matrix
+    int first, last;
   };
   struct Source {  // what prepare turns into Rows
     const float* x;
     int ldx, k;
     const float* norm;               // null: none
+    int fine_from = kNever;
     const int32_t* index = nullptr;  // null: all rows in order
-    bool fine = false;
   };
   struct Scratch {  // one thread's
     Rows rows;
@@ -63,23 +72,34 @@ class Model {
   struct AttendUnit {
     int seq, first_row, num_rows, kv_head, first_span, last_span;
   };
+  // Rows whose attention is computed: all of the step, or those whose logits are asked for.
+  struct Queries {
+    int rows;
+    std::vector<int32_t> positions, cu_seqlens;
+    std::vector<AttendUnit> units;
+  };
   enum class Then { store, add };
 
   void check(const Step&) const;
   void plan(const Step&);
+  void plan_units(Queries&, int spans_per_unit) const;
   void compute(int thread);
   void layer(int index, int thread, int& stage);
+  int fine_from(int layer, int tile) const;
+  void project(int index, int thread, int& stage);
   Rows prepare(const Source&, int rows, int thread, int& stage);
+  void quantize(const float* x, int k, const Rows& to) const;
   void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
-  void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int first_tile,
-                int num_tiles) const;
+  void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Tiles) const;
   void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&);
-  void gated(const LayerMap&, const Rows&, Stage&, int thread);
-  void gated_unit(const LayerMap&, const Rows&, int first_tile, int num_tiles, Scratch&);
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Tiles);
+  void gated(const LayerMap&, const Rows& in, const Rows& mid, int rows, Stage&, int thread);
+  void gated_unit(const LayerMap&, const Rows& in, const Rows& mid, int rows, Tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);
-  void attention(int layer, int thread, int& stage);
-  void attend_unit(int layer, const AttendUnit&, Scratch&);
-  void merge_splits(int row, int head, Scratch&);
+  void write_keys(int layer, Stage&);
+  void attention(int layer, const Queries&, int thread, int& stage);
+  void attend_unit(int layer, const Queries&, const AttendUnit&, Scratch&);
+  void merge_splits(const Queries&, int row, int head, Scratch&);
   KvHead cache(int layer, int kv_head) const;
   template <class T>
   void write_cache(const KvHead&, int slot, const float* key, const float* value) const;
@@ -98,10 +118,10 @@ class Model {
   Rows rows_, mid_rows_;
   std::vector<Scratch> scratch_;
   std::vector<Stage> stages_;
-  std::vector<AttendUnit> units_;
-  std::vector<int> row_seq_;
+  Queries all_, asked_;
+  std::vector<int32_t> asked_rows_, head_rows_;  // ascending rows of the step; for each row of logits its place there
   const Step* step_ = nullptr;
-  bool has_chunks_ = false, split_ = false;
+  bool keys_apart_ = false, split_ = false;  // keys are written before attention; spans of one query are shared out
   int span_stride_ = 0;
   std::atomic<int> bad_row_{-1};
 };

@@ -35,7 +35,8 @@ class Stream(AsyncIterator[Delta]):
         self.id = stream_id
         self.prompt_token_ids = prompt_token_ids
         self.num_dropped_turns = num_dropped_turns
-        self._on_close = on_close
+        # Given up at the end: it leads back here, and a cycle would wait for the collector.
+        self._on_close: Callable[[], None] | None = on_close
         self._num_deltas = 0
         self._pending: deque[Delta] = deque()
         self._melted: dict[int, list[Delta]] = {}  # choice -> deltas that will be read as one
@@ -95,7 +96,7 @@ class Stream(AsyncIterator[Delta]):
         self._pending.clear()
         self._melted.clear()
         self._wake()
-        self._on_close()
+        self._leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,16 +124,23 @@ class Stream(AsyncIterator[Delta]):
     def end(self, usage: Usage) -> None:
         """The normal end: every choice has its finish reason."""
         self._usage = usage
+        self._on_close = None
         self._wake()
 
     def fail(self, error: ChatError) -> None:
         """The abnormal end, raised from the iterator after the deltas before it."""
         self._error = error
+        self._on_close = None
         self._wake()
 
     @property
     def _over(self) -> bool:
         return self._usage is not None or self._error is not None
+
+    def _leave(self) -> None:
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
     def _melt(self, delta: Delta) -> None:
         parts = self._melted.setdefault(delta.choice, [])

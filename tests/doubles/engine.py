@@ -61,6 +61,11 @@ class FakeEngine:
     async def stop(self) -> None:
         self.die(EngineDead("The engine stopped before the answer was complete."))
 
+    async def ready(self) -> None:
+        while self.state is EngineState.LOADING:
+            self._news.clear()
+            await self._news.wait()
+
     def submit(self, request: GenerationRequest) -> None:
         if self.state is not EngineState.READY:
             raise EngineDead("The engine has stopped.")

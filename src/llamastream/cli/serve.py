@@ -9,17 +9,17 @@ import uvloop
 
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
-from llamastream.config import ModelSettings, ServeSettings
+from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
 from llamastream.server.app import create_app
-from llamastream.wiring import Assembly, assemble
+from llamastream.wiring import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 
 
-@with_settings(ModelSettings, ServeSettings)
-def serve(model: ModelSettings, server: ServeSettings) -> None:
+@with_settings(ModelSettings, ServeSettings, StoreSettings)
+def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
 
     Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
@@ -28,7 +28,8 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
     listener = bind(server)
     with progress_bars() as progress:
         assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
-        app = create_app(assembly.service, server)
+        responses = join_store(assembly.service, store, data_dir=model.data_dir)
+        app = create_app(assembly.service, server, responses)
         config = uvicorn.Config(
             app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
         )

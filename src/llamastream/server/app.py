@@ -17,22 +17,31 @@ from llamastream.server.completions_api import CompletionsApi
 from llamastream.server.gate import Gate
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
+from llamastream.server.responses_api import ResponsesApi
 from llamastream.service.chat_service import ChatService
+from llamastream.service.responses import Responses
 
 
-def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
-    """The HTTP interface of `service`, which it starts and stops with the server."""
+def create_app(
+    service: ChatService, settings: ServeSettings, responses: Responses | None = None
+) -> Starlette:
+    """The HTTP interface of `service` and of what is stored, both started and stopped with the
+    server. Without `responses` nothing can be stored."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await service.start()
         try:
+            if responses is not None:
+                await responses.start()
             yield
         finally:
             await service.stop()
+            if responses is not None:
+                await responses.stop()
 
     app = Starlette(
-        routes=_routes(service, settings),
+        routes=_routes(service, settings, responses),
         middleware=_middleware(settings),
         exception_handlers={
             ChatError: errors.on_chat_error,
@@ -45,11 +54,15 @@ def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
     return app
 
 
-def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
+def _routes(
+    service: ChatService, settings: ServeSettings, responses: Responses | None
+) -> list[BaseRoute]:
     completions = CompletionsApi(service, settings)
     prompts = PromptsApi(service, settings)
     operator = OperatorApi(service)
+    stored = [] if responses is None else _stored_routes(responses, settings)
     return [
+        *stored,
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),
         Route("/v1/completions", completions.completion, methods=["POST"]),
         Route("/v1/models", operator.models),
@@ -60,6 +73,17 @@ def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
         Route("/health", operator.health),
         Route("/metrics", operator.metrics),
         Route("/version", operator.version),
+    ]
+
+
+def _stored_routes(responses: Responses, settings: ServeSettings) -> list[BaseRoute]:
+    api = ResponsesApi(responses, settings)
+    return [
+        Route("/v1/responses", api.create, methods=["POST"]),
+        Route("/v1/responses/{id}", api.retrieve, methods=["GET"]),
+        Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
+        Route("/v1/responses/{id}/cancel", api.cancel, methods=["POST"]),
+        Route("/v1/responses/{id}/input_items", api.input_items, methods=["GET"]),
     ]
 
 

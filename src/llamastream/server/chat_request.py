@@ -38,7 +38,7 @@ class ChatCompletionBody(GenerationOptions):
 
     def to_request(self, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
-        sampling = self.sampling(self._max_tokens(), self._num_logprobs())
+        sampling = self.sampling(self._max_tokens(), self._num_logprobs(), self.logit_bias)
         return self.build(to_messages(self.messages), sampling, scope=scope, label=label)
 
     def _max_tokens(self) -> int | None:

@@ -26,7 +26,9 @@ class CompletionBody(GenerationOptions):
                 "truncation: auto drops turns of a chat; a text prompt has none. Leave it out.",
                 param="truncation",
             )
-        sampling = self.sampling(self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs)
+        sampling = self.sampling(
+            self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs, self.logit_bias
+        )
         return self.build(_prompt(self.prompt), sampling, scope=scope, label=label)
 
 

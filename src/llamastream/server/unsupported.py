@@ -34,6 +34,22 @@ COMPLETIONS: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
 }
+RESPONSES: dict[str, tuple[Any, ...]] = {
+    "access_programs": (),
+    "background_options": (),
+    "context_management": ([],),
+    "image": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "parallel_tool_calls": (True, False),
+    "prompt": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": (),
+    "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
+    "service_tier": ("auto", "default"),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+}
 
 
 def without_defaults(

@@ -4,36 +4,49 @@ The invariant: what it has handed out, concatenated, is the whole visible text, 
 tokens came in. Nothing after a matched stop string is shown or counted.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
 from llamastream.chat import IncrementalDetokenizer, StopMatcher, Tokenizer
 from llamastream.messages import ChatRequest, Delta, FinishReason, Token, TokenLogprob
-from llamastream.service.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """How the ids of an answer become visible text: all of a request that matters for it."""
+
+    stop: tuple[str, ...]
+    stop_token_ids: frozenset[int]  # the model's own included
+    include_stop: bool
+    skip_special_tokens: bool
+
+    @classmethod
+    def of(cls, request: ChatRequest, eos_token_ids: tuple[int, ...]) -> Self:
+        stop_ids = request.sampling.stop_token_ids
+        if not request.ignore_eos:
+            stop_ids |= frozenset(eos_token_ids)
+        return cls(request.stop, stop_ids, request.include_stop, request.skip_special_tokens)
 
 
 class Choice:
     """Fed by the service with the events of one engine request."""
 
     def __init__(
-        self,
-        stream: Stream,
-        index: int,
-        tokenizer: Tokenizer,
-        request: ChatRequest,
-        *,
-        stop_token_ids: frozenset[int],
+        self, index: int, tokenizer: Tokenizer, rules: TextRules, next_number: Callable[[], int]
     ) -> None:
-        """Raises InvalidRequest for an empty stop string."""
+        """`next_number` counts the deltas of the stream. Raises InvalidRequest for an empty stop
+        string."""
         self.index = index
         self.num_output_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self._stream = stream
+        self._next_number = next_number
         self._tokenizer = tokenizer
-        self._hidden_ids = frozenset() if request.include_stop else stop_token_ids
+        self._hidden_ids = frozenset() if rules.include_stop else rules.stop_token_ids
         self._detokenizer = IncrementalDetokenizer(
-            tokenizer, skip_special_tokens=request.skip_special_tokens
+            tokenizer, skip_special_tokens=rules.skip_special_tokens
         )
-        self._matcher = (
-            StopMatcher(request.stop, include=request.include_stop) if request.stop else None
-        )
+        self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
 
     def add(self, token: Token) -> Delta:
         """The delta of one more token. It carries the finish reason when a stop string matched."""
@@ -64,8 +77,7 @@ class Choice:
     def _delta(
         self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        number = self._stream.next_sequence_number()
-        return Delta(self.index, number, text, token_ids, logprobs, self.finish_reason)
+        return Delta(self.index, self._next_number(), text, token_ids, logprobs, self.finish_reason)
 
     def _logprob(self, token: Token, logprob: float) -> TokenLogprob:
         bytes_of = self._tokenizer.token_bytes

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from tests.soak.reader import Disagreement, Following, follow
+from tests.soak.reader import Disagreement, Following, Transport, follow
 from tests.soak.server import MODEL_NAME, Server
 
 NUM_REQUESTS = 48  # to draw each round's from
@@ -97,7 +97,10 @@ class KillLoop:
         """A reader, and perhaps a second one that comes later and starts at the first event."""
         leave_chance = self._rng.choice((0.0, 0.0, 0.01))
         await asyncio.sleep(self._rng.random() * 0.2)
-        await follow(reader, self._client, self._rng, leave_chance=leave_chance)
+        transport: Transport = self._rng.choice(("sse", "websocket"))
+        await follow(
+            reader, self._client, self._rng, leave_chance=leave_chance, transport=transport
+        )
         self._count(reader)
         if self._rng.random() < 0.25:
             second = Following(reader.body, reader.key, response_id=reader.response_id)

@@ -31,7 +31,15 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
         responses = join_store(assembly.service, store, data_dir=model.data_dir)
         app = create_app(assembly.service, server, responses)
         config = uvicorn.Config(
-            app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
+            app,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            backlog=BACKLOG,
+            lifespan="on",
+            ws="websockets-sansio",
+            ws_max_size=int(server.max_body_mib * 2**20),
+            ws_ping_interval=server.ping_interval_s,
         )
         uvloop.run(_serve(uvicorn.Server(config), listener, assembly))
 

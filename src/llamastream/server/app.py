@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
@@ -17,7 +17,9 @@ from llamastream.server.completions_api import CompletionsApi
 from llamastream.server.gate import Gate
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
+from llamastream.server.response_start import ResponseDesk
 from llamastream.server.responses_api import ResponsesApi
+from llamastream.server.responses_socket import ResponsesSocket
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses
 
@@ -77,8 +79,10 @@ def _routes(
 
 
 def _stored_routes(responses: Responses, settings: ServeSettings) -> list[BaseRoute]:
-    api = ResponsesApi(responses, settings)
+    desk = ResponseDesk(responses)
+    api = ResponsesApi(desk, settings)
     return [
+        WebSocketRoute("/v1/responses", ResponsesSocket(desk, settings).serve),
         Route("/v1/responses", api.create, methods=["POST"]),
         Route("/v1/responses/{id}", api.retrieve, methods=["GET"]),
         Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),

@@ -86,7 +86,12 @@ async def read_all(feed: Feed, ping_interval_s: float | None) -> AsyncIterator[l
 
 def error_event(error: ChatError, number: int) -> Event:
     """`number` is that of the event before it, so that resuming behind it loses nothing."""
-    fields = {"type": "error", "sequence_number": max(number, 0), "error": error_fields(error)}
+    fields = {
+        "type": "error",
+        "sequence_number": max(number, 0),
+        "status": error.status,
+        "error": error_fields(error),
+    }
     return Event(number, "error", orjson.dumps(fields), is_last=True)
 
 

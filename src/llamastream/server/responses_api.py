@@ -24,7 +24,6 @@ from llamastream.server.response_feed import OpenFeed
 from llamastream.server.response_request import LOGPROBS, parse_response
 from llamastream.server.response_start import START, Caller, ResponseDesk
 from llamastream.server.wire_items import wire_item
-from llamastream.service.responses import Responses
 
 RETRIEVE_OPTIONS = ("stream", "starting_after", "include", "include[]", "include_obfuscation")
 
@@ -32,9 +31,9 @@ RETRIEVE_OPTIONS = ("stream", "starting_after", "include", "include[]", "include
 class ResponsesApi:
     """Refusals known at admission are raised, as ChatErrors, before anything is sent."""
 
-    def __init__(self, responses: Responses, settings: ServeSettings) -> None:
-        self._responses = responses
-        self._desk = ResponseDesk(responses)
+    def __init__(self, desk: ResponseDesk, settings: ServeSettings) -> None:
+        self._desk = desk
+        self._responses = desk.responses
         self._max_body_bytes = int(settings.max_body_mib * 2**20)
         self._ping_interval_s = settings.ping_interval_s
 

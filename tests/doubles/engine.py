@@ -75,7 +75,8 @@ class FakeEngine:
         if len(request.prompt_ids) + (request.sampling.max_tokens or 1) > self.max_model_len:
             raise ContextLengthExceeded("prompt + max_tokens do not fit.", param="max_tokens")
         self.submitted.append(request)
-        self._alive[request.request_id] = _Running(request, self.script(request))
+        known = len(request.output_ids)
+        self._alive[request.request_id] = _Running(request, self.script(request), known)
         self._news.set()
 
     def cancel(self, request_id: str) -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.messages import GenerationRequest
 from llamastream.service import ChatService
+from llamastream.service.responses import Responses, StorePolicy
+from llamastream.store import Store, sqlite_url
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config
 
@@ -29,6 +32,28 @@ def make_service(engine: FakeEngine) -> ChatService:
     return ChatService(
         engine, tokenizer, PromptBuilder.from_config(tokenizer, None), model_name="demo"
     )
+
+
+def make_responses(
+    service: ChatService, folder: Path, policy: StorePolicy | None = None
+) -> Responses:
+    """On the database in `folder`. Not started."""
+    return Responses(service, lambda: Store.open(sqlite_url(folder)), policy or StorePolicy())
+
+
+@asynccontextmanager
+async def running_responses(
+    engine: FakeEngine, folder: Path, policy: StorePolicy | None = None
+) -> AsyncIterator[Responses]:
+    """With its ChatService, both stopped in order."""
+    async with running_service(engine) as service:
+        responses = make_responses(service, folder, policy)
+        await responses.start()
+        try:
+            yield responses
+        finally:
+            await service.stop()
+            await responses.stop()
 
 
 @asynccontextmanager

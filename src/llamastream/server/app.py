@@ -14,6 +14,7 @@ from llamastream.errors import ChatError
 from llamastream.server import errors
 from llamastream.server.auth import KeyRing
 from llamastream.server.completions_api import CompletionsApi
+from llamastream.server.conversations_api import ConversationsApi
 from llamastream.server.gate import Gate
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
@@ -88,6 +89,22 @@ def _stored_routes(responses: Responses, settings: ServeSettings) -> list[BaseRo
         Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
         Route("/v1/responses/{id}/cancel", api.cancel, methods=["POST"]),
         Route("/v1/responses/{id}/input_items", api.input_items, methods=["GET"]),
+        *_conversation_routes(ConversationsApi(responses, settings)),
+    ]
+
+
+def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
+    one, items = "/v1/conversations/{id}", "/v1/conversations/{id}/items"
+    return [
+        Route("/v1/conversations", api.create, methods=["POST"]),
+        Route("/v1/conversations", api.list, methods=["GET"]),
+        Route(one, api.retrieve, methods=["GET"]),
+        Route(one, api.update, methods=["POST"]),
+        Route(one, api.delete, methods=["DELETE"]),
+        Route(items, api.add_items, methods=["POST"]),
+        Route(items, api.items, methods=["GET"]),
+        Route(items + "/{item_id}", api.item, methods=["GET"]),
+        Route(items + "/{item_id}", api.delete_item, methods=["DELETE"]),
     ]
 
 

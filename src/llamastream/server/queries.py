@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.errors import InvalidRequest
+from llamastream.server.response_request import LOGPROBS
 from llamastream.server.unsupported import unknown_option
 from llamastream.service.records import Page, PageQuery
 
@@ -41,6 +42,14 @@ def read_bool(request: Request, name: str) -> bool:
     if value not in ("true", "false"):
         raise InvalidRequest(f"{name} must be true or false. Given: {value[:60]!r}.", param=name)
     return value == "true"
+
+
+def check_include(request: Request) -> None:
+    """Log-probabilities are in what was created with them; there is nothing else to include."""
+    for name in ("include", "include[]"):
+        value = request.query_params.get(name, LOGPROBS)
+        if value != LOGPROBS:
+            raise InvalidRequest(f"include must be {LOGPROBS}. Given: {value[:60]!r}.", param=name)
 
 
 def page_query(request: Request, *, known: Collection[str] = ()) -> PageQuery:

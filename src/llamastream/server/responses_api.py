@@ -11,6 +11,7 @@ from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
 from llamastream.server.idempotency import idempotency_key
 from llamastream.server.queries import (
+    check_include,
     check_query,
     json_response,
     page_json,
@@ -21,7 +22,7 @@ from llamastream.server.queries import (
 )
 from llamastream.server.response_delivery import ResponseEventStream, WholeResponse
 from llamastream.server.response_feed import OpenFeed
-from llamastream.server.response_request import LOGPROBS, parse_response
+from llamastream.server.response_request import parse_response
 from llamastream.server.response_start import START, Caller, ResponseDesk
 from llamastream.server.wire_items import wire_item
 
@@ -50,7 +51,7 @@ class ResponsesApi:
 
     async def retrieve(self, request: Request) -> ASGIApp:
         check_query(request, RETRIEVE_OPTIONS)
-        _check_include(request)
+        check_include(request)
         is_stream = read_bool(request, "stream")
         after = read_int(request, "starting_after")
         if after is not None and not is_stream:
@@ -76,7 +77,7 @@ class ResponsesApi:
 
     async def input_items(self, request: Request) -> Response:
         query = page_query(request, known=("include", "include[]"))
-        _check_include(request)
+        check_include(request)
         page = await self._responses.store.responses.input_items(
             request.path_params["id"], scope=_caller(request).scope, query=query
         )
@@ -90,11 +91,3 @@ class ResponsesApi:
 
 def _caller(request: Request) -> Caller:
     return Caller(request.state.key_scope, request.state.label)
-
-
-def _check_include(request: Request) -> None:
-    """Log-probabilities are in what was created with them; there is nothing else to include."""
-    for name in ("include", "include[]"):
-        value = request.query_params.get(name, LOGPROBS)
-        if value != LOGPROBS:
-            raise InvalidRequest(f"include must be {LOGPROBS}. Given: {value[:60]!r}.", param=name)

@@ -22,7 +22,7 @@ def says(text: str) -> Script:
 def last_user_words(request: GenerationRequest) -> list[int]:
     """A request answers with the text of its last message."""
     prompt = list(request.prompt_ids)
-    start = len(prompt) - prompt[::-1].index(10, len(b"\nassistant") + 1)
+    start = len(prompt) - prompt[::-1].index(10, len(b"\nassistant") + 2)
     return prompt[start : prompt.index(IM_END, start) + 1]
 
 

@@ -91,7 +91,7 @@ static void attend_span(const Attend& a, const Span<T>& s, int first, int q, int
   float* score = a.scratch;
   const int d = a.kv.head_dim, width = round_up(d, 16);
   float part[kQueryBlock * 512], max[kQueryBlock], sum[kQueryBlock];
-  product_rows(rows, a.q + (long)q * d, d, d, s.key, round_up(s.tiles, 1), kLanes, score, kSpan, false);
+  product_rows(rows, a.q + (long)q * d, d, d, s.key, s.tiles, kLanes, score, kSpan, false);
   int shared = kSpan;
   for (int i = 0; i < rows; i++) {
     const int count = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;

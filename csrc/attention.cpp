@@ -52,22 +52,18 @@ void Model::attention(int layer, int thread, int& stage) {
   // A chunk's later queries see its earlier keys; a single token's unit writes its own.
   if (has_chunks_ || split_) {
     constexpr int kRows = 8;
-    for (int r; (r = counters_[stage].take() * kRows) < rows;)
-      for (int i = r; i < std::min(r + kRows, rows); i++)
-        for (int h = 0; h < kv_heads; h++) rotate_keys(layer, i, h);
-    stage++;
-    pool_.barrier();
+    stages_[stage++].run((rows + kRows - 1) / kRows, [&](int u) {
+      for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++)
+        for (int h = 0; h < kv_heads; h++) rotate_keys(layer, r, h);
+    });
   }
-  for (int u; (u = counters_[stage].take()) < (int)units_.size();) attend_unit(layer, units_[u], scratch, u);
-  stage++;
-  if (!split_) return;
-  pool_.barrier();
+  stages_[stage++].run((int)units_.size(), [&](int u) { attend_unit(layer, units_[u], scratch); });
   const int heads = shape().num_heads;
-  for (int i; (i = counters_[stage].take()) < rows * heads;) merge_splits(i / heads, i % heads, scratch);
-  stage++;
+  if (split_)
+    stages_[stage++].run(rows * heads, [&](int i) { merge_splits(i / heads, i % heads, scratch); });
 }
 
-void Model::attend_unit(int layer, const AttendUnit& u, Scratch& c, int) {
+void Model::attend_unit(int layer, const AttendUnit& u, Scratch& c) {
   const ModelShape& s = shape();
   const int d = s.head_dim, half = d / 2, width = round_up(d, kLanes);
   const float scale = 1.0f / std::sqrt((float)d);

@@ -3,14 +3,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
 
+#include "kernels.h"
 #include "weights.h"
 
 static constexpr char kMagic[8] = {'L', 'S', 'T', 'W', 'G', 'T', 'S', '\n'};
-static constexpr uint32_t kVersion = 1;           // of tile layout and quantiser: raise it when either changes
+static constexpr uint32_t kVersion = 2;           // of tile layout and quantiser: raise it when either changes
 static constexpr size_t kHeaderBytes = 4096;      // keeps the payload aligned
 static constexpr size_t kPiece = (size_t)1 << 20;  // read and digested at once, while it is in the cache
 
@@ -20,6 +22,7 @@ struct Header {
   ModelShape shape;
   uint64_t bytes, digest;
   char key[1024];
+  uint8_t nibbles[2048];  // one per matrix
 };
 static_assert(sizeof(Header) <= kHeaderBytes);
 
@@ -45,6 +48,60 @@ static uint64_t combine(const std::vector<uint64_t>& parts) {
   return all;
 }
 
+static size_t num_matrices(const ModelShape& s) {
+  return s.int8 ? std::min<size_t>(2 + 4 * s.num_layers, sizeof Header::nibbles) : 0;
+}
+
+// The 4-bit form of one group of a tile.
+static void to_nibbles(const uint8_t* tile, uint8_t* out) {
+  constexpr int kHalf = kLanes * kGroup / 2;
+  for (int i = 0; i < kHalf; i++) out[i] = tile[i] | tile[i + kHalf] << 4;
+  std::memcpy(out + kHalf, tile + 2 * kHalf, 4 * kLanes);
+}
+
+bool Weights::fits_nibbles(const Matrix& m) const {
+  std::atomic<bool> fits{true};
+  Stage stage;
+  pool_.run([&](int) {
+    stage.run(m.tiles, [&](int t) {
+      if (!fits) return;
+      const uint8_t* tile = (const uint8_t*)at(m.offset) + t * m.tile_bytes(true);
+      uint8_t all = 0;
+      for (int g = 0; g < m.k / kGroup; g++, tile += tile_bytes(false))
+        for (int i = 0; i < kLanes * kGroup; i++) all |= tile[i];
+      if (all > 15) fits = false;
+    });
+  });
+  return fits;
+}
+
+void Weights::finish() {
+  const std::vector<const Matrix*> from = map.matrices();
+  std::vector<uint8_t> nibbles(num_matrices(shape));
+  for (size_t i = 0; i < nibbles.size(); i++) nibbles[i] = from[i] && fits_nibbles(*from[i]);
+  ImageMap packed(shape, nibbles);
+  Memory memory(packed.bytes, true);
+  // What lies between two such matrices keeps its size, so each stretch moves as a whole.
+  size_t read = 0, write = 0;
+  auto copy_until = [&](size_t end) {
+    std::memcpy(memory.data() + write, at(read), end - read);
+    write += end - read, read = end;
+  };
+  for (size_t i = 0; i < nibbles.size(); i++) {
+    if (!nibbles[i]) continue;
+    const Matrix& m = *from[i];
+    copy_until(m.offset);
+    const size_t groups = (size_t)m.tiles * (m.k / kGroup);
+    for (size_t g = 0; g < groups; g++)
+      to_nibbles((const uint8_t*)at(read + g * tile_bytes(false)),
+                 (uint8_t*)memory.data() + write + g * tile_bytes(true));
+    read += groups * tile_bytes(false), write += groups * tile_bytes(true);
+  }
+  copy_until(map.bytes);
+  map = std::move(packed);
+  memory_ = std::move(memory);
+}
+
 struct File {
   int fd;
   ~File() {
@@ -59,10 +116,11 @@ static std::runtime_error failure(const std::string& path, const std::string& wh
 uint64_t Weights::digest() const {
   const size_t pieces = (memory_.size() + kPiece - 1) / kPiece;
   std::vector<uint64_t> part(pieces);
-  Counter counter;
+  Stage stage;
   pool_.run([&](int) {
-    for (size_t i; (i = counter.take()) < pieces;)
+    stage.run((int)pieces, [&](size_t i) {
       part[i] = digest_piece(at(i * kPiece), std::min(kPiece, memory_.size() - i * kPiece));
+    });
   });
   return combine(part);
 }
@@ -76,18 +134,19 @@ static void write_all(int fd, const char* data, size_t bytes, const std::string&
   }
 }
 
-static Header make_header(const ModelShape& shape, const std::string& key, uint64_t bytes) {
+static Header make_header(const ModelShape& shape, const std::string& key, const ImageMap& map) {
   Header h;
   std::memset((void*)&h, 0, sizeof h);
   if (key.size() >= sizeof h.key) throw std::invalid_argument("key must be shorter than 1,024 bytes.");
   std::memcpy(h.magic, kMagic, sizeof kMagic);
-  h.version = kVersion, h.shape = shape, h.bytes = bytes;
+  h.version = kVersion, h.shape = shape, h.bytes = map.bytes;
+  std::copy(map.nibbles.begin(), map.nibbles.end(), h.nibbles);
   std::memcpy(h.key, key.data(), key.size());
   return h;
 }
 
 void Weights::save(const std::string& path, const std::string& key) const {
-  Header h = make_header(shape, key, memory_.size());
+  Header h = make_header(shape, key, map);
   h.digest = digest();
   char page[kHeaderBytes] = {};
   std::memcpy(page, &h, sizeof h);
@@ -117,28 +176,30 @@ static bool read_all(int fd, char* data, size_t bytes, size_t at) {
 
 std::unique_ptr<Weights> Weights::load(const std::string& path, const std::string& key, const ModelShape& shape,
                                        int threads) {
-  auto w = std::make_unique<Weights>(shape, threads);
-  const size_t bytes = w->memory_.size(), pieces = (bytes + kPiece - 1) / kPiece;
   File f{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   struct stat status;
   if (f.fd < 0 || fstat(f.fd, &status)) throw failure(path, std::strerror(errno));
-  if ((size_t)status.st_size != kHeaderBytes + bytes) throw failure(path, "not the size of this model's packed weights");
   Header h;
-  const Header wanted = make_header(shape, key, bytes);
   if (!read_all(f.fd, (char*)&h, sizeof h, 0)) throw failure(path, "cannot be read");
+  auto w = std::make_unique<Weights>(shape, threads);
+  w->map = ImageMap(shape, {h.nibbles, h.nibbles + num_matrices(shape)});
+  w->memory_ = Memory(w->map.bytes, true);
+  const size_t bytes = w->map.bytes, pieces = (bytes + kPiece - 1) / kPiece;
+  const Header wanted = make_header(shape, key, w->map);
   const uint64_t digest = h.digest;
   h.digest = 0;
   if (std::memcmp(&h, &wanted, sizeof h)) throw failure(path, "packed from other weights or by another version");
+  if ((size_t)status.st_size != kHeaderBytes + bytes) throw failure(path, "torn: not as long as it should be");
   std::vector<char> good(threads, true);
   std::vector<uint64_t> part(pieces);
-  Counter counter;
+  Stage stage;
   w->pool_.run([&](int thread) {
-    for (size_t i; (i = counter.take()) < pieces;) {
+    stage.run((int)pieces, [&](size_t i) {
       char* piece = w->memory_.data() + i * kPiece;
       const size_t size = std::min(kPiece, bytes - i * kPiece);
       if (!read_all(f.fd, piece, size, kHeaderBytes + i * kPiece)) good[thread] = false;
       part[i] = digest_piece(piece, size);
-    }
+    });
   });
   for (char g : good)
     if (!g) throw failure(path, "cannot be read");

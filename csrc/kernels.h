@@ -8,14 +8,20 @@
 constexpr int kLanes = 16;     // rows of a weight tile, positions of a key tile
 constexpr int kGroup = 32;     // 8-bit values that share a scale
 constexpr int kSpan = 128;     // positions whose attention is reduced together, aligned to absolute multiples of itself
-constexpr int kTileBytes = kLanes * kGroup + 2 * 2 * kLanes;  // one group of one 8-bit tile, with scales and minima
+
+// Bytes of one group of one 8-bit tile with its scales and minima. A matrix whose values all fit in 4 bits, as those of
+// a checkpoint that was itself quantised do, is stored so: half the memory to read, and the same results.
+constexpr int tile_bytes(bool nibbles) { return kLanes * kGroup / (nibbles ? 2 : 1) + 2 * 2 * kLanes; }
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
-// Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }. scales: per row and group { a_scale, a_scale * sum a }.
+// Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
+// q[4] to q[7]. scales: per row and group { a_scale, a_scale * sum a }. Row of a: groups x 32 values, and if fine as many
+// again: a is then 128 times the first plus the second.
 struct GemmQ8 {
   const uint8_t* tiles;
+  bool nibbles, fine;
   int num_tiles, groups;
   const int8_t* a;
   const float* scales;
@@ -62,6 +68,7 @@ struct Kernels {
   const char* isa;
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);  // rows padded to 16 with zeros
   void (*quantize)(const float* x, int groups, int8_t* q, float* scales);
+  void (*quantize_fine)(const float* x, int groups, int8_t* q, float* scales);  // 15 bits: high parts, then low parts
   void (*gemm_q8)(const GemmQ8&);
   void (*gemm_f32)(const GemmF32&);
   void (*swiglu)(const float* gate_up, int pairs, float* out);  // gate and up alternate in tiles of 16

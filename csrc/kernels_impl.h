@@ -38,22 +38,42 @@ static void rms_norm(const float* x, const float* weight, float eps, int n, floa
   for (int i = 0; i < n; i += 16) store(out + i, mul(mul(load(x + i), scale), load(weight + i)));
 }
 
+// One group's 32 values as integers up to `largest`, and its scales.
+inline void round_group(const float* x, float largest, I& a, I& b, float* scales) {
+  const F u = load(x), v = load(x + 16);
+  // Compared as integers, a NaN is larger than every number, so it reaches the scale and then the logits.
+  const I magnitude = iset1(0x7fffffff);
+  const int32_t top = reduce_imax(imax(iand(bits(u), magnitude), iand(bits(v), magnitude)));
+  float amax;
+  __builtin_memcpy(&amax, &top, 4);
+  const bool zero = amax < 1e-30f;
+  const F inverse = set1(zero ? 0.0f : largest / amax);
+  a = round_int(mul(u, inverse)), b = round_int(mul(v, inverse));
+  scales[0] = zero ? 0.0f : amax / largest;
+  scales[1] = scales[0] * (float)reduce_iadd(iadd(a, b));
+}
+
 static void quantize(const float* x, int groups, int8_t* q, float* scales) {
-  for (int g = 0; g < groups; g++, x += kGroup, q += kGroup, scales += 2) {
-    const F u = load(x), v = load(x + 16);
-    // Compared as integers, a NaN is larger than every number, so it reaches the scale and then the logits.
-    const I magnitude = iset1(0x7fffffff);
-    const int32_t top = reduce_imax(imax(iand(bits(u), magnitude), iand(bits(v), magnitude)));
-    float amax;
-    __builtin_memcpy(&amax, &top, 4);
-    const bool zero = amax < 1e-30f;
-    const F inverse = set1(zero ? 0.0f : 127.0f / amax);
-    const I a = round_int(mul(u, inverse)), b = round_int(mul(v, inverse));
+  for (int g = 0; g < groups; g++, q += kGroup) {
+    I a, b;
+    round_group(x + g * kGroup, 127.0f, a, b, scales + 2 * g);
     store_bytes(q, a);
     store_bytes(q + 16, b);
-    const float scale = zero ? 0.0f : amax / 127.0f;
-    scales[0] = scale;
-    scales[1] = scale * (float)reduce_iadd(iadd(a, b));
+  }
+}
+
+static void quantize_fine(const float* x, int groups, int8_t* q, float* scales) {
+  int8_t* low = q + (long)groups * kGroup;
+  auto split = [](I v, int8_t* high_part, int8_t* low_part) {
+    const I high = shift_right<7>(iadd(v, iset1(64)));  // rounds, so that the rest is within -64 to 63
+    store_bytes(high_part, high);
+    store_bytes(low_part, isub(v, shift_left<7>(high)));
+  };
+  for (int g = 0; g < groups; g++, q += kGroup, low += kGroup) {
+    I a, b;
+    round_group(x + g * kGroup, 127.0f * 128.0f, a, b, scales + 2 * g);
+    split(a, q, low);
+    split(b, q + 16, low + 16);
   }
 }
 

@@ -29,7 +29,7 @@ Model::Rows Model::make_rows(int rows) {
   const ModelShape& s = shape();
   const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
   if (!s.int8) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
-  float* q = floats((size_t)rows * k / sizeof(float));
+  float* q = floats((size_t)rows * std::max(k, 2 * s.hidden_size) / sizeof(float));
   return {(int8_t*)q, floats((size_t)rows * k / kGroup * 2), nullptr};
 }
 
@@ -82,7 +82,7 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
     if (!pass) buffers_ = Memory(buffer_used_, true);
   }
   for (Scratch& c : scratch_) c.sampler = std::make_unique<Sampler>(kernels_, s.vocab_size);
-  counters_ = std::vector<Counter>(16 * s.num_layers + 16);
+  stages_ = std::vector<Stage>(16 * s.num_layers + 16);
   const size_t rows_per_unit = std::max(1, kUnitQueries / group_);
   units_.reserve(((size_t)l.max_num_batched_tokens / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads +
                  (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
@@ -145,7 +145,7 @@ void Model::forward(const Step& step) {
   plan(step);
   step_ = &step;
   bad_row_ = -1;
-  for (Counter& c : counters_) c.next.store(0, std::memory_order_relaxed);
+  for (Stage& stage : stages_) stage.reset();
   pool_.run([this](int thread) { compute(thread); });
   if (bad_row_ >= 0)
     throw std::runtime_error("logits of row " + std::to_string(bad_row_) + " are not finite: the weights are damaged.");
@@ -154,108 +154,113 @@ void Model::forward(const Step& step) {
 void Model::compute(int thread) {
   const Step& s = *step_;
   int stage = 0;
-  for (int r; (r = counters_[stage].take()) < s.num_tokens;) weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_);
-  stage++;
-  pool_.barrier();
+  stages_[stage++].run(s.num_tokens,
+                       [&](int r) { weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_); });
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
   if (!s.num_logits) return;
   const ImageMap& map = weights_->map;
-  const Rows rows = prepare(x_, hidden_ld_, s.logits_indices, s.num_logits, shape().hidden_size,
-                            weights_->vector(map.norm), thread, stage);
-  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stage++);
-  pool_.barrier();
-  for (int r; (r = counters_[stage].take()) < s.num_logits;) sample_row(r, scratch_[thread]);
+  // The head's input is rounded to 15 bits, not 8: of all products it costs the least there and gains the most.
+  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), s.logits_indices, true},
+                            s.num_logits, thread, stage);
+  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++]);
+  stages_[stage].run(s.num_logits, [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
 void Model::layer(int index, int thread, int& stage) {
   const LayerMap& l = weights_->map.layers[index];
   const ModelShape& s = shape();
   const int rows = step_->num_tokens, hidden = s.hidden_size;
-  Rows in = prepare(x_, hidden_ld_, nullptr, rows, hidden, weights_->vector(l.attention_norm), thread, stage);
-  linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stage++);
-  pool_.barrier();
+  Rows in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.attention_norm)}, rows, thread, stage);
+  linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++]);
   attention(index, thread, stage);
-  pool_.barrier();
-  in = prepare(attended_, query_ld_, nullptr, rows, s.query_size(), nullptr, thread, stage);
-  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stage++);
-  pool_.barrier();
-  in = prepare(x_, hidden_ld_, nullptr, rows, hidden, weights_->vector(l.mlp_norm), thread, stage);
-  gated(l, in, stage++, thread);
-  pool_.barrier();
-  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stage++);
-  pool_.barrier();
+  in = prepare({attended_, query_ld_, s.query_size(), nullptr}, rows, thread, stage);
+  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++]);
+  in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm)}, rows, thread, stage);
+  gated(l, in, stages_[stage++], thread);
+  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++]);
 }
 
-void Model::prepare_row(const float* x, int k, const float* norm, const Rows& rows, int row, float* scratch) const {
-  float* target = shape().int8 ? scratch : rows.f + (size_t)row * round_up(k, kLanes);
-  if (norm)
-    kernels_.rms_norm(x, norm, shape().rms_norm_eps, k, target);
+void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
+  const float* x = s.x + (size_t)(s.index ? s.index[row] : row) * s.ldx;
+  float* target = shape().int8 ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
+  if (s.norm)
+    kernels_.rms_norm(x, s.norm, shape().rms_norm_eps, s.k, target);
   else
-    std::copy(x, x + k, target);
-  if (shape().int8) kernels_.quantize(target, k / kGroup, rows.q + (size_t)row * k, rows.scales + (size_t)row * k / kGroup * 2);
+    std::copy(x, x + s.k, target);
+  if (!shape().int8) return;
+  const int groups = s.k / kGroup;
+  (s.fine ? kernels_.quantize_fine : kernels_.quantize)(target, groups, rows.q + (size_t)row * s.k * (s.fine ? 2 : 1),
+                                                        rows.scales + (size_t)row * groups * 2);
 }
 
-// Norm (if any) and quantisation of the step's rows, or of those that `index` names.
-Model::Rows Model::prepare(const float* x, int ldx, const int32_t* index, int rows, int k, const float* norm,
-                           int thread, int& stage) {
+// Norm (if any) and quantisation of the step's rows, or of those that the source's index names.
+Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
-  auto source = [&](int r) { return x + (size_t)(index ? index[r] : r) * ldx; };
+  Rows out = rows <= kOwnRows ? scratch.rows : rows_;
+  out.fine = s.fine && shape().int8;
   if (rows <= kOwnRows) {
-    for (int r = 0; r < rows; r++) prepare_row(source(r), k, norm, scratch.rows, r, scratch.row);
-    return scratch.rows;
+    if (stages_[stage].finished()) return out;  // this thread comes too late for the product
+    for (int r = 0; r < rows; r++) prepare_row(s, out, r, scratch.row);
+    return out;
   }
   constexpr int kRows = 4;
-  for (int r; (r = counters_[stage].take() * kRows) < rows;)
-    for (int i = r; i < std::min(r + kRows, rows); i++) prepare_row(source(i), k, norm, rows_, i, scratch.row);
-  stage++;
-  pool_.barrier();
-  return rows_;
+  stages_[stage++].run((rows + kRows - 1) / kRows, [&](int u) {
+    for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++) prepare_row(s, out, r, scratch.row);
+  });
+  return out;
 }
 
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                      int first_tile, int num_tiles) const {
-  const char* tiles = weights_->at(m.offset);
+  const char* tiles = weights_->at(m.offset) + first_tile * m.tile_bytes(shape().int8);
+  const bool add = then == Then::add;
   if (shape().int8)
-    kernels_.gemm_q8({(const uint8_t*)tiles + (size_t)first_tile * (m.k / kGroup) * kTileBytes, num_tiles,
-                      m.k / kGroup, in.q, in.scales, rows, out, ldo, then == Then::add});
+    kernels_.gemm_q8({(const uint8_t*)tiles, m.nibbles, in.fine, num_tiles, m.k / kGroup, in.q, in.scales, rows, out,
+                      ldo, add});
   else
-    kernels_.gemm_f32({(const float*)tiles + (size_t)first_tile * m.k * kLanes, num_tiles, m.k, in.f,
-                       round_up(m.k, kLanes), rows, out, ldo, then == Then::add});
+    kernels_.gemm_f32({(const float*)tiles, num_tiles, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)
     for (int r = 0; r < rows; r++)
       for (int i = 0; i < num_tiles * kLanes; i++) out[(size_t)r * ldo + i] += bias[first_tile * kLanes + i];
 }
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   int stage) {
+                   Stage& stage) {
   const int step = rows == 1 ? 4 : 3;  // the kernels' widest block
   const int unit = round_up(std::max(1, m.tiles / (8 * pool_.size())), step);
-  for (int t; (t = counters_[stage].take() * unit) < m.tiles;)
+  stage.run((m.tiles + unit - 1) / unit, [&](int u) {
+    const int t = u * unit;
     multiply(m, in, rows, out + t * kLanes, ldo, then, bias, t, std::min(unit, m.tiles - t));
+  });
 }
 
 // SwiGLU of gate and up, quantised for the down projection while it is still in the cache.
-void Model::gated(const LayerMap& l, const Rows& in, int stage, int thread) {
-  const int rows = step_->num_tokens, k = shape().intermediate_size, unit = rows == 1 ? 4 : 12;
+void Model::gated(const LayerMap& l, const Rows& in, Stage& stage, int thread) {
+  const int tiles = l.gate_up.tiles, unit = step_->num_tokens == 1 ? 4 : 12;
+  stage.run((tiles + unit - 1) / unit, [&](int u) {
+    gated_unit(l, in, u * unit, std::min(unit, tiles - u * unit), scratch_[thread]);
+  });
+}
+
+void Model::gated_unit(const LayerMap& l, const Rows& in, int first_tile, int tiles, Scratch& scratch) {
+  const int rows = step_->num_tokens, hidden = shape().hidden_size, k = shape().intermediate_size;
+  const int column = first_tile / 2 * kLanes, ld = tiles * kLanes;
   const float* bias = weights_->vector(l.gate_up_bias);
-  float *panel = scratch_[thread].panel, *row = scratch_[thread].row;
-  for (int t; (t = counters_[stage].take() * unit) < l.gate_up.tiles;) {
-    const int tiles = std::min(unit, l.gate_up.tiles - t), column = t / 2 * kLanes, ld = tiles * kLanes;
-    for (int first = 0; first < rows; first += kPanelRows) {
-      const int part = std::min(kPanelRows, rows - first), hidden = shape().hidden_size;
-      const Rows slice = shape().int8 ? Rows{in.q + (size_t)first * hidden,
-                                             in.scales + (size_t)first * hidden / kGroup * 2, nullptr}
-                                      : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
-      multiply(l.gate_up, slice, part, panel, ld, Then::store, bias, t, tiles);
-      for (int r = 0; r < part; r++) {
-        if (!shape().int8) {
-          kernels_.swiglu(panel + r * ld, tiles / 2, mid_rows_.f + (size_t)(first + r) * mid_ld_ + column);
-          continue;
-        }
-        kernels_.swiglu(panel + r * ld, tiles / 2, row);
-        const size_t at = (size_t)(first + r) * k + column;
-        kernels_.quantize(row, tiles * kLanes / 2 / kGroup, mid_rows_.q + at, mid_rows_.scales + at / kGroup * 2);
+  for (int first = 0; first < rows; first += kPanelRows) {
+    const int part = std::min(kPanelRows, rows - first);
+    const Rows slice = shape().int8 ? Rows{in.q + (size_t)first * hidden,
+                                           in.scales + (size_t)first * hidden / kGroup * 2, nullptr}
+                                    : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
+    multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, first_tile, tiles);
+    for (int r = 0; r < part; r++) {
+      const float* row = scratch.panel + r * ld;
+      if (!shape().int8) {
+        kernels_.swiglu(row, tiles / 2, mid_rows_.f + (size_t)(first + r) * mid_ld_ + column);
+        continue;
       }
+      kernels_.swiglu(row, tiles / 2, scratch.row);
+      const size_t at = (size_t)(first + r) * k + column;
+      kernels_.quantize(scratch.row, tiles * kLanes / 2 / kGroup, mid_rows_.q + at, mid_rows_.scales + at / kGroup * 2);
     }
   }
 }

@@ -45,6 +45,14 @@ class Model {
     int8_t* q;
     float* scales;
     float* f;
+    bool fine = false;  // q in two parts (kernels.h)
+  };
+  struct Source {  // what prepare turns into Rows
+    const float* x;
+    int ldx, k;
+    const float* norm;               // null: none
+    const int32_t* index = nullptr;  // null: all rows in order
+    bool fine = false;
   };
   struct Scratch {  // one thread's
     Rows rows;
@@ -61,15 +69,16 @@ class Model {
   void plan(const Step&);
   void compute(int thread);
   void layer(int index, int thread, int& stage);
-  Rows prepare(const float* x, int ldx, const int32_t* index, int rows, int k, const float* norm, int thread, int& stage);
-  void prepare_row(const float* x, int k, const float* norm, const Rows& rows, int row, float* scratch) const;
+  Rows prepare(const Source&, int rows, int thread, int& stage);
+  void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
   void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int first_tile,
                 int num_tiles) const;
-  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, int stage);
-  void gated(const LayerMap&, const Rows&, int stage, int thread);
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&);
+  void gated(const LayerMap&, const Rows&, Stage&, int thread);
+  void gated_unit(const LayerMap&, const Rows&, int first_tile, int num_tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);
   void attention(int layer, int thread, int& stage);
-  void attend_unit(int layer, const AttendUnit&, Scratch&, int unit);
+  void attend_unit(int layer, const AttendUnit&, Scratch&);
   void merge_splits(int row, int head, Scratch&);
   KvHead cache(int layer, int kv_head) const;
   template <class T>
@@ -88,7 +97,7 @@ class Model {
   float *x_, *qkv_, *attended_, *logits_, *cos_, *sin_, *splits_;
   Rows rows_, mid_rows_;
   std::vector<Scratch> scratch_;
-  std::vector<Counter> counters_;
+  std::vector<Stage> stages_;
   std::vector<AttendUnit> units_;
   std::vector<int> row_seq_;
   const Step* step_ = nullptr;

@@ -164,6 +164,7 @@ NB_MODULE(_core, m) {
            },
            nb::arg("name"), nb::arg("tensor").noconvert())
       .def("missing", &Weights::missing)
+      .def("finish", &Weights::finish, nb::call_guard<nb::gil_scoped_release>())
       .def("save", &Weights::save, nb::arg("path"), nb::arg("key"), nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nbytes", [](const Weights& w) { return w.map.bytes; });
   m.def("load_weights",

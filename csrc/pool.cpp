@@ -14,6 +14,14 @@ static void pause_briefly() {
 #endif
 }
 
+void await_change(const std::atomic<uint32_t>& value, uint32_t old) {
+  for (int i = 0; i < kSpins; i++) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause_briefly();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
 Pool::Pool(int threads) : size_(threads) {
   for (int i = 1; i < threads; i++) threads_.emplace_back([this, i] { work(i); });
 }
@@ -25,43 +33,26 @@ Pool::~Pool() {
   for (std::thread& t : threads_) t.join();
 }
 
-void Pool::await_change(const Word& word, uint32_t old) {
-  for (int i = 0; i < kSpins; i++) {
-    if (word.load(std::memory_order_acquire) != old) return;
-    pause_briefly();
-  }
-  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
-}
-
-void Pool::barrier() {
-  if (size_ == 1) return;
-  const uint32_t generation = generation_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == (uint32_t)size_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_acq_rel);
-    generation_.notify_all();
-  } else {
-    await_change(generation_, generation);
-  }
-}
-
 void Pool::run(const std::function<void(int)>& body) {
+  if (size_ == 1) return body(0);
   body_ = &body;
-  if (size_ > 1) {
-    job_.fetch_add(1, std::memory_order_acq_rel);
-    job_.notify_all();
-  }
+  job_++;
+  job_.notify_all();
   body(0);
-  barrier();
+  // From here on nobody enters: work checks job_ after it has announced itself, this thread the other way round.
+  job_++;
+  for (uint32_t n; (n = inside_.load()) > 0;) await_change(inside_, n);
 }
 
 void Pool::work(int index) {
-  uint32_t seen = 0;
-  for (;;) {
+  for (uint32_t seen = 0;;) {
     await_change(job_, seen);
-    seen++;
+    seen = job_;
     if (stop_) return;
-    (*body_)(index);
-    barrier();
+    if (seen % 2 == 0) continue;
+    inside_++;
+    if (job_ == seen) (*body_)(index);
+    inside_--;
+    inside_.notify_all();
   }
 }

@@ -1,8 +1,10 @@
 // Threads of one model. They spin briefly for each other, then sleep: transports and other processes share the cores.
+//
+// A job is a row of stages, a stage a number of units. No thread waits for another that holds no unit: a thread that the
+// system has put aside joins again at the stage that is then at hand, and the others do its share meanwhile.
 #pragma once
 #include <atomic>
 #include <functional>
-#include <memory>
 #include <thread>
 #include <vector>
 
@@ -15,28 +17,48 @@ class Pool {
 
   int size() const { return size_; }
 
-  // Calls body(0) here and body(i) on every other thread, and returns when all have. body must not throw.
+  // Calls body(0) here and body(i) on those other threads that come in time, and returns when all are out of it.
+  // Each body must do whatever work it finds left. It must not throw.
   void run(const std::function<void(int)>& body);
 
-  // Inside a body: waits until every thread of the pool has arrived.
-  void barrier();
-
  private:
-  using Word = std::atomic<uint32_t>;
   void work(int index);
-  static void await_change(const Word& word, uint32_t old);
 
   const int size_;
-  alignas(64) Word generation_{0};
-  alignas(64) Word arrived_{0};
-  alignas(64) Word job_{0};
+  alignas(64) std::atomic<uint32_t> job_{0};  // odd while a job is open
+  alignas(64) std::atomic<uint32_t> inside_{0};
   alignas(64) std::atomic<bool> stop_{false};
   const std::function<void(int)>* body_ = nullptr;
   std::vector<std::thread> threads_;
 };
 
-// Hands out 0, 1, ... once each. Which thread gets which unit never changes a result.
-struct alignas(64) Counter {
-  std::atomic<int> next{0};
-  int take() { return next.fetch_add(1, std::memory_order_relaxed); }
+// Spins, then sleeps until the value is not `old`. Whoever changes it must notify.
+void await_change(const std::atomic<uint32_t>& value, uint32_t old);
+
+// Hands out units 0, 1, ... once each. Which thread gets which never changes a result.
+class alignas(64) Stage {
+ public:
+  void reset() {
+    next_.store(0, std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+    finished_.store(0, std::memory_order_relaxed);
+  }
+  bool finished() const { return finished_.load(std::memory_order_acquire); }
+
+  // Computes units until none is left, then waits until those of the other threads are done too.
+  template <class F>
+  void run(int units, F compute) {
+    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < units;) {
+      compute(i);
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < units) continue;
+      finished_.store(1);  // sequentially consistent: notify_all must not look for sleepers before this is seen
+      finished_.notify_all();
+    }
+    if (units > 0) await_change(finished_, 0);
+  }
+
+ private:
+  std::atomic<int> next_{0};
+  alignas(64) std::atomic<int> done_{0};
+  alignas(64) std::atomic<uint32_t> finished_{0};
 };

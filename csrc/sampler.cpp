@@ -72,8 +72,33 @@ int Sampler::draw(const float* logits, float max, const RowParams& params) {
 // Collects the candidates whose term (1 for the likeliest) is at least `least`, in rising id order.
 void Sampler::gather(float least) {
   kept_.clear();
-  for (int i = 0; i < vocab_size_; i++)
-    if (terms_[i] >= least) kept_.emplace_back(terms_[i], i);
+  for (int block = 0; block * kSumBlock < vocab_size_; block++) {
+    if (sums_[block] < least) continue;  // a sum of terms is no smaller than the largest of them
+    const int end = std::min(vocab_size_, (block + 1) * kSumBlock);
+    for (int i = block * kSumBlock; i < end; i++)
+      if (terms_[i] >= least) kept_.emplace_back(terms_[i], i);
+  }
+}
+
+// Leaves the shortest run of the likeliest whose sum is at least `mass`, and at least one. Halves the range in which it
+// ends until that is short enough to sort.
+void Sampler::keep_mass(double mass) {
+  auto first = kept_.begin(), last = kept_.end();
+  while (last - first > 64) {
+    const auto middle = first + (last - first) / 2;
+    std::nth_element(first, middle, last, likelier);
+    double half = 0;
+    for (auto c = first; c < middle; ++c) half += c->first;
+    if (half >= mass)
+      last = middle;
+    else
+      mass -= half, first = middle;
+  }
+  std::sort(first, last, likelier);
+  double sum = 0;
+  auto end = first;
+  while (end < last && (end == kept_.begin() || sum < mass)) sum += (end++)->first;
+  kept_.erase(end, kept_.end());
 }
 
 // Leaves in kept_ what top_k, top_p and min_p keep. Only as many candidates are sorted as can matter.
@@ -91,16 +116,9 @@ void Sampler::filter(const RowParams& params, double total) {
     std::nth_element(kept_.begin(), kept_.begin() + params.top_k - 1, kept_.end(), likelier);
     kept_.resize(params.top_k);
     total = 0;
-    std::sort(kept_.begin(), kept_.end(), likelier);
     for (const Candidate& c : kept_) total += c.first;
-  } else {
-    std::sort(kept_.begin(), kept_.end(), likelier);
   }
-  if (by_mass) {
-    size_t n = 0;
-    for (double sum = 0; n < kept_.size() && (n == 0 || sum < params.top_p * total); n++) sum += kept_[n].first;
-    kept_.resize(n);
-  }
+  if (by_mass) keep_mass(params.top_p * total);
   std::erase_if(kept_, [&](const Candidate& c) { return c.first < params.min_p; });
   std::sort(kept_.begin(), kept_.end(), [](const Candidate& a, const Candidate& b) { return a.second < b.second; });
 }

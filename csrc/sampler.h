@@ -38,6 +38,7 @@ class Sampler {
   int draw(const float* logits, float max, const RowParams& params);
   void gather(float least);
   void filter(const RowParams& params, double total);
+  void keep_mass(double mass);
   int draw_gathered(double u) const;
   int draw_from_all(double u, double total) const;
   void report(const float* logits, float max, const RowParams& params, RowResult& result);

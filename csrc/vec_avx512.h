@@ -34,10 +34,13 @@ inline F keep_first(F a, int count, F rest) {  // lanes below count from a
 }
 inline I iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I iadd(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I isub(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline I imax(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline I iand(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 template <int n>
 inline I shift_left(I a) { return {_mm512_slli_epi32(a.v, n)}; }
+template <int n>
+inline I shift_right(I a) { return {_mm512_srai_epi32(a.v, n)}; }
 inline I bits(F a) { return {_mm512_castps_si512(a.v)}; }
 inline F as_float(I a) { return {_mm512_castsi512_ps(a.v)}; }
 inline I round_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }

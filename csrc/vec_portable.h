@@ -32,10 +32,13 @@ inline F select_lt(F x, F bound, F yes, F no) { LANES x.v[i] = x.v[i] < bound.v[
 inline F keep_first(F a, int count, F rest) { LANES if (i >= count) a.v[i] = rest.v[i]; return a; }
 inline I iset1(int32_t x) { I r; LANES r.v[i] = x; return r; }
 inline I iadd(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
+inline I isub(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i]); return a; }
 inline I imax(I a, I b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
 inline I iand(I a, I b) { LANES a.v[i] &= b.v[i]; return a; }
 template <int n>
 inline I shift_left(I a) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] << n); return a; }
+template <int n>
+inline I shift_right(I a) { LANES a.v[i] >>= n; return a; }
 inline I bits(F a) { I r; std::memcpy(&r, &a, 64); return r; }
 inline F as_float(I a) { F r; std::memcpy(&r, &a, 64); return r; }
 inline I round_int(F a) {  // INT_MIN where it does not fit, as x86 does

@@ -31,10 +31,13 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-Matrix ImageMap::place_matrix(const ModelShape& shape, int n, int k) {
-  Matrix m{bytes, n, k, round_up(n, kLanes) / kLanes};
-  const size_t tile = shape.int8 ? (size_t)k / kGroup * kTileBytes : (size_t)k * kLanes * sizeof(float);
-  bytes += m.tiles * tile;
+size_t Matrix::tile_bytes(bool int8) const {
+  return int8 ? (size_t)k / kGroup * ::tile_bytes(nibbles) : (size_t)k * kLanes * sizeof(float);
+}
+
+Matrix ImageMap::place_matrix(const ModelShape& shape, size_t index, int n, int k) {
+  Matrix m{bytes, n, k, round_up(n, kLanes) / kLanes, index < nibbles.size() && nibbles[index]};
+  bytes += m.tiles * m.tile_bytes(shape.int8);
   return m;
 }
 
@@ -44,23 +47,29 @@ size_t ImageMap::place_vector(int n) {
   return at;
 }
 
-ImageMap::ImageMap(const ModelShape& s) {
+ImageMap::ImageMap(const ModelShape& s, std::vector<uint8_t> in_nibbles) : nibbles(std::move(in_nibbles)) {
   const int gate_up = 2 * round_up(s.intermediate_size, kLanes), qkv = s.query_size() + 2 * s.kv_size();
-  embedding = place_matrix(s, s.vocab_size, s.hidden_size);
-  head = s.tied ? embedding : place_matrix(s, s.vocab_size, s.hidden_size);
+  embedding = place_matrix(s, 0, s.vocab_size, s.hidden_size);
+  head = s.tied ? embedding : place_matrix(s, 1, s.vocab_size, s.hidden_size);
   norm = place_vector(s.hidden_size);
   for (int i = 0; i < s.num_layers; i++) {
     LayerMap l;
     l.attention_norm = place_vector(s.hidden_size);
-    l.qkv = place_matrix(s, qkv, s.hidden_size);
-    l.o = place_matrix(s, s.hidden_size, s.query_size());
+    l.qkv = place_matrix(s, 4 * i + 2, qkv, s.hidden_size);
+    l.o = place_matrix(s, 4 * i + 3, s.hidden_size, s.query_size());
     l.mlp_norm = place_vector(s.hidden_size);
-    l.gate_up = place_matrix(s, gate_up, s.hidden_size);
-    l.down = place_matrix(s, s.hidden_size, s.intermediate_size);
+    l.gate_up = place_matrix(s, 4 * i + 4, gate_up, s.hidden_size);
+    l.down = place_matrix(s, 4 * i + 5, s.hidden_size, s.intermediate_size);
     if (s.attention_bias) l.qkv_bias = place_vector(qkv), l.o_bias = place_vector(s.hidden_size);
     if (s.mlp_bias) l.gate_up_bias = place_vector(gate_up), l.down_bias = place_vector(s.hidden_size);
     layers.push_back(l);
   }
+}
+
+std::vector<const Matrix*> ImageMap::matrices() const {
+  std::vector<const Matrix*> all{&embedding, head.offset == embedding.offset ? nullptr : &head};
+  for (const LayerMap& l : layers) all.insert(all.end(), {&l.qkv, &l.o, &l.gate_up, &l.down});
+  return all;
 }
 
 Weights::Weights(const ModelShape& s, int threads) : shape(s), map(s), memory_(map.bytes, true), pool_(threads) {}
@@ -123,8 +132,8 @@ void Weights::pack_rows(const Target& t, const float* data, int from, int to, bo
       float* tile = (float*)(base + t.matrix->offset) + (size_t)(row / kLanes) * t.columns * kLanes;
       for (int c = 0; c < t.columns; c++) tile[(size_t)c * kLanes + lane] = x[c];
     } else {
-      uint8_t* tile = (uint8_t*)base + t.matrix->offset + (size_t)(row / kLanes) * (t.columns / kGroup) * kTileBytes;
-      for (int g = 0; g < t.columns; g += kGroup, tile += kTileBytes) {
+      uint8_t* tile = (uint8_t*)base + t.matrix->offset + (row / kLanes) * t.matrix->tile_bytes(true);
+      for (int g = 0; g < t.columns; g += kGroup, tile += tile_bytes(false)) {
         uint8_t q[kGroup];
         uint16_t* half = (uint16_t*)(tile + kLanes * kGroup) + lane;
         good &= fit_group(x + g, q, half, half + kLanes);
@@ -146,14 +155,16 @@ void Weights::add(const std::string& name, const float* data, const std::vector<
   std::vector<size_t> wanted{(size_t)t.rows};
   if (t.columns) wanted.push_back(t.columns);
   if (given != wanted)
-    throw std::invalid_argument("Tensor " + name + " must have shape " + show(wanted) + ". Given: " + show(given) + ".");
+    throw std::invalid_argument("Tensor " + name + " must have shape " + show(wanted) + ". Given: " + show(given) +
+                                ".");
   if (!added_.insert(name).second) throw std::invalid_argument("Tensor " + name + " was given twice.");
   std::vector<char> good(pool_.size(), true);
-  Counter counter;
+  Stage stage;
   constexpr int kRows = 64;
   pool_.run([&](int thread) {
     bool all = true;
-    for (int i; (i = counter.take() * kRows) < t.rows;) pack_rows(t, data, i, std::min(i + kRows, t.rows), all);
+    stage.run((t.rows + kRows - 1) / kRows,
+              [&](int i) { pack_rows(t, data, i * kRows, std::min(i * kRows + kRows, t.rows), all); });
     good[thread] = all;
   });
   if (std::find(good.begin(), good.end(), false) != good.end())
@@ -184,11 +195,15 @@ void Weights::embed(int id, float* out) const {
     for (int c = 0; c < m.k; c++) out[c] = tile[(size_t)c * kLanes + lane];
     return;
   }
-  const uint8_t* tile = (const uint8_t*)at(m.offset) + (size_t)(id / kLanes) * (m.k / kGroup) * kTileBytes;
-  for (int g = 0; g < m.k; g += kGroup, tile += kTileBytes) {
-    const uint16_t* half = (const uint16_t*)(tile + kLanes * kGroup) + lane;
+  const int bytes = tile_bytes(m.nibbles);
+  const uint8_t* tile = (const uint8_t*)at(m.offset) + (id / kLanes) * m.tile_bytes(true);
+  for (int g = 0; g < m.k; g += kGroup, tile += bytes) {
+    const uint16_t* half = (const uint16_t*)(tile + bytes) - 2 * kLanes + lane;
     const float scale = half_to_float(half[0]), low = half_to_float(half[kLanes]);
-    for (int k = 0; k < kGroup; k++)
-      out[g + k] = __builtin_fmaf((float)tile[(k / 4 * kLanes + lane) * 4 + k % 4], scale, low);
+    for (int k = 0; k < kGroup; k++) {
+      const int line = m.nibbles ? k / 4 % 4 : k / 4;
+      const int byte = tile[(line * kLanes + lane) * 4 + k % 4];
+      out[g + k] = __builtin_fmaf((float)(!m.nibbles ? byte : k < kGroup / 2 ? byte & 15 : byte >> 4), scale, low);
+    }
   }
 }

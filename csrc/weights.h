@@ -38,6 +38,9 @@ class Memory {
 struct Matrix {
   size_t offset = 0;
   int n = 0, k = 0, tiles = 0;
+  bool nibbles = false;  // 8-bit values stored in 4 (kernels.h)
+
+  size_t tile_bytes(bool int8) const;
 };
 
 constexpr size_t kAbsent = ~(size_t)0;
@@ -48,15 +51,18 @@ struct LayerMap {
   size_t qkv_bias = kAbsent, o_bias = kAbsent, gate_up_bias = kAbsent, down_bias = kAbsent;
 };
 
-// Where everything lies: a function of the shape alone.
+// Where everything lies: a function of the shape, and of which matrices are stored in 4 bits. They are numbered embedding,
+// head, then qkv, o, gate_up and down of each layer; those beyond the end of `nibbles` are not.
 struct ImageMap {
-  explicit ImageMap(const ModelShape&);
+  explicit ImageMap(const ModelShape&, std::vector<uint8_t> nibbles = {});
+  std::vector<const Matrix*> matrices() const;  // in that order, without a tied head
   std::vector<LayerMap> layers;
   Matrix embedding, head;
   size_t norm, bytes = 0;
+  std::vector<uint8_t> nibbles;
 
  private:
-  Matrix place_matrix(const ModelShape&, int n, int k);
+  Matrix place_matrix(const ModelShape&, size_t index, int n, int k);
   size_t place_vector(int n);
 };
 
@@ -68,6 +74,8 @@ class Weights {
   // second time, a wrong shape, and values that are not finite or beyond half precision.
   void add(const std::string& name, const float* data, const std::vector<size_t>& shape);
   std::vector<std::string> missing() const;
+  // After the last tensor: moves matrices whose values all fit in 4 bits to their smaller form. Nothing else changes.
+  void finish();
 
   // The image file: written beside `path`, synced, renamed over it. `key` names what it was made from.
   void save(const std::string& path, const std::string& key) const;
@@ -75,7 +83,7 @@ class Weights {
   static std::unique_ptr<Weights> load(const std::string& path, const std::string& key, const ModelShape&, int threads);
 
   const ModelShape shape;
-  const ImageMap map;
+  ImageMap map;
   const char* at(size_t offset) const { return memory_.data() + offset; }
   const float* vector(size_t offset) const { return offset == kAbsent ? nullptr : (const float*)at(offset); }
   void embed(int id, float* out) const;  // one row of the embedding
@@ -89,6 +97,7 @@ class Weights {
   };
   bool find(const std::string& name, Target& target) const;
   void pack_rows(const Target&, const float* data, int from, int to, bool& good);
+  bool fits_nibbles(const Matrix&) const;
   uint64_t digest() const;
 
   Memory memory_;

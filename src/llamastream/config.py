@@ -194,6 +194,12 @@ class ServeSettings(Settings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. A public one needs a key.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for jina clients (gRPC); 0 takes a free one. [12345 if it is free]",
+    )
     api_key: str | None = Field(
         None, description="Secret that clients send as a Bearer token; several with commas."
     )
@@ -250,6 +256,32 @@ class StoreSettings(Settings):
     retain_conversations: int | None = Field(
         None, ge=0, description="Conversations kept at most. [no limit]"
     )
+
+
+class BenchSettings(Settings):
+    """The cells of a benchmark."""
+
+    concurrency: str = Field("1,8,32", description="Streams at once, one cell for each number.")
+    request_rates: str = Field("", description="Arrivals per second, one cell for each. [none]")
+    prompt_tokens: int = Field(64, ge=1, description="Length of the prompts.")
+    output_tokens: int = Field(128, ge=2, description="Length of the answers.")
+    prefill_tokens: int = Field(512, ge=0, description="Length of a lone prompt; 0 leaves it out.")
+    rounds: int = Field(3, ge=1, description="Times that everything is measured.")
+
+    def streams(self) -> tuple[int, ...]:
+        return tuple(int(number) for number in self._numbers("concurrency"))
+
+    def rates(self) -> tuple[float, ...]:
+        return self._numbers("request_rates")
+
+    def _numbers(self, name: str) -> tuple[float, ...]:
+        text: str = getattr(self, name)
+        try:
+            return tuple(float(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} must be numbers with commas. Given: {text!r}."
+            ) from None
 
 
 def read_toml(path: Path | None) -> dict[str, Any]:

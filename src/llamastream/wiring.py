@@ -38,12 +38,12 @@ def find_model(settings: ModelSettings, progress: Progress | None = None) -> Che
     )
 
 
-def load_engine(
+def load_runner(
     checkpoint: Checkpoint, settings: ModelSettings, progress: Progress | None = None
-) -> LLMEngine:
-    """Pack the weights, or map them from an earlier start, and make room for the KV cache."""
+) -> CpuRunner:
+    """Pack the weights, or read them as an earlier start packed them; make room for the cache."""
     config = settings.engine_config()
-    runner = CpuRunner.load(
+    return CpuRunner.load(
         checkpoint.config,
         config,
         checkpoint.tensors,
@@ -51,7 +51,6 @@ def load_engine(
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
     )
-    return LLMEngine(runner, config)
 
 
 def assemble(
@@ -69,9 +68,17 @@ def assemble(
     prompts = PromptBuilder.from_config(
         tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
     )
-    engine = AsyncEngine(lambda: load_engine(checkpoint, settings, progress))
+
+    def load() -> LLMEngine:
+        return LLMEngine(load_runner(checkpoint, settings, progress), settings.engine_config())
+
+    engine = AsyncEngine(load)
     service = ChatService(
-        engine, tokenizer, prompts, model_name=served_model_name or checkpoint.name
+        engine,
+        tokenizer,
+        prompts,
+        model_name=served_model_name or checkpoint.name,
+        sampling=checkpoint.sampling,
     )
     return Assembly(checkpoint, engine, service)
 

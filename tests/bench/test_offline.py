@@ -134,4 +134,4 @@ def test_command_ends_on_one_line_of_json(capsys: pytest.CaptureFixture[str]) ->
     bench_offline(ConstantRunner(), CONFIG, TRAFFIC, replace(OPTIONS, rounds=1))
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["benchmark"] == "offline"
-    assert "round 1/1: 4 streams" in err
+    assert "round 1/1: streams at once: 4" in err

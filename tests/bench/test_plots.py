@@ -1,6 +1,7 @@
 """The pictures of an online run."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from reports import report
 
 from llamastream.bench.errors import BenchError
 from llamastream.bench.plots import draw
+from llamastream.bench.summary import Percentiles
 
 pytest.importorskip("matplotlib", reason="plots need the extra `bench`")
 
@@ -49,6 +51,17 @@ def test_server_that_failed_everywhere_is_left_out(tmp_path: Path) -> None:
     for cell in document.cells:
         if cell.server == "theirs":
             cell.error = "died"
+    assert len(draw(document, tmp_path)) == 2
+    for cell in document.cells:
+        cell.error = "died"
+    assert draw(document, tmp_path) == []
+
+
+def test_chunks_that_arrive_together_are_drawn_too(tmp_path: Path) -> None:
+    document = report(SPEEDS)
+    for cell in document.cells:
+        zero = Percentiles(0.0, 0.0, 0.0)
+        cell.rounds[:] = [replace(summary, itl_ms=zero) for summary in cell.rounds]
     assert len(draw(document, tmp_path)) == 2
 
 

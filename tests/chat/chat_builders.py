@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
@@ -67,6 +68,16 @@ TEMPLATES = {
 {{- '<|im_start|>' + message.role + '\n' + (message.content | tojson) + '<|im_end|>\n' }}
 {%- endfor %}{{- '<|im_start|>assistant\n' }}""",
 }
+
+
+def examples(count: int) -> settings:
+    """How many examples a property is tried on; always the same ones, however slow the machine."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def train_byte_level() -> HFTokenizer:

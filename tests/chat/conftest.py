@@ -12,7 +12,9 @@ from chat_builders import SHARED, config_of, llama3_json, train_byte_level
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import Tokenizer
-from llamastream.config import TokenizerConfig
+from llamastream.config import TokenizerConfig, default_data_dir
+from llamastream.weights import open_checkpoint
+from llamastream.weights.demo import demo_file
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +59,8 @@ def llama3() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def demo_config(tmp_path_factory: pytest.TempPathFactory) -> TokenizerConfig:
-    weights = pytest.importorskip("llamastream.weights")
-    file = os.environ.get("LLAMASTREAM_DEMO_GGUF")
-    if file is None:
-        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF")
-    cache = tmp_path_factory.mktemp("cache")
-    config: TokenizerConfig = weights.open_checkpoint(file, cache_dir=cache).tokenizer
-    return config
+    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
+    file = Path(given) if given else demo_file(default_data_dir() / "models")
+    if not file.is_file():
+        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
+    return open_checkpoint(str(file), cache_dir=tmp_path_factory.mktemp("cache")).tokenizer

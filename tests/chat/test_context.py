@@ -1,8 +1,8 @@
 """Fitting conversations into the context: refused with numbers, or whole oldest turns dropped."""
 
 import pytest
-from chat_builders import chat
-from hypothesis import given, settings
+from chat_builders import chat, examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llamastream.chat import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
@@ -80,7 +80,7 @@ def test_prompts_that_are_no_conversation_are_checked_alike() -> None:
 
 
 @given(turns=st.integers(2, 30), limit=st.integers(120, 600), max_tokens=st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_whole_oldest_turns_go_and_the_system_prompt_stays(
     byte_level: Tokenizer,
     builder: PromptBuilder,
@@ -97,8 +97,12 @@ def test_whole_oldest_turns_go_and_the_system_prompt_stays(
     assert kept[1].role == "user"
 
 
-def test_dropping_moves_seldom_while_the_conversation_grows(fit: Fitter) -> None:
-    dropped = [fit(conversation(n), limit=400).num_dropped_turns for n in range(1, 60)]
+@pytest.mark.parametrize(("system", "limit"), [(None, 400), ("Be brief. " * 60, 900)])
+def test_dropping_moves_seldom_while_the_conversation_grows(
+    fit: Fitter, system: str | None, limit: int
+) -> None:
+    grown = [conversation(n, system=system) for n in range(1, 60)]
+    dropped = [fit(messages, limit=limit).num_dropped_turns for messages in grown]
     assert dropped == sorted(dropped)
     moves = sum(a != b for a, b in zip(dropped, dropped[1:], strict=False))
     assert dropped[-1] > 40

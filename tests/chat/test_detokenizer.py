@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_builders import stream
-from hypothesis import given, settings
+from chat_builders import examples, stream
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models
@@ -87,6 +87,24 @@ def test_small_vocabularies_stream_as_published(
     assert flush == ""
 
 
+def test_bytes_are_held_and_shown_as_published(shared_json: Callable[[str], Any]) -> None:
+    facts = {fact["name"]: fact for fact in shared_json("streaming_detokenization.json")["facts"]}
+    tokenizer = _vocabulary_tokenizer(
+        {f"<0x{byte:02X}>": byte for byte in range(256)}, decoders.ByteFallback()
+    )
+    for name in ("ollama/utf8_buffer", "ollama/utf8_buffer_valid"):
+        detokenizer = IncrementalDetokenizer(tokenizer)
+        for step in facts[name]["steps"]:
+            assert "".join(map(detokenizer.add, step["write"])) == step["flush"], name
+    for ids, text, state in facts["llama.cpp/utf8_any"]["cases"]:
+        deltas, flush = stream(tokenizer, ids)
+        shown = "".join(deltas)
+        if state == "fail":  # where they give up, the rest goes on after U+FFFD
+            assert shown.startswith(text + "\ufffd")
+        else:
+            assert (shown, flush) == (text, "\ufffd" if state == "need_more" else "")
+
+
 @pytest.mark.parametrize(
     "name", ["tokenizers/decode_stream_llama3_korean", "tokenizers/decode_stream_llama3_letters"]
 )
@@ -100,14 +118,14 @@ def test_llama3_streams_as_published(
 
 
 @given(ids=st.lists(LLAMA2_IDS, max_size=30), skip=st.booleans())
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_joined_deltas_are_the_decoded_text(llama2: Tokenizer, ids: list[int], skip: bool) -> None:
     deltas, flush = stream(llama2, ids, skip=skip)
     assert "".join(deltas) + flush == llama2.decode(ids, skip_special_tokens=skip)
 
 
 @given(ids=st.lists(BYTE_LEVEL_IDS, max_size=30), skip=st.booleans())
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_joined_deltas_are_the_decoded_text_at_byte_level(
     byte_level: Tokenizer, ids: list[int], skip: bool
 ) -> None:
@@ -117,7 +135,7 @@ def test_joined_deltas_are_the_decoded_text_at_byte_level(
 
 @pytest.mark.slow
 @given(ids=st.lists(LLAMA2_IDS, max_size=60), skip=st.booleans())
-@settings(max_examples=10_000, deadline=None)
+@examples(10_000)
 def test_joined_deltas_are_the_decoded_text_at_length(
     llama2: Tokenizer, ids: list[int], skip: bool
 ) -> None:
@@ -126,7 +144,7 @@ def test_joined_deltas_are_the_decoded_text_at_length(
 
 
 @given(ids=st.lists(BYTE_LEVEL_IDS, min_size=1, max_size=20))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_no_more_than_an_unfinished_character_is_held_back(
     byte_level: Tokenizer, ids: list[int]
 ) -> None:
@@ -138,13 +156,13 @@ def test_no_more_than_an_unfinished_character_is_held_back(
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_decoding_undoes_encoding(llama2: Tokenizer, text: str) -> None:
     assert llama2.decode(llama2.encode(text)) == text.replace("\u2581", " ")
 
 
 @given(ids=st.lists(BYTE_LEVEL_IDS, max_size=20), skip=st.booleans())
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_byte_level_decode_is_the_librarys(
     byte_level: Tokenizer, byte_level_hf: HFTokenizer, ids: list[int], skip: bool
 ) -> None:
@@ -153,7 +171,7 @@ def test_byte_level_decode_is_the_librarys(
 
 
 @given(ids=st.lists(st.integers(259, 31_999), max_size=20), skip=st.booleans())
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_sentencepiece_decode_is_the_librarys_where_no_bytes_are(
     llama2: Tokenizer, llama2_config: TokenizerConfig, ids: list[int], skip: bool
 ) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_builders import chat, config_of, hostile_texts, messages_of
-from hypothesis import given, settings
+from chat_builders import chat, config_of, examples, hostile_texts, messages_of
+from hypothesis import given
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import PromptBuilder, Tokenizer
@@ -58,7 +58,7 @@ def test_a_model_that_wants_bos_gets_it_before_chatml(byte_level_hf: HFTokenizer
 
 @pytest.mark.parametrize("name", ["llama3", "chatml"])
 @given(text=hostile_texts())
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_no_content_changes_the_turns(byte_level: Tokenizer, name: str, text: str) -> None:
     builder = PromptBuilder.from_config(byte_level, name)
     benign, hostile = (

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_builders import TAGS, chat, hostile_texts, messages_of
-from hypothesis import given, settings
+from chat_builders import TAGS, chat, examples, hostile_texts, messages_of
+from hypothesis import given
 
 from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.config import TokenizerConfig
@@ -98,8 +98,14 @@ def test_an_empty_conversation_is_refused(builder: PromptBuilder) -> None:
         builder.build([])
 
 
+def test_a_lone_surrogate_is_named_with_its_message(builder: PromptBuilder) -> None:
+    with pytest.raises(InvalidRequest, match=r"messages\[2\]\.content .* character 1 ") as refusal:
+        builder.build(chat("a", "b", "c\ud83d"))
+    assert refusal.value.param == "messages[2].content"
+
+
 @given(text=hostile_texts())
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_no_content_yields_a_control_token(
     llama2: Tokenizer, permissive: PromptBuilder, text: str
 ) -> None:

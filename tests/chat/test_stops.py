@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_builders import stream
-from hypothesis import given, settings
+from chat_builders import examples, stream
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llamastream.chat import StopMatcher, Tokenizer
@@ -79,7 +79,7 @@ def test_a_sequence_over_tokens_matches_when_it_is_complete(
 
 
 @given(stops=STOPS, pieces=PIECES, include=st.booleans())
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_what_is_visible_does_not_depend_on_the_pieces(
     stops: list[str], pieces: list[str], include: bool
 ) -> None:
@@ -96,7 +96,7 @@ def _by_hand(stops: list[str], text: str, include: bool) -> tuple[str, str | Non
 
 
 @given(stops=STOPS, pieces=PIECES)
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_only_what_may_become_a_stop_string_is_held_back(
     stops: list[str], pieces: list[str]
 ) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_builders import CONTROL_TEXTS, config_of, hostile_texts
-from hypothesis import given, settings
+from chat_builders import CONTROL_TEXTS, config_of, examples, hostile_texts
+from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import Tokenizer
@@ -25,7 +25,7 @@ def test_published_texts_encode_as_published(
 
 
 @given(text=hostile_texts())
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_plain_text_yields_no_control_token_and_decodes_to_itself(
     byte_level: Tokenizer, text: str
 ) -> None:
@@ -35,7 +35,7 @@ def test_plain_text_yields_no_control_token_and_decodes_to_itself(
 
 
 @given(text=hostile_texts())
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_plain_text_encodes_as_sentencepiece_encodes_it(llama2: Tokenizer, text: str) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     reference = _sentencepiece(sentencepiece)
@@ -43,7 +43,7 @@ def test_plain_text_encodes_as_sentencepiece_encodes_it(llama2: Tokenizer, text:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_text_without_control_tokens_encodes_as_the_library_encodes_it(
     byte_level: Tokenizer, byte_level_hf: HFTokenizer, text: str
 ) -> None:
@@ -51,7 +51,7 @@ def test_text_without_control_tokens_encodes_as_the_library_encodes_it(
 
 
 @given(parts=st.lists(st.sampled_from([*CONTROL_TEXTS, " ", "\n", "user", "<think>", "a b"])))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_prompt_text_encodes_as_the_library_encodes_it(
     byte_level: Tokenizer, byte_level_hf: HFTokenizer, parts: list[str]
 ) -> None:
@@ -113,6 +113,16 @@ def test_unflagged_tokens_in_the_shape_of_control_tokens_stay_text(
     assert turn not in tokenizer.encode("a<|turn|>b")
     assert turn in tokenizer.encode_with_special("a<|turn|>b")
     assert tokenizer.decode([turn]) == "<|turn|>"  # and a model that writes it is heard
+
+
+def test_control_token_among_the_ordinary_ones_is_taken_apart() -> None:
+    vocab = {"<": 0, "/": 1, "s": 2, ">": 3, "</": 4, "s>": 5, "</s>": 6}
+    hf = HFTokenizer(models.BPE(vocab, [("<", "/"), ("s", ">"), ("</", "s>")]))
+    hf.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(TokenizerConfig(hf.to_str(), None, (6,), False))
+    assert hf.encode("s</s>").ids == [2, 6]
+    assert tokenizer.encode("s</s></s>") == [2, 4, 5, 4, 5]
+    assert tokenizer.encode_with_special("s</s>") == [2, 6]
 
 
 def test_lone_surrogate_is_refused(llama2: Tokenizer) -> None:

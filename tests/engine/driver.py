@@ -49,10 +49,17 @@ def sort_events(events: Iterable[Event], outcomes: dict[str, Outcome]) -> None:
 
 
 def run_all(
-    engine: LLMEngine, requests: Iterable[GenerationRequest] = (), *, max_steps: int = 10_000
+    engine: LLMEngine,
+    requests: Iterable[GenerationRequest] = (),
+    *,
+    outcomes: dict[str, Outcome] | None = None,
+    max_steps: int = 10_000,
 ) -> dict[str, Outcome]:
-    """Add `requests`, step until nothing is left, check integrity after every step."""
-    outcomes: dict[str, Outcome] = defaultdict(Outcome)
+    """Add `requests`, step until nothing is left, check integrity after every step.
+
+    Adds to `outcomes` of earlier steps, if there were any.
+    """
+    outcomes = defaultdict(Outcome) if outcomes is None else outcomes
     for request in requests:
         engine.add(request)
     for _ in range(max_steps):

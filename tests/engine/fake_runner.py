@@ -51,11 +51,12 @@ class FakeRunner:
         self.entered = threading.Event()
         self._failures = frozenset(failures)
         self._gate = gate
+        self._is_open = False
         self._contents: list[Content | None] = [None] * (num_blocks * block_size)
 
     def run(self, batch: ForwardBatch) -> StepResult:
         self.entered.set()
-        if self._gate is not None:
+        if self._gate is not None and not self._is_open:
             self._gate.acquire()
         assert not self.is_closed
         check_batch(batch, self)
@@ -67,6 +68,12 @@ class FakeRunner:
         if call in self._failures:
             raise RuntimeError("scripted failure")
         return draw_rows([values[i] for i in batch.logits_indices], batch.sampling, self.vocab_size)
+
+    def open_gate(self) -> None:
+        """Let all calls pass from now on."""
+        self._is_open = True
+        if self._gate is not None:
+            self._gate.release()
 
     def close(self) -> None:
         self.is_closed = True

@@ -29,6 +29,7 @@ async def running(runner: FakeRunner | None = None, **config: object) -> AsyncIt
     try:
         yield engine
     finally:
+        runner.open_gate()
         await engine.stop()
 
 
@@ -43,6 +44,11 @@ async def collect(
             if until(outcomes):
                 break
     return outcomes
+
+
+def never(outcomes: dict[str, Outcome]) -> bool:
+    """Read on until the engine ends the iterator."""
+    return False
 
 
 def all_ended(count: int) -> Callable[[dict[str, Outcome]], bool]:
@@ -98,7 +104,6 @@ async def test_cancel_frees_the_blocks_before_the_next_step() -> None:
         assert end.num_output_tokens == 1
         assert runner.step_sizes == [8, 8]  # the second step was b's alone
         assert engine.status().num_free_blocks == 64 - 2
-        gate.release(100)
 
 
 async def test_a_full_queue_answers_at_once_while_a_step_runs() -> None:
@@ -158,7 +163,7 @@ async def test_a_model_that_does_not_load_is_reported_and_refused() -> None:
     assert engine.status().state is EngineState.DEAD
     with pytest.raises(EngineDead):
         engine.submit(make_request("a", [1], max_tokens=1))
-    assert [events async for events in engine.steps()] == []
+    assert await collect(engine, never) == {}
     await engine.stop()
 
 
@@ -174,7 +179,7 @@ async def test_stop_while_loading_does_not_wait() -> None:
     engine.start()
     async with asyncio.timeout(TIMEOUT_S):
         await engine.stop()
-    assert [events async for events in engine.steps()] == []
+    assert await collect(engine, never) == {}
     assert engine.status().state is EngineState.DEAD
     loaded.set()
     await asyncio.to_thread(engine._thread.join, TIMEOUT_S)
@@ -190,12 +195,13 @@ async def test_stop_fails_what_is_unfinished_and_ends_thread_and_runner() -> Non
         await asyncio.to_thread(runner.entered.wait, TIMEOUT_S)
         stopping = asyncio.ensure_future(engine.stop())
         await asyncio.sleep(0)
-        gate.release(1)
+        runner.open_gate()  # the stop is in the inbox by now: one step ends, no other begins
         await stopping
-        outcomes = await collect(engine, lambda _: False)
+        outcomes = await collect(engine, never)
         for i in range(2):
             end = outcomes[str(i)].end
             assert isinstance(end, Failed) and isinstance(end.error, EngineDead)
+        assert len(runner.step_sizes) == 1
         assert runner.is_closed and not engine._thread.is_alive()
         with pytest.raises(EngineDead):
             engine.submit(make_request("late", [1], max_tokens=1))
@@ -222,7 +228,7 @@ async def test_a_dead_engine_refuses_and_ends_its_steps() -> None:
             engine.submit(make_request(str(i), [i], max_tokens=5))
             if i < 2:
                 await collect(engine, all_ended(1))
-        outcomes = await collect(engine, lambda _: False)  # until the engine ends it
+        outcomes = await collect(engine, never)  # until the engine ends it
         assert isinstance(outcomes["2"].end, Failed)
         assert engine.status().state is EngineState.DEAD
         with pytest.raises(EngineDead):
@@ -242,7 +248,7 @@ async def test_a_request_behind_the_last_step_of_a_dying_engine_is_failed() -> N
         await asyncio.to_thread(runner.entered.wait, TIMEOUT_S)
         engine.submit(make_request("behind", [1], max_tokens=5))  # accepted: not dead yet
         gate.release(1)
-        outcomes = await collect(engine, lambda _: False)
+        outcomes = await collect(engine, never)
         assert isinstance(outcomes["2"].end, Failed)
         assert isinstance(outcomes["behind"].end, Failed)
 

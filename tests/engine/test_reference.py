@@ -59,7 +59,7 @@ IDS = np.random.default_rng(1).integers(0, 61, 40).tolist()
 def transformers_logits(
     config: LlamaConfig, tensors: dict[str, NDArray[np.float32]], ids: Sequence[int]
 ) -> NDArray[np.float32]:
-    """One token at a time over its cache, as `generate` does: `dynamic` depends on it."""
+    """All at once; for `dynamic`, where it matters, one by one over a cache as `generate` does."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     rope: dict[str, object] = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -96,12 +96,13 @@ def transformers_logits(
     state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
+    chunk = 1 if scaling is not None and scaling.rope_type == "dynamic" else len(ids)
     rows, cache = [], transformers.DynamicCache(config=model.config)
     with torch.no_grad():
-        for token_id in ids:
-            out = model(torch.tensor([[token_id]]), past_key_values=cache, use_cache=True)
-            rows.append(out.logits[0, -1].numpy())
-    return np.stack(rows)
+        for start in range(0, len(ids), chunk):
+            step = torch.tensor([ids[start : start + chunk]])
+            rows.append(model(step, past_key_values=cache, use_cache=True).logits[0].numpy())
+    return np.concatenate(rows)
 
 
 def our_logits(runner: ReferenceRunner, ids: Sequence[int], chunk: int) -> NDArray[np.float32]:

@@ -102,9 +102,9 @@ def test_only_kept_candidates_are_drawn(params: SamplingParams, kept: set[int]) 
 
 
 def test_top_k_keeps_the_lowest_ids_among_equals() -> None:
-    logits = np.zeros(6, np.float32)
+    logits = np.arange(1000, dtype=np.float32) % 2  # enough for a sort to shuffle equals
     params = SamplingParams(seed=3, top_k=2)
-    assert {draw(params, logits=logits, position=i) for i in range(100)} == {0, 1}
+    assert {draw(params, logits=logits, position=i) for i in range(100)} == {1, 3}
 
 
 def test_candidates_are_walked_in_rising_id_order() -> None:
@@ -112,6 +112,14 @@ def test_candidates_are_walked_in_rising_id_order() -> None:
     probs = np.exp(LOGITS)
     expected = int(np.searchsorted(np.cumsum(probs / probs.sum()), u, side="right"))
     assert draw(SamplingParams(seed=9), position=4) == expected
+
+
+def test_the_running_sum_must_exceed_the_number() -> None:
+    """These seeds give exactly 0.5 and exactly 0 as their first number."""
+    assert uniform(515707, 0) == 0.5 and uniform(12121362, 0) == 0.0
+    assert draw(SamplingParams(seed=515707), logits=np.zeros(2, np.float32)) == 1
+    impossible_first = np.array([-200.0, 0.0, 0.0], np.float32)
+    assert draw(SamplingParams(seed=12121362), logits=impossible_first) == 1
 
 
 def test_repetition_penalty_counts_prompt_and_output_once() -> None:

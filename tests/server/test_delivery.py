@@ -193,3 +193,15 @@ async def test_stopping_the_server_ends_open_streams_with_an_error(connect: Conn
         await engine.stop()
         text = (await raw.read_all()).decode()
     assert "engine_unavailable" in text
+
+
+async def test_a_bug_is_a_500_in_the_same_shape(connect: Connect) -> None:
+    client = await connect(FakeEngine(lambda _: 1 // 0))  # type: ignore[arg-type, return-value]
+    response = await client.post(CHAT, json=body())
+    assert response.status_code == 500
+    assert response.json()["error"] == {
+        "message": "Internal error: ZeroDivisionError.",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }

@@ -187,6 +187,34 @@ async def test_an_engine_whose_steps_raise_ends_all_streams(
     assert "a bug" in caplog.text
 
 
+async def test_a_bug_met_by_one_answer_does_not_end_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def script(request: GenerationRequest) -> list[int]:
+        poisoned = b"poison" in bytes(i for i in request.prompt_ids if i < 256)
+        return ["?"] if poisoned else [*b"fine", IM_END]  # type: ignore[list-item]
+
+    engine = FakeEngine(script)
+    async with running_service(engine) as service:
+        poisoned = await service.open(ChatRequest((Message("user", "poison"),)))
+        other = await service.open(ChatRequest(HI))
+        with pytest.raises(InternalError, match="decoding"):
+            await collect(poisoned)
+        assert "".join(delta.text for delta in await collect(other)) == "fine"
+        assert engine.cancelled == [engine.submitted[0].request_id]
+        assert service.num_open == 0
+    assert "Traceback" in caplog.text
+
+
+async def test_a_bug_at_admission_takes_the_admitted_choices_with_it() -> None:
+    scripts = [[*b"abc", IM_END]]
+    engine = FakeEngine(lambda _: scripts.pop(), manual=True)  # nothing for the second choice
+    async with running_service(engine) as service:
+        with pytest.raises(IndexError):
+            await service.open(ChatRequest(HI, n=2))
+        assert engine.num_alive == service.num_open == 0
+
+
 async def test_a_model_that_is_loading_is_not_ready() -> None:
     engine = FakeEngine(says("a"), state=EngineState.LOADING)
     async with running_service(engine) as service:

@@ -52,8 +52,8 @@ def test_bos_null_is_none_and_never_added(tmp_path: Path) -> None:
     assert not tokenizer.add_bos_token
 
 
-@pytest.mark.parametrize(("generation", "expected"), [(7, (7, 2, 0)), ([8, 2, 7], (8, 2, 7, 0))])
-def test_all_end_tokens_are_joined(
+@pytest.mark.parametrize(("generation", "expected"), [(7, (0, 7, 2)), ([8, 2, 7], (0, 8, 2, 7))])
+def test_all_end_tokens_are_joined_the_templates_own_first(
     tmp_path: Path, generation: Any, expected: tuple[int, ...]
 ) -> None:
     tokenizer = tokenizer_of(

@@ -5,8 +5,10 @@ Progress goes to stderr, so that stdout can be kept as it is.
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
 import uvloop
 from rich.console import Console, RenderableType
 
@@ -15,6 +17,7 @@ from llamastream.bench.offline import OfflineOptions, run_offline
 from llamastream.bench.online import OnlineOptions, run_online
 from llamastream.bench.plots import check_can_draw, draw
 from llamastream.bench.roofline import Traffic
+from llamastream.bench.startup import StartedServer, StartOptions, run_starts
 from llamastream.config import EngineConfig
 from llamastream.engine.runner import Runner
 
@@ -45,6 +48,15 @@ def bench_offline(
     report = run_offline(runner, config, traffic, options, _progress)
     _show(offline_report.render(report))
     print(offline_report.to_json(report), flush=True)
+
+
+def bench_starts(servers: Sequence[StartedServer], options: StartOptions) -> None:
+    """Start each server several times and print the seconds to its first token."""
+    found = asyncio.run(run_starts(servers, options, _progress))
+    for name, (median, low, high) in found.items():
+        print(f"{name}: {median:.2f} s from start to first token ({low:.2f}-{high:.2f})")
+    seconds = {name: spread._asdict() for name, spread in found.items()}
+    print(orjson.dumps({"benchmark": "start", "seconds": seconds}).decode(), flush=True)
 
 
 def _progress(line: str) -> None:

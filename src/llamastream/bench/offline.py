@@ -97,7 +97,7 @@ def run_offline(
     for number in range(options.rounds):
         report.bandwidths.append(bandwidth())
         for streams in options.concurrency:
-            progress(f"round {number + 1}/{options.rounds}: {streams} streams")
+            progress(f"round {number + 1}/{options.rounds}: streams at once: {streams}")
             steps = bench.decode(streams, options.output_tokens)
             report.decode[streams].append(_decode_round(steps, traffic, report.bandwidths[-1]))
         if options.prefill_tokens:

@@ -22,6 +22,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 150
 GREY = "#555555"
+SMALLEST = 0.01  # ms: chunks that arrive together are 0 apart, which a log axis has no place for
 
 
 def check_can_draw(workloads: Sequence[Workload]) -> None:
@@ -37,9 +38,11 @@ def check_can_draw(workloads: Sequence[Workload]) -> None:
 
 def draw(report: OnlineReport, folder: Path) -> list[Path]:
     """Write the sweep's PNGs into `folder`, which is made if missing. Cells that failed are left
-    out. Raises BenchError as `check_can_draw` does."""
+    out; if all did, there is nothing to draw. Raises BenchError as `check_can_draw` does."""
     check_can_draw(report.options.workloads)
     cells = [cell for cell in report.cells if _in_sweep(cell.workload) and not cell.error]
+    if not cells:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     names = [target.name for target in report.targets]
     return [_throughput(cells, names, folder), _latencies(cells, names, folder)]
@@ -112,11 +115,12 @@ def _lines(
             continue
         points.sort()
         x = [concurrency for concurrency, _ in points]
-        medians = [spread.median for _, spread in points]
+        medians = [max(spread.median, SMALLEST) for _, spread in points]
         color = COLORS[number % len(COLORS)]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(x, medians, color=color, marker=marker, label=name, linewidth=1.8)
-        lows, highs = [s.low for _, s in points], [s.high for _, s in points]
+        lows = [max(spread.low, SMALLEST) for _, spread in points]
+        highs = [max(spread.high, SMALLEST) for _, spread in points]
         axes.fill_between(x, lows, highs, color=color, alpha=0.15, linewidth=0)
         if with_numbers:
             for at, median in zip(x, medians, strict=True):

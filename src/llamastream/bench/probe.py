@@ -47,7 +47,7 @@ async def probe(
 
     A server that reports no usage is taken to add none. Raises BenchError.
     """
-    name = model or await _first_model(server, api_key)
+    name = model or await first_model(server, api_key)
     target = Target(server.name, server.url, name, api_key)
     workload = Workload("probe", PROBE_WORDS, 2, num_requests=1, concurrency=1)
     (outcome,) = (await run_workload(target, options, workload, seed=f"{run_id}/probe")).measured
@@ -57,7 +57,8 @@ async def probe(
     return replace(target, prompt_overhead=0 if counted is None else counted - PROBE_WORDS)
 
 
-async def _first_model(server: ServerUrl, api_key: str | None) -> str:
+async def first_model(server: ServerUrl, api_key: str | None) -> str:
+    """The id of the first model that a server lists. Raises BenchError."""
     url = server.url._replace(path=server.url.path + "/models").geturl()
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:

@@ -1,6 +1,7 @@
 """Text of a token stream, piece by piece, in constant time per token.
 
-The invariant: the pieces and what `finish` gives, joined, are `Tokenizer.decode` of the ids. Only
+The invariant: the pieces and what `finish` gives, joined, are `Tokenizer.decode` of the ids; for
+an answer that continues its prompt, both joined are `Tokenizer.decode` of all the ids. Only
 whole characters come out; bytes that can no longer become one come out as U+FFFD at once.
 """
 
@@ -12,16 +13,23 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class IncrementalDetokenizer:
-    """Detokenizes one answer. Starts as a new text: the prompt before it is not known."""
+    """Detokenizes one answer, a text of its own unless it `continues` the text before it.
+
+    It matters to SentencePiece's leading space: the mark of a new text, which is taken off, or the
+    space between the prompt's last word and the next.
+    """
 
     __slots__ = ("_decoder", "_first", "_holding", "_skip", "_texts", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, continues: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._texts = tokenizer.whole_texts(skip_special_tokens)
         self._decoder = _new_decoder(errors="replace")
-        self._first = tokenizer.rules.strip_leading_space  # the first text is still to come
+        # True while the first text is still to come.
+        self._first = tokenizer.rules.strip_leading_space and not continues
         self._holding = self._first  # or part of a character is held back
 
     def add(self, token_id: int) -> str:

@@ -5,16 +5,16 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError
 
 from llamastream.chat.budget import Budget, OverBudget
 from llamastream.chat.llama2 import TAGS, check_tags
-from llamastream.chat.provenance import trace
+from llamastream.chat.provenance import Literals, mask_contents, refuse_risky
 from llamastream.chat.sandbox import BoundedEnvironment
 from llamastream.chat.tokenizer import Tokenizer
 from llamastream.errors import InvalidRequest, ModelError
@@ -35,9 +35,10 @@ class JinjaFormat:
             "raise_exception": _raise_exception,
             "strftime_now": self._strftime_now,
         }
-        self._template, self._constants = self._compile(source)
+        self._source = source
+        self._template = self._compile(source)
+        self._marked: tuple[Literals, Template] | None = None  # made when first needed
         self._lock = Lock()
-        self._now = datetime.now()
         checked = () if allow_prompt_tags else TAGS
         self._tags = [t for t in checked if t in source and t not in tokenizer.special_texts]
         self._variables = self._special_variables()
@@ -48,26 +49,24 @@ class JinjaFormat:
         for index, message in enumerate(messages):
             check_tags(index, message, self._tags)
         with self._lock:
-            self._now = datetime.now()
-            origin = trace(
-                self._render(messages),
-                [message.content for message in messages],
-                lambda contents: self._try_render(messages, contents),
-                control_texts=self._tokenizer.special_texts,
-                inspected=self._constants,
-            )
-        segments = self._tokenizer.split_special(
-            origin.text, origin.masked, untrusted=origin.unmasked
-        )
+            self._start(messages)
+            text = self._render(messages)
+            masked = self._masked(text, messages)
+        segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
     def render(self, messages: Sequence[Message]) -> str:
         with self._lock:
-            self._now = datetime.now()
+            self._start(messages)
             return self._render(messages)
 
-    def _compile(self, source: str) -> tuple[Template, frozenset[str]]:
-        """The template, and the strings in its code that it may look for in contents."""
+    def _start(self, messages: Sequence[Message]) -> None:
+        """Give all renders of one request the same moment, and one budget together."""
+        self._now = datetime.now()
+        self._environment.budget = Budget(sum(len(message.content) for message in messages))
+
+    def _compile(self, source: str, literals: Literals | None = None) -> Template:
+        """The template, with its control tokens marked if `literals` are given."""
         if len(source) > MAX_SOURCE_CHARS:
             raise ModelError(
                 f"The chat template must have <= {MAX_SOURCE_CHARS} characters. "
@@ -75,13 +74,38 @@ class JinjaFormat:
             )
         try:
             tree = self._environment.parse(source)
-            constants = (node.value for node in tree.find_all(nodes.Const))
-            words = frozenset(value for value in constants if value and isinstance(value, str))
-            return self._environment.from_string(source), words
+            return self._environment.from_string(literals.mark_code(tree) if literals else tree)
         except (TemplateError, OverBudget, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(
                 f"The chat template does not compile: {error}. {OTHER_TEMPLATE}"
             ) from error
+
+    def _masked(self, text: str, messages: Sequence[Message]) -> str:
+        """`text` with everything masked that could be a control token and is not the template's."""
+        contents = [message.content for message in messages]
+        control_texts = self._tokenizer.special_texts
+        masked = mask_contents(
+            text, contents, lambda c: self._render_others(messages, c), control_texts
+        )
+        if masked is None:
+            masked = self._masked_by_literals(text, messages, contents)
+        if masked is None:
+            refuse_risky(contents, control_texts)
+        return text if masked is None else masked
+
+    def _masked_by_literals(
+        self, text: str, messages: Sequence[Message], contents: Sequence[str]
+    ) -> str | None:
+        if self._marked is None:
+            literals = Literals(self._tokenizer.special_texts)
+            self._marked = literals, self._compile(self._source, literals)
+        literals, template = self._marked
+        variables = {name: literals.mark(value) for name, value in self._variables.items()}
+        try:
+            marked = self._render(messages, template, variables)
+        except InvalidRequest:
+            return None
+        return literals.masked(text, contents, marked)
 
     def _special_variables(self) -> dict[str, str]:
         tokenizer = self._tokenizer
@@ -94,26 +118,30 @@ class JinjaFormat:
     def _check_ends(self) -> None:
         """Find an endless template when it is loaded, not with the first request."""
         try:
-            self._render([Message("user", "Hello")])
+            self.render([Message("user", "Hello")])
         except InvalidRequest:  # it may want other roles; that is for a request to learn
             pass
 
-    def _try_render(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
+    def _render_others(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
         pairs = zip(messages, contents, strict=True)
         try:
             return self._render([Message(message.role, content) for message, content in pairs])
         except InvalidRequest:
             return None
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        self._environment.budget = Budget(sum(len(message.content) for message in messages))
+    def _render(
+        self,
+        messages: Sequence[Message],
+        template: Template | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> str:
         try:
-            return self._template.render(
+            return (template or self._template).render(
                 messages=[{"role": m.role, "content": m.content} for m in messages],
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
-                **self._variables,
+                **(variables or self._variables),
             )
         except OverBudget as error:
             raise ModelError(f"The chat template {error}. {OTHER_TEMPLATE}") from error
@@ -133,7 +161,6 @@ class JinjaFormat:
             ) from error
 
     def _strftime_now(self, form: str) -> str:
-        """One moment for all renders of a request, or they could differ."""
         return self._now.strftime(form)
 
 

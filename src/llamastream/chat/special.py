@@ -33,13 +33,10 @@ class SpecialTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.texts = frozenset(self._by_text)
 
-    def split(
-        self, text: str, masked: str | None = None, *, untrusted: frozenset[str] = frozenset()
-    ) -> list[Segment]:
+    def split(self, text: str, masked: str | None = None) -> list[Segment]:
         """Cut `text` at its control tokens.
 
-        `masked` has the length of `text` and takes its place where tokens are looked for. One that
-        consists of `untrusted` characters alone is none.
+        `masked` has the length of `text` and takes its place where tokens are looked for.
         """
         segments: list[Segment] = []
         done = 0
@@ -47,8 +44,6 @@ class SpecialTokens:
             token = self._by_text[match[0]]
             start, stop = match.span()
             if token.single_word and _touches_word(text, start, stop):
-                continue
-            if untrusted.issuperset(token.text):
                 continue
             if token.lstrip:
                 start = max(done, len(text[:start].rstrip()))

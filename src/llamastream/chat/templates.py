@@ -67,12 +67,12 @@ class PromptBuilder:
 
         Raises InvalidRequest with the index of the message at fault.
         """
-        _check_not_empty(messages)
+        _check(messages)
         return self._format.build(messages)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt as text, for people: contents cannot be told from control tokens in it."""
-        _check_not_empty(messages)
+        _check(messages)
         return self._format.render(messages)
 
 
@@ -90,9 +90,18 @@ class _NoFormat:
         raise AssertionError(self.build(messages))
 
 
-def _check_not_empty(messages: Sequence[Message]) -> None:
+def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRequest("messages must hold at least 1 message. Given: 0.", param="messages")
+    for index, message in enumerate(messages):
+        try:
+            message.content.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"messages[{index}].content must be valid Unicode: character {error.start} is a "
+                "lone surrogate.",
+                param=f"messages[{index}].content",
+            ) from error
 
 
 def _read_template(path: str) -> str:

@@ -43,6 +43,8 @@ class Tokenizer:
         self.vocab_size = _num_ids(self._hf, self._added)
         self.special_ids = frozenset(ends | flagged | shaped)
         self.hidden_ids = frozenset(ends | flagged)  # left out by skip_special_tokens
+        unknown = getattr(self._hf.model, "unk_token", None)  # stands for what has no token
+        self._forgeable = self.special_ids - {self._hf.token_to_id(unknown) if unknown else None}
         self._special = SpecialTokens(map(self._special_token, sorted(self.special_ids)))
         _keep_as_text(self._hf, self._added, self.special_ids)
         self._hf_inner = _without_first_prefix(config.tokenizer_json, self._hf)
@@ -91,11 +93,9 @@ class Tokenizer:
             return ids
         return [bos, *ids]
 
-    def split_special(
-        self, text: str, masked: str | None = None, *, untrusted: frozenset[str] = frozenset()
-    ) -> list[Segment]:
-        """Cut prompt text at its control tokens; see `SpecialTokens.split` for the other two."""
-        return self._special.split(text, masked, untrusted=untrusted)
+    def split_special(self, text: str, masked: str | None = None) -> list[Segment]:
+        """Cut prompt text at its control tokens; see `SpecialTokens.split` for `masked`."""
+        return self._special.split(text, masked)
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Ids of plain texts and control tokens that follow each other in one prompt."""
@@ -161,12 +161,22 @@ class Tokenizer:
     def _encode_plain(self, hf: HFTokenizer, text: str) -> list[int]:
         try:
             # NOTE: unlike `encode`, a batch lets other threads run: a long text takes seconds.
-            ids: list[int] = hf.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            encoding = hf.encode_batch([text], add_special_tokens=False)[0]
         except TypeError as error:  # what the library says to a lone surrogate
             raise InvalidRequest(
                 "Text must be valid Unicode: it holds a lone surrogate."
             ) from error
-        return ids
+        ids: list[int] = encoding.ids
+        if self._forgeable.isdisjoint(ids):
+            return ids
+        # A control token that the file keeps among the ordinary ones: take its text apart.
+        spans = zip(ids, encoding.offsets, strict=True)
+        start, stop = next(span for token_id, span in spans if token_id in self._forgeable)
+        middle = (start + stop) // 2
+        if middle in (0, len(text)):
+            raise InvalidRequest(f"Text must not hold {text!r}: it can only be a control token.")
+        before, after = text[:middle], text[middle:]
+        return self._encode_plain(hf, before) + self._encode_plain(self._hf_inner, after)
 
 
 def _load(tokenizer_json: str) -> HFTokenizer:
@@ -182,8 +192,8 @@ def _load(tokenizer_json: str) -> HFTokenizer:
 def _num_ids(hf: HFTokenizer, added: dict[int, AddedToken]) -> int:
     """One more than the largest id; ids may have gaps."""
     count: int = hf.get_vocab_size(with_added_tokens=True)
-    if hf.id_to_token(count - 1) is not None and max(added, default=0) < count:
-        return count
+    if hf.id_to_token(count) is None and max(added, default=0) < count:
+        return count  # without copying the whole vocabulary
     return 1 + max(hf.get_vocab(with_added_tokens=True).values(), default=-1)
 
 

@@ -1,19 +1,41 @@
-"""The `llamastream` command and its subcommands."""
+"""The `llamastream` command. A subcommand's module is imported when it is called, not before.
 
+`serve` must not wait for what only `chat` or `bench` needs.
+"""
+
+import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llamastream import __version__
-from llamastream.cli.chat import chat
-from llamastream.cli.generate import generate
-from llamastream.cli.models import models
-from llamastream.cli.serve import serve
 from llamastream.errors import ChatError
+
+COMMANDS = ("serve", "chat", "generate", "models", "bench")  # cli/NAME.py has NAME
+
+
+class _LazyCommands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(importlib.import_module(f"llamastream.cli.{cmd_name}"), cmd_name)
+        if not isinstance(found, typer.Typer):
+            app = typer.Typer(add_completion=False)
+            app.command(cmd_name)(found)
+            found = app
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="llamastream",
+    cls=_LazyCommands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -24,10 +46,6 @@ app = typer.Typer(
     "LLAMASTREAM_MAX_NUM_SEQS) and a key of the TOML file given by --config (max_num_seqs = 8). "
     "A flag wins over the variable, the variable over the file.",
 )
-app.command()(serve)
-app.command()(chat)
-app.command()(generate)
-app.add_typer(models, name="models")
 
 
 @app.callback()

@@ -12,7 +12,9 @@ from llamastream.wiring import find_model
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
-models = typer.Typer(no_args_is_help=True, help="List, fetch and describe models.")
+models = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="List, fetch and describe models."
+)
 
 
 @models.command("list")

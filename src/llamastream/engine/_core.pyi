@@ -13,7 +13,8 @@ Array = NDArray[Any]
 
 class Weights:
     """shape: vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, mlp_bias. int8: else float32.
+    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, mlp_bias. Without int8:
+    float32.
     """
 
     def __init__(
@@ -21,6 +22,9 @@ class Weights:
     ) -> None: ...
     def add(self, name: str, tensor: NDArray[np.float32]) -> None: ...
     def missing(self) -> list[str]: ...
+    def finish(self) -> None:
+        """After the last tensor: store matrices in 4 bits where that loses nothing."""
+
     def save(self, path: str, key: str) -> None: ...
     @property
     def nbytes(self) -> int: ...

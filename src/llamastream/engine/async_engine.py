@@ -22,8 +22,9 @@ from llamastream.messages import EngineState, EngineStatus, Event, Failed, Gener
 
 logger = logging.getLogger(__name__)
 
-# How long the engine thread waits for the GIL while the event loop is busy. Python's default of
-# 5 ms would be added to every step that ends in such a moment.
+# How long the engine thread waits for the GIL when a step ends while the event loop is busy. With
+# Python's default of 5 ms a burst of the loop's work is added to the step. Below 0.5 ms the two
+# threads spend more on switching than they gain (measured: 3 ms steps of 32 sequences).
 GIL_SWITCH_INTERVAL_S = 0.0005
 
 LOADING_STATUS = EngineStatus(EngineState.LOADING, 0, 0, 0, 0, 0, 0)

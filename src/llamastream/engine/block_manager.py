@@ -92,7 +92,6 @@ class BlockManager:
                 if self._hashes[block] is None:
                     self._free.move_to_end(block, last=False)
         seq.block_table = []
-        seq.num_registered_blocks = 0
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Assert the module's invariant, `sequences` being all that may own blocks."""

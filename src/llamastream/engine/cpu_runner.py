@@ -168,6 +168,7 @@ def pack(
             f"The checkpoint lacks {len(missing)} of {total} tensors, the first is {missing[0]}. "
             "Fetch it again, or name another model."
         )
+    weights.finish()
     return weights
 
 
@@ -212,7 +213,7 @@ def choose_num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
         raise ModelError(
             f"max_model_len {longest} needs a KV cache of {needed * size} bytes, "
             f"the limit is {budget}. Lower --max-model-len to {budget // size * engine.block_size} "
-            "or raise --kv-cache-bytes."
+            "or raise --kv-cache-gib."
         )
     return int(min(budget // size, needed * engine.max_num_seqs))
 

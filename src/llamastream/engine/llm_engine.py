@@ -141,6 +141,7 @@ class LLMEngine:
             return
         scheduled = self._scheduler.schedule()
         batch = self._batch_builder.build(scheduled)
+        logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
         self._update(scheduled, self._runner.run(batch))
         self._num_failures = 0
 

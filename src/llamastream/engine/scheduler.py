@@ -53,13 +53,11 @@ class Scheduler:
         Takes blocks, and preempts (latest arrival first) when there are none. Empty only when
         there is no sequence at all.
         """
-        num_running = len(self.running)
         scheduled = self._schedule_decodes()
         budget = self._max_num_batched_tokens - len(scheduled)
         if len(scheduled) < len(self.running):
             budget = self._schedule_prefills(scheduled, budget)
-        if self.waiting and len(self.running) == num_running:  # nothing was preempted
-            self._admit(scheduled, budget)
+        self._admit(scheduled, budget)
         return scheduled
 
     def _schedule_decodes(self) -> list[Scheduled]:

@@ -7,20 +7,18 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route
 
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
 from llamastream.server import errors
 from llamastream.server.auth import KeyRing
 from llamastream.server.completions_api import CompletionsApi
-from llamastream.server.conversations_api import ConversationsApi
 from llamastream.server.gate import Gate
+from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
-from llamastream.server.response_start import ResponseDesk
-from llamastream.server.responses_api import ResponsesApi
-from llamastream.server.responses_socket import ResponsesSocket
+from llamastream.server.stored_routes import stored_routes
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses
 
@@ -30,6 +28,7 @@ def create_app(
 ) -> Starlette:
     """The HTTP interface of `service` and of what is stored, both started and stopped with the
     server. Without `responses` nothing can be stored."""
+    keys = key_ring(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -44,8 +43,8 @@ def create_app(
                 await responses.stop()
 
     app = Starlette(
-        routes=_routes(service, settings, responses),
-        middleware=_middleware(settings),
+        routes=[*_routes(service, settings, responses), *_jina_routes(service, keys)],
+        middleware=_middleware(settings, keys),
         exception_handlers={
             ChatError: errors.on_chat_error,
             HTTPException: errors.on_http_exception,
@@ -63,7 +62,7 @@ def _routes(
     completions = CompletionsApi(service, settings)
     prompts = PromptsApi(service, settings)
     operator = OperatorApi(service)
-    stored = [] if responses is None else _stored_routes(responses, settings)
+    stored = [] if responses is None else stored_routes(responses, settings)
     return [
         *stored,
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),
@@ -79,38 +78,18 @@ def _routes(
     ]
 
 
-def _stored_routes(responses: Responses, settings: ServeSettings) -> list[BaseRoute]:
-    desk = ResponseDesk(responses)
-    api = ResponsesApi(desk, settings)
-    return [
-        WebSocketRoute("/v1/responses", ResponsesSocket(desk, settings).serve),
-        Route("/v1/responses", api.create, methods=["POST"]),
-        Route("/v1/responses/{id}", api.retrieve, methods=["GET"]),
-        Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
-        Route("/v1/responses/{id}/cancel", api.cancel, methods=["POST"]),
-        Route("/v1/responses/{id}/input_items", api.input_items, methods=["GET"]),
-        *_conversation_routes(ConversationsApi(responses, settings)),
-    ]
+def _jina_routes(service: ChatService, keys: KeyRing) -> list[Route]:
+    return jina_routes(service, authorize=keys.scope_of_header, ready=service.is_ready)
 
 
-def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
-    one, items = "/v1/conversations/{id}", "/v1/conversations/{id}/items"
-    return [
-        Route("/v1/conversations", api.create, methods=["POST"]),
-        Route("/v1/conversations", api.list, methods=["GET"]),
-        Route(one, api.retrieve, methods=["GET"]),
-        Route(one, api.update, methods=["POST"]),
-        Route(one, api.delete, methods=["DELETE"]),
-        Route(items, api.add_items, methods=["POST"]),
-        Route(items, api.items, methods=["GET"]),
-        Route(items + "/{item_id}", api.item, methods=["GET"]),
-        Route(items + "/{item_id}", api.delete_item, methods=["DELETE"]),
-    ]
+def key_ring(settings: ServeSettings) -> KeyRing:
+    """The API keys that the options accept."""
+    return KeyRing(_split(settings.api_key))
 
 
-def _middleware(settings: ServeSettings) -> list[Middleware]:
+def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
-    gate = Middleware(Gate, keys=KeyRing(_split(settings.api_key)))
+    gate = Middleware(Gate, keys=keys)
     origins = _split(settings.cors_origins)
     if not origins:
         return [gate]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Message, Role
-from llamastream.sampling import MAX_LOGPROBS
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.server import unsupported
 from llamastream.server.options import GenerationOptions, MaxTokens, validate
 
@@ -36,9 +36,11 @@ class ChatCompletionBody(GenerationOptions):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
 
-    def to_request(self, scope: str, label: str) -> ChatRequest:
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
-        sampling = self.sampling(self._max_tokens(), self._num_logprobs(), self.logit_bias)
+        sampling = self.sampling(
+            defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
+        )
         return self.build(to_messages(self.messages), sampling, scope=scope, label=label)
 
     def _max_tokens(self) -> int | None:

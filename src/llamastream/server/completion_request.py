@@ -6,7 +6,7 @@ from pydantic import Field
 
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest
-from llamastream.sampling import MAX_LOGPROBS
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.server import unsupported
 from llamastream.server.options import GenerationOptions, validate
 
@@ -19,16 +19,15 @@ class CompletionBody(GenerationOptions):
     prompt: Any
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
-    def to_request(self, scope: str, label: str) -> ChatRequest:
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
         if self.truncation == "auto":
             raise InvalidRequest(
                 "truncation: auto drops turns of a chat; a text prompt has none. Leave it out.",
                 param="truncation",
             )
-        sampling = self.sampling(
-            self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs, self.logit_bias
-        )
+        max_tokens = self.max_tokens or DEFAULT_MAX_TOKENS
+        sampling = self.sampling(defaults, max_tokens, self.logprobs, self.logit_bias)
         return self.build(_prompt(self.prompt), sampling, scope=scope, label=label)
 
 

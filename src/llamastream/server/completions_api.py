@@ -43,7 +43,8 @@ class CompletionsApi:
         if body.model != self._service.model_name:
             raise model_not_found(body.model, self._service.model_name)
         state = request.state
-        return await self._service.open(body.to_request(state.key_scope, state.label))
+        defaults = self._service.sampling
+        return await self._service.open(body.to_request(defaults, state.key_scope, state.label))
 
     def _answer(
         self, prefix: str, stream: Stream, body: GenerationOptions, *, logprobs: bool

@@ -50,7 +50,7 @@ class OperatorApi:
             "object": "model",
             "created": self._created,
             "owned_by": "llamastream",
-            "max_model_len": self._service.status().max_model_len,
+            "max_model_len": self._service.status().max_model_len or None,  # not known yet
         }
 
 

@@ -4,6 +4,7 @@ A model's field is an option's name on the wire; None means the default. Ranges 
 parameters are checked once, by SamplingParams.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -73,7 +74,11 @@ class SamplingOptions(WireModel):
     truncation: Literal["disabled", "auto"] | None = None
 
     def sampling(
-        self, max_tokens: int | None, logprobs: int | None, biases: dict[int, float] | None = None
+        self,
+        defaults: SamplingParams,
+        max_tokens: int | None,
+        logprobs: int | None,
+        biases: dict[int, float] | None = None,
     ) -> SamplingParams:
         """The sampling parameters. Raises InvalidRequest for a value out of range."""
         given: dict[str, Any] = {
@@ -86,7 +91,8 @@ class SamplingOptions(WireModel):
             "frequency_penalty": self.frequency_penalty,
             "seed": None if self.seed is None else self.seed & MAX_SEED,  # OpenAI's are signed
         }
-        return SamplingParams(
+        return replace(
+            defaults,
             max_tokens=max_tokens,
             logit_bias=tuple((biases or {}).items()),
             logprobs=logprobs,
@@ -113,8 +119,8 @@ class GenerationOptions(SamplingOptions):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
 
-    def to_request(self, scope: str, label: str) -> ChatRequest:
-        """The checked request. Raises InvalidRequest."""
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
+        """The checked request; `defaults` are the model's. Raises InvalidRequest."""
         raise NotImplementedError
 
     @property

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Message
-from llamastream.sampling import MAX_LOGPROBS
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.server import unsupported
 from llamastream.server.chat_request import Metadata
 from llamastream.server.options import MaxTokens, SamplingOptions, WireModel, validate
@@ -60,21 +60,26 @@ class ResponseBody(SamplingOptions):
     def is_stored(self) -> bool:
         return self.store is not False
 
-    def to_request(self, messages: tuple[Message, ...], scope: str, label: str) -> ChatRequest:
-        """`messages` are those before the model's answer. Raises InvalidRequest."""
+    def to_request(
+        self, messages: tuple[Message, ...], defaults: SamplingParams, scope: str, label: str
+    ) -> ChatRequest:
+        """`messages` are those before the model's answer, `defaults` the model's own.
+
+        Raises InvalidRequest.
+        """
         logprobs = (self.top_logprobs or 0) if self.wants_logprobs else None
         if self.instructions is not None:
             messages = (Message("system", self.instructions), *messages)
         return ChatRequest(
             prompt=messages,
-            sampling=self.sampling(self.max_output_tokens, logprobs),
+            sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
             truncation=self.truncation or "disabled",
             scope=scope,
             label=label,
         )
 
-    def wire(self) -> dict[str, Any]:
+    def wire(self, sampling: SamplingParams) -> dict[str, Any]:
         """What answers repeat of the request, and what shapes them."""
         return {
             "model": self.model,
@@ -82,10 +87,10 @@ class ResponseBody(SamplingOptions):
             "background": bool(self.background),
             "store": self.is_stored,
             "metadata": self.metadata or {},
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "presence_penalty": self.presence_penalty or 0.0,
-            "frequency_penalty": self.frequency_penalty or 0.0,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
             "max_output_tokens": self.max_output_tokens,
             "top_logprobs": self.top_logprobs or 0,
             "truncation": self.truncation or "disabled",

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import Message
+from llamastream.messages import ChatRequest
 from llamastream.server.errors import model_not_found
 from llamastream.server.response_events import Snapshot
 from llamastream.server.response_feed import (
@@ -47,28 +47,26 @@ class ResponseDesk:
     ) -> ResponseLog:
         """Begin a stored response, or find the one that `key` began."""
         items = self._check(body)
-        messages = await self._messages(body, items, caller)
+        request = await self._request(body, items, caller)
         draft = Draft(
             id=f"resp_{uuid.uuid4().hex}",
-            wire=body.wire(),
+            wire=body.wire(request.sampling),
             input_items=items,
             conversation_id=body.conversation_id,
             previous_response_id=body.previous_response_id,
             background=bool(body.background),
             idempotency=key,
         )
-        return await self.responses.create(
-            body.to_request(messages, caller.scope, caller.label), draft
-        )
+        return await self.responses.create(request, draft)
 
     async def stream(self, body: ResponseBody, caller: Caller) -> OpenFeed:
         """Begin a response that nobody keeps: it ends with the reader that is then to come."""
-        messages = await self._messages(body, self._check(body), caller)
-        stream = await self._chat.open(body.to_request(messages, caller.scope, caller.label))
+        request = await self._request(body, self._check(body), caller)
+        stream = await self._chat.open(request)
         snapshot = Snapshot(
             id=f"resp_{stream.id}",
             created_at=int(time.time()),
-            wire=body.wire(),
+            wire=body.wire(request.sampling),
             conversation_id=None,
             previous_response_id=body.previous_response_id,
         )
@@ -102,12 +100,13 @@ class ResponseDesk:
             raise InvalidRequest("input is required.", param="input")
         return () if body.input is None else parse_input(body.input)
 
-    async def _messages(
+    async def _request(
         self, body: ResponseBody, items: tuple[Item, ...], caller: Caller
-    ) -> tuple[Message, ...]:
+    ) -> ChatRequest:
         history = await self.responses.history(
             scope=caller.scope,
             conversation_id=body.conversation_id,
             previous_response_id=body.previous_response_id,
         )
-        return history + to_messages(items)
+        messages = history + to_messages(items)
+        return body.to_request(messages, self._chat.sampling, caller.scope, caller.label)

@@ -36,6 +36,7 @@ from llamastream.service.stream import Stream
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_SAMPLING = SamplingParams()
 CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
 
 
@@ -55,9 +56,17 @@ class ChatService:
     """Belongs to one event loop. Owns the engine: starts it and stops it."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, prompts: PromptBuilder, *, model_name: str
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompts: PromptBuilder,
+        *,
+        model_name: str,
+        sampling: SamplingParams = DEFAULT_SAMPLING,
     ) -> None:
+        """`sampling` holds the model's own defaults, for what a request leaves out."""
         self.model_name = model_name
+        self.sampling = sampling
         self.metrics = Metrics(engine.status)
         self.prompting = Prompting(tokenizer, prompts)
         self.engine = engine
@@ -100,6 +109,10 @@ class ChatService:
             raise _not_ready(status.state)
         return status
 
+    def is_ready(self) -> bool:
+        """Whether `open` takes requests now."""
+        return self.status().state is EngineState.READY
+
     @property
     def num_open(self) -> int:
         """Engine requests whose end has not been seen yet."""
@@ -120,15 +133,16 @@ class ChatService:
         try:
             for index in range(request.n):
                 self._submit(flight, request, index)
-        except ChatError as error:
+        except Exception as error:
             self._forget(flight)
-            self.metrics.requests.labels(error.code).inc()
+            outcome = error.code if isinstance(error, ChatError) else InternalError.code
+            self.metrics.requests.labels(outcome).inc()
             raise
         return flight.stream
 
     def _submit(self, flight: Flight, request: ChatRequest, index: int) -> None:
         """Submit one choice. Raises ChatError."""
-        rules = TextRules.of(request, self.tokenizer.eos_token_ids)
+        rules = TextRules.of(request, flight.stream.prompt_token_ids, self.tokenizer)
         choice = Choice(index, self.tokenizer, rules, flight.stream.next_sequence_number)
         generation = GenerationRequest(
             request_id=f"{flight.stream.id}-{index}",

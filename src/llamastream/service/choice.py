@@ -4,12 +4,12 @@ The invariant: what it has handed out, concatenated, is the whole visible text, 
 tokens came in. Nothing after a matched stop string is shown or counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from llamastream.chat import IncrementalDetokenizer, StopMatcher, Tokenizer
-from llamastream.messages import ChatRequest, Delta, FinishReason, Token, TokenLogprob
+from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Token, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,21 @@ class TextRules:
     stop_token_ids: frozenset[int]  # the model's own included
     include_stop: bool
     skip_special_tokens: bool
+    continues: bool  # the prompt's text, rather than being a text of its own
 
     @classmethod
-    def of(cls, request: ChatRequest, eos_token_ids: tuple[int, ...]) -> Self:
+    def of(cls, request: ChatRequest, prompt_ids: Sequence[int], tokenizer: Tokenizer) -> Self:
         stop_ids = request.sampling.stop_token_ids
         if not request.ignore_eos:
-            stop_ids |= frozenset(eos_token_ids)
-        return cls(request.stop, stop_ids, request.include_stop, request.skip_special_tokens)
+            stop_ids |= frozenset(tokenizer.eos_token_ids)
+        is_chat = isinstance(request.prompt, tuple) and isinstance(request.prompt[0], Message)
+        return cls(
+            stop=request.stop,
+            stop_token_ids=stop_ids,
+            include_stop=request.include_stop,
+            skip_special_tokens=request.skip_special_tokens,
+            continues=not is_chat and prompt_ids[-1] not in tokenizer.special_ids,
+        )
 
 
 class Choice:
@@ -44,7 +52,9 @@ class Choice:
         self._tokenizer = tokenizer
         self._hidden_ids = frozenset() if rules.include_stop else rules.stop_token_ids
         self._detokenizer = IncrementalDetokenizer(
-            tokenizer, skip_special_tokens=rules.skip_special_tokens
+            tokenizer,
+            skip_special_tokens=rules.skip_special_tokens,
+            continues=rules.continues,
         )
         self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
 

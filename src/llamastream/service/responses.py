@@ -127,7 +127,7 @@ class Responses:
         ContextLengthExceeded, Overloaded, EngineDead or StoreUnavailable, with nothing stored.
         """
         fitted = await self.chat.prompting.fit(request, self.chat.check_ready())
-        rules = TextRules.of(request, self.chat.tokenizer.eos_token_ids)
+        rules = TextRules.of(request, fitted.ids, self.chat.tokenizer)
         sampling = for_choice(request.sampling, 0, rules.stop_token_ids)
         details = Details(draft.wire, rules, draft.background, fitted.num_dropped_turns)
         generation = _generation(draft.id, tuple(fitted.ids), sampling, request.scope)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llamastream.config import LlamaConfig, TokenizerConfig
 from llamastream.errors import ModelError
+from llamastream.sampling import SamplingParams
 
 Progress = Callable[[str, int, int], None]
 """Called during downloads with (label, bytes done, bytes in all), from any thread."""
@@ -51,6 +52,7 @@ class Checkpoint:
     tokenizer: TokenizerConfig
     entries: tuple[TensorEntry, ...]
     fingerprint: str
+    sampling: SamplingParams = SamplingParams()  # what its authors recommend
 
     @property
     def num_parameters(self) -> int:

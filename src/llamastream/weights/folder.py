@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from llamastream.errors import ModelError
+from llamastream.errors import InvalidRequest, ModelError
+from llamastream.sampling import SamplingParams
 from llamastream.weights.checkpoint import Checkpoint, TensorEntry, fingerprint_files
 from llamastream.weights.hf_config import parse_config
 from llamastream.weights.hf_tokenizer import read_json, read_tokenizer
@@ -35,6 +36,7 @@ def open_folder(folder: Path, *, name: str) -> Checkpoint:
         tokenizer=read_tokenizer(folder, values),
         entries=check_layout(config, entries, folder),
         fingerprint=fingerprint_files([config_file, *files]),
+        sampling=_sampling(folder / "generation_config.json"),
     )
 
 
@@ -53,6 +55,17 @@ def weight_files(folder: Path) -> list[Path]:
         if not file.is_file():
             raise ModelError(f"{file} is missing, but {INDEX} names it. Download it again.")
     return files
+
+
+def _sampling(file: Path) -> SamplingParams:
+    """The sampling parameters of generation_config.json. Raises ModelError for an unusable one."""
+    values = read_json(file)
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    given = {name: values[name] for name in names if values.get(name) is not None}
+    try:
+        return SamplingParams(**given)
+    except (InvalidRequest, TypeError) as error:
+        raise ModelError(f"{file}: {error} Correct it, or delete the file.") from error
 
 
 def _no_weights(folder: Path) -> str:

@@ -42,9 +42,9 @@ def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> TokenizerCo
     if bos is None and "bos_token" not in settings:
         bos = next(iter(_ids(model_config.get("bos_token_id"))), None)
     generation = read_json(folder / "generation_config.json")
-    ends = [*_ids(generation.get("eos_token_id")), *_ids(model_config.get("eos_token_id"))]
     eos = _token_id(settings.get("eos_token"), vocabulary)
-    ends += [] if eos is None else [eos]
+    ends = [] if eos is None else [eos]  # first: it is what templates call eos_token
+    ends += [*_ids(generation.get("eos_token_id")), *_ids(model_config.get("eos_token_id"))]
     add_bos = settings.get("add_bos_token")
     if add_bos is None:
         add_bos = settings.get("tokenizer_class") in LLAMA_CLASSES or _template_adds_bos(document)

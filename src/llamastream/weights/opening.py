@@ -1,9 +1,11 @@
 """From what a person calls a model to an opened Checkpoint."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from llamastream.errors import ModelError
+from llamastream.sampling import SamplingParams
 from llamastream.weights.checkpoint import Checkpoint, Progress
 from llamastream.weights.demo import fetch_demo
 from llamastream.weights.folder import open_folder
@@ -11,6 +13,7 @@ from llamastream.weights.gguf_file import open_gguf
 from llamastream.weights.hub_cache import find_fetched
 
 DEMO = "demo"
+DEMO_SAMPLING = SamplingParams(temperature=0.0)  # so small a model wanders off when it draws
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -30,7 +33,8 @@ def open_checkpoint(
     if revision is not None and (model == DEMO or path.exists()):
         raise ModelError(f"revision applies to models of the hub only. Given: {revision!r}.")
     if model == DEMO:
-        return open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
+        demo = open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
+        return replace(demo, sampling=DEMO_SAMPLING)
     if model and path.is_dir():
         return open_folder(path, name=path.resolve().name)
     if path.is_file():

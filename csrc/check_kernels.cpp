@@ -1,0 +1,123 @@
+// Compares every kernel set that runs here with the portable one, bit for bit. A program of its own, so that kernels of
+// another machine can be checked under emulation (tests/engine/test_cpu_emulated.py).
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "half.h"
+#include "kernels.h"
+
+static std::mt19937 generator(1);
+
+static std::vector<float> floats(size_t n, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> v(n);
+  for (float& x : v) x = normal(generator);
+  return v;
+}
+
+static std::vector<uint8_t> bytes(size_t n) {
+  std::vector<uint8_t> v(n);
+  for (uint8_t& x : v) x = (uint8_t)generator();
+  return v;
+}
+
+static void expect(bool same, const char* what) {
+  if (same) return;
+  std::printf("%s differs\n", what);
+  std::exit(1);
+}
+
+template <class T>
+static void expect_same(const std::vector<T>& a, const std::vector<T>& b, const char* what) {
+  expect(a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(T)), what);
+}
+
+static void check_rows(const Kernels& a, const Kernels& b) {
+  const int n = 96;
+  const auto x = floats(n, 3), w = floats(n), angle = floats(n);
+  std::vector<float> u(n), v(n), s(n), t(n);
+  a.rms_norm(x.data(), w.data(), 1e-5f, n, u.data()), b.rms_norm(x.data(), w.data(), 1e-5f, n, v.data());
+  expect_same(u, v, "rms_norm");
+  a.swiglu(x.data(), n / 32, u.data()), b.swiglu(x.data(), n / 32, v.data());
+  expect_same(u, v, "swiglu");
+  a.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, u.data());
+  b.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, v.data());
+  expect_same(u, v, "rope");
+  std::vector<int8_t> q(2 * n), r(2 * n);
+  for (bool fine : {false, true}) {
+    (fine ? a.quantize_fine : a.quantize)(x.data(), n / kGroup, q.data(), s.data());
+    (fine ? b.quantize_fine : b.quantize)(x.data(), n / kGroup, r.data(), t.data());
+    expect_same(q, r, "quantize");
+    expect_same(s, t, "quantize's scales");
+  }
+  const auto logits = floats(1000, 9);
+  std::vector<float> p(1000), o(1000), c(4), d(4);
+  bool one, other;
+  expect(a.max_value(logits.data(), 997, &one) == b.max_value(logits.data(), 997, &other) && one && other, "max_value");
+  a.softmax_terms(logits.data(), 997, 0.7f, 20, p.data(), c.data());
+  b.softmax_terms(logits.data(), 997, 0.7f, 20, o.data(), d.data());
+  expect_same(p, o, "softmax_terms");
+  expect_same(c, d, "softmax_terms' sums");
+}
+
+static void check_products(const Kernels& a, const Kernels& b) {
+  const int rows = 7, num_tiles = 8, groups = 3, k = groups * kGroup, ldo = num_tiles * kLanes;
+  const auto start = floats(rows * ldo);
+  for (int flags = 0; flags < 8; flags++) {
+    const bool nibbles = flags & 1, fine = flags & 2, add = flags & 4;
+    auto tiles = bytes((size_t)num_tiles * groups * tile_bytes(nibbles) + 64);
+    uint8_t* first = tiles.data() + (64 - (uintptr_t)tiles.data() % 64) % 64;
+    for (int i = 0; i < num_tiles * groups; i++)
+      for (int j = 0; j < 2 * kLanes; j++)
+        ((uint16_t*)(first + (i + 1) * tile_bytes(nibbles)))[-1 - j] = float_to_half(floats(1, 0.01f)[0]);
+    std::vector<int8_t> q(rows * k * 2);
+    for (int8_t& v : q) v = (int8_t)((int)(generator() % 255) - 127);
+    const auto scales = floats(rows * groups * 2), wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
+    auto u = start, v = start;
+    a.gemm_q8({first, nibbles, fine, num_tiles, groups, q.data(), scales.data(), rows, u.data(), ldo, add});
+    b.gemm_q8({first, nibbles, fine, num_tiles, groups, q.data(), scales.data(), rows, v.data(), ldo, add});
+    expect_same(u, v, "gemm_q8");
+    a.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, u.data(), ldo, add});
+    b.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, v.data(), ldo, add});
+    expect_same(u, v, "gemm_f32");
+  }
+}
+
+static void check_attention(const Kernels& a, const Kernels& b) {
+  const int d = 24, width = 32, block = 32, blocks = 10;
+  const long stride = block * (d + width);
+  const auto wide = floats(stride * blocks);
+  std::vector<uint16_t> narrow;
+  for (float f : wide) narrow.push_back((uint16_t)(float_to_bits(f) >> 16));
+  const int32_t table[] = {3, 1, 9, 0, 2, 7, 5, 4, 8, 6};
+  for (bool bf16 : {false, true})
+    for (int n : {1, 3, 20}) {
+      const auto q = floats(n * d, 0.4f);
+      std::vector<int32_t> visible;
+      for (int i = 0; i < n; i++) visible.push_back(281 + i);
+      auto run = [&](const Kernels& kernels) {
+        std::vector<float> out(n * width), max(n), sum(n), scratch(attend_scratch(d)), all(n * d);
+        void* base = bf16 ? (void*)narrow.data() : (void*)wide.data();
+        kernels.attend({{base, stride, block, d, bf16}, table, q.data(), visible.data(), n, 0, 3, out.data(), max.data(),
+                        sum.data(), scratch.data()});
+        for (int i = 0; i < n; i++) kernels.finish(&out[i * width], sum[i], d, &all[i * d]);
+        return all;
+      };
+      expect_same(run(a), run(b), "attend");
+    }
+}
+
+int main() {
+  const Kernels& portable = *find_kernels("portable");
+  for (const char* isa : {"avx512", "avxvnni", "avx2", "neon"}) {
+    const Kernels* kernels = find_kernels(isa);
+    if (!kernels) continue;
+    check_rows(portable, *kernels);
+    check_products(portable, *kernels);
+    check_attention(portable, *kernels);
+    std::printf("%s ok\n", isa);
+  }
+}

@@ -1,0 +1,81 @@
+// Sixteen float lanes as four NEON registers (aarch64).
+#pragma once
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace KERNEL_NS {
+
+constexpr int kQueryBlock = 4, kLaneBlock = 1;  // 16 accumulators of 32 registers
+
+struct F {
+  float32x4_t v[4];
+};
+struct I {
+  int32x4_t v[4];
+};
+
+#define LANES for (int i = 0; i < 4; i++)
+inline F load(const float* p) { F r; LANES r.v[i] = vld1q_f32(p + 4 * i); return r; }
+inline void store(float* p, F a) { LANES vst1q_f32(p + 4 * i, a.v[i]); }
+inline F set1(float x) { F r; LANES r.v[i] = vdupq_n_f32(x); return r; }
+inline F add(F a, F b) { LANES a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
+inline F sub(F a, F b) { LANES a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
+inline F mul(F a, F b) { LANES a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
+inline F div(F a, F b) { LANES a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
+inline F fma(F a, F b, F c) { LANES a.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]); return a; }
+inline F max(F a, F b) { LANES a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+inline F min(F a, F b) { LANES a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+inline F select_lt(F x, F bound, F yes, F no) {
+  LANES x.v[i] = vbslq_f32(vcltq_f32(x.v[i], bound.v[i]), yes.v[i], no.v[i]);
+  return x;
+}
+inline F keep_first(F a, int count, F rest) {
+  static const int32_t lane[4] = {0, 1, 2, 3};
+  LANES a.v[i] = vbslq_f32(vcltq_s32(vld1q_s32(lane), vdupq_n_s32(count - 4 * i)), a.v[i], rest.v[i]);
+  return a;
+}
+inline I iset1(int32_t x) { I r; LANES r.v[i] = vdupq_n_s32(x); return r; }
+inline I iadd(I a, I b) { LANES a.v[i] = vaddq_s32(a.v[i], b.v[i]); return a; }
+inline I isub(I a, I b) { LANES a.v[i] = vsubq_s32(a.v[i], b.v[i]); return a; }
+inline I imax(I a, I b) { LANES a.v[i] = vmaxq_s32(a.v[i], b.v[i]); return a; }
+inline I iand(I a, I b) { LANES a.v[i] = vandq_s32(a.v[i], b.v[i]); return a; }
+template <int n>
+inline I shift_left(I a) { LANES a.v[i] = vshlq_n_s32(a.v[i], n); return a; }
+template <int n>
+inline I shift_right(I a) { LANES a.v[i] = vshrq_n_s32(a.v[i], n); return a; }
+inline I bits(F a) { I r; LANES r.v[i] = vreinterpretq_s32_f32(a.v[i]); return r; }
+inline F as_float(I a) { F r; LANES r.v[i] = vreinterpretq_f32_s32(a.v[i]); return r; }
+inline I round_int(F a) { I r; LANES r.v[i] = vcvtnq_s32_f32(a.v[i]); return r; }
+inline F to_float(I a) { F r; LANES r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
+inline void store_bytes(int8_t* p, I a) {
+  for (int i = 0; i < 4; i += 2) {
+    const int16x8_t words = vcombine_s16(vmovn_s32(a.v[i]), vmovn_s32(a.v[i + 1]));
+    vst1_s8(p + 4 * i, vmovn_s16(words));
+  }
+}
+inline F load(const uint16_t* p) {  // bfloat16
+  F r;
+  LANES r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
+  return r;
+}
+inline F load_half(const uint16_t* p) {
+  F r;
+  LANES r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+  return r;
+}
+
+inline float reduce_add(F a) {  // lane i + lane i + 8, then 4, 2, 1
+  const float32x4_t q = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+  const float32x2_t d = vadd_f32(vget_low_f32(q), vget_high_f32(q));
+  return vget_lane_f32(d, 0) + vget_lane_f32(d, 1);
+}
+inline float reduce_max(F a) {
+  const F m = max(F{a.v[0], a.v[1], a.v[0], a.v[1]}, F{a.v[2], a.v[3], a.v[2], a.v[3]});
+  return vmaxvq_f32(vmaxq_f32(m.v[0], m.v[1]));
+}
+inline int32_t reduce_imax(I a) { return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.v[0], a.v[1]), vmaxq_s32(a.v[2], a.v[3]))); }
+inline int32_t reduce_iadd(I a) { return vaddvq_s32(vaddq_s32(vaddq_s32(a.v[0], a.v[1]), vaddq_s32(a.v[2], a.v[3]))); }
+#undef LANES
+
+}  // namespace KERNEL_NS

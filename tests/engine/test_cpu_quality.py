@@ -1,0 +1,57 @@
+"""8 bits on the demo model, measured against our own float32."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paged_steps import Chunk, make_batch
+from tokenizers import Tokenizer
+
+from llamastream.config import EngineConfig, default_data_dir
+from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.weights import Checkpoint, open_checkpoint
+from llamastream.weights.demo import demo_file
+
+TEXT = Path(__file__).parents[1] / "data" / "english.txt"
+CHUNK = 256
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Checkpoint:
+    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
+    file = Path(given) if given else demo_file(default_data_dir() / "models")
+    if not file.exists():
+        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
+    return open_checkpoint(str(file), cache_dir=tmp_path)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+@pytest.mark.demo
+@pytest.mark.slow
+def test_int8_is_close_to_float32_on_english(demo: Checkpoint) -> None:
+    ids = Tokenizer.from_str(demo.tokenizer.tokenizer_json).encode(TEXT.read_text()).ids
+    assert len(ids) >= 2048
+    engine = EngineConfig(max_num_seqs=1, max_num_batched_tokens=CHUNK, max_model_len=4096)
+    runners = [
+        CpuRunner.load(demo.config, replace(engine, dtype=dtype), demo.tensors)
+        for dtype in ("float32", "int8")
+    ]
+    divergences, agreements = [], []
+    for start in range(0, len(ids), CHUNK):
+        part = Chunk(ids[start : start + CHUNK], start, range(4096 // engine.block_size))
+        batch = make_batch([part], engine.block_size, rows="all")
+        exact, rounded = (runner.run(batch).logits for runner in runners)
+        assert exact is not None and rounded is not None
+        p, q = log_softmax(exact), log_softmax(rounded)
+        divergences.append((np.exp(p) * (p - q)).sum(1))
+        agreements.append(exact.argmax(1) == rounded.argmax(1))
+    divergence, agreement = np.concatenate(divergences).mean(), np.concatenate(agreements).mean()
+    print(f"mean KL divergence {divergence:.5f}, top-1 agreement {agreement:.4f}")
+    assert divergence < 0.005
+    assert agreement > 0.95

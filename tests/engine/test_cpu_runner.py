@@ -1,0 +1,326 @@
+"""The C++ runner against transformers and published greedy ids, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paged_steps import Chunk, all_logits, greedy_ids, make_batch, random_ids
+from safetensors.numpy import load_file
+from tiny_llama import random_tensors, tiny_config
+from transformers import LlamaConfig as HuggingFaceConfig
+from transformers import LlamaForCausalLM
+
+from llamastream.config import EngineConfig, LlamaConfig, RopeScaling
+from llamastream.engine import _core
+from llamastream.engine.cpu_runner import CpuRunner, block_bytes
+from llamastream.errors import InternalError, ModelError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+FLOAT32 = EngineConfig(dtype="float32", max_num_seqs=4, block_size=16, threads=2)
+INT8_CONFIG = tiny_config(
+    hidden_size=64, intermediate_size=96, num_attention_heads=4, head_dim=16, vocab_size=160
+)
+
+
+def make_runner(config: LlamaConfig, engine: EngineConfig = FLOAT32) -> CpuRunner:
+    return CpuRunner.load(config, engine, lambda: random_tensors(config).items())
+
+
+def transformers_logits(config: LlamaConfig, token_ids: list[int]) -> np.ndarray:
+    """Logits after every token. Tokens beyond the original length are fed one by one."""
+    rope: dict[str, object] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    scaling = config.rope_scaling
+    if scaling is not None:
+        rope |= {"rope_type": scaling.rope_type, "factor": scaling.factor}
+    if scaling is not None and scaling.rope_type == "llama3":
+        rope["original_max_position_embeddings"] = scaling.original_max_position_embeddings
+        rope |= {"low_freq_factor": scaling.low_freq_factor}
+        rope |= {"high_freq_factor": scaling.high_freq_factor}
+    same_names = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "attention_bias",
+        "mlp_bias",
+    ]
+    names = {name: getattr(config, name) for name in same_names}
+    model = LlamaForCausalLM(HuggingFaceConfig(**names, rope_parameters=rope)).float().eval()
+    tensors = {name: torch.from_numpy(array) for name, array in random_tensors(config).items()}
+    model.load_state_dict(tensors, strict=not config.tie_word_embeddings)
+    cut = len(token_ids)
+    if scaling is not None and scaling.rope_type == "dynamic":
+        cut = min(cut, scaling.original_max_position_embeddings)
+    with torch.no_grad():
+        output = model(torch.tensor([token_ids[:cut]]), use_cache=True)
+        rows, cache = [output.logits[0]], output.past_key_values
+        for token in token_ids[cut:]:
+            output = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            rows.append(output.logits[0])
+    return torch.cat(rows).numpy()
+
+
+CONFIGS = {
+    "grouped heads": tiny_config(),
+    "one kv head": tiny_config(num_key_value_heads=1),
+    "as many kv heads": tiny_config(num_key_value_heads=4),
+    "tied": tiny_config(tie_word_embeddings=True),
+    "biased": tiny_config(attention_bias=True, mlp_bias=True),
+    "wide heads": tiny_config(head_dim=80, num_attention_heads=2, num_key_value_heads=1),
+    "odd widths": tiny_config(hidden_size=40, intermediate_size=52, vocab_size=67),
+    "linear": tiny_config(rope_scaling=RopeScaling("linear", 4.0, 32)),
+    "llama3": tiny_config(rope_scaling=RopeScaling("llama3", 8.0, 32, 1.0, 4.0)),
+    "dynamic": tiny_config(
+        max_position_embeddings=64, rope_scaling=RopeScaling("dynamic", 2.0, 64)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_float32_logits_equal_those_of_transformers(name: str) -> None:
+    config = CONFIGS[name]
+    token_ids = random_ids(config, 100, seed=1)
+    runner = make_runner(config, replace(FLOAT32, max_model_len=112))
+    logits = all_logits(runner, token_ids)
+    np.testing.assert_allclose(logits, transformers_logits(config, token_ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_int8_logits_are_close_to_float32(bias: bool) -> None:
+    config = replace(INT8_CONFIG, attention_bias=bias, mlp_bias=bias)
+    token_ids = random_ids(config, 60, seed=2)
+    exact = all_logits(make_runner(config), token_ids)
+    rounded = all_logits(make_runner(config, replace(FLOAT32, dtype="int8")), token_ids)
+    error = np.abs(rounded - exact).mean() / np.abs(exact).mean()
+    assert 0 < error < 0.03
+
+
+def stories_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=172,
+        num_hidden_layers=5,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the repository")
+def test_greedy_ids_of_a_published_checkpoint() -> None:
+    tensors = load_file(SHARED / "stories260K" / "model.safetensors")
+    runner = CpuRunner.load(stories_config(), FLOAT32, lambda: tensors.items())
+    cases = json.loads((SHARED / "stories260K_greedy.json").read_text())["cases"]
+    assert cases
+    for case in cases:
+        count = len(case["greedy_ids"])
+        assert greedy_ids(runner, case["prompt_ids"], count) == case["greedy_ids"]
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the repository")
+def test_long_greedy_ids_of_a_published_checkpoint() -> None:
+    tensors = load_file(SHARED / "stories260K" / "model.safetensors")
+    runner = CpuRunner.load(stories_config(), FLOAT32, lambda: tensors.items())
+    case = json.loads((SHARED / "stories260K_long_greedy.json").read_text())
+    count = len(case["greedy_ids"])
+    assert count > 200
+    assert greedy_ids(runner, case["prompt_ids"], count) == case["greedy_ids"]
+
+
+@pytest.mark.parametrize("levels, offset", [(15, 0.0), (15, 0.3), (127, None), (8, None)])
+def test_weights_already_on_a_grid_are_kept_exactly(levels: int, offset: float | None) -> None:
+    """Q4_1 (16 levels from a minimum), Q8_0 and Q4_0 (a symmetric grid) lose nothing in 8 bits."""
+    rng = np.random.default_rng(levels)
+    config = replace(INT8_CONFIG, num_hidden_layers=1)
+    tensors = random_tensors(config)
+    embedding = tensors["model.embed_tokens.weight"].reshape(-1, 32)
+    step = np.float16(0.01) * rng.uniform(1, 2, (len(embedding), 1)).astype(np.float16)
+    if offset is None:
+        level = rng.integers(-levels, levels, embedding.shape)
+        level[:, 0], low = -levels, np.float32(0)
+    else:
+        level = rng.integers(0, levels + 1, embedding.shape)
+        level[:, 0], level[:, 1], low = 0, levels, np.float32(np.float16(offset))
+    grid = (step.astype(np.float32) * level + low).astype(np.float32)
+    tensors["model.embed_tokens.weight"] = grid.reshape(config.vocab_size, -1)
+    # With no layer in between, the largest logit of each input shows its own embedding.
+    for name in tensors:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensors[name] = np.zeros_like(tensors[name])
+    tensors["model.norm.weight"] = np.ones(config.hidden_size, np.float32)
+    tensors["lm_head.weight"] = np.zeros_like(tensors["lm_head.weight"])
+    tensors["lm_head.weight"][:64] = np.eye(64, dtype=np.float32)
+    runner = CpuRunner.load(config, replace(FLOAT32, dtype="int8"), lambda: tensors.items())
+    rows = tensors["model.embed_tokens.weight"][:100]
+    normed = rows / np.sqrt((rows**2).mean(1, keepdims=True) + config.rms_norm_eps)
+    logits = all_logits(runner, list(range(100)))[:, :64]
+    # What is left is the rounding of activations to 8 bits in groups of 32: half a step.
+    half_step = np.abs(normed.reshape(100, 2, 32)).max(2) / 127 / 2
+    assert (np.abs(logits - normed) <= half_step.repeat(32, 1) * 1.001 + 1e-6).all()
+
+
+def test_image_gives_the_same_bits_without_the_tensors(tmp_path: Path) -> None:
+    config, engine, image = INT8_CONFIG, replace(FLOAT32, dtype="int8"), tmp_path / "a" / "image"
+    token_ids = random_ids(config, 40, seed=3)
+    tensors = random_tensors(config)
+    first = CpuRunner.load(config, engine, lambda: tensors.items(), image=image, key="k")
+    assert [path.name for path in image.parent.iterdir()] == ["image"]
+    second = CpuRunner.load(config, engine, lambda: pytest.fail("unused"), image=image, key="k")
+    assert (all_logits(first, token_ids) == all_logits(second, token_ids)).all()
+
+
+@pytest.mark.parametrize("damage", ["bit", "torn", "empty", "other key", "other eps"])
+def test_unusable_image_is_built_anew(damage: str, tmp_path: Path) -> None:
+    config, engine, image = INT8_CONFIG, replace(FLOAT32, dtype="int8"), tmp_path / "image"
+    tensors = random_tensors(config)
+    good = CpuRunner.load(config, engine, lambda: tensors.items(), image=image, key="k")
+    intact = image.read_bytes()
+    key = "k"
+    if damage == "bit":
+        image.write_bytes(intact[:-1000] + bytes([intact[-1000] ^ 1]) + intact[-999:])
+    elif damage == "torn":
+        image.write_bytes(intact[: len(intact) // 2])
+    elif damage == "empty":
+        image.write_bytes(b"")
+    elif damage == "other key":
+        key = "l"
+    else:
+        config = replace(config, rms_norm_eps=1e-6)
+    calls = []
+
+    def read() -> list[tuple[str, np.ndarray]]:
+        calls.append(1)
+        return list(tensors.items())
+
+    again = CpuRunner.load(config, engine, read, image=image, key=key)
+    assert calls == [1]
+    if damage in ("bit", "torn", "empty"):
+        assert image.read_bytes() == intact
+        ids = random_ids(config, 20, seed=4)
+        assert (all_logits(good, ids) == all_logits(again, ids)).all()
+
+
+def test_progress_counts_every_tensor() -> None:
+    config = tiny_config()
+    seen = []
+    CpuRunner.load(
+        config,
+        FLOAT32,
+        lambda: random_tensors(config).items(),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    total = len(random_tensors(config))
+    assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("drop", "model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight"),
+        (("add", "model.layers.2.mlp.up_proj.weight"), "model.layers.2.mlp.up_proj.weight"),
+        (("add", "rotary.inv_freq"), "rotary.inv_freq"),
+        (("shape", "model.norm.weight"), "model.norm.weight must have shape (32)"),
+        (("nan", "model.norm.weight"), "NaN"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change: tuple[str, str], words: str) -> None:
+    config = tiny_config()
+    tensors = random_tensors(config)
+    kind, name = change
+    if kind == "drop":
+        del tensors[name]
+    elif kind == "nan":
+        tensors[name] = np.full_like(tensors[name], np.nan)
+    else:
+        tensors[name] = np.zeros((3, 3), np.float32)
+    with pytest.raises(ModelError) as caught:
+        CpuRunner.load(config, FLOAT32, lambda: tensors.items())
+    assert words in str(caught.value)
+
+
+def test_a_tensor_given_twice_is_refused() -> None:
+    config = tiny_config()
+    twice = [*random_tensors(config).items(), *random_tensors(config).items()]
+    with pytest.raises(ModelError, match="twice"):
+        CpuRunner.load(config, FLOAT32, lambda: twice)
+
+
+@pytest.mark.parametrize(
+    "changes, engine_changes, words",
+    [
+        ({"intermediate_size": 50}, {"dtype": "int8"}, "intermediate_size must be a multiple"),
+        ({}, {"block_size": 24}, "block_size must be a multiple of 16. Given: 24."),
+        ({}, {"max_model_len": 129}, "max_model_len must be > 0 and <= 128. Given: 129."),
+        ({}, {"kv_cache_bytes": 20_000}, "Lower --max-model-len"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_numbers(
+    changes: dict[str, object], engine_changes: dict[str, object], words: str
+) -> None:
+    engine = replace(FLOAT32, **engine_changes)  # type: ignore[arg-type]
+    with pytest.raises(ModelError) as caught:
+        make_runner(tiny_config(**changes), engine)
+    assert words in str(caught.value)
+
+
+def test_cache_takes_no_more_than_it_may() -> None:
+    size = block_bytes(tiny_config(), FLOAT32)
+    runner = make_runner(tiny_config(), replace(FLOAT32, kv_cache_bytes=10 * size + 1))
+    assert runner.num_blocks == 10
+    runner = make_runner(tiny_config(), replace(FLOAT32, kv_cache_bytes=10**9))
+    assert runner.num_blocks == 4 * 128 // 16  # four sequences of the full length: more is no use
+
+
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("token_ids", [1, 2, 61], "vocabulary"),
+        ("positions", [0, 1, 3], "context_lens"),
+        ("positions", [126, 127, 128], "max_model_len"),
+        ("slot_mapping", [0, 1, -1], "slot_mapping"),
+        ("block_tables", [[32]], "block_tables"),
+        ("logits_indices", [3], "logits_indices"),
+        ("cu_seqlens_q", [0, 2], "cu_seqlens_q"),
+    ],
+)
+def test_a_step_out_of_bounds_is_refused(field: str, value: list[int], words: str) -> None:
+    batch = make_batch([Chunk([1, 2, 3], 0, [0])], 16)
+    batch = replace(batch, **{field: np.asarray(value, np.int32)})
+    with pytest.raises(ValueError, match=words):
+        make_runner(tiny_config()).run(batch)
+
+
+def test_infinite_logits_fail_the_step_and_name_the_row() -> None:
+    config = tiny_config()
+    tensors = random_tensors(config)
+    tensors["lm_head.weight"] = np.full_like(tensors["lm_head.weight"], 1e38)
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], 100.0)
+    runner = CpuRunner.load(config, FLOAT32, lambda: tensors.items())
+    with pytest.raises(InternalError, match="row 0"):
+        runner.run(make_batch([Chunk([1], 0, [0])], 16))
+
+
+def test_a_closed_runner_says_so() -> None:
+    runner = make_runner(tiny_config())
+    runner.close()
+    with pytest.raises(InternalError, match="closed"):
+        runner.run(make_batch([Chunk([1], 0, [0])], 16))
+
+
+def test_unknown_isa_is_refused() -> None:
+    config = tiny_config()
+    with pytest.raises(ValueError, match="mmx"):
+        CpuRunner.load(config, FLOAT32, lambda: random_tensors(config).items(), isa="mmx")
+    assert "portable" in _core.available_isas()

@@ -1,0 +1,163 @@
+"""The C++ sampler against the plain NumPy one; its random numbers against published ones."""
+
+import numpy as np
+import pytest
+from paged_steps import int32, sampling_batch
+
+from llamastream.engine import _core, reference_sampler
+from llamastream.engine.cpu_runner import sampling_arrays
+from llamastream.engine.runner import Float32, SamplingBatch, StepResult
+
+ROWS, VOCAB = 64, 1000
+ISAS = _core.available_isas()
+
+
+def draw(logits: Float32, sampling: SamplingBatch, isa: str = "auto") -> StepResult:
+    rows, width = len(logits), max(int(sampling.num_logprobs.max(initial=0)), 0)
+    result = StepResult(
+        np.empty(rows, np.int32),
+        np.empty(rows, np.float32),
+        np.full((rows, width), -1, np.int32),
+        np.full((rows, width), np.nan, np.float32),
+        None,
+    )
+    _core.sample(logits, sampling_arrays(sampling), result[:4], isa=isa)
+    return result
+
+
+def make_logits(seed: int, *, rows: int = ROWS, vocab: int = VOCAB, scale: float = 3.0) -> Float32:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((rows, vocab)) * scale).astype(np.float32)
+
+
+def make_history(seed: int) -> dict[str, np.ndarray]:
+    """Ragged prompt and output ids with repeats, and logit biases, for ROWS rows."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 40, ROWS)
+    biases = rng.integers(0, 5, ROWS)
+    return {
+        "history_ids": int32(rng.integers(0, VOCAB // 20, sizes.sum())),
+        "history_offsets": int32(np.cumsum([0, *sizes])),
+        "history_num_prompt": int32(sizes // 2),
+        "bias_ids": int32(rng.integers(0, VOCAB, biases.sum())),
+        "bias_values": rng.uniform(-5, 5, biases.sum()).astype(np.float32),
+        "bias_offsets": int32(np.cumsum([0, *biases])),
+    }
+
+
+CASES: dict[str, dict[str, object]] = {
+    "greedy": {},
+    "plain": {"temperature": 1.0},
+    "hot": {"temperature": 5.0},
+    "cold": {"temperature": 0.05},
+    "top_k": {"temperature": 1.0, "top_k": 7},
+    "top_k 1": {"temperature": 1.0, "top_k": 1},
+    "top_k over the vocabulary": {"temperature": 1.0, "top_k": 5000},
+    "top_p": {"temperature": 1.0, "top_p": 0.8},
+    "top_p near 1": {"temperature": 3.0, "top_p": 0.9999},
+    "top_p near 0": {"temperature": 1.0, "top_p": 1e-6},
+    "min_p": {"temperature": 1.0, "min_p": 0.1},
+    "all three": {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "min_p": 0.03},
+    "flat": {"temperature": 100.0, "top_p": 0.5},
+    "penalties": {
+        "temperature": 0.8,
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.7,
+        **make_history(1),
+    },
+    "greedy penalties": {"repetition_penalty": 50.0, "frequency_penalty": 2.0, **make_history(2)},
+    "negative penalties": {"presence_penalty": -2.0, "repetition_penalty": 0.3, **make_history(3)},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", range(4))
+def test_draws_what_the_numpy_sampler_draws(name: str, seed: int) -> None:
+    logits = make_logits(seed)
+    seeds = np.random.default_rng(seed).integers(0, 2**64, ROWS, np.uint64)
+    common = {"seed": seeds, "position": np.arange(ROWS), "num_logprobs": 4}
+    sampling = sampling_batch(ROWS, **common, **CASES[name])
+    wanted = reference_sampler.sample(logits, sampling, return_logits=False)
+    found = draw(logits, sampling)
+    np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
+    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=2e-6, rtol=1e-6)
+    np.testing.assert_array_equal(found.top_ids, wanted.top_ids)
+    np.testing.assert_allclose(found.top_logprobs, wanted.top_logprobs, atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("vocab", [1, 5, 16, 61, 257, 1000])
+def test_every_instruction_set_draws_the_same_bits(isa: str, vocab: int) -> None:
+    logits = make_logits(vocab, vocab=vocab)
+    options = {"temperature": 1.1, "top_p": 0.95, "num_logprobs": min(vocab, 20)}
+    sampling = sampling_batch(ROWS, seed=np.arange(ROWS, dtype=np.uint64), **options)
+    wanted, found = draw(logits, sampling, "portable"), draw(logits, sampling, isa)
+    for one, other in zip(wanted[:4], found[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    rows = 20_000
+    sampling = sampling_batch(rows, temperature=1.0, position=np.arange(rows))
+    ids = draw(np.tile(logits, (rows, 1)), sampling).token_ids
+    counts = np.bincount(ids, minlength=4) / rows
+    np.testing.assert_allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.01)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_equals_go_to_the_lowest_id(isa: str) -> None:
+    logits = np.zeros((4, 100), np.float32)
+    logits[:, [37, 90]] = 5.0
+    options = {"temperature": [0.0, 1.0, 1.0, 0.0], "top_k": [0, 1, 0, 0]}
+    sampling = sampling_batch(4, top_p=[1.0, 1.0, 1e-6, 1.0], num_logprobs=3, **options)
+    found = draw(logits, sampling, isa)
+    assert found.token_ids.tolist() == [37] * 4
+    assert found.top_ids.tolist() == [[37, 90, 0]] * 4
+
+
+def test_rows_without_logprobs_report_none() -> None:
+    found = draw(make_logits(0, rows=3), sampling_batch(3, num_logprobs=[-1, 0, 2]))
+    assert np.isnan(found.logprobs[0]) and np.isfinite(found.logprobs[1:]).all()
+    assert found.top_ids[0].tolist() == found.top_ids[1].tolist() == [-1, -1]
+    assert (found.top_ids[2] >= 0).all()
+    assert np.isnan(found.top_logprobs[:2]).all()
+
+
+def test_extreme_parameters_draw_a_possible_token() -> None:
+    logits = make_logits(9, rows=3, scale=50.0)
+    options = {"temperature": [1e-38, 100.0, 1e-3], "repetition_penalty": [1e-37, 100.0, 1.0]}
+    history = {"history_ids": int32([1, 2, 3, 4]), "history_offsets": int32([0, 2, 4, 4])}
+    sampling = sampling_batch(3, min_p=[0.0, 1.0, 0.0], **options, **history)
+    found = draw(logits, sampling)
+    assert ((found.token_ids >= 0) & (found.token_ids < VOCAB)).all()
+    assert found.token_ids[2] == logits[2].argmax()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 17, VOCAB - 1])
+def test_logits_that_are_not_finite_are_an_error(bad: float, at: int) -> None:
+    logits = make_logits(0, rows=2)
+    logits[1, at] = bad
+    with pytest.raises(RuntimeError, match="row 1"):
+        draw(logits, sampling_batch(2))
+
+
+@pytest.mark.parametrize(
+    "counter, key, words",
+    [
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([2**32 - 1] * 4, [2**32 - 1] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_gives_the_published_numbers(
+    counter: list[int], key: list[int], words: list[int]
+) -> None:
+    """Source: kat_vectors of Random123 1.14, philox4x32 with 10 rounds."""
+    assert _core.philox4x32(counter, key) == words

@@ -2,16 +2,14 @@
 
 import asyncio
 import ipaddress
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import uvicorn
 import uvloop
 
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
+from llamastream.cli.stopping import HttpServer, Stopping
 from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
@@ -42,26 +40,12 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             log_config=None,
             backlog=BACKLOG,
             lifespan="on",
-            ws="websockets-sansio",
+            ws="auto",
             ws_max_size=int(server.max_body_mib * 2**20),
             ws_ping_interval=server.ping_interval_s,
         )
-        uvloop.run(_serve(_HttpServer(config), listener, assembly, server))
-
-
-class _HttpServer(uvicorn.Server):
-    """Ends normally on a signal, where uvicorn would raise it again after shutting down."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        stopping = Stopping(assembly.service, responses, store.drain_timeout)
+        uvloop.run(_serve(HttpServer(config, stopping), listener, assembly, server))
 
 
 async def _serve(

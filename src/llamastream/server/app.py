@@ -18,6 +18,7 @@ from llamastream.server.gate import Gate
 from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
+from llamastream.server.stored_chat import StoredChatApi
 from llamastream.server.stored_routes import stored_routes
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses
@@ -59,10 +60,13 @@ def create_app(
 def _routes(
     service: ChatService, settings: ServeSettings, responses: Responses | None
 ) -> list[BaseRoute]:
-    completions = CompletionsApi(service, settings)
+    stored_chat = None if responses is None else StoredChatApi(responses, settings)
+    completions = CompletionsApi(service, settings, stored_chat)
     prompts = PromptsApi(service, settings)
     operator = OperatorApi(service)
-    stored = [] if responses is None else stored_routes(responses, settings)
+    stored = []
+    if responses is not None and stored_chat is not None:
+        stored = stored_routes(responses, stored_chat, settings)
     return [
         *stored,
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),

@@ -35,6 +35,7 @@ class ChatCompletionBody(GenerationOptions):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
+    store: bool | None = None
 
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from llamastream.errors import InvalidRequest
 from llamastream.service.records import IdempotencyKey
 
 HEADER = "idempotency-key"
@@ -16,6 +17,12 @@ def idempotency_key(request: Request, body: dict[str, Any]) -> IdempotencyKey | 
     """The caller's key, with a digest of the request but for how its answer is delivered."""
     key = request.headers.get(HEADER)
     return None if key is None else make_key(key, request.url.path, body)
+
+
+def refuse_key(request: Request) -> None:
+    """For a request of which nothing is kept. Raises InvalidRequest."""
+    if HEADER in request.headers:
+        raise InvalidRequest("Idempotency-Key needs `store: true`.", param="Idempotency-Key")
 
 
 def make_key(key: str, path: str, body: dict[str, Any]) -> IdempotencyKey:

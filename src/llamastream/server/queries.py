@@ -13,6 +13,7 @@ from llamastream.server.unsupported import unknown_option
 from llamastream.service.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
+RETRIEVE_OPTIONS = ("stream", "starting_after", "include", "include[]", "include_obfuscation")
 MAX_DIGITS = 18
 
 
@@ -35,6 +36,23 @@ def to_int(value: str, name: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) <= MAX_DIGITS):
         raise InvalidRequest(f"{name} must be an integer >= 0. Given: {value[:60]!r}.", param=name)
     return int(value)
+
+
+def read_position(request: Request) -> tuple[bool, int | None]:
+    """Whether a stream is asked for, and the number of the last event that was seen.
+
+    Raises InvalidRequest.
+    """
+    check_query(request, RETRIEVE_OPTIONS)
+    check_include(request)
+    is_stream = read_bool(request, "stream")
+    after = read_int(request, "starting_after")
+    if after is not None and not is_stream:
+        raise InvalidRequest("starting_after needs stream=true.", param="starting_after")
+    last = request.headers.get("last-event-id")
+    if after is None and last is not None and is_stream:
+        after = to_int(last, "Last-Event-ID")
+    return is_stream, after
 
 
 def read_bool(request: Request, name: str) -> bool:

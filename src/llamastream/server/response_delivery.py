@@ -5,7 +5,7 @@ A client that leaves only stops reading: whether that stops the response is the 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -21,11 +21,15 @@ from llamastream.server.response_feed import Feed, OpenFeed
 logger = logging.getLogger(__name__)
 
 
-class ResponseEventStream:
+class FeedStream:
     """An ASGI response. The headers leave at once, before the first token."""
 
-    def __init__(self, open_feed: OpenFeed, *, ping_interval_s: float) -> None:
+    def __init__(
+        self, open_feed: OpenFeed, frame: Callable[[Event], bytes], *, ping_interval_s: float
+    ) -> None:
+        """`frame` makes the bytes of a server-sent event."""
         self._open_feed = open_feed
+        self._frame = frame
         self._ping_interval_s = ping_interval_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,13 +39,13 @@ class ResponseEventStream:
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         async with self._open_feed() as feed:
             async for events in read_all(feed, self._ping_interval_s):
-                body = b"".join(map(_frame, events)) or PING
+                body = b"".join(map(self._frame, events)) if events else PING
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class WholeResponse:
-    """An ASGI response: the response object when it has ended.
+class WholeFeed:
+    """An ASGI response: one JSON body when everything was generated.
 
     Raises the ChatError that kept it from ending here, before anything was sent.
     """
@@ -57,7 +61,7 @@ class WholeResponse:
             is_last = False
             while not is_last:
                 is_last = any(event.is_last for event in await feed.read(None))
-            body = orjson.dumps(feed.snapshot().to_json())
+            body = feed.whole()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -115,5 +119,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event.type.encode(), event.body)
+def response_frame(event: Event) -> bytes:
+    """An event of a response. The specification wants its type in front, and no `id:`."""
+    end = DONE if event.is_last else b""
+    return b"event: %b\ndata: %b\n\n%b" % (event.type.encode(), event.body, end)

@@ -7,7 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
 
-from llamastream.messages import FinishReason, TokenLogprob
+import orjson
+
+from llamastream.messages import Delta, FinishReason, TokenLogprob
 from llamastream.server.response_events import NUM_OPENING, Event, ResponseEvents, Snapshot
 from llamastream.service.response_log import Reader, ResponseLog
 from llamastream.service.stream import Stream
@@ -31,8 +33,8 @@ class Feed(Protocol):
         """
         ...
 
-    def snapshot(self) -> Snapshot:
-        """The response, after its last event."""
+    def whole(self) -> bytes:
+        """All of it as one JSON object, after the last event."""
         ...
 
 
@@ -55,15 +57,22 @@ class StoredFeed:
             self._is_open = True
             if events := self._new(self._events.opening()):
                 return events
-        deltas = await self._reader.read(timeout_s)
-        events = [self._events.delta(NUM_OPENING + d.sequence_number, d) for d in deltas]
-        if self._reader.exhausted:
-            number = NUM_OPENING + self._reader.num_deltas
-            events += self._events.closing(number, self.snapshot())
-        return self._new(events)
+        while True:
+            deltas = await self._reader.read(timeout_s)
+            events = self._new(self._events_of(deltas))
+            if events or not deltas:
+                return events
 
-    def snapshot(self) -> Snapshot:
-        return read_up(self._reader)
+    def whole(self) -> bytes:
+        return orjson.dumps(read_up(self._reader).to_json())
+
+    def _events_of(self, deltas: list[Delta]) -> list[Event]:
+        shown = [delta for delta in deltas if delta.text or delta.token_ids]
+        events = [self._events.delta(NUM_OPENING + d.sequence_number, d) for d in shown]
+        if self._reader.exhausted:
+            number = NUM_OPENING + self._reader.num_shown
+            events += self._events.closing(number, read_up(self._reader))
+        return events
 
     def _new(self, events: list[Event]) -> list[Event]:
         return [event for event in events if event.number > self._after or event.is_last]
@@ -99,8 +108,8 @@ class StreamFeed:
             events += self._events.closing(self._next, self._snapshot)
         return events
 
-    def snapshot(self) -> Snapshot:
-        return self._snapshot
+    def whole(self) -> bytes:
+        return orjson.dumps(self._snapshot.to_json())
 
     def _end(self, status: str) -> None:
         self._snapshot = replace(

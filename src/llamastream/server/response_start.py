@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, NotFound
 from llamastream.messages import ChatRequest
 from llamastream.server.errors import model_not_found
 from llamastream.server.response_events import Snapshot
@@ -26,7 +26,15 @@ from llamastream.service.records import IdempotencyKey, Item
 from llamastream.service.response_log import ResponseLog
 from llamastream.service.responses import Draft, Responses
 
+PREFIX = "resp_"
 START = -1  # `after` of a reader that wants every event
+
+
+def check_id(id: str, prefix: str = PREFIX) -> str:
+    """`id`, if it can be one of these. Raises NotFound as for one that is not there."""
+    if not id.startswith(prefix):
+        raise NotFound(f"Response {id!r} not found.", param="response_id")
+    return id
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class ResponseDesk:
         items = self._check(body)
         request = await self._request(body, items, caller)
         draft = Draft(
-            id=f"resp_{uuid.uuid4().hex}",
+            id=f"{PREFIX}{uuid.uuid4().hex}",
             wire=body.wire(request.sampling),
             input_items=items,
             conversation_id=body.conversation_id,
@@ -64,7 +72,7 @@ class ResponseDesk:
         request = await self._request(body, self._check(body), caller)
         stream = await self._chat.open(request)
         snapshot = Snapshot(
-            id=f"resp_{stream.id}",
+            id=f"{PREFIX}{stream.id}",
             created_at=int(time.time()),
             wire=body.wire(request.sampling),
             conversation_id=None,
@@ -84,6 +92,14 @@ class ResponseDesk:
         async with self.responses.follow(log, start=start_of(after)) as reader:
             yield StoredFeed(reader, after=after)
 
+    async def open(self, id: str, caller: Caller) -> ResponseLog:
+        return await self.responses.open(check_id(id), scope=caller.scope)
+
+    async def cancel(self, id: str, caller: Caller) -> ResponseLog:
+        """End a response, if it has not ended."""
+        await self.responses.cancel(check_id(id), scope=caller.scope)
+        return await self.open(id, caller)
+
     async def retrieve(self, log: ResponseLog) -> Snapshot:
         """A stored response as it is now."""
         if not log.is_finished:
@@ -96,6 +112,8 @@ class ResponseDesk:
     def _check(self, body: ResponseBody) -> tuple[Item, ...]:
         if body.model != self._chat.model_name:
             raise model_not_found(body.model, self._chat.model_name)
+        if body.previous_response_id is not None:
+            check_id(body.previous_response_id)
         if body.input is None and not (body.conversation_id or body.previous_response_id):
             raise InvalidRequest("input is required.", param="input")
         return () if body.input is None else parse_input(body.input)

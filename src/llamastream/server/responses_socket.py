@@ -114,12 +114,12 @@ class Session:
             await self._create(fields, stream_id)
         elif kind == "response.resume":
             resume = validate(ResumeMessage, fields)
-            log = await self._desk.responses.open(resume.response_id, scope=self._caller.scope)
+            log = await self._desk.open(resume.response_id, self._caller)
             after = START if resume.starting_after is None else resume.starting_after
             self._open_lane(partial(self._desk.follow, log, after=after), stream_id)
         elif kind == "response.cancel":
             cancel = validate(CancelMessage, fields)
-            await self._desk.responses.cancel(cancel.response_id, scope=self._caller.scope)
+            await self._desk.cancel(cancel.response_id, self._caller)
         else:
             raise InvalidRequest(
                 "type must be response.create, response.resume or response.cancel. "

@@ -7,10 +7,13 @@ from llamastream.server.conversations_api import ConversationsApi
 from llamastream.server.response_start import ResponseDesk
 from llamastream.server.responses_api import ResponsesApi
 from llamastream.server.responses_socket import ResponsesSocket
+from llamastream.server.stored_chat import StoredChatApi
 from llamastream.service.responses import Responses
 
 
-def stored_routes(responses: Responses, settings: ServeSettings) -> list[BaseRoute]:
+def stored_routes(
+    responses: Responses, chat: StoredChatApi, settings: ServeSettings
+) -> list[BaseRoute]:
     """Everything that needs a store."""
     desk = ResponseDesk(responses)
     api = ResponsesApi(desk, settings)
@@ -21,6 +24,8 @@ def stored_routes(responses: Responses, settings: ServeSettings) -> list[BaseRou
         Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
         Route("/v1/responses/{id}/cancel", api.cancel, methods=["POST"]),
         Route("/v1/responses/{id}/input_items", api.input_items, methods=["GET"]),
+        Route("/v1/chat/completions/{id}", chat.retrieve, methods=["GET"]),
+        Route("/v1/chat/completions/{id}", chat.delete, methods=["DELETE"]),
         *_conversation_routes(ConversationsApi(responses, settings)),
     ]
 

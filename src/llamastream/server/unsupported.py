@@ -23,7 +23,6 @@ CHAT: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
-    "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": ("medium",),

@@ -111,7 +111,7 @@ class ChatService:
 
     def is_ready(self) -> bool:
         """Whether `open` takes requests now."""
-        return self.status().state is EngineState.READY
+        return self.status().state is EngineState.READY and not self._is_draining
 
     @property
     def num_open(self) -> int:

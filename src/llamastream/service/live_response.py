@@ -28,6 +28,7 @@ class Details:
     rules: TextRules
     background: bool
     num_dropped_turns: int
+    prompt_token_ids: tuple[int, ...] | None  # if the transport shows them
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)

@@ -77,8 +77,9 @@ class ResponseLog:
 class Reader:
     """Follows one response from the token at position `start` on.
 
-    The delta of position n has the sequence number n and that one token; a last one, with text that
-    was held back and without a token, may follow. What was before `start` is gone through again,
+    The delta of position n has the sequence number n and that one token. Unless a stop string ended
+    the text, a last one without a token says why it ended, perhaps with text that was held back. A
+    failed response just ends. What was before `start` is gone through again,
     since the text of a token may depend on it.
     """
 
@@ -87,7 +88,7 @@ class Reader:
         self._start = start
         self._position = 0
         self._choice = Choice(0, tokenizer, log.rules, count().__next__)
-        self.num_deltas = 0  # that were read or passed over so far
+        self.num_shown = 0  # deltas with a token or a text, those before `start` included
         self.logprobs: list[TokenLogprob] = []  # like `text`, of all tokens so far
         self._text: list[str] = []
         self._is_flushed = False
@@ -134,22 +135,20 @@ class Reader:
         deltas = [self._choice.add(token) for token in self.log.tokens[self._position : end]]
         self._text += [delta.text for delta in deltas]
         self.logprobs += [entry for delta in deltas for entry in delta.logprobs]
-        self.num_deltas += len(deltas)
+        self.num_shown += len(deltas)
         first = max(self._start - self._position, 0)
         self._position = end
         return deltas[first:]
 
     def _flush(self) -> list[Delta]:
-        """The last delta, if the end of the response still shows something."""
+        """The last delta: text that was held back, and why the response ended."""
         reason = FINISH_REASONS.get(self.record.status)
         if self._is_flushed or reason is None or self._choice.finish_reason is not None:
             self._is_flushed = True
             return []
         self._is_flushed = True
         delta = self._choice.finish(reason)
-        if not delta.text:
-            return []
-        self.num_deltas += 1
+        self.num_shown += bool(delta.text)
         self._text.append(delta.text)
         return [delta]
 

@@ -51,6 +51,7 @@ class Draft:
     conversation_id: str | None = None
     previous_response_id: str | None = None
     background: bool = False
+    shows_prompt_ids: bool = False
     idempotency: IdempotencyKey | None = None
 
 
@@ -129,7 +130,13 @@ class Responses:
         fitted = await self.chat.prompting.fit(request, self.chat.check_ready())
         rules = TextRules.of(request, fitted.ids, self.chat.tokenizer)
         sampling = for_choice(request.sampling, 0, rules.stop_token_ids)
-        details = Details(draft.wire, rules, draft.background, fitted.num_dropped_turns)
+        details = Details(
+            wire=draft.wire,
+            rules=rules,
+            background=draft.background,
+            num_dropped_turns=fitted.num_dropped_turns,
+            prompt_token_ids=tuple(fitted.ids) if draft.shows_prompt_ids else None,
+        )
         generation = _generation(draft.id, tuple(fitted.ids), sampling, request.scope)
         new = NewResponse(
             id=draft.id,

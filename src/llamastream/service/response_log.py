@@ -32,7 +32,7 @@ class ResponseLog:
         self.num_public = len(self.tokens)  # what was journalled, and may be shown
         self.num_readers = 0
         self.error: ChatError | None = None  # nothing more will come here, try again later
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[bool]] = set()
 
     @property
     def is_finished(self) -> bool:
@@ -56,14 +56,14 @@ class ResponseLog:
         self.error = error
         self._wake()
 
-    async def wait(self, timeout_s: float | None) -> None:
-        """Return when something has changed, or when the time is over."""
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Return True when something has changed, False when the time is over."""
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _set, waiter)
+        waiter: asyncio.Future[bool] = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _set, waiter, False)
         self._waiters.add(waiter)
         try:
-            await waiter
+            return await waiter
         finally:
             self._waiters.discard(waiter)
             if timer is not None:
@@ -71,7 +71,7 @@ class ResponseLog:
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            _set(waiter)
+            _set(waiter, True)
 
 
 class Reader:
@@ -113,18 +113,17 @@ class Reader:
         Empty when `timeout_s` passed without any, and at the end (see `exhausted`). Raises the
         ChatError that keeps the response from going on here.
         """
-        log = self.log
-        if self._is_read_up and not log.is_finished and log.error is None:
-            await log.wait(timeout_s)
-        while not self._is_read_up:
-            if deltas := self._take():
-                return deltas
-            await asyncio.sleep(0)  # a long way to `start` must not hold up the others
-        if log.is_finished:
-            return self._flush()
-        if log.error is not None:
-            raise log.error
-        return []
+        while True:
+            while not self._is_read_up:
+                if deltas := self._take():
+                    return deltas
+                await asyncio.sleep(0)  # a long way to `start` must not hold up the others
+            if self.log.is_finished:
+                return self._flush()
+            if self.log.error is not None:
+                raise self.log.error
+            if not await self.log.wait(timeout_s):
+                return []
 
     @property
     def _is_read_up(self) -> bool:
@@ -153,6 +152,6 @@ class Reader:
         return [delta]
 
 
-def _set(waiter: asyncio.Future[None]) -> None:
+def _set(waiter: asyncio.Future[bool], has_changed: bool) -> None:
     if not waiter.done():
-        waiter.set_result(None)
+        waiter.set_result(has_changed)

@@ -8,8 +8,9 @@ from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.messages import GenerationRequest
 from llamastream.service import ChatService
 from llamastream.service.responses import Responses, StorePolicy
-from llamastream.store import Store, sqlite_url
+from llamastream.store import sqlite_url
 from tests.doubles.engine import FakeEngine, Script
+from tests.doubles.store import FailingStore
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config
 
 
@@ -38,7 +39,9 @@ def make_responses(
     service: ChatService, folder: Path, policy: StorePolicy | None = None
 ) -> Responses:
     """On the database in `folder`. Not started."""
-    return Responses(service, lambda: Store.open(sqlite_url(folder)), policy or StorePolicy())
+    return Responses(
+        service, lambda: FailingStore.open(sqlite_url(folder)), policy or StorePolicy()
+    )
 
 
 @asynccontextmanager

@@ -220,6 +220,44 @@ class ServeSettings(Settings):
     )
 
 
+class StoreSettings(Settings):
+    """What outlives the server, and how surely."""
+
+    store: str | None = Field(
+        None,
+        description="Database URL, e.g. postgresql://user@host/name. [llamastream.db in data_dir]",
+    )
+    server_name: str = Field(
+        "main", description="Name of this server, unlike that of any other on the same database."
+    )
+    durability: Literal["normal", "full", "off"] = Field(
+        "normal",
+        description="normal survives a killed server, full also a power cut; with off, an "
+        "interrupted answer is generated again from its start.",
+    )
+    on_store_failure: Literal["fail", "continue"] = Field(
+        "fail",
+        description="When the disk is full or the database gone: interrupt stored streams until "
+        "it is back (fail), or go on without durability (continue).",
+    )
+    grace: float = Field(
+        60.0, gt=0, description="Seconds that a stored answer goes on with nobody following it."
+    )
+    drain_timeout: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that open streams have to finish after SIGTERM. Stored ones that "
+        "have not are resumed by the next start.",
+    )
+    retain_days: float | None = Field(
+        30.0, gt=0, description="Days after which conversations and answers are forgotten."
+    )
+    retain_responses: int | None = Field(None, ge=0, description="Answers kept at most. [no limit]")
+    retain_conversations: int | None = Field(
+        None, ge=0, description="Conversations kept at most. [no limit]"
+    )
+
+
 class BenchSettings(Settings):
     """The cells of a benchmark."""
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llamastream.chat import PromptBuilder, Tokenizer
-from llamastream.config import ModelSettings
+from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.service import ChatService
+from llamastream.service.responses import Responses, StorePolicy
+from llamastream.store import Retention, Store, sqlite_url
 from llamastream.weights import Checkpoint, Progress, open_checkpoint
+
+DAY_S = 86_400.0
 
 
 class Assembly(NamedTuple):
@@ -77,6 +81,31 @@ def assemble(
         sampling=checkpoint.sampling,
     )
     return Assembly(checkpoint, engine, service)
+
+
+def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) -> Responses:
+    """Stored responses on top of `service`. The database is opened when they start."""
+    days = store.retain_days
+    policy = StorePolicy(
+        grace_s=store.grace,
+        may_lapse=store.on_store_failure == "continue",
+        retention=Retention(
+            max_age_s=None if days is None else days * DAY_S,
+            max_responses=store.retain_responses,
+            max_conversations=store.retain_conversations,
+        ),
+    )
+    return Responses(service, lambda: open_store(store, data_dir=data_dir), policy)
+
+
+async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> Store:
+    """Open the database, made if need be. Raises StoreError."""
+    return await Store.open(
+        store.store or sqlite_url(data_dir),
+        durability=store.durability,
+        owner=store.server_name,
+        exclusive=exclusive,
+    )
 
 
 def _in_bytes(

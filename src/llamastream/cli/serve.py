@@ -2,29 +2,27 @@
 
 import asyncio
 import ipaddress
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import uvicorn
 import uvloop
 
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
-from llamastream.config import ModelSettings, ServeSettings
+from llamastream.cli.stopping import HttpServer, Stopping
+from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
 from llamastream.server.app import create_app, key_ring
 from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
 from llamastream.service.chat_service import ChatService
-from llamastream.wiring import Assembly, assemble
+from llamastream.wiring import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 
 
-@with_settings(ModelSettings, ServeSettings)
-def serve(model: ModelSettings, server: ServeSettings) -> None:
+@with_settings(ModelSettings, ServeSettings, StoreSettings)
+def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
 
     Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
@@ -33,26 +31,21 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
     listener = bind(server)
     with progress_bars() as progress:
         assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
-        app = create_app(assembly.service, server)
+        responses = join_store(assembly.service, store, data_dir=model.data_dir)
+        app = create_app(assembly.service, server, responses)
         config = uvicorn.Config(
-            app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
+            app,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            backlog=BACKLOG,
+            lifespan="on",
+            ws="auto",
+            ws_max_size=int(server.max_body_mib * 2**20),
+            ws_ping_interval=server.ping_interval_s,
         )
-        uvloop.run(_serve(_HttpServer(config), listener, assembly, server))
-
-
-class _HttpServer(uvicorn.Server):
-    """Ends normally on a signal, where uvicorn would raise it again after shutting down."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        stopping = Stopping(assembly.service, responses, store.drain_timeout)
+        uvloop.run(_serve(HttpServer(config, stopping), listener, assembly, server))
 
 
 async def _serve(

@@ -26,7 +26,7 @@ class Gate:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -35,7 +35,7 @@ class Gate:
         state = scope.setdefault("state", {})
         state["label"] = label
         labelled = _labelled(send, label.encode())
-        if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+        if scope["path"] not in OPEN_PATHS and scope.get("method") != "OPTIONS":
             try:
                 state["key_scope"] = self._keys.scope_of_header(headers.get("authorization"))
             except Unauthorized as error:

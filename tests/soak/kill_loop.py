@@ -1,4 +1,4 @@
-"""The kill loop: streams, `kill -9` (or SIGTERM) at a random moment, a new start, readers that resume.
+"""The kill loop: streams, `kill -9` or SIGTERM at a random moment, a new start, resumed readers.
 
     python -m tests.soak.kill_loop --rounds 200
 

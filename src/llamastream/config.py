@@ -119,6 +119,17 @@ class Settings(BaseModel):
             ) from None
 
 
+DATA_DIR: Path = Field(
+    default_factory=default_data_dir, description="Folder for models and conversations."
+)
+
+
+class DataSettings(Settings):
+    """Where everything is kept, for commands that run no model."""
+
+    data_dir: Path = DATA_DIR
+
+
 class ModelSettings(Settings):
     """Which model, and how it is run."""
 
@@ -153,9 +164,7 @@ class ModelSettings(Settings):
     allow_prompt_tags: bool = Field(
         False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."
     )
-    data_dir: Path = Field(
-        default_factory=default_data_dir, description="Folder for models and conversations."
-    )
+    data_dir: Path = DATA_DIR
 
     def engine_config(self) -> EngineConfig:
         """These options in the engine's own terms."""

@@ -1,4 +1,4 @@
-"""The kill loop: streams, `kill -9` at a random moment, a new start, readers that resume.
+"""The kill loop: streams, `kill -9` or SIGTERM at a random moment, a new start, resumed readers.
 
     python -m tests.soak.kill_loop --rounds 200
 
@@ -8,6 +8,7 @@ Every reader's token ids must be those of an uninterrupted run, with every event
 import argparse
 import asyncio
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ import httpx
 from tests.soak.reader import Disagreement, Following, Transport, follow
 from tests.soak.server import MODEL_NAME, Server
 
+TERM_SHARE = 0.2  # of all ends: SIGTERM, which parks what is not done in time
+DRAIN_TIMEOUT_S = 0.1
 NUM_REQUESTS = 48  # to draw each round's from
 OPENINGS = ("Once upon a time", "Tell me of Lily", "A dog and a cat", "The sun", "Tim was sad")
 
@@ -28,6 +31,7 @@ OPENINGS = ("Once upon a time", "Tell me of Lily", "A dog and a cat", "The sun",
 class Figures:
     rounds: int = 0
     kills: int = 0
+    terms: int = 0
     streams: int = 0
     readers: int = 0
     connections: int = 0
@@ -117,8 +121,12 @@ class KillLoop:
     async def _kill_sometime(self) -> None:
         for _ in range(self._rng.choice((1, 1, 1, 2))):
             await asyncio.sleep(self._rng.random() * 0.6)
-            await self._server.stop()
-            self.figures.kills += 1
+            if self._rng.random() < TERM_SHARE:
+                await self._server.stop(signal.SIGTERM)
+                self.figures.terms += 1
+            else:
+                await self._server.stop()
+                self.figures.kills += 1
             await self._server.start()
 
     def _check(
@@ -143,7 +151,7 @@ def _difference(seen: list[int], expected: list[int]) -> str:
 
 
 async def run(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
-    server = Server(folder, options)
+    server = Server(folder, ("--drain-timeout", str(DRAIN_TIMEOUT_S), *options))
     await server.start()
     try:
         limits = httpx.Limits(max_keepalive_connections=0)

@@ -88,11 +88,12 @@ async def sse_events(
     """Begin the response, or go on behind the last event; raises Interrupted when refused."""
     if following.response_id is None:
         # The key finds the response if the server had begun it before it died.
+        is_stored = following.body.get("store") is not False
         request = client.build_request(
             "POST",
             "/v1/responses",
             json=following.body | {"stream": True},
-            headers={"Idempotency-Key": following.key},
+            headers={"Idempotency-Key": following.key} if is_stored else None,
         )
     else:
         params: dict[str, Any] = {"stream": "true"}

@@ -36,6 +36,7 @@ class Server:
             *(sys.executable, "-m", "llamastream", "serve"),
             *("--model", str(MODEL), "--dtype", "float32", "--chat-template", "llama2"),
             *("--port", str(self.port), "--data-dir", str(self.folder), "--threads", "1"),
+            *("--grpc-port", "0"),
             *self.options,
         ]
         env = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -49,7 +49,7 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
 
 
 async def _serve(
-    http: uvicorn.Server, listener: socket.socket, assembly: Assembly, settings: ServeSettings
+    http: HttpServer, listener: socket.socket, assembly: Assembly, settings: ServeSettings
 ) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
     grpc, where = await _serve_grpc(assembly.service, settings)
@@ -86,7 +86,7 @@ async def _serve_grpc(
 
 
 async def _serve_http(
-    http: uvicorn.Server,
+    http: HttpServer,
     listener: socket.socket,
     assembly: Assembly,
     *,
@@ -94,7 +94,7 @@ async def _serve_http(
 ) -> None:
     """Prints the greeting once requests are taken."""
     serving = asyncio.create_task(http.serve(sockets=[listener]))
-    loading = asyncio.create_task(assembly.engine.ready())
+    loading = asyncio.create_task(_up(http, assembly))
     await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)
     failure = loading.exception() if loading.done() else None
     if loading.done() and failure is None:
@@ -106,6 +106,12 @@ async def _serve_http(
     await serving
     if failure is not None:
         raise failure
+
+
+async def _up(http: HttpServer, assembly: Assembly) -> None:
+    """Return when requests are taken. Raises what loading raised."""
+    await assembly.engine.ready()
+    await http.listening()
 
 
 def bind(server: ServeSettings) -> socket.socket:

@@ -6,6 +6,7 @@ What is stored and unfinished goes on at the next start, so nothing is lost eith
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -52,12 +53,21 @@ class Stopping:
 
 
 class HttpServer(uvicorn.Server):
-    """Ends normally on a signal, where uvicorn would raise it again after shutting down."""
+    """Tells when it listens, and ends normally on a signal, where uvicorn would raise it again."""
 
     def __init__(self, config: uvicorn.Config, stopping: Stopping) -> None:
         super().__init__(config)
         self._stopping = stopping
         self._stop: asyncio.Task[None] | None = None
+        self._is_listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._is_listening.set()
+
+    async def listening(self) -> None:
+        """Return when connections are accepted."""
+        await self._is_listening.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stop is None:

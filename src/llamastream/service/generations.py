@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamastream.errors import ChatError, EngineDead, InternalError, NotFound
 from llamastream.messages import Event, Finished, FinishReason, Token, Usage
@@ -19,8 +19,10 @@ from llamastream.service.journalling import Journalling
 from llamastream.service.live_response import End, LiveResponse
 from llamastream.service.response_log import ResponseLog
 from llamastream.service.resuming import Resuming
-from llamastream.store import Store
 from llamastream.store.records import Outcome, Status
+
+if TYPE_CHECKING:
+    from llamastream.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,9 @@ STATUSES = {
 class Generations:
     """Every response in progress is in here exactly once, from its submission to its end."""
 
-    def __init__(self, chat: ChatService, store: Store, *, grace_s: float, may_lapse: bool) -> None:
+    def __init__(
+        self, chat: ChatService, store: "Store", *, grace_s: float, may_lapse: bool
+    ) -> None:
         self._chat = chat
         self._store = store
         self._grace_s = grace_s

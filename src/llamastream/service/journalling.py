@@ -7,19 +7,22 @@ otherwise its response is parked. Either way the journal never has a hole.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError
 from llamastream.messages import Token
 from llamastream.service.live_response import LiveResponse
-from llamastream.store import Store
-from llamastream.store.writer import Refused
+
+if TYPE_CHECKING:
+    from llamastream.store.store import Store
+    from llamastream.store.writer import Refused
 
 Sent = list[tuple[LiveResponse, int]]  # with the number of its tokens that are then journalled
 
 
 class Journalling:
     def __init__(
-        self, store: Store, *, may_lapse: bool, park: Callable[[LiveResponse, ChatError], None]
+        self, store: "Store", *, may_lapse: bool, park: Callable[[LiveResponse, ChatError], None]
     ) -> None:
         self._store = store
         self._may_lapse = may_lapse

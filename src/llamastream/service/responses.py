@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, StoreUnavailable
 from llamastream.messages import (
@@ -24,7 +25,6 @@ from llamastream.service.generations import Generations
 from llamastream.service.items import to_messages
 from llamastream.service.live_response import Details, Json, LiveResponse
 from llamastream.service.response_log import Reader, ResponseLog
-from llamastream.store import Store
 from llamastream.store.records import (
     IdempotencyKey,
     Interrupted,
@@ -34,6 +34,9 @@ from llamastream.store.records import (
     Retention,
     Status,
 )
+
+if TYPE_CHECKING:
+    from llamastream.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ class Responses:
     def __init__(
         self,
         chat: ChatService,
-        open_store: Callable[[], Awaitable[Store]],
+        open_store: Callable[[], Awaitable["Store"]],
         policy: StorePolicy = StorePolicy(),
     ) -> None:
         self.chat = chat

@@ -46,7 +46,7 @@ static void check_rows(const Kernels& a, const Kernels& b) {
   a.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, u.data());
   b.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, v.data());
   expect_same(u, v, "rope");
-  std::vector<int8_t> q(2 * n), r(2 * n);  // paired rows are twice as long
+  std::vector<int8_t> q(2 * n), r(2 * n);  // fine rows are twice as long
   for (bool fine : {false, true}) {
     (fine ? a.quantize_fine : a.quantize)(x.data(), n / kGroup, q.data(), s.data());
     (fine ? b.quantize_fine : b.quantize)(x.data(), n / kGroup, r.data(), t.data());
@@ -66,8 +66,8 @@ static void check_rows(const Kernels& a, const Kernels& b) {
 static void check_products(const Kernels& a, const Kernels& b) {
   const int rows = 7, num_tiles = 8, groups = 3, k = groups * kGroup, ldo = num_tiles * kLanes;
   const auto start = floats(rows * ldo);
-  for (int flags = 0; flags < 12; flags++) {
-    const bool nibbles = flags & 1, add = flags & 2, paired = flags >= 4, fine = flags >= 8;
+  for (int flags = 0; flags < 8; flags++) {
+    const bool nibbles = flags & 1, fine = flags & 2, add = flags & 4;
     auto tiles = bytes((size_t)num_tiles * groups * tile_bytes(nibbles) + 64);
     uint8_t* first = tiles.data() + (64 - (uintptr_t)tiles.data() % 64) % 64;
     for (int i = 0; i < num_tiles * groups; i++)
@@ -75,10 +75,9 @@ static void check_products(const Kernels& a, const Kernels& b) {
         ((uint16_t*)(first + (i + 1) * tile_bytes(nibbles)))[-1 - j] = float_to_half(floats(1, 0.01f)[0]);
     std::vector<int8_t> q(rows * k * 2);
     for (int8_t& v : q) v = (int8_t)((int)(generator() % 255) - 127);
-    const auto scales = floats(rows * groups * 4), wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
+    const auto scales = floats(rows * groups * 2), wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
     auto run = [&](const Kernels& kernels, std::vector<float>& out) {
-      kernels.gemm_q8({first, nibbles, paired, fine, num_tiles, groups, q.data(), scales.data(), rows, out.data(), ldo,
-                       add});
+      kernels.gemm_q8({first, nibbles, fine, num_tiles, groups, q.data(), scales.data(), rows, out.data(), ldo, add});
     };
     auto u = start, v = start;
     run(a, u), run(b, v);

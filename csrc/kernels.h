@@ -17,12 +17,11 @@ constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multip
 
 // out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
 // Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
-// q[4] to q[7]. Row of a: groups x 32 values; scales: per row and group { a_scale, a_scale * sum a }.
-// paired: groups x { 32 high parts, 32 low parts } of 15-bit values, 128 times the first plus the second; the scales are
-// { two for the high parts as values, two for the whole values }. Such rows are read whole if fine, else as 8 bits.
+// q[4] to q[7]. scales: per row and group { a_scale, a_scale * sum a }. Row of a: groups x 32 values, or if fine
+// groups x { 32 high parts, 32 low parts }: a is then 128 times the first plus the second.
 struct GemmQ8 {
   const uint8_t* tiles;
-  bool nibbles, paired, fine;
+  bool nibbles, fine;
   int num_tiles, groups;
   const int8_t* a;
   const float* scales;
@@ -31,10 +30,9 @@ struct GemmQ8 {
   int ldo;
   bool add;
 
-  long a_step() const { return paired ? 2 * kGroup : kGroup; }  // from group to group
-  long scale_step() const { return paired ? 4 : 2; }
+  long a_step() const { return fine ? 2 * kGroup : kGroup; }  // from group to group
   const int8_t* a_row(int row) const { return a + row * groups * a_step(); }
-  const float* scales_row(int row) const { return scales + row * groups * scale_step() + (fine ? 2 : 0); }
+  const float* scales_row(int row) const { return scales + 2L * row * groups; }
 };
 
 // out[row][tile * 16 + i] (+)= sum over k of w[tile][k][i] * a[row][k], k ascending in one chain of fused operations.
@@ -74,7 +72,7 @@ struct Kernels {
   const char* isa;
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);  // rows padded to 16 with zeros
   void (*quantize)(const float* x, int groups, int8_t* q, float* scales);
-  void (*quantize_fine)(const float* x, int groups, int8_t* q, float* scales);  // paired
+  void (*quantize_fine)(const float* x, int groups, int8_t* q, float* scales);  // 15 bits
   void (*gemm_q8)(const GemmQ8&);
   void (*gemm_f32)(const GemmF32&);
   void (*swiglu)(const float* gate_up, int pairs, float* out);  // gate and up alternate in tiles of 16

@@ -32,7 +32,7 @@ struct Activations {
 
 template <int MT, bool nibbles, bool fine>
 static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, const float* scales, float* out) {
-  const long lda = g.groups * g.a_step(), lds = g.groups * g.scale_step();
+  const long lda = g.groups * g.a_step(), lds = 2L * g.groups;
   F f[MT];
   for (int m = 0; m < MT; m++) f[m] = set1(0.0f);
   for (int group = 0; group < g.groups; group++) {
@@ -65,7 +65,7 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
       f[m] = fma(to_float(acc[m]), mul(scale, set1(scales[m * lds])), f[m]);
       f[m] = fma(low, set1(scales[m * lds + 1]), f[m]);
     }
-    a += g.a_step(), scales += g.scale_step();
+    a += g.a_step(), scales += 2;
   }
   for (int m = 0; m < MT; m++) {
     float* o = out + (long)m * g.ldo;

@@ -19,7 +19,7 @@ template <int MT, int NT, bool nibbles, bool fine>
 static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t* a, const float* scales, float* out,
                             Ahead& ahead) {
   const long tile_stride = (long)g.groups * tile_bytes(nibbles);
-  const long lda = g.groups * g.a_step(), lds = g.groups * g.scale_step();
+  const long lda = g.groups * g.a_step(), lds = 2L * g.groups;
   const __m512i low_half = _mm512_set1_epi8(15);
   __m512 f[MT][NT];
   for (int m = 0; m < MT; m++)
@@ -60,7 +60,7 @@ static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t*
         f[m][n] = _mm512_fmadd_ps(low, _mm512_set1_ps(scales[m * lds + 1]), f[m][n]);
       }
     }
-    a += g.a_step(), scales += g.scale_step();
+    a += g.a_step(), scales += 2;
   }
   for (int m = 0; m < MT; m++)
     for (int n = 0; n < NT; n++) {

@@ -67,14 +67,12 @@ static void quantize_fine(const float* x, int groups, int8_t* q, float* scales) 
     const I high = shift_right<7>(iadd(v, iset1(64)));  // rounds, so that the rest is within -64 to 63
     store_bytes(high_part, high);
     store_bytes(high_part + kGroup, isub(v, shift_left<7>(high)));
-    return high;
   };
-  for (int g = 0; g < groups; g++, q += 2 * kGroup, scales += 4) {
+  for (int g = 0; g < groups; g++, q += 2 * kGroup) {
     I a, b;
-    round_group(x + g * kGroup, 127.0f * 128.0f, a, b, scales + 2);
-    const I high = iadd(split(a, q), split(b, q + 16));
-    scales[0] = 128.0f * scales[2];
-    scales[1] = scales[0] * (float)reduce_iadd(high);
+    round_group(x + g * kGroup, 127.0f * 128.0f, a, b, scales + 2 * g);
+    split(a, q);
+    split(b, q + 16);
   }
 }
 

@@ -36,7 +36,7 @@ static void q8_tiles(const GemmQ8& g) {
       const int8_t* a = g.a_row(m);
       const float* scales = g.scales_row(m);
       F f = set1(0.0f);
-      for (int group = 0; group < g.groups; group++, a += g.a_step(), scales += g.scale_step()) {
+      for (int group = 0; group < g.groups; group++, a += g.a_step(), scales += 2) {
         I acc, rest;
         dot_group<nibbles>(tile, a, acc);
         if (g.fine) {

@@ -26,7 +26,7 @@ static void gemm_q8(const GemmQ8& g) {
         const uint16_t* half = (const uint16_t*)tile - 2 * kLanes;
         f = fma(to_float(acc), mul(load_half(half), set1(scales[0])), f);
         f = fma(load_half(half + kLanes), set1(scales[1]), f);
-        a += g.a_step(), scales += g.scale_step();
+        a += g.a_step(), scales += 2;
       }
       float* o = g.out + (long)m * g.ldo + t * kLanes;
       store(o, g.add ? add(load(o), f) : f);

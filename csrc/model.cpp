@@ -30,7 +30,7 @@ Model::Rows Model::make_rows(int rows) {
   const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
   if (!s.int8) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
   float* q = floats((size_t)rows * 2 * k / sizeof(float));
-  return {(int8_t*)q, floats((size_t)rows * k / kGroup * 4), nullptr};
+  return {(int8_t*)q, floats((size_t)rows * k / kGroup * 2), nullptr};
 }
 
 Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const float* cos, const float* sin,
@@ -180,29 +180,29 @@ void Model::compute(int thread) {
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
   if (!s.num_logits) return;
   const ImageMap& map = weights_->map;
-  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), 0, head_rows_.data()},
+  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), true, head_rows_.data()},
                             s.num_logits, thread, stage);
   linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++]);
   stages_[stage].run(s.num_logits, [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
-// Inputs are rounded to 15 bits, not 8, where that gains the most (docs/LOG.md): before the values, in the whole first
-// and last layer, and before the head.
-int Model::fine_from(int layer, int tile) const { return layer == 0 || layer == shape().num_layers - 1 ? 0 : tile; }
-
 void Model::layer(int index, int thread, int& stage) {
   const LayerMap& l = weights_->map.layers[index];
   const ModelShape& s = shape();
+  const int last = s.num_layers - 1, hidden = s.hidden_size;
+  const Queries& queries = index == last ? asked_ : all_;
+  const int rows = queries.rows;
+  // Inputs are rounded to 15 bits, not 8, where that gains the most (docs/LOG.md): in the first and last layer, before
+  // all queries, keys and values, and before the head.
+  const bool fine = index == 0 || index == last;
   project(index, thread, stage);
-  const Queries& queries = index == s.num_layers - 1 ? asked_ : all_;
-  const int rows = queries.rows, hidden = s.hidden_size, fine = fine_from(index, kNever);
   if (!rows) return;
   attention(index, queries, thread, stage);
   Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, fine}, rows, thread, stage);
   linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++]);
   in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm), fine}, rows, thread, stage);
   Rows mid = mid_rows_;
-  mid.fine_from = fine;
+  mid.fine = fine;
   gated(l, in, mid, rows, stages_[stage++], thread);
   linear(l.down, mid, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++]);
 }
@@ -212,10 +212,9 @@ void Model::layer(int index, int thread, int& stage) {
 void Model::project(int index, int thread, int& stage) {
   const LayerMap& l = weights_->map.layers[index];
   const ModelShape& s = shape();
-  const int value_tile = (s.query_size() + s.kv_size()) / kLanes;
   auto product = [&](int rows, Tiles tiles) {
-    const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm),
-                             fine_from(index, value_tile)}, rows, thread, stage);
+    const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm), true}, rows, thread,
+                            stage);
     linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], tiles);
   };
   const bool narrow = index == s.num_layers - 1 && asked_.rows < all_.rows;
@@ -230,7 +229,7 @@ void Model::project(int index, int thread, int& stage) {
 }
 
 void Model::quantize(const float* x, int k, const Rows& to) const {
-  (to.paired() ? kernels_.quantize_fine : kernels_.quantize)(x, k / kGroup, to.q, to.scales);
+  (to.fine ? kernels_.quantize_fine : kernels_.quantize)(x, k / kGroup, to.q, to.scales);
 }
 
 void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
@@ -247,7 +246,7 @@ void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scrat
 Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
   Rows out = rows <= kOwnRows ? scratch.rows : rows_;
-  out.fine_from = s.fine_from;
+  out.fine = s.fine;
   if (rows <= kOwnRows) {
     if (stages_[stage].finished()) return out;  // this thread comes too late for the product
     for (int r = 0; r < rows; r++) prepare_row(s, out, r, scratch.row);
@@ -263,23 +262,16 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                      Tiles tiles) const {
   const bool add = then == Then::add;
-  auto product = [&](Tiles t, bool fine) {
-    const char* weights = weights_->at(m.offset) + t.first * m.tile_bytes(shape().int8);
-    float* to = out + (t.first - tiles.first) * kLanes;
-    const int count = t.last - t.first;
-    if (shape().int8)
-      kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.paired(), fine, count, m.k / kGroup, in.q, in.scales,
-                        rows, to, ldo, add});
-    else
-      kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, to, ldo, add});
-  };
-  const int fine_from = shape().int8 ? std::clamp(in.fine_from, tiles.first, tiles.last) : tiles.last;
-  if (fine_from > tiles.first) product({tiles.first, fine_from}, false);
-  if (fine_from < tiles.last) product({fine_from, tiles.last}, true);
+  const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().int8);
+  const int count = tiles.last - tiles.first;
+  if (shape().int8)
+    kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.fine, count, m.k / kGroup, in.q, in.scales, rows, out, ldo,
+                      add});
+  else
+    kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)
     for (int r = 0; r < rows; r++)
-      for (int i = 0; i < (tiles.last - tiles.first) * kLanes; i++)
-        out[(size_t)r * ldo + i] += bias[tiles.first * kLanes + i];
+      for (int i = 0; i < count * kLanes; i++) out[(size_t)r * ldo + i] += bias[tiles.first * kLanes + i];
 }
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,

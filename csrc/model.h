@@ -40,17 +40,15 @@ class Model {
   const ModelShape& shape() const { return weights_->shape; }
 
  private:
-  static constexpr int kNever = 1 << 30;
   // Input rows of a matrix product: 8-bit values with their scales, or floats.
   struct Rows {
     int8_t* q;
     float* scales;
     float* f;
-    int fine_from = kNever;  // the first tile of weights that is multiplied by 15-bit values; kNever: there are none
+    bool fine = false;  // 15-bit values (kernels.h)
 
-    bool paired() const { return fine_from != kNever; }  // as kernels.h has it
     Rows from_group(size_t group) const {
-      return {q + group * kGroup * (paired() ? 2 : 1), scales + group * (paired() ? 4 : 2), nullptr, fine_from};
+      return {q + group * kGroup * (fine ? 2 : 1), scales + 2 * group, nullptr, fine};
     }
   };
   struct Tiles {  // of a matrix
@@ -60,7 +58,7 @@ class Model {
     const float* x;
     int ldx, k;
     const float* norm;               // null: none
-    int fine_from = kNever;
+    bool fine = false;
     const int32_t* index = nullptr;  // null: all rows in order
   };
   struct Scratch {  // one thread's
@@ -85,7 +83,6 @@ class Model {
   void plan_units(Queries&, int spans_per_unit) const;
   void compute(int thread);
   void layer(int index, int thread, int& stage);
-  int fine_from(int layer, int tile) const;
   void project(int index, int thread, int& stage);
   Rows prepare(const Source&, int rows, int thread, int& stage);
   void quantize(const float* x, int k, const Rows& to) const;

@@ -107,6 +107,29 @@ def test_any_schedule_gives_the_bits_of_each_prompt_alone(
     check_schedule(make_runner(kind, threads=threads), prompts, expected, seed)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_has_the_same_logits_whichever_other_rows_are_asked_for(
+    kind: str, threads: int, seed: int, prompts: list[list[int]], expected: list[Float32]
+) -> None:
+    """The last layer computes only those; they may come in any order, twice, or not at all."""
+    runner = make_runner(kind, threads=threads)
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum([-(-len(ids) // 16) for ids in prompts])
+    tables = [list(range(begin, end)) for begin, end in zip([0, *ends], ends, strict=False)]
+    counts = set()
+    for step in random_schedule([len(ids) for ids in prompts], rng, budget=96):
+        chunks = [Chunk(prompts[seq][start:stop], start, tables[seq]) for seq, start, stop in step]
+        wanted = np.concatenate([expected[seq][start:stop] for seq, start, stop in step])
+        count = int(rng.choice([0, 1, 2, 5, len(wanted)]))
+        rows = rng.integers(0, len(wanted), count, np.int32)
+        batch = make_batch(chunks, 16, sampling=sampling_batch(count))
+        logits = runner.run(replace(batch, logits_indices=rows)).logits
+        np.testing.assert_array_equal(logits, wanted[rows])
+        counts.add(count)
+    assert {0, 1, 2, 5} <= counts
+
+
 @pytest.mark.parametrize("isa", sorted(set(_core.available_isas()) - {"portable"}))
 def test_every_instruction_set_gives_the_same_bits(
     kind: str, isa: str, prompts: list[list[int]], expected: list[Float32]

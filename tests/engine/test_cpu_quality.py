@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from driver import make_request, run_all
 from paged_steps import Chunk, make_batch
 from tokenizers import Tokenizer
 
 from llamastream.config import EngineConfig, default_data_dir
 from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.llm_engine import LLMEngine
 from llamastream.weights import Checkpoint, open_checkpoint
 from llamastream.weights.demo import demo_file
 
 TEXT = Path(__file__).parents[1] / "data" / "english.txt"
 CHUNK = 256
+QUESTION = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 
 
 @pytest.fixture
@@ -53,5 +60,16 @@ def test_int8_is_close_to_float32_on_english(demo: Checkpoint) -> None:
         agreements.append(exact.argmax(1) == rounded.argmax(1))
     divergence, agreement = np.concatenate(divergences).mean(), np.concatenate(agreements).mean()
     print(f"mean KL divergence {divergence:.5f}, top-1 agreement {agreement:.4f}")
-    assert divergence < 0.005
-    assert agreement > 0.95
+    assert divergence < 0.001
+    assert agreement > 0.97
+
+
+@pytest.mark.demo
+def test_int8_answers_a_first_question_as_float32_does(demo: Checkpoint) -> None:
+    """The first token is close: log probability -1.88 in float32, -1.96 for the next best."""
+    tokenizer = Tokenizer.from_str(demo.tokenizer.tokenizer_json)
+    engine = EngineConfig(max_num_seqs=1, max_num_batched_tokens=CHUNK, max_model_len=512)
+    runner = CpuRunner.load(demo.config, engine, demo.tensors)
+    request = make_request("a", tokenizer.encode(QUESTION).ids, temperature=0.0, max_tokens=7)
+    answer = run_all(LLMEngine(runner, engine), [request])["a"].token_ids
+    assert tokenizer.decode(answer) == "The capital of France is Paris."

@@ -14,6 +14,7 @@ import httpx
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT.parent / "shared" / "data" / "stories260K"
 MODEL_NAME = "stories260K"
+STORIES_OPTIONS = ("--dtype", "float32", "--chat-template", "llama2", "--threads", "1")
 START_LIMIT_S = 60.0
 
 
@@ -23,6 +24,7 @@ class Server:
 
     folder: Path
     options: tuple[str, ...] = ()
+    model: str = str(MODEL)
     port: int = field(default_factory=lambda: _free_port())
     process: asyncio.subprocess.Process | None = None
 
@@ -34,9 +36,9 @@ class Server:
         """Return when it takes requests."""
         command = [
             *(sys.executable, "-m", "llamastream", "serve"),
-            *("--model", str(MODEL), "--dtype", "float32", "--chat-template", "llama2"),
-            *("--port", str(self.port), "--data-dir", str(self.folder), "--threads", "1"),
-            *("--grpc-port", "0"),
+            *("--model", self.model, "--port", str(self.port), "--grpc-port", "0"),
+            *("--data-dir", str(self.folder)),
+            *(STORIES_OPTIONS if self.model == str(MODEL) else ()),
             *self.options,
         ]
         env = os.environ | {"PYTHONPATH": str(ROOT / "src")}

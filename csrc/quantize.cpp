@@ -12,22 +12,46 @@ static uint16_t half_at_least(float x) {
   return half_to_float(h) < x ? h + 1 : h;
 }
 
+// To the nearest integer, ties to even, within 2^22 of zero. Unlike nearbyintf, compilers vectorise it.
+static float round_even(float x) {
+  constexpr float kShift = 0x1.8p23f;
+  return (x + kShift) - kShift;
+}
+
 // Whether all values lie on low + step * {0 .. 255}, as they do when they were read from such a grid.
 static bool on_grid(const float* x, float step, float low, float tolerance, uint8_t* q) {
-  for (int i = 0; i < kSize; i++) {
-    const float level = std::nearbyintf((x[i] - low) / step);
-    if (!(level >= 0 && level <= 255 && std::fabs(low + step * level - x[i]) <= tolerance)) return false;
-    q[i] = (uint8_t)level;
+  const float inverse = 1 / step;
+  constexpr int kPart = 8;  // most grids that do not fit are given up at once
+  for (int i = 0; i < kSize; i += kPart) {
+    int outside = 0;
+    for (int j = i; j < i + kPart; j++) {
+      const float level = round_even((x[j] - low) * inverse);
+      outside |= !(level >= 0) | !(level <= 255) | !(std::fabs(low + step * level - x[j]) <= tolerance);
+      q[j] = (uint8_t)(int)level;
+    }
+    if (outside) return false;
   }
   return true;
 }
 
+// Lowest and highest value. Floats as integers that have their order: those have a vector minimum; and NaN is an end.
+static void find_range(const float* x, float& lowest, float& highest) {
+  auto flip = [](int32_t u) { return u ^ (u >> 31 & 0x7fffffff); };
+  int32_t least = INT32_MAX, most = INT32_MIN;
+  for (int i = 0; i < kSize; i++) {
+    const int32_t v = flip((int32_t)float_to_bits(x[i]));
+    least = std::min(least, v), most = std::max(most, v);
+  }
+  lowest = bits_to_float(flip(least)), highest = bits_to_float(flip(most));
+}
+
 bool fit_group(const float* x, uint8_t* q, uint16_t* scale, uint16_t* low) {
-  const auto [lowest, highest] = std::minmax_element(x, x + kSize);
-  const float lo = *lowest, hi = *highest, amax = std::max(-lo, hi), range = hi - lo;
+  float lo, hi;
+  find_range(x, lo, hi);
+  const float amax = std::max(-lo, hi), range = hi - lo;
   *scale = 0, *low = float_to_half(lo);
   std::fill(q, q + kSize, 0);
-  if (!(amax < 65504.0f)) return false;
+  if (!(lo > -65504.0f && hi < 65504.0f)) return false;
   const float tolerance = amax * 2e-6f;  // rounding of float32 products and sums, far below half precision's steps
   if (range == 0 && half_to_float(*low) == lo) return true;
   auto exact = [&](float step, float bottom) {
@@ -46,6 +70,6 @@ bool fit_group(const float* x, uint8_t* q, uint16_t* scale, uint16_t* low) {
   *scale = half_at_least((hi - bottom) / 255);
   const float step = half_to_float(*scale);
   for (int i = 0; i < kSize; i++)
-    q[i] = (uint8_t)std::clamp(std::nearbyintf((x[i] - bottom) / step), 0.0f, 255.0f);
+    q[i] = (uint8_t)std::clamp(round_even((x[i] - bottom) / step), 0.0f, 255.0f);
   return true;
 }

@@ -125,7 +125,8 @@ void Weights::pack_rows(const Target& t, const float* data, int from, int to, bo
   for (int i = from; i < to; i++) {
     const int row = packed_row(i, t.first_row, t.row_step_tiles), lane = row % kLanes;
     const float* x = data + (size_t)i * std::max(t.columns, 1);
-    for (int c = 0; c < std::max(t.columns, 1); c++) good &= std::isfinite(x[c]);
+    if (!t.columns || !shape.int8)
+      for (int c = 0; c < std::max(t.columns, 1); c++) good &= std::isfinite(x[c]);
     if (!t.columns) {
       ((float*)(base + t.vector))[row] = *x;
     } else if (!shape.int8) {

@@ -218,6 +218,17 @@ async def test_an_answer_goes_on_when_its_reader_is_back_in_time(connect_stored:
     assert events_of(answer.text)[-1]["type"] == "response.completed"
 
 
+async def test_a_reader_that_does_not_read_holds_up_nobody(connect_stored: Connect) -> None:
+    long = "x" * 20_000
+    client = await connect_stored(FakeEngine(says(long), max_model_len=50_000))
+    created = (await client.post("/v1/responses", json=body(background=True))).json()
+    path = f"/v1/responses/{created['id']}?stream=true"
+    async with client.stream("GET", path) as slow:
+        quick = (await client.get(path)).text
+        assert events_of(quick)[-1]["response"]["output"][0]["content"][0]["text"] == long
+        assert (await slow.aread()).decode() == quick
+
+
 async def test_unknown_foreign_and_deleted_are_answered_alike(connect_stored: Connect) -> None:
     client = await connect_stored(FakeEngine(says(TEXT)), KEYS)
     alice, bob = ({"Authorization": f"Bearer {name}"} for name in ("alice", "bob"))

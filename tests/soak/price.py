@@ -17,7 +17,7 @@ import httpx
 from tests.soak.reader import Following, sse_events
 from tests.soak.server import Server
 
-NUM_TOKENS = 64  # of each answer
+NUM_TOKENS = 128  # of each answer, as `llamastream bench` has it
 
 
 class Figures(NamedTuple):

@@ -152,7 +152,7 @@ class Generations:
         """The store failed: readers are told, and it goes on when the store is back."""
         logger.warning("parked request_id=%s: %s", live.id, error.message)
         self._chat.engine.cancel(live.id)
-        successor = live.parked(self._chat.tokenizer)
+        successor = live.parked()
         successor.is_leaving = not live.is_ending
         successor.log.error = error
         self._live[live.id] = successor
@@ -202,10 +202,10 @@ class Generations:
 
 
 def _outcome(live: LiveResponse, end: End, usage: Usage) -> Outcome:
-    text = live.text(end.reason)
     result = {"usage": list(usage)}
     if end.reason is None:
         return Outcome(Status.FAILED, result, (), end.error)
+    text = live.text(end.reason)
     status = STATUSES[end.reason]
     is_whole = status is Status.COMPLETED
     item = output_item(live.id, text, "completed" if is_whole else "incomplete")

@@ -79,8 +79,9 @@ class LiveResponse:
         self._last_token_s = self._opened_s
         self._num_taken = 0
         self._generation = generation
-        self._choice = Choice(0, tokenizer, details.rules, count().__next__)
-        self._text: list[str] = []
+        self._tokenizer = tokenizer
+        # Text is needed on the way only where a stop string may end it.
+        self._choice = self._new_choice() if details.rules.stop else None
         self._grace: asyncio.TimerHandle | None = None
         for token in tokens:
             self._add(token)
@@ -89,12 +90,12 @@ class LiveResponse:
     @property
     def is_stopped(self) -> bool:
         """True when nothing more is taken from the engine: a stop string matched, or cancelled."""
-        return self.is_cancelled or self._choice.finish_reason is not None
+        return self.is_cancelled or self.finish_reason is not None
 
     @property
     def finish_reason(self) -> FinishReason | None:
         """Known here first for a stop string; otherwise the engine says it."""
-        return self._choice.finish_reason
+        return None if self._choice is None else self._choice.finish_reason
 
     @property
     def has_ended(self) -> bool:
@@ -117,11 +118,11 @@ class LiveResponse:
         self._last_token_s = time.perf_counter()
         self._first_token_s = self._first_token_s or self._last_token_s
 
-    def text(self, reason: FinishReason | None) -> str:
-        """The whole visible text, when no more tokens come. Once."""
-        if reason is not None and self._choice.finish_reason is None:
-            self._text.append(self._choice.finish(reason).text)
-        return "".join(self._text)
+    def text(self, reason: FinishReason) -> str:
+        """The whole visible text, when no more tokens come."""
+        choice = self._new_choice()
+        text = "".join([choice.add(token).text for token in self.log.tokens])
+        return text if choice.finish_reason is not None else text + choice.finish(reason).text
 
     def usage(self, num_cached_tokens: int) -> Usage:
         return Usage(len(self._generation.prompt_ids), num_cached_tokens, len(self.log.tokens))
@@ -135,12 +136,14 @@ class LiveResponse:
                 itl_s = (self._last_token_s - self._first_token_s) / (self._num_taken - 1)
         return Report(self.id, "", usage, ttft_s, itl_s, outcome)
 
-    def parked(self, tokenizer: Tokenizer) -> "LiveResponse":
+    def parked(self) -> "LiveResponse":
         """The same response at the end of its journal, to be generated on from there."""
         self.is_parked = True
         self.stop_watching()
         tokens = self.log.tokens[: self.num_journalled]
-        live = LiveResponse(self.log.record, self.details, self._generation, tokenizer, tokens)
+        live = LiveResponse(
+            self.log.record, self.details, self._generation, self._tokenizer, tokens
+        )
         live.is_cancelled = self.is_cancelled
         return live
 
@@ -158,4 +161,8 @@ class LiveResponse:
 
     def _add(self, token: Token) -> None:
         self.log.tokens.append(token)
-        self._text.append(self._choice.add(token).text)
+        if self._choice is not None:
+            self._choice.add(token)
+
+    def _new_choice(self) -> Choice:
+        return Choice(0, self._tokenizer, self.details.rules, count().__next__)

@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JINA_BIN := .venv-jina/bin
 STAMPS := .make
 CORE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help serve chat test check format demo-model clean
+.PHONY: help serve chat test test-jina check format demo-model core protos clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
 	@echo "make chat    a conversation in the terminal"
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
+	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 serve: $(STAMPS)/install
 	$(BIN)/llamastream serve $(ARGS)
@@ -23,6 +25,9 @@ test: $(STAMPS)/test demo-model
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/pytest $(ARGS)
 
+test-jina: $(STAMPS)/test $(STAMPS)/jina
+	$(BIN)/pytest tests/jina tests/server/jina tests/test_schema.py $(ARGS)
+
 check: $(STAMPS)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/pytest -m "not slow and not demo" $(ARGS)
@@ -32,6 +37,18 @@ format: $(STAMPS)/test
 
 demo-model: $(STAMPS)/install
 	$(BIN)/llamastream models pull demo
+
+# The C++ core alone, beside its Python, for work on csrc/.
+core: $(STAMPS)/test
+	cmake -S . -B build/dev -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	cmake --build build/dev -j2
+	ln -sf $(CURDIR)/build/dev/_core*.so src/llamastream/engine/
+
+# The descriptors of Jina's wire, from the .proto files beside them.
+protos: $(STAMPS)/test
+	cd src/llamastream/server/jina/protos && $(abspath $(BIN))/python -m grpc_tools.protoc -I. \
+	  --descriptor_set_out=descriptors.binpb jina.proto docarray.proto
 
 clean:
 	rm -rf $(VENV) .venv-* $(STAMPS) build
@@ -48,3 +65,10 @@ $(STAMPS)/install: $(STAMPS)/venv pyproject.toml constraints.txt $(CORE)
 $(STAMPS)/test: $(STAMPS)/install
 	$(BIN)/pip install --constraint constraints.txt --group test
 	@touch $@
+
+# Jina's packages pin grpcio, uvicorn and setuptools, so they live in an environment of their own.
+$(STAMPS)/jina: pyproject.toml constraints-jina.txt $(CORE)
+	$(PYTHON) -m venv .venv-jina
+	$(JINA_BIN)/pip install --quiet --upgrade pip
+	$(JINA_BIN)/pip install --constraint constraints-jina.txt --editable '.[jina]'
+	@mkdir -p $(STAMPS) && touch $@

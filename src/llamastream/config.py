@@ -119,6 +119,17 @@ class Settings(BaseModel):
             ) from None
 
 
+DATA_DIR: Path = Field(
+    default_factory=default_data_dir, description="Folder for models and conversations."
+)
+
+
+class DataSettings(Settings):
+    """Where everything is kept, for commands that run no model."""
+
+    data_dir: Path = DATA_DIR
+
+
 class ModelSettings(Settings):
     """Which model, and how it is run."""
 
@@ -153,9 +164,7 @@ class ModelSettings(Settings):
     allow_prompt_tags: bool = Field(
         False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."
     )
-    data_dir: Path = Field(
-        default_factory=default_data_dir, description="Folder for models and conversations."
-    )
+    data_dir: Path = DATA_DIR
 
     def engine_config(self) -> EngineConfig:
         """These options in the engine's own terms."""
@@ -194,6 +203,12 @@ class ServeSettings(Settings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. A public one needs a key.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for jina clients (gRPC); 0 takes a free one. [12345 if it is free]",
+    )
     api_key: str | None = Field(
         None, description="Secret that clients send as a Bearer token; several with commas."
     )
@@ -211,6 +226,44 @@ class ServeSettings(Settings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log: debug, info, warning or error."
+    )
+
+
+class StoreSettings(Settings):
+    """What outlives the server, and how surely."""
+
+    store: str | None = Field(
+        None,
+        description="Database URL, e.g. postgresql://user@host/name. [llamastream.db in data_dir]",
+    )
+    server_name: str = Field(
+        "main", description="Name of this server, unlike that of any other on the same database."
+    )
+    durability: Literal["normal", "full", "off"] = Field(
+        "normal",
+        description="normal survives a killed server, full also a power cut; with off, an "
+        "interrupted answer is generated again from its start.",
+    )
+    on_store_failure: Literal["fail", "continue"] = Field(
+        "fail",
+        description="When the disk is full or the database gone: interrupt stored streams until "
+        "it is back (fail), or go on without durability (continue).",
+    )
+    grace: float = Field(
+        60.0, gt=0, description="Seconds that a stored answer goes on with nobody following it."
+    )
+    drain_timeout: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that open streams have to finish after SIGTERM. Stored ones that "
+        "have not are resumed by the next start.",
+    )
+    retain_days: float | None = Field(
+        30.0, gt=0, description="Days after which conversations and answers are forgotten."
+    )
+    retain_responses: int | None = Field(None, ge=0, description="Answers kept at most. [no limit]")
+    retain_conversations: int | None = Field(
+        None, ge=0, description="Conversations kept at most. [no limit]"
     )
 
 

@@ -3,17 +3,26 @@
 Knows no command line and no wire format: `cli` and `jina` call it with settings.
 """
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from llamastream import store as store_layer
 from llamastream.chat import PromptBuilder, Tokenizer
-from llamastream.config import ModelSettings
+from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.service import ChatService
+from llamastream.service.responses import Responses, StorePolicy
+from llamastream.store import Retention
 from llamastream.weights import Checkpoint, Progress, open_checkpoint
+
+if TYPE_CHECKING:
+    from llamastream.store import Store
+
+DAY_S = 86_400.0
 
 
 class Assembly(NamedTuple):
@@ -77,6 +86,34 @@ def assemble(
         sampling=checkpoint.sampling,
     )
     return Assembly(checkpoint, engine, service)
+
+
+def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) -> Responses:
+    """Stored responses on top of `service`. The database is opened when they start."""
+    days = store.retain_days
+    policy = StorePolicy(
+        grace_s=store.grace,
+        may_lapse=store.on_store_failure == "continue",
+        retention=Retention(
+            max_age_s=None if days is None else days * DAY_S,
+            max_responses=store.retain_responses,
+            max_conversations=store.retain_conversations,
+        ),
+    )
+    return Responses(service, lambda: open_store(store, data_dir=data_dir), policy)
+
+
+async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
+    """Open the database, made if need be. Raises StoreError."""
+    # The import takes 0.2 s, in which the weights go on loading.
+    opener = await asyncio.to_thread(getattr, store_layer, "Store")
+    opened: Store = await opener.open(
+        store.store or store_layer.sqlite_url(data_dir),
+        durability=store.durability,
+        owner=store.server_name,
+        exclusive=exclusive,
+    )
+    return opened
 
 
 def _in_bytes(

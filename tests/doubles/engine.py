@@ -43,6 +43,7 @@ class FakeEngine:
     max_num_waiting: int = 100_000
     max_model_len: int = 4096
     vocab_size: int = 259
+    retry_after_s: int = 7
     state: EngineState = EngineState.READY
     submitted: list[GenerationRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -61,16 +62,24 @@ class FakeEngine:
     async def stop(self) -> None:
         self.die(EngineDead("The engine stopped before the answer was complete."))
 
+    async def ready(self) -> None:
+        while self.state is EngineState.LOADING:
+            self._news.clear()
+            await self._news.wait()
+
     def submit(self, request: GenerationRequest) -> None:
         if self.state is not EngineState.READY:
             raise EngineDead("The engine has stopped.")
         limit = self.max_num_seqs + self.max_num_waiting
         if len(self._alive) >= limit:
-            raise Overloaded(f"The queue is full: {self.max_num_waiting}.", retry_after_s=7)
+            raise Overloaded(
+                f"The queue is full: {self.max_num_waiting}.", retry_after_s=self.retry_after_s
+            )
         if len(request.prompt_ids) + (request.sampling.max_tokens or 1) > self.max_model_len:
             raise ContextLengthExceeded("prompt + max_tokens do not fit.", param="max_tokens")
         self.submitted.append(request)
-        self._alive[request.request_id] = _Running(request, self.script(request))
+        known = len(request.output_ids)
+        self._alive[request.request_id] = _Running(request, self.script(request), known)
         self._news.set()
 
     def cancel(self, request_id: str) -> None:
@@ -106,6 +115,10 @@ class FakeEngine:
     @property
     def num_alive(self) -> int:
         return len(self._alive)
+
+    def become_ready(self) -> None:
+        self.state = EngineState.READY
+        self._news.set()
 
     def allow(self, num_steps: int = 1) -> None:
         self._permits = max(self._permits, 0) + num_steps

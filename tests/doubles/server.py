@@ -10,15 +10,18 @@ import uvicorn
 from llamastream.config import ServeSettings
 from llamastream.server.app import create_app
 from llamastream.service import ChatService
+from llamastream.service.responses import Responses
 
 
 @asynccontextmanager
 async def running_server(
-    service: ChatService, settings: ServeSettings | None = None
+    service: ChatService,
+    settings: ServeSettings | None = None,
+    responses: Responses | None = None,
 ) -> AsyncIterator[str]:
     """Serve `service`; yields the base URL. All connections are closed at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(service, settings or ServeSettings())
+    app = create_app(service, settings or ServeSettings(), responses)
     config = uvicorn.Config(app, http="httptools", log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     # What `serve` does, but for its sleeps of 0.1 s and its signal handlers.

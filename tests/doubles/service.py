@@ -2,11 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.messages import GenerationRequest
 from llamastream.service import ChatService
+from llamastream.service.responses import Responses, StorePolicy
+from llamastream.store import sqlite_url
 from tests.doubles.engine import FakeEngine, Script
+from tests.doubles.store import FailingStore
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config
 
 
@@ -19,7 +23,7 @@ def says(text: str) -> Script:
 def last_user_words(request: GenerationRequest) -> list[int]:
     """A request answers with the text of its last message."""
     prompt = list(request.prompt_ids)
-    start = len(prompt) - prompt[::-1].index(10, len(b"\nassistant") + 1)
+    start = len(prompt) - prompt[::-1].index(10, len(b"\nassistant") + 2)
     return prompt[start : prompt.index(IM_END, start) + 1]
 
 
@@ -29,6 +33,30 @@ def make_service(engine: FakeEngine) -> ChatService:
     return ChatService(
         engine, tokenizer, PromptBuilder.from_config(tokenizer, None), model_name="demo"
     )
+
+
+def make_responses(
+    service: ChatService, folder: Path, policy: StorePolicy | None = None
+) -> Responses:
+    """On the database in `folder`. Not started."""
+    return Responses(
+        service, lambda: FailingStore.open(sqlite_url(folder)), policy or StorePolicy()
+    )
+
+
+@asynccontextmanager
+async def running_responses(
+    engine: FakeEngine, folder: Path, policy: StorePolicy | None = None
+) -> AsyncIterator[Responses]:
+    """With its ChatService, both stopped in order."""
+    async with running_service(engine) as service:
+        responses = make_responses(service, folder, policy)
+        await responses.start()
+        try:
+            yield responses
+        finally:
+            await service.stop()
+            await responses.stop()
 
 
 @asynccontextmanager

@@ -96,7 +96,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("response_format", {"type": "json_object"}, "response_format is not supported", None),
     ("modalities", ["text", "audio"], "modalities is not supported", None),
     ("audio", {"voice": "x"}, "audio is not supported", None),
-    ("store", True, "store is not supported", None),
+    ("store", True, "needs a server with a store", None),
     ("prediction", {}, "prediction is not supported", None),
     ("reasoning_effort", "high", "reasoning_effort is not supported", None),
     ("web_search_options", {}, "web_search_options is not supported", None),

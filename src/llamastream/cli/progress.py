@@ -1,5 +1,6 @@
 """A progress bar for downloads and loading, on stderr so that stdout stays clean."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,7 @@ def progress_bars() -> Iterator[ProgressCallback]:
         DownloadColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),  # into a pipe, output goes where it belongs
     )
     tasks: dict[str, TaskID] = {}
 
@@ -33,6 +35,8 @@ def progress_bars() -> Iterator[ProgressCallback]:
             tasks[label] = bars.add_task(label, total=total_bytes)
             bars.start()
         bars.update(tasks[label], completed=done_bytes, total=total_bytes)
+        if bars.finished:
+            bars.stop()  # nothing is drawn beside what the command says then
 
     try:
         yield report

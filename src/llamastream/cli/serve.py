@@ -2,27 +2,27 @@
 
 import asyncio
 import ipaddress
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import uvicorn
 import uvloop
 
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
-from llamastream.config import ModelSettings, ServeSettings
+from llamastream.cli.stopping import HttpServer, Stopping
+from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
-from llamastream.server.app import create_app
-from llamastream.wiring import Assembly, assemble
+from llamastream.server.app import create_app, key_ring
+from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.service.chat_service import ChatService
+from llamastream.wiring import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 
 
-@with_settings(ModelSettings, ServeSettings)
-def serve(model: ModelSettings, server: ServeSettings) -> None:
+@with_settings(ModelSettings, ServeSettings, StoreSettings)
+def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
 
     Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
@@ -31,44 +31,87 @@ def serve(model: ModelSettings, server: ServeSettings) -> None:
     listener = bind(server)
     with progress_bars() as progress:
         assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
-        app = create_app(assembly.service, server)
+        responses = join_store(assembly.service, store, data_dir=model.data_dir)
+        app = create_app(assembly.service, server, responses)
         config = uvicorn.Config(
-            app, loop="uvloop", http="httptools", log_config=None, backlog=BACKLOG, lifespan="on"
+            app,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            backlog=BACKLOG,
+            lifespan="on",
+            ws="auto",
+            ws_max_size=int(server.max_body_mib * 2**20),
+            ws_ping_interval=server.ping_interval_s,
         )
-        uvloop.run(_serve(_HttpServer(config), listener, assembly))
+        stopping = Stopping(assembly.service, responses, store.drain_timeout)
+        uvloop.run(_serve(HttpServer(config, stopping), listener, assembly, server))
 
 
-class _HttpServer(uvicorn.Server):
-    """Ends normally on a signal, where uvicorn would raise it again after shutting down."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-
-async def _serve(http: uvicorn.Server, listener: socket.socket, assembly: Assembly) -> None:
+async def _serve(
+    http: HttpServer, listener: socket.socket, assembly: Assembly, settings: ServeSettings
+) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
+    grpc, where = await _serve_grpc(assembly.service, settings)
+    host, port = listener.getsockname()[:2]
+    ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"
+    try:
+        await _serve_http(http, listener, assembly, greeting=(ready, where))
+    finally:
+        if grpc is not None:
+            await grpc.stop()
+
+
+async def _serve_grpc(
+    service: ChatService, settings: ServeSettings
+) -> tuple[GrpcServer | None, str]:
+    """The server, if any, and what to say of it.
+
+    A port that was not asked for may be in use: a second `serve` then goes without.
+    """
+    port = DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
+    try:
+        server = await serve_grpc(
+            service,
+            settings.host,
+            port,
+            authorize=key_ring(settings).scope_of_header,
+            ready=service.is_ready,
+        )
+    except OSError as error:
+        if settings.grpc_port is not None:
+            raise ConfigError(f"{error}. Choose another with --grpc-port.") from None
+        return None, f"no gRPC for jina clients: port {port} is in use. Try --grpc-port 0"
+    return server, f"gRPC for jina clients on {settings.host}:{server.port}"
+
+
+async def _serve_http(
+    http: HttpServer,
+    listener: socket.socket,
+    assembly: Assembly,
+    *,
+    greeting: tuple[str, ...],
+) -> None:
+    """Prints the greeting once requests are taken."""
     serving = asyncio.create_task(http.serve(sockets=[listener]))
-    loading = asyncio.create_task(assembly.engine.ready())
+    loading = asyncio.create_task(_up(http, assembly))
     await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)
     failure = loading.exception() if loading.done() else None
     if loading.done() and failure is None:
-        host, port = listener.getsockname()[:2]
-        name = assembly.service.model_name
-        print(f"llamastream: {name} is ready on http://{host}:{port}/v1", flush=True)
+        for line in greeting:
+            print(f"llamastream: {line}", flush=True)
     if failure is not None:
         http.should_exit = True
     loading.cancel()
     await serving
     if failure is not None:
         raise failure
+
+
+async def _up(http: HttpServer, assembly: Assembly) -> None:
+    """Return when requests are taken. Raises what loading raised."""
+    await assembly.engine.ready()
+    await http.listening()
 
 
 def bind(server: ServeSettings) -> socket.socket:

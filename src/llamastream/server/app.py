@@ -15,25 +15,37 @@ from llamastream.server import errors
 from llamastream.server.auth import KeyRing
 from llamastream.server.completions_api import CompletionsApi
 from llamastream.server.gate import Gate
+from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
+from llamastream.server.stored_chat import StoredChatApi
+from llamastream.server.stored_routes import stored_routes
 from llamastream.service.chat_service import ChatService
+from llamastream.service.responses import Responses
 
 
-def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
-    """The HTTP interface of `service`, which it starts and stops with the server."""
+def create_app(
+    service: ChatService, settings: ServeSettings, responses: Responses | None = None
+) -> Starlette:
+    """The HTTP interface of `service` and of what is stored, both started and stopped with the
+    server. Without `responses` nothing can be stored."""
+    keys = key_ring(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await service.start()
         try:
+            if responses is not None:
+                await responses.start()
             yield
         finally:
             await service.stop()
+            if responses is not None:
+                await responses.stop()
 
     app = Starlette(
-        routes=_routes(service, settings),
-        middleware=_middleware(settings),
+        routes=[*_routes(service, settings, responses), *_jina_routes(service, keys)],
+        middleware=_middleware(settings, keys),
         exception_handlers={
             ChatError: errors.on_chat_error,
             HTTPException: errors.on_http_exception,
@@ -45,11 +57,18 @@ def create_app(service: ChatService, settings: ServeSettings) -> Starlette:
     return app
 
 
-def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
-    completions = CompletionsApi(service, settings)
+def _routes(
+    service: ChatService, settings: ServeSettings, responses: Responses | None
+) -> list[BaseRoute]:
+    stored_chat = None if responses is None else StoredChatApi(responses, settings)
+    completions = CompletionsApi(service, settings, stored_chat)
     prompts = PromptsApi(service, settings)
     operator = OperatorApi(service)
+    stored = []
+    if responses is not None and stored_chat is not None:
+        stored = stored_routes(responses, stored_chat, settings)
     return [
+        *stored,
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),
         Route("/v1/completions", completions.completion, methods=["POST"]),
         Route("/v1/models", operator.models),
@@ -63,9 +82,18 @@ def _routes(service: ChatService, settings: ServeSettings) -> list[BaseRoute]:
     ]
 
 
-def _middleware(settings: ServeSettings) -> list[Middleware]:
+def _jina_routes(service: ChatService, keys: KeyRing) -> list[Route]:
+    return jina_routes(service, authorize=keys.scope_of_header, ready=service.is_ready)
+
+
+def key_ring(settings: ServeSettings) -> KeyRing:
+    """The API keys that the options accept."""
+    return KeyRing(_split(settings.api_key))
+
+
+def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
-    gate = Middleware(Gate, keys=KeyRing(_split(settings.api_key)))
+    gate = Middleware(Gate, keys=keys)
     origins = _split(settings.cors_origins)
     if not origins:
         return [gate]

@@ -35,10 +35,13 @@ class ChatCompletionBody(GenerationOptions):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
+    store: bool | None = None
 
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
-        sampling = self.sampling(defaults, self._max_tokens(), self._num_logprobs())
+        sampling = self.sampling(
+            defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
+        )
         return self.build(to_messages(self.messages), sampling, scope=scope, label=label)
 
     def _max_tokens(self) -> int | None:

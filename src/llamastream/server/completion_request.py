@@ -27,7 +27,7 @@ class CompletionBody(GenerationOptions):
                 param="truncation",
             )
         max_tokens = self.max_tokens or DEFAULT_MAX_TOKENS
-        sampling = self.sampling(defaults, max_tokens, self.logprobs)
+        sampling = self.sampling(defaults, max_tokens, self.logprobs, self.logit_bias)
         return self.build(_prompt(self.prompt), sampling, scope=scope, label=label)
 
 

@@ -6,15 +6,18 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llamastream.config import ServeSettings
+from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
 from llamastream.server.chat_request import parse_chat
 from llamastream.server.completion_request import parse_completion
 from llamastream.server.delivery import EventStream, WholeAnswer
 from llamastream.server.errors import model_not_found
 from llamastream.server.framing import Answer, Format
+from llamastream.server.idempotency import refuse_key
 from llamastream.server.openai_chat import ChatFormat
 from llamastream.server.openai_completions import CompletionFormat
 from llamastream.server.options import GenerationOptions
+from llamastream.server.stored_chat import StoredChatApi
 from llamastream.service.chat_service import ChatService
 from llamastream.service.stream import Stream
 
@@ -22,26 +25,46 @@ from llamastream.service.stream import Stream
 class CompletionsApi:
     """Refusals known at admission are raised, as ChatErrors, before anything is sent."""
 
-    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
+    def __init__(
+        self,
+        service: ChatService,
+        settings: ServeSettings,
+        stored: StoredChatApi | None,
+    ) -> None:
         self._service = service
+        self._stored = stored
         self._max_body_bytes = int(settings.max_body_mib * 2**20)
         self._ping_interval_s = settings.ping_interval_s
 
     async def chat(self, request: Request) -> ASGIApp:
-        body = parse_chat(await read_json(request, self._max_body_bytes))
+        raw = await read_json(request, self._max_body_bytes)
+        body = parse_chat(raw)
+        self._check_model(body)
+        if body.store:
+            return await self._store().create(request, raw, body)
+        refuse_key(request)
         stream = await self._open(request, body)
         answer = self._answer("chatcmpl-", stream, body, logprobs=bool(body.logprobs))
         return self._deliver(stream, body, ChatFormat(answer, body.metadata))
 
     async def completion(self, request: Request) -> ASGIApp:
         body = parse_completion(await read_json(request, self._max_body_bytes))
+        self._check_model(body)
+        refuse_key(request)
         stream = await self._open(request, body)
         answer = self._answer("cmpl-", stream, body, logprobs=body.logprobs is not None)
         return self._deliver(stream, body, CompletionFormat(answer))
 
-    async def _open(self, request: Request, body: GenerationOptions) -> Stream:
+    def _check_model(self, body: GenerationOptions) -> None:
         if body.model != self._service.model_name:
             raise model_not_found(body.model, self._service.model_name)
+
+    def _store(self) -> StoredChatApi:
+        if self._stored is None:
+            raise InvalidRequest("store: true needs a server with a store.", param="store")
+        return self._stored
+
+    async def _open(self, request: Request, body: GenerationOptions) -> Stream:
         state = request.state
         defaults = self._service.sampling
         return await self._service.open(body.to_request(defaults, state.key_scope, state.label))

@@ -36,7 +36,7 @@ class EventStream:
         self._ping_interval_s = ping_interval_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _closed_when_client_leaves(self._stream, receive):
+        async with closed_when_client_leaves(self._stream, receive):
             await send(
                 {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS}
             )
@@ -73,7 +73,7 @@ class WholeAnswer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deltas: list[Delta] = []
-        async with _closed_when_client_leaves(self._stream, receive):
+        async with closed_when_client_leaves(self._stream, receive):
             while not self._stream.exhausted:
                 deltas += await self._stream.read()
             if self._stream.closed:
@@ -88,7 +88,8 @@ class WholeAnswer:
 
 
 @asynccontextmanager
-async def _closed_when_client_leaves(stream: Stream, receive: Receive) -> AsyncIterator[None]:
+async def closed_when_client_leaves(stream: Stream, receive: Receive) -> AsyncIterator[None]:
+    """Around the sending of an answer: the stream is closed at its end, or when nobody reads."""
     watcher = asyncio.create_task(_close_on_disconnect(stream, receive))
     try:
         yield

@@ -13,6 +13,7 @@ from llamastream.errors import (
     InternalError,
     ModelNotFound,
     Overloaded,
+    StoreUnavailable,
     Unauthorized,
 )
 
@@ -32,7 +33,7 @@ def error_response(error: ChatError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(error.retry_after_s)
-    elif isinstance(error, EngineDead):
+    elif isinstance(error, EngineDead | StoreUnavailable):
         headers["retry-after"] = str(LOADING_RETRY_AFTER_S)
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
@@ -64,13 +65,19 @@ def model_not_found(name: str, served: str) -> ModelNotFound:
     )
 
 
+def error_fields(error: ChatError) -> dict[str, str | None]:
+    """What is under `error` in the JSON. Text that is not Unicode is replaced by `?`."""
+    return _fields(error.message, error.status, error.param, error.code)
+
+
+def _fields(message: str, status: int, param: str | None, code: str) -> dict[str, str | None]:
+    found = {"message": message, "type": _type_of(status), "param": param, "code": code}
+    # Lone surrogates may have been taken from a field's name or value.
+    return {k: v and v.encode("utf-8", "replace").decode() for k, v in found.items()}
+
+
 def _body(message: str, status: int, param: str | None, code: str) -> bytes:
-    error = {"message": message, "type": _type_of(status), "param": param, "code": code}
-    try:
-        return orjson.dumps({"error": error})
-    except TypeError:  # lone surrogates, taken from a field's name or value
-        clean = {k: v and v.encode("utf-8", "replace").decode() for k, v in error.items()}
-        return orjson.dumps({"error": clean})
+    return orjson.dumps({"error": _fields(message, status, param, code)})
 
 
 def _type_of(status: int) -> str:

@@ -13,7 +13,8 @@ from llamastream.errors import Unauthorized
 from llamastream.server.auth import KeyRing
 from llamastream.server.errors import error_response
 
-OPEN_PATHS = frozenset({"/health"})  # probes of load balancers carry no key
+# Probes of load balancers carry no key, and jina.Client's may be inside the document.
+OPEN_PATHS = frozenset({"/health", "/dry_run", "/stream"})
 LABEL = re.compile(r"[\w.:-]{1,128}", re.ASCII)  # safe in a log line and in a header
 
 
@@ -25,7 +26,7 @@ class Gate:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -34,7 +35,7 @@ class Gate:
         state = scope.setdefault("state", {})
         state["label"] = label
         labelled = _labelled(send, label.encode())
-        if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+        if scope["path"] not in OPEN_PATHS and scope.get("method") != "OPTIONS":
             try:
                 state["key_scope"] = self._keys.scope_of_header(headers.get("authorization"))
             except Unauthorized as error:

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream import __version__
-from llamastream.messages import EngineState
 from llamastream.metrics import CONTENT_TYPE
 from llamastream.server.errors import model_not_found
 from llamastream.service.chat_service import ChatService
@@ -31,12 +30,14 @@ class OperatorApi:
     async def health(self, _: Request) -> Response:
         """200 when requests are taken, otherwise 503 with the state."""
         status = self._service.status()
+        is_ready = self._service.is_ready()
+        is_stopping = self._service.is_draining
         body = {
-            "status": status.state.value,
+            "status": "stopping" if is_stopping else status.state.value,
             "running": status.num_running,
             "waiting": status.num_waiting,
         }
-        return _json(body, 200 if status.state is EngineState.READY else 503)
+        return _json(body, 200 if is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._service.metrics.render(), headers={"content-type": CONTENT_TYPE})

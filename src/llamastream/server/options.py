@@ -1,4 +1,4 @@
-"""The options that chat and text completions share, checked by pydantic and named in errors.
+"""The options that the endpoints share, checked by pydantic and named in errors.
 
 A model's field is an option's name on the wire; None means the default. Ranges of sampling
 parameters are checked once, by SamplingParams.
@@ -51,28 +51,16 @@ def _token_biases(value: Any) -> Any:
     return {int(key): bias for key, bias in value.items()}
 
 
-class GenerationOptions(WireModel):
-    """What both endpoints take. `user` and `safety_identifier` are labels without any effect."""
+class SamplingOptions(WireModel):
+    """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
 
     model: str
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-            Field(max_length=MAX_STOPS),
-            BeforeValidator(_stop_list),
-        ]
-        | None
-    ) = None
     seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
-    max_tokens: MaxTokens | None = None
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None  # a hint; the prefix cache needs none
@@ -82,21 +70,15 @@ class GenerationOptions(WireModel):
     repetition_penalty: float | None = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
-    include_stop_str_in_output: bool | None = None
-    skip_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
 
-    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
-        """The checked request; `defaults` are the model's. Raises InvalidRequest."""
-        raise NotImplementedError
-
-    @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
-
     def sampling(
-        self, defaults: SamplingParams, max_tokens: int | None, logprobs: int | None
+        self,
+        defaults: SamplingParams,
+        max_tokens: int | None,
+        logprobs: int | None,
+        biases: dict[int, float] | None = None,
     ) -> SamplingParams:
         """The sampling parameters. Raises InvalidRequest for a value out of range."""
         given: dict[str, Any] = {
@@ -112,11 +94,38 @@ class GenerationOptions(WireModel):
         return replace(
             defaults,
             max_tokens=max_tokens,
-            logit_bias=tuple((self.logit_bias or {}).items()),
+            logit_bias=tuple((biases or {}).items()),
             logprobs=logprobs,
             stop_token_ids=frozenset(self.stop_token_ids or ()),
             **{name: value for name, value in given.items() if value is not None},
         )
+
+
+class GenerationOptions(SamplingOptions):
+    """What chat and text completions take."""
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+            Field(max_length=MAX_STOPS),
+            BeforeValidator(_stop_list),
+        ]
+        | None
+    ) = None
+    max_tokens: MaxTokens | None = None
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
+        """The checked request; `defaults` are the model's. Raises InvalidRequest."""
+        raise NotImplementedError
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
 
     def build(
         self, prompt: Prompt, sampling: SamplingParams, *, scope: str, label: str

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.errors import ChatError, EngineDead, InternalError
@@ -27,7 +28,7 @@ from llamastream.messages import (
 )
 from llamastream.metrics import Metrics
 from llamastream.sampling import MAX_SEED, SamplingParams
-from llamastream.service.choice import Choice
+from llamastream.service.choice import Choice, TextRules
 from llamastream.service.flight import Flight
 from llamastream.service.prompting import Prompting
 from llamastream.service.protocol import Engine
@@ -37,6 +38,18 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLING = SamplingParams()
 CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
+
+
+class OtherRequests(Protocol):
+    """Who takes the events of engine requests that are not this service's own."""
+
+    def advance(self, events: list[Event]) -> None:
+        """Some of one or more steps, in order."""
+        ...
+
+    def engine_ended(self, error: ChatError) -> None:
+        """No more events will come."""
+        ...
 
 
 class ChatService:
@@ -56,25 +69,49 @@ class ChatService:
         self.sampling = sampling
         self.metrics = Metrics(engine.status)
         self.prompting = Prompting(tokenizer, prompts)
-        self._engine = engine
-        self._tokenizer = tokenizer
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.others: OtherRequests | None = None
         self._flights: dict[str, Flight] = {}  # by engine request id
         self._task: asyncio.Task[None] | None = None
         self._is_over = False  # no more steps will come
+        self._is_draining = False
 
     async def start(self) -> None:
         """Start the engine, which then loads, and the task that reads its steps."""
-        self._engine.start()
+        self.engine.start()
         self._task = asyncio.create_task(self._read_steps(), name="engine steps")
 
     async def stop(self) -> None:
         """Stop the engine and fail the streams that are open."""
-        await self._engine.stop()
+        await self.engine.stop()
         if self._task is not None:
             await self._task
 
     def status(self) -> EngineStatus:
-        return self._engine.status()
+        return self.engine.status()
+
+    @property
+    def is_draining(self) -> bool:
+        """True once the server is stopping: streams that are open go on, no new one is opened."""
+        return self._is_draining
+
+    def drain(self) -> None:
+        """Refuse new requests from here on."""
+        self._is_draining = True
+
+    def check_ready(self) -> EngineStatus:
+        """The engine's limits. Raises EngineDead unless a request may be opened."""
+        status = self.engine.status()
+        if self._is_draining:
+            raise EngineDead("The server is stopping. Try again in a few seconds.")
+        if status.state is not EngineState.READY or self._is_over:
+            raise _not_ready(status.state)
+        return status
+
+    def is_ready(self) -> bool:
+        """Whether `open` takes requests now."""
+        return self.status().state is EngineState.READY and not self._is_draining
 
     @property
     def num_open(self) -> int:
@@ -86,15 +123,12 @@ class ChatService:
 
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
-        status = self._engine.status()
-        if status.state is not EngineState.READY or self._is_over:
-            raise _not_ready(status.state)
-        fitted = await self.prompting.fit(request, status)
+        fitted = await self.prompting.fit(request, self.check_ready())
         flight = Flight(
             request,
             tuple(fitted.ids),
             num_dropped_turns=fitted.num_dropped_turns,
-            cancel=self._engine.cancel,
+            cancel=self.engine.cancel,
         )
         try:
             for index in range(request.n):
@@ -108,17 +142,15 @@ class ChatService:
 
     def _submit(self, flight: Flight, request: ChatRequest, index: int) -> None:
         """Submit one choice. Raises ChatError."""
-        stop_ids = request.sampling.stop_token_ids
-        if not request.ignore_eos:
-            stop_ids |= frozenset(self._tokenizer.eos_token_ids)
-        choice = Choice(flight.stream, index, self._tokenizer, request, stop_token_ids=stop_ids)
+        rules = TextRules.of(request, flight.stream.prompt_token_ids, self.tokenizer)
+        choice = Choice(index, self.tokenizer, rules, flight.stream.next_sequence_number)
         generation = GenerationRequest(
             request_id=f"{flight.stream.id}-{index}",
             prompt_ids=flight.stream.prompt_token_ids,
-            sampling=_for_choice(request.sampling, index, stop_ids),
+            sampling=for_choice(request.sampling, index, rules.stop_token_ids),
             cache_salt=request.scope.encode(),
         )
-        self._engine.submit(generation)
+        self.engine.submit(generation)
         flight.choices[generation.request_id] = choice
         flight.alive.add(generation.request_id)
         self._flights[generation.request_id] = flight
@@ -126,7 +158,7 @@ class ChatService:
     async def _read_steps(self) -> None:
         error: ChatError = EngineDead("The engine stopped before the answer was complete.")
         try:
-            async for events in self._engine.steps():
+            async for events in self.engine.steps():
                 self._advance(events)
         except Exception:
             logger.exception("the engine's steps failed")
@@ -134,16 +166,20 @@ class ChatService:
         self._is_over = True
         for flight in set(self._flights.values()):
             self._fail(flight, error)
+        if self.others is not None:
+            self.others.engine_ended(error)
 
     def _advance(self, events: Iterable[Event]) -> None:
         now_s = time.perf_counter()
         deltas: list[tuple[Stream, Delta]] = []
         ended: list[Flight] = []
+        others: list[Event] = []
         num_tokens = 0
         for event in events:
             flight = self._flights.get(event.request_id)
-            if flight is None:
-                continue  # refused as a whole, or failed
+            if flight is None:  # refused as a whole, or failed, or never ours
+                others.append(event)
+                continue
             try:
                 if isinstance(event, Token):
                     num_tokens += 1
@@ -159,6 +195,8 @@ class ChatService:
                 self._fail(flight, InternalError("Internal error while decoding the answer."))
         self.metrics.output_tokens.inc(num_tokens)
         self._publish(deltas, ended)
+        if others and self.others is not None:
+            self.others.advance(others)
 
     def _publish(self, deltas: list[tuple[Stream, Delta]], ended: list[Flight]) -> None:
         """Fan a step's deltas out to their streams; never waits for a reader."""
@@ -177,7 +215,7 @@ class ChatService:
         flight.saw_token(now_s)
         deltas.append((flight.stream, choice.add(token)))
         if choice.finish_reason is not None:
-            self._engine.cancel(token.request_id)
+            self.engine.cancel(token.request_id)
 
     def _on_finished(
         self, flight: Flight, event: Finished, deltas: list[tuple[Stream, Delta]]
@@ -203,11 +241,11 @@ class ChatService:
         for request_id in flight.choices:
             self._flights.pop(request_id, None)
         for request_id in flight.alive:
-            self._engine.cancel(request_id)
+            self.engine.cancel(request_id)
         flight.alive.clear()
 
 
-def _for_choice(
+def for_choice(
     sampling: SamplingParams, index: int, stop_token_ids: frozenset[int]
 ) -> SamplingParams:
     """`sampling` with one choice's own seed, drawn here when none was given."""

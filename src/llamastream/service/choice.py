@@ -4,38 +4,59 @@ The invariant: what it has handed out, concatenated, is the whole visible text, 
 tokens came in. Nothing after a matched stop string is shown or counted.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
 from llamastream.chat import IncrementalDetokenizer, StopMatcher, Tokenizer
 from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Token, TokenLogprob
-from llamastream.service.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """How the ids of an answer become visible text: all of a request that matters for it."""
+
+    stop: tuple[str, ...]
+    stop_token_ids: frozenset[int]  # the model's own included
+    include_stop: bool
+    skip_special_tokens: bool
+    continues: bool  # the prompt's text, rather than being a text of its own
+
+    @classmethod
+    def of(cls, request: ChatRequest, prompt_ids: Sequence[int], tokenizer: Tokenizer) -> Self:
+        stop_ids = request.sampling.stop_token_ids
+        if not request.ignore_eos:
+            stop_ids |= frozenset(tokenizer.eos_token_ids)
+        is_chat = isinstance(request.prompt, tuple) and isinstance(request.prompt[0], Message)
+        return cls(
+            stop=request.stop,
+            stop_token_ids=stop_ids,
+            include_stop=request.include_stop,
+            skip_special_tokens=request.skip_special_tokens,
+            continues=not is_chat and prompt_ids[-1] not in tokenizer.special_ids,
+        )
 
 
 class Choice:
     """Fed by the service with the events of one engine request."""
 
     def __init__(
-        self,
-        stream: Stream,
-        index: int,
-        tokenizer: Tokenizer,
-        request: ChatRequest,
-        *,
-        stop_token_ids: frozenset[int],
+        self, index: int, tokenizer: Tokenizer, rules: TextRules, next_number: Callable[[], int]
     ) -> None:
-        """Raises InvalidRequest for an empty stop string."""
+        """`next_number` counts the deltas of the stream. Raises InvalidRequest for an empty stop
+        string."""
         self.index = index
         self.num_output_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self._stream = stream
+        self._next_number = next_number
         self._tokenizer = tokenizer
-        self._hidden_ids = frozenset() if request.include_stop else stop_token_ids
+        self._hidden_ids = frozenset() if rules.include_stop else rules.stop_token_ids
         self._detokenizer = IncrementalDetokenizer(
             tokenizer,
-            skip_special_tokens=request.skip_special_tokens,
-            continues=_continues(request, stream.prompt_token_ids, tokenizer),
+            skip_special_tokens=rules.skip_special_tokens,
+            continues=rules.continues,
         )
-        self._matcher = (
-            StopMatcher(request.stop, include=request.include_stop) if request.stop else None
-        )
+        self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
 
     def add(self, token: Token) -> Delta:
         """The delta of one more token. It carries the finish reason when a stop string matched."""
@@ -66,16 +87,9 @@ class Choice:
     def _delta(
         self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        number = self._stream.next_sequence_number()
-        return Delta(self.index, number, text, token_ids, logprobs, self.finish_reason)
+        return Delta(self.index, self._next_number(), text, token_ids, logprobs, self.finish_reason)
 
     def _logprob(self, token: Token, logprob: float) -> TokenLogprob:
         bytes_of = self._tokenizer.token_bytes
         top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
         return TokenLogprob(token.token_id, bytes_of(token.token_id), logprob, top)
-
-
-def _continues(request: ChatRequest, prompt_ids: tuple[int, ...], tokenizer: Tokenizer) -> bool:
-    """Whether the answer goes on with the prompt's text, rather than being a text of its own."""
-    is_chat = isinstance(request.prompt, tuple) and isinstance(request.prompt[0], Message)
-    return not is_chat and prompt_ids[-1] not in tokenizer.special_ids

@@ -1,6 +1,5 @@
 """One stream while its engine requests are alive: what is counted, timed and logged about it."""
 
-import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -9,9 +8,8 @@ from llamastream.errors import ChatError
 from llamastream.messages import ChatRequest, FinishReason, Usage
 from llamastream.metrics import Metrics
 from llamastream.service.choice import Choice
+from llamastream.service.report import Report
 from llamastream.service.stream import Stream
-
-logger = logging.getLogger(__name__)
 
 
 class Flight:
@@ -75,22 +73,7 @@ class Flight:
         usage = self.usage()
         outcome = self._outcome()
         ttft_s, itl_s = self._latencies(usage.num_output_tokens)
-        logger.info(
-            "done request_id=%s%s prompt=%d cached=%d out=%d ttft_ms=%s itl_ms=%s finish=%s",
-            self.stream.id,
-            f" label={self._label}" if self._label else "",
-            *usage,
-            "-" if ttft_s is None else f"{ttft_s * 1000:.0f}",
-            "-" if itl_s is None else f"{itl_s * 1000:.1f}",
-            outcome,
-        )
-        metrics.requests.labels(outcome).inc()
-        metrics.prompt_tokens.inc(usage.num_prompt_tokens)
-        metrics.cached_tokens.inc(usage.num_cached_tokens)
-        if ttft_s is not None:
-            metrics.ttft.observe(ttft_s)
-        if itl_s is not None:
-            metrics.tpot.observe(itl_s)
+        Report(self.stream.id, self._label, usage, ttft_s, itl_s, outcome).write(metrics)
 
     def _outcome(self) -> str:
         """The error's code, or how the first choice ended."""

@@ -1,4 +1,4 @@
-"""What the service needs of an engine: four members to talk to it, two for its life.
+"""What the service needs of an engine: four members to talk to it, three for its life.
 
 The in-process AsyncEngine is one; an engine on another machine or a scripted double is another.
 """
@@ -18,6 +18,10 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Fail what is unfinished and free everything. `steps` ends."""
+        ...
+
+    async def ready(self) -> None:
+        """Return once requests are accepted. Raises what went wrong with loading."""
         ...
 
     def submit(self, request: GenerationRequest) -> None:

@@ -1,10 +1,13 @@
 """What must survive: conversations, responses, and the journal of streams being generated.
 
 Knows no wire format, no engine and no text encoding. The one invariant: what a future has confirmed
-is there after the process was killed.
+is there after the process was killed. SQLAlchemy takes 0.2 s to import, so what needs it is
+imported when it is first asked for.
 """
 
-from llamastream.store.database import Durability, sqlite_url
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from llamastream.store.records import (
     Conversation,
     Created,
@@ -21,7 +24,10 @@ from llamastream.store.records import (
     Status,
     Swept,
 )
-from llamastream.store.store import Store
+
+if TYPE_CHECKING:
+    from llamastream.store.database import Durability, sqlite_url
+    from llamastream.store.store import Store
 
 __all__ = [
     "Conversation",
@@ -42,3 +48,11 @@ __all__ = [
     "Swept",
     "sqlite_url",
 ]
+
+_HOMES = {"Durability": "database", "sqlite_url": "database", "Store": "store"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,134 @@
+"""Messages per second of scripted streams through our gRPC server and through a Jina Deployment.
+
+    python bench/jina_transport.py --jina-python .venv-jina/bin/python
+
+No model: both sides make a document per token as fast as they can, so that the transport alone is
+measured. The same client reads both, in turns; it costs next to nothing, since client and server
+share the machine. The last line is JSON.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+from http2_reader import read_streams
+
+from llamastream.messages import ChatRequest, Delta, Usage
+from llamastream.server.jina import wire
+from llamastream.server.jina.grpc_server import serve_grpc
+
+STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
+RIVAL = Path(__file__).parent / "jina_rival.py"
+
+
+class ScriptedStream:
+    """One delta per read, with a turn for the other streams before it."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._made = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self._made >= self._max_tokens
+
+    async def read(self) -> list[Delta]:
+        await asyncio.sleep(0)
+        self._made += 1
+        return [Delta(0, self._made - 1, " token", (self._made - 1,))]
+
+    def usage(self) -> Usage:
+        return Usage(1, 0, self._made)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class ScriptedService:
+    async def open(self, request: ChatRequest) -> ScriptedStream:
+        assert request.sampling.max_tokens is not None
+        return ScriptedStream(request.sampling.max_tokens)
+
+
+async def serve_ours(port: int) -> None:
+    server = await serve_grpc(
+        ScriptedService(), port=port, authorize=lambda _: "", ready=lambda: True
+    )
+    print("READY", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(0)
+
+
+@contextlib.contextmanager
+def running(*command: str | Path) -> Iterator[None]:
+    """A server from its READY until its stdin is closed."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if not any(line.startswith("READY") for line in process.stdout):
+            raise SystemExit(f"{command} did not start")
+        yield
+        process.stdin.close()
+
+
+def load(port: int, num_streams: int, max_tokens: int) -> float:
+    """Messages per second of `num_streams` at once. Checks that each stream was whole."""
+    call = wire.SingleDocumentRequest()
+    call.header.exec_endpoint = "/stream"
+    wire.set_fields(call.document, {"prompt": "x", "max_tokens": max_tokens, "id": "0" * 32})
+    reading = read_streams(port, STREAM_DOC, call.SerializeToString(), num_streams)
+    assert reading.num_messages == [max_tokens] * num_streams, "a stream was not whole"
+    return sum(reading.num_messages) / reading.elapsed_s
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def measure(options: argparse.Namespace) -> dict[str, list[float]]:
+    ports = {name: free_port() for name in ("llamastream", "jina, gateway", "jina, direct")}
+    rates: dict[str, list[float]] = {name: [] for name in ports}
+    with contextlib.ExitStack() as servers:
+        for name, port in ports.items():
+            ours = (sys.executable, __file__, "--serve", str(port))
+            theirs = (options.jina_python, RIVAL, str(port), name.removeprefix("jina, "))
+            servers.enter_context(running(*(ours if name == "llamastream" else theirs)))
+        for round_number in range(options.rounds + 1):
+            for name, port in ports.items():
+                rate = load(port, options.streams, options.tokens)
+                if round_number > 0:  # the first warms up
+                    rates[name].append(rate)
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jina-python", default=".venv-jina/bin/python")
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", type=int, metavar="PORT", help="be our server (for itself)")
+    options = parser.parse_args()
+    if options.serve is not None:
+        uvloop.run(serve_ours(options.serve))
+        return
+    rates = measure(options)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, median in medians.items():
+        share = medians["llamastream"] / median
+        print(f"{name:14} {median:9,.0f} messages/s   ours / this: {share:5.1f}")
+    print(json.dumps({"streams": options.streams, "tokens": options.tokens, "rates": rates}))
+
+
+if __name__ == "__main__":
+    main()

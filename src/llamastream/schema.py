@@ -1,0 +1,68 @@
+"""The article's two documents, for clients that speak DocArray and for our Jina Executor.
+
+A client may as well declare its own with the article's two fields only: what is absent has its
+default, and what is unknown is ignored, on both sides. The server does not import this module:
+docarray alone would add a fifth of a second to its start.
+"""
+
+import warnings
+from typing import Dict, List, Optional, Self  # noqa: UP035
+
+from pydantic import model_validator
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # docarray 0.41.0 uses what pydantic has deprecated since
+    from docarray import BaseDoc
+
+__all__ = ["ModelOutputDocument", "PromptDocument"]
+
+# NOTE: typing's Optional, List and Dict on purpose: docarray knows no `X | None`, no `list[X]`.
+# ruff: noqa: UP006, UP045
+
+
+class PromptDocument(BaseDoc):
+    """What to continue: a raw `prompt`, or the `messages` of a chat, each a role and a content.
+
+    The server wants `max_tokens`; an Executor has a default. Over gRPC an integer has 32 bits, so
+    `seed`, too. `truncation`: "auto" drops the oldest turns of a conversation that is too long.
+    `logprobs` asks for the output's `logprob`. `api_key` is for the stock jina.Client, which can
+    send no header over gRPC.
+    """
+
+    prompt: Optional[str] = None
+    max_tokens: Optional[int] = None
+    messages: Optional[List[Dict[str, str]]] = None
+    temperature: Optional[float] = None
+    top_p: Optional[float] = None
+    top_k: Optional[int] = None
+    min_p: Optional[float] = None
+    repetition_penalty: Optional[float] = None
+    presence_penalty: Optional[float] = None
+    frequency_penalty: Optional[float] = None
+    seed: Optional[int] = None
+    stop: Optional[List[str]] = None
+    ignore_eos: Optional[bool] = None
+    truncation: Optional[str] = None
+    logprobs: Optional[bool] = None
+    api_key: Optional[str] = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, and not both")
+        return self
+
+
+class ModelOutputDocument(BaseDoc):
+    """One token's share of the answer. `generated_text` concatenated is the exact whole text.
+
+    A token that completes no character brings no document, and a reader far behind gets several
+    tokens in one: `token_id` is then the last. `finish_reason` is on the last document if the end
+    came with its token ("length"). A stop token or stop string brings no text, and no document.
+    """
+
+    token_id: int
+    generated_text: str
+    sequence_number: Optional[int] = None
+    finish_reason: Optional[str] = None
+    logprob: Optional[float] = None

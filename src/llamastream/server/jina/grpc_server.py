@@ -1,0 +1,194 @@
+"""Jina's gRPC services on grpc.aio, in the loop of all other transports.
+
+Every refusal and failure is a gRPC status with the error's message. A client that cancels, leaves
+or runs out of time closes its stream at once.
+"""
+
+import logging
+import socket
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from llamastream.errors import ChatError, InvalidRequest, NotFound
+from llamastream.messages import ChatRequest
+from llamastream.server.gate import LABEL
+from llamastream.server.jina import small_calls, wire
+from llamastream.server.jina.documents import (
+    ENDPOINT,
+    Answer,
+    Authorize,
+    Ready,
+    authorization,
+    parse_prompt,
+)
+from llamastream.server.jina.small_calls import Context
+from llamastream.service.chat_service import ChatService
+from llamastream.service.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 12345  # the article's
+MAX_MESSAGE_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
+
+OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server on it
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),  # finds readers whose network is gone
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),  # as many as the line above asks for
+    # jina.Client pings every 10 s, also without calls. grpc would answer with GOAWAY.
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+STATUS_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class GrpcServer:
+    """A server that listens. `port` is the bound one, also when 0 was asked for."""
+
+    def __init__(self, server: grpc.aio.Server, port: int) -> None:
+        self._server = server
+        self.port = port
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Refuse new calls, give running ones `grace` seconds to end, then cancel them."""
+        await self._server.stop(grace)
+
+
+async def serve_grpc(
+    service: ChatService,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    *,
+    authorize: Authorize,
+    ready: Ready,
+) -> GrpcServer:
+    """Listen for jina clients. `ready` answers health checks and `is_flow_ready`.
+
+    Raises OSError when the address cannot be had.
+    """
+    server = grpc.aio.server(options=OPTIONS)
+    handlers = {
+        # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
+        "jina.JinaSingleDocumentRequestRPC": {
+            "stream_doc": grpc.unary_stream_rpc_method_handler(
+                StreamDoc(service, authorize).stream_doc
+            )
+        },
+        **small_calls.jina_handlers(ready),
+    }
+    handlers |= small_calls.health_handlers(ready, tuple(handlers))
+    handlers |= small_calls.reflection_handlers(tuple(handlers))
+    for name, methods in handlers.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        _check_free(host, port)
+        bound = server.add_insecure_port(address)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"cannot listen for gRPC on {address}: {error}") from None
+    await server.start()
+    return GrpcServer(server, bound)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError if not. grpc itself would also write lines of its own to stderr."""
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
+
+
+class StreamDoc:
+    """`stream_doc`: one document in, the answer's documents out."""
+
+    def __init__(self, service: ChatService, authorize: Authorize) -> None:
+        self._service = service
+        self._authorize = authorize
+
+    async def stream_doc(self, data: bytes, context: Context) -> None:
+        try:
+            call = _parse_call(data)
+            stream = await self._service.open(self._request(call, context))
+            try:
+                await _write_answer(call, stream, context)
+            finally:
+                await stream.aclose()
+        except ChatError as error:
+            await _abort(error, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            logger.exception("stream_doc failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+    def _request(self, call: Any, context: Context) -> ChatRequest:
+        try:
+            fields = wire.document_fields(call.document)
+        except ValueError as error:
+            raise InvalidRequest(f"document: {error}.") from None
+        scope = self._authorize(authorization(_header(context), fields))
+        label = call.header.request_id
+        return parse_prompt(fields, scope=scope, label=label if LABEL.fullmatch(label) else "")
+
+
+def _parse_call(data: bytes) -> Any:
+    try:
+        call = wire.SingleDocumentRequest.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"the message must be a jina.SingleDocumentRequestProto in valid UTF-8: {error}"
+        ) from None
+    endpoint = call.header.exec_endpoint or ENDPOINT
+    if endpoint.strip("/") != ENDPOINT.strip("/"):
+        raise NotFound(f"exec_endpoint must be {ENDPOINT}. Given: {endpoint!r}.")
+    return call
+
+
+async def _write_answer(call: Any, stream: Stream, context: Context) -> None:
+    response = wire.SingleDocumentRequest()
+    response.header.request_id = call.header.request_id
+    response.header.exec_endpoint = ENDPOINT
+    answer = Answer(stream)
+    async for documents in answer:
+        for fields in documents:
+            wire.set_fields(response.document, fields)
+            await context.write(response.SerializeToString())
+    usage = stream.usage()
+    context.set_trailing_metadata(
+        (
+            ("finish-reason", answer.finish_reason or ""),
+            ("num-prompt-tokens", str(usage.num_prompt_tokens)),
+            ("num-cached-tokens", str(usage.num_cached_tokens)),
+            ("num-output-tokens", str(usage.num_output_tokens)),
+        )
+    )
+
+
+async def _abort(error: ChatError, context: Context) -> None:
+    metadata = [("error-code", error.code)]
+    if error.param is not None:
+        metadata.append(("error-param", error.param))
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        metadata.append(("retry-after", str(retry_after_s)))
+    await context.abort(STATUS_CODES[error.status], error.message, tuple(metadata))
+
+
+def _header(context: Context) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            return str(value)
+    return None

@@ -1,0 +1,130 @@
+"""From a checked body to a response under way, and to its events. All transports begin here."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from llamastream.errors import InvalidRequest, NotFound
+from llamastream.messages import ChatRequest
+from llamastream.server.errors import model_not_found
+from llamastream.server.response_events import Snapshot
+from llamastream.server.response_feed import (
+    Feed,
+    OpenFeed,
+    StoredFeed,
+    StreamFeed,
+    opened,
+    read_up,
+    start_of,
+)
+from llamastream.server.response_request import ResponseBody
+from llamastream.server.wire_items import parse_input
+from llamastream.service.items import to_messages
+from llamastream.service.records import IdempotencyKey, Item
+from llamastream.service.response_log import ResponseLog
+from llamastream.service.responses import Draft, Responses
+
+PREFIX = "resp_"
+START = -1  # `after` of a reader that wants every event
+
+
+def check_id(id: str, prefix: str = PREFIX) -> str:
+    """`id`, if it can be one of these. Raises NotFound as for one that is not there."""
+    if not id.startswith(prefix):
+        raise NotFound(f"Response {id!r} not found.", param="response_id")
+    return id
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the API key's scope, and the request's label for the log."""
+
+    scope: str
+    label: str
+
+
+class ResponseDesk:
+    def __init__(self, responses: Responses) -> None:
+        self.responses = responses
+        self._chat = responses.chat
+
+    async def create(
+        self, body: ResponseBody, caller: Caller, key: IdempotencyKey | None
+    ) -> ResponseLog:
+        """Begin a stored response, or find the one that `key` began."""
+        items = self._check(body)
+        request = await self._request(body, items, caller)
+        draft = Draft(
+            id=f"{PREFIX}{uuid.uuid4().hex}",
+            wire=body.wire(request.sampling),
+            input_items=items,
+            conversation_id=body.conversation_id,
+            previous_response_id=body.previous_response_id,
+            background=bool(body.background),
+            idempotency=key,
+        )
+        return await self.responses.create(request, draft)
+
+    async def stream(self, body: ResponseBody, caller: Caller) -> OpenFeed:
+        """Begin a response that nobody keeps: it ends with the reader that is then to come."""
+        request = await self._request(body, self._check(body), caller)
+        stream = await self._chat.open(request)
+        snapshot = Snapshot(
+            id=f"{PREFIX}{stream.id}",
+            created_at=int(time.time()),
+            wire=body.wire(request.sampling),
+            conversation_id=None,
+            previous_response_id=body.previous_response_id,
+        )
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Feed]:
+            async with stream:
+                yield StreamFeed(stream, snapshot)
+
+        return opened
+
+    @asynccontextmanager
+    async def follow(self, log: ResponseLog, *, after: int = START) -> AsyncIterator[Feed]:
+        """The events of a stored response with a number over `after`."""
+        async with self.responses.follow(log, start=start_of(after)) as reader:
+            yield StoredFeed(reader, after=after)
+
+    async def open(self, id: str, caller: Caller) -> ResponseLog:
+        return await self.responses.open(check_id(id), scope=caller.scope)
+
+    async def cancel(self, id: str, caller: Caller) -> ResponseLog:
+        """End a response, if it has not ended."""
+        await self.responses.cancel(check_id(id), scope=caller.scope)
+        return await self.open(id, caller)
+
+    async def retrieve(self, log: ResponseLog) -> Snapshot:
+        """A stored response as it is now."""
+        if not log.is_finished:
+            return opened(log)
+        async with self.responses.follow(log) as reader:
+            while not reader.exhausted:
+                await reader.read()
+            return read_up(reader)
+
+    def _check(self, body: ResponseBody) -> tuple[Item, ...]:
+        if body.model != self._chat.model_name:
+            raise model_not_found(body.model, self._chat.model_name)
+        if body.previous_response_id is not None:
+            check_id(body.previous_response_id)
+        if body.input is None and not (body.conversation_id or body.previous_response_id):
+            raise InvalidRequest("input is required.", param="input")
+        return () if body.input is None else parse_input(body.input)
+
+    async def _request(
+        self, body: ResponseBody, items: tuple[Item, ...], caller: Caller
+    ) -> ChatRequest:
+        history = await self.responses.history(
+            scope=caller.scope,
+            conversation_id=body.conversation_id,
+            previous_response_id=body.previous_response_id,
+        )
+        messages = history + to_messages(items)
+        return body.to_request(messages, self._chat.sampling, caller.scope, caller.label)

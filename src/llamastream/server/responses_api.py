@@ -1,0 +1,79 @@
+"""/v1/responses over HTTP: create, retrieve, follow, cancel, delete, input items."""
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from llamastream.config import ServeSettings
+from llamastream.server.body import read_json
+from llamastream.server.idempotency import idempotency_key, refuse_key
+from llamastream.server.queries import (
+    check_include,
+    json_response,
+    page_json,
+    page_query,
+    read_position,
+)
+from llamastream.server.response_delivery import FeedStream, WholeFeed, response_frame
+from llamastream.server.response_feed import OpenFeed
+from llamastream.server.response_request import parse_response
+from llamastream.server.response_start import START, Caller, ResponseDesk, check_id
+from llamastream.server.wire_items import wire_item
+
+
+class ResponsesApi:
+    """Refusals known at admission are raised, as ChatErrors, before anything is sent."""
+
+    def __init__(self, desk: ResponseDesk, settings: ServeSettings) -> None:
+        self._desk = desk
+        self._responses = desk.responses
+        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._ping_interval_s = settings.ping_interval_s
+
+    async def create(self, request: Request) -> ASGIApp:
+        raw = await read_json(request, self._max_body_bytes)
+        body = parse_response(raw)
+        caller = _caller(request)
+        if not body.is_stored:
+            refuse_key(request)
+            return self._deliver(await self._desk.stream(body, caller), bool(body.stream))
+        log = await self._desk.create(body, caller, idempotency_key(request, raw))
+        if body.background and not body.stream:
+            return json_response((await self._desk.retrieve(log)).to_json())
+        return self._deliver(partial(self._desk.follow, log), bool(body.stream))
+
+    async def retrieve(self, request: Request) -> ASGIApp:
+        is_stream, after = read_position(request)
+        log = await self._desk.open(request.path_params["id"], _caller(request))
+        if not is_stream:
+            return json_response((await self._desk.retrieve(log)).to_json())
+        after = START if after is None else after
+        return self._deliver(partial(self._desk.follow, log, after=after), is_stream)
+
+    async def cancel(self, request: Request) -> Response:
+        log = await self._desk.cancel(request.path_params["id"], _caller(request))
+        return json_response((await self._desk.retrieve(log)).to_json())
+
+    async def delete(self, request: Request) -> Response:
+        id = check_id(request.path_params["id"])
+        await self._responses.delete(id, scope=_caller(request).scope)
+        return json_response({"id": id, "object": "response", "deleted": True})
+
+    async def input_items(self, request: Request) -> Response:
+        query = page_query(request, known=("include", "include[]"))
+        check_include(request)
+        page = await self._responses.store.responses.input_items(
+            check_id(request.path_params["id"]), scope=_caller(request).scope, query=query
+        )
+        return json_response(page_json(page, wire_item))
+
+    def _deliver(self, open_feed: OpenFeed, is_stream: bool) -> ASGIApp:
+        if is_stream:
+            return FeedStream(open_feed, response_frame, ping_interval_s=self._ping_interval_s)
+        return WholeFeed(open_feed)
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(request.state.key_scope, request.state.label)

@@ -1,0 +1,160 @@
+"""Chat completions with `store: true`: kept, and resumable behind any of their frames.
+
+Frame n is the n-th event of the stream, `id: n` on the wire; a client that was cut off comes again
+by GET with `Last-Event-ID` (or `starting_after`).
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from llamastream.config import ServeSettings
+from llamastream.errors import InternalError, InvalidRequest
+from llamastream.messages import Delta
+from llamastream.server.chat_request import ChatCompletionBody
+from llamastream.server.framing import Answer
+from llamastream.server.idempotency import idempotency_key
+from llamastream.server.openai_chat import ChatFormat
+from llamastream.server.queries import json_response, read_position
+from llamastream.server.response_delivery import FeedStream, WholeFeed
+from llamastream.server.response_events import Event
+from llamastream.server.response_feed import Feed
+from llamastream.server.response_start import START, check_id
+from llamastream.service.response_log import Reader, ResponseLog
+from llamastream.service.responses import Draft, Responses
+
+PREFIX = "chatcmpl-"
+
+
+class ChatFeed:
+    """The frames with a number over `after`, and one without any bytes as the last."""
+
+    def __init__(self, reader: Reader, *, after: int) -> None:
+        """`reader` starts at the first token."""
+        self.id = reader.record.id
+        self._reader = reader
+        self._after = after
+        wire = reader.record.request["wire"]
+        self._format = ChatFormat(_answer(reader.log), wire["metadata"])
+        self._next = 0
+        self._deltas: list[Delta] = []
+
+    async def read(self, timeout_s: float | None) -> list[Event]:
+        while True:
+            deltas = await self._reader.read(timeout_s)
+            events = self._events_of(deltas)
+            if events or not deltas:
+                return events
+
+    def whole(self) -> bytes:
+        usage = self._reader.log.usage()
+        assert usage is not None
+        return self._format.whole(self._deltas, usage)
+
+    def _events_of(self, deltas: list[Delta]) -> list[Event]:
+        self._deltas += deltas
+        events = self._number([f for delta in deltas for f in self._format.frames(delta)])
+        if not self._reader.exhausted:
+            return events
+        if self._reader.record.error is not None:
+            raise InternalError(self._reader.record.error)
+        usage = self._reader.log.usage()
+        assert usage is not None
+        *frames, done = self._format.last_frames(usage)
+        return [*events, *self._number(frames), Event(self._next, "done", done, is_last=True)]
+
+    def _number(self, frames: list[bytes]) -> list[Event]:
+        events = [Event(self._next + k, "chunk", frame) for k, frame in enumerate(frames)]
+        self._next += len(frames)
+        return [event for event in events if event.number > self._after]
+
+
+class StoredChatApi:
+    def __init__(self, responses: Responses, settings: ServeSettings) -> None:
+        self._responses = responses
+        self._ping_interval_s = settings.ping_interval_s
+
+    async def create(
+        self, request: Request, raw: dict[str, Any], body: ChatCompletionBody
+    ) -> ASGIApp:
+        if body.n not in (None, 1):
+            raise InvalidRequest("n must be 1 with `store: true`.", param="n")
+        state = request.state
+        chat = self._responses.chat
+        log = await self._responses.create(
+            body.to_request(chat.sampling, state.key_scope, state.label),
+            Draft(
+                id=PREFIX + uuid.uuid4().hex,
+                wire=_wire(body),
+                shows_prompt_ids=bool(body.return_token_ids),
+                idempotency=idempotency_key(request, raw),
+            ),
+        )
+        return self._deliver(log, START, bool(body.stream))
+
+    async def retrieve(self, request: Request) -> ASGIApp:
+        is_stream, after = read_position(request)
+        log = await self._responses.open(_id(request), scope=request.state.key_scope)
+        return self._deliver(log, START if after is None else after, is_stream)
+
+    async def delete(self, request: Request) -> Response:
+        await self._responses.delete(_id(request), scope=request.state.key_scope)
+        return json_response(
+            {"id": _id(request), "object": "chat.completion.deleted", "deleted": True}
+        )
+
+    def _deliver(self, log: ResponseLog, after: int, is_stream: bool) -> ASGIApp:
+        open_feed = partial(self._follow, log, after)
+        if is_stream:
+            return FeedStream(open_feed, _frame, ping_interval_s=self._ping_interval_s)
+        return WholeFeed(open_feed)
+
+    @asynccontextmanager
+    async def _follow(self, log: ResponseLog, after: int) -> AsyncIterator[Feed]:
+        async with self._responses.follow(log) as reader:
+            yield ChatFeed(reader, after=after)
+
+
+def _id(request: Request) -> str:
+    return check_id(request.path_params["id"], PREFIX)
+
+
+def _wire(body: ChatCompletionBody) -> dict[str, Any]:
+    return {
+        "model": body.model,
+        "metadata": body.metadata,
+        "include_usage": body.include_usage,
+        "return_token_ids": bool(body.return_token_ids),
+        "logprobs": bool(body.logprobs),
+        "shows_dropped_turns": body.truncation == "auto",
+    }
+
+
+def _answer(log: ResponseLog) -> Answer:
+    record, wire = log.record, log.record.request["wire"]
+    dropped = record.request["num_dropped_turns"] if wire["shows_dropped_turns"] else None
+    return Answer(
+        id=record.id,
+        created=int(record.created_at),
+        model=wire["model"],
+        n=1,
+        prompt_token_ids=tuple(record.request["prompt_token_ids"] or ()),
+        num_dropped_turns=dropped,
+        include_usage=wire["include_usage"],
+        return_token_ids=wire["return_token_ids"],
+        logprobs=wire["logprobs"],
+    )
+
+
+def _frame(event: Event) -> bytes:
+    if event.type == "chunk":
+        return b"id: %d\n%b" % (event.number, event.body)
+    if event.type == "error":
+        return b"data: %b\n\n" % event.body
+    return event.body

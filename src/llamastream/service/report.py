@@ -1,0 +1,38 @@
+"""What is logged and counted of a request that has ended: one line, no text of anybody."""
+
+import logging
+from typing import NamedTuple
+
+from llamastream.messages import Usage
+from llamastream.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Report(NamedTuple):
+    request_id: str
+    label: str  # the caller's own name for it, may be empty
+    usage: Usage
+    ttft_s: float | None  # from admission to the first token
+    itl_s: float | None  # mean time between the tokens of one choice
+    outcome: str  # a finish reason, or an error's code
+
+    def write(self, metrics: Metrics) -> None:
+        """The one log line of a request, and its counts."""
+        ttft_s, itl_s, usage = self.ttft_s, self.itl_s, self.usage
+        logger.info(
+            "done request_id=%s%s prompt=%d cached=%d out=%d ttft_ms=%s itl_ms=%s finish=%s",
+            self.request_id,
+            f" label={self.label}" if self.label else "",
+            *usage,
+            "-" if ttft_s is None else f"{ttft_s * 1000:.0f}",
+            "-" if itl_s is None else f"{itl_s * 1000:.1f}",
+            self.outcome,
+        )
+        metrics.requests.labels(self.outcome).inc()
+        metrics.prompt_tokens.inc(usage.num_prompt_tokens)
+        metrics.cached_tokens.inc(usage.num_cached_tokens)
+        if ttft_s is not None:
+            metrics.ttft.observe(ttft_s)
+        if itl_s is not None:
+            metrics.tpot.observe(itl_s)

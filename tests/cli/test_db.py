@@ -1,0 +1,58 @@
+"""`llamastream db` on a database that a server made."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llamastream.cli.db import db
+from llamastream.errors import ConfigError
+from llamastream.store import Store, sqlite_url
+
+
+async def _fill(folder: Path) -> None:
+    async with await Store.open(sqlite_url(folder)) as store:
+        await store.conversations.create("conv_1", scope="", metadata={"a": "b"})
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(db, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+async def test_an_export_is_imported_elsewhere(folder: Path, tmp_path: Path) -> None:
+    await _fill(folder)
+    # The commands have an event loop of their own, so they run on a thread of theirs.
+    file, other = tmp_path / "export", tmp_path / "other"
+    other.mkdir()
+    output = await asyncio.to_thread(run, "export", str(file), "--data-dir", str(folder))
+    assert output == f"Wrote 2 lines to {file}.\n"
+    kinds = [json.loads(line)["kind"] for line in file.read_text().splitlines()]
+    assert kinds == ["header", "conversation"]
+    await asyncio.to_thread(run, "import", str(file), "--data-dir", str(other))
+    async with await Store.open(sqlite_url(other)) as store:
+        assert (await store.conversations.get("conv_1", scope="")).metadata == {"a": "b"}
+
+
+def test_upgrade_makes_a_database_and_vacuum_keeps_it(folder: Path) -> None:
+    run("upgrade", "--data-dir", str(folder))
+    assert (folder / "llamastream.db").exists()
+    assert run("vacuum", "--data-dir", str(folder)) == "Done.\n"
+
+
+def test_a_file_that_is_no_export_is_one_line(folder: Path, tmp_path: Path) -> None:
+    for name, content in (("missing", None), ("bad", "nonsense\n")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(ConfigError, match=name):
+            run("import", str(tmp_path / name), "--data-dir", str(folder))

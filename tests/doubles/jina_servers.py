@@ -1,0 +1,55 @@
+"""Our two Jina servers, on free ports of the loopback."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from llamastream.errors import Unauthorized
+from llamastream.server.jina.grpc_server import serve_grpc
+from llamastream.server.jina.http_routes import jina_routes
+from tests.doubles.scripted_service import ScriptedService
+
+KEY = "sesame"
+
+Start = Callable[[ScriptedService], Awaitable[int]]
+"""Starts a server and returns its port; the test's end stops it."""
+
+
+def authorize(header: str | None) -> str:
+    """Anonymous without a header, else the one key."""
+    if header not in (None, f"Bearer {KEY}"):
+        raise Unauthorized("unknown API key")
+    return "" if header is None else "keyed"
+
+
+@asynccontextmanager
+async def grpc_port(
+    service: ScriptedService, ready: Callable[[], bool], port: int = 0
+) -> AsyncIterator[int]:
+    server = await serve_grpc(service, port=port, authorize=authorize, ready=ready)
+    yield server.port
+    await server.stop(0)
+
+
+@asynccontextmanager
+async def http_port(service: ScriptedService, ready: Callable[[], bool]) -> AsyncIterator[int]:
+    app = Starlette(routes=jina_routes(service, authorize=authorize, ready=ready))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+class Readiness:
+    """Whether the engine is ready, as the test sets it."""
+
+    value = True
+
+    def __call__(self) -> bool:
+        return self.value

@@ -1,0 +1,34 @@
+"""A real store whose writing can be made to fail, as on a full disk."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from llamastream.errors import StoreUnavailable
+from llamastream.messages import Token
+from llamastream.store import Outcome, Response, Store
+
+
+class FailingStore(Store):
+    """Opened like any; refuses steps and ends while `is_failing`."""
+
+    is_failing = False
+    num_refused = 0
+
+    def append(self, tokens: Sequence[Token]) -> "asyncio.Future[Any]":
+        if not self.is_failing:
+            return super().append(tokens)
+        self.num_refused += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.set_exception(StoreUnavailable("The database failed: disk full."))
+        return future
+
+    def fail(self, is_failing: bool = True) -> None:
+        self.is_failing = is_failing
+        self.responses.finish = self._finish  # type: ignore[method-assign]
+
+    async def _finish(self, id: str, outcome: Outcome) -> Response:
+        if self.is_failing:
+            self.num_refused += 1
+            raise StoreUnavailable("The database failed: disk full.")
+        return await type(self.responses).finish(self.responses, id, outcome)

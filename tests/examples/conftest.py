@@ -1,0 +1,1 @@
+from tests.weights.conftest import demo_model as demo_model

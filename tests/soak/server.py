@@ -1,0 +1,77 @@
+"""A server process that can be killed and started again on the same port and database."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT.parent / "shared" / "data" / "stories260K"
+MODEL_NAME = "stories260K"
+STORIES_OPTIONS = ("--dtype", "float32", "--chat-template", "llama2", "--threads", "1")
+START_LIMIT_S = 60.0
+
+
+@dataclass
+class Server:
+    """`folder` holds database and log. `options` are further flags of `serve`."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    model: str = str(MODEL)
+    port: int = field(default_factory=lambda: _free_port())
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Return when it takes requests."""
+        command = [
+            *(sys.executable, "-m", "llamastream", "serve"),
+            *("--model", self.model, "--port", str(self.port), "--grpc-port", "0"),
+            *("--data-dir", str(self.folder)),
+            *(STORIES_OPTIONS if self.model == str(MODEL) else ()),
+            *self.options,
+        ]
+        env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        with (self.folder / "log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *command, stdout=log, stderr=log, env=env, cwd=ROOT
+            )
+        async with asyncio.timeout(START_LIMIT_S), httpx.AsyncClient() as client:
+            while not await self._is_ready(client):
+                if self.process.returncode is not None:
+                    raise RuntimeError(f"the server ended: see {self.folder / 'log'}")
+                await asyncio.sleep(0.02)
+
+    async def stop(self, signal_number: int = signal.SIGKILL) -> None:
+        """Send a signal, and return when the process has ended."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal_number)
+        await self.process.wait()
+
+    def num_resumed(self) -> int:
+        """Responses that all starts so far found in progress."""
+        found = re.findall(r"resuming responses=(\d+)", (self.folder / "log").read_text())
+        return sum(map(int, found))
+
+    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+        try:
+            return (await client.get(f"{self.url}/health")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

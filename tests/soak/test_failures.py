@@ -1,0 +1,79 @@
+"""A real server whose disk is full."""
+
+import asyncio
+import random
+import resource
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.doubles.waiting import until
+from tests.soak.kill_loop import reference
+from tests.soak.reader import Following, follow
+from tests.soak.server import MODEL, MODEL_NAME, Server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MODEL.exists(), reason="../shared/data/stories260K is missing"),
+    pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process"),
+]
+SPACE_BYTES = 64 * 1024  # left on the "disk": some twenty steps
+
+
+def requests(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": MODEL_NAME,
+            "input": f"Once upon a time {k}",
+            "max_output_tokens": 400,
+            "ignore_eos": True,
+            "return_token_ids": True,
+            "seed": k,
+        }
+        for k in range(count)
+    ]
+
+
+@pytest.mark.parametrize("on_failure", ["fail", "continue"])
+async def test_a_full_disk_loses_repeats_and_changes_nothing(
+    tmp_path: Path, on_failure: str
+) -> None:
+    server = Server(tmp_path, ("--on-store-failure", on_failure))
+    await server.start()
+    try:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            bodies = requests(8)
+            expected = await reference(client, bodies)
+            readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
+            tasks = [
+                asyncio.create_task(follow(reader, client, random.Random(0), leave_chance=0))
+                for reader in readers
+            ]
+            async with asyncio.timeout(60):
+                await _fill_disk_when_begun(server, readers)
+                if on_failure == "fail":
+                    await until(lambda: all(reader.num_connections > 1 for reader in readers))
+                else:
+                    await until(lambda: len(readers[0].token_ids) > 300)
+                _limit(server, resource.RLIM_INFINITY)
+                await asyncio.gather(*tasks)
+        assert [reader.token_ids for reader in readers] == expected
+        if on_failure == "continue":
+            assert {reader.num_connections for reader in readers} == {1}
+        assert "The database failed" in (tmp_path / "log").read_text()
+    finally:
+        await server.stop()
+
+
+async def _fill_disk_when_begun(server: Server, readers: list[Following]) -> None:
+    await until(lambda: all(reader.response_id for reader in readers))
+    size = (server.folder / "llamastream.db-wal").stat().st_size
+    _limit(server, size + SPACE_BYTES)
+
+
+def _limit(server: Server, num_bytes: int) -> None:
+    """The largest file that the server may write."""
+    assert server.process is not None
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))

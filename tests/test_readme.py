@@ -85,6 +85,11 @@ def test_the_openai_client_prints_an_answer(run: Run) -> None:
     assert "Paris" in run([sys.executable], snippet)
 
 
+def test_a_response_in_the_background_is_followed_to_its_end(run: Run) -> None:
+    (snippet,) = blocks("python", "starting_after")
+    assert len(run([sys.executable], snippet)) > 100
+
+
 def test_the_terminal_commands_answer(run: Run) -> None:
     (snippet,) = blocks("bash", "llamastream generate")
     answer = run(["bash", "-e"], snippet)

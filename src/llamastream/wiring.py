@@ -83,6 +83,7 @@ def assemble(
         tokenizer,
         prompts,
         model_name=served_model_name or checkpoint.name,
+        model_id=f"{checkpoint.fingerprint[:32]}-{settings.dtype}",
         sampling=checkpoint.sampling,
     )
     return Assembly(checkpoint, engine, service)

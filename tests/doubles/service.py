@@ -27,11 +27,15 @@ def last_user_words(request: GenerationRequest) -> list[int]:
     return prompt[start : prompt.index(IM_END, start) + 1]
 
 
-def make_service(engine: FakeEngine) -> ChatService:
+def make_service(engine: FakeEngine, model_id: str = "m") -> ChatService:
     """Not started."""
     tokenizer = Tokenizer(byte_tokenizer_config())
     return ChatService(
-        engine, tokenizer, PromptBuilder.from_config(tokenizer, None), model_name="demo"
+        engine,
+        tokenizer,
+        PromptBuilder.from_config(tokenizer, None),
+        model_name="demo",
+        model_id=model_id,
     )
 
 
@@ -46,10 +50,10 @@ def make_responses(
 
 @asynccontextmanager
 async def running_responses(
-    engine: FakeEngine, folder: Path, policy: StorePolicy | None = None
+    engine: FakeEngine, folder: Path, policy: StorePolicy | None = None, model_id: str = "m"
 ) -> AsyncIterator[Responses]:
     """With its ChatService, both stopped in order."""
-    async with running_service(engine) as service:
+    async with running_service(engine, model_id) as service:
         responses = make_responses(service, folder, policy)
         await responses.start()
         try:
@@ -60,8 +64,8 @@ async def running_responses(
 
 
 @asynccontextmanager
-async def running_service(engine: FakeEngine) -> AsyncIterator[ChatService]:
-    service = make_service(engine)
+async def running_service(engine: FakeEngine, model_id: str = "m") -> AsyncIterator[ChatService]:
+    service = make_service(engine, model_id)
     await service.start()
     try:
         yield service

@@ -129,6 +129,26 @@ async def test_suspects_go_on_one_at_a_time_after_the_others(tmp_path: Path) -> 
             assert text_of(await read(responses, log)) == TEXT
 
 
+async def test_another_model_shows_what_is_finished_and_does_not_go_on_with_the_rest(
+    tmp_path: Path,
+) -> None:
+    first = FakeEngine(says(TEXT), manual=True)
+    async with cut_off(first, tmp_path) as responses:
+        finished = await begin(responses, "finished")
+        first.allow(100)
+        await until(lambda: finished.is_finished)
+        await begin(responses, "unfinished")
+    second = FakeEngine(says("other"))
+    async with running_responses(second, tmp_path, model_id="another") as responses:
+        (delta,) = await read(responses, await responses.open("finished", scope=""))
+        assert (delta.text, delta.token_ids) == (TEXT, ())
+        log = await responses.open("unfinished", scope="")
+        assert await read(responses, log) == []
+        assert log.record.status is Status.FAILED
+        assert "another model" in (log.record.error or "")
+    assert second.submitted == []
+
+
 async def test_a_full_queue_stores_nothing(tmp_path: Path) -> None:
     engine = FakeEngine(says(TEXT), manual=True, max_num_seqs=1, max_num_waiting=0)
     async with running_responses(engine, tmp_path) as responses:

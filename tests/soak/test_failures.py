@@ -1,4 +1,4 @@
-"""A real server whose disk is full."""
+"""A real server whose disk is full, or whose journal lost its end."""
 
 import asyncio
 import random
@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not MODEL.exists(), reason="../shared/data/stories260K is missing"),
     pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process"),
 ]
+TORN_BYTES = 20_000  # five pages
 SPACE_BYTES = 64 * 1024  # left on the "disk": some twenty steps
 
 
@@ -65,6 +66,39 @@ async def test_a_full_disk_loses_repeats_and_changes_nothing(
         assert "The database failed" in (tmp_path / "log").read_text()
     finally:
         await server.stop()
+
+
+async def test_a_torn_end_of_the_journal_is_drawn_again(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    try:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            bodies = requests(8)
+            expected = await reference(client, bodies)
+            readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
+            tasks = [
+                asyncio.create_task(follow(reader, client, random.Random(0), leave_chance=0))
+                for reader in readers
+            ]
+            await until(lambda: all(len(reader.token_ids) > 100 for reader in readers))
+            await server.stop()
+            seen = [len(reader.token_ids) for reader in readers]
+            assert min(seen) < 400
+            _tear(tmp_path / "llamastream.db-wal")
+            await server.start()
+            async with asyncio.timeout(60):
+                await asyncio.gather(*tasks)
+        assert [reader.token_ids for reader in readers] == expected
+    finally:
+        await server.stop()
+    assert server.num_resumed() == 8
+
+
+def _tear(path: Path) -> None:
+    """As a power cut may leave it: the last pages are noise."""
+    content = bytearray(path.read_bytes())
+    content[-TORN_BYTES:] = random.Random(0).randbytes(TORN_BYTES)
+    path.write_bytes(content)
 
 
 async def _fill_disk_when_begun(server: Server, readers: list[Following]) -> None:

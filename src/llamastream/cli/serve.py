@@ -16,6 +16,7 @@ from llamastream.logs import configure_logging
 from llamastream.server.app import create_app, key_ring
 from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
 from llamastream.service.chat_service import ChatService
+from llamastream.service.responses import Responses
 from llamastream.wiring import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
@@ -45,13 +46,19 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             ws_ping_interval=server.ping_interval_s,
         )
         stopping = Stopping(assembly.service, responses, store.drain_timeout)
-        uvloop.run(_serve(HttpServer(config, stopping), listener, assembly, server))
+        http = HttpServer(config, stopping)
+        uvloop.run(_serve(http, listener, assembly, responses, server))
 
 
 async def _serve(
-    http: HttpServer, listener: socket.socket, assembly: Assembly, settings: ServeSettings
+    http: HttpServer,
+    listener: socket.socket,
+    assembly: Assembly,
+    responses: Responses,
+    settings: ServeSettings,
 ) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
+    await _open(assembly.service, responses)
     grpc, where = await _serve_grpc(assembly.service, settings)
     host, port = listener.getsockname()[:2]
     ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"
@@ -60,6 +67,17 @@ async def _serve(
     finally:
         if grpc is not None:
             await grpc.stop()
+
+
+async def _open(service: ChatService, responses: Responses) -> None:
+    """Begin to load the weights, and open the store meanwhile. Raises StoreError."""
+    await service.start()
+    try:
+        await responses.start()
+    except BaseException:
+        await service.stop()
+        await responses.stop()
+        raise
 
 
 async def _serve_grpc(

@@ -62,10 +62,14 @@ class ChatService:
         prompts: PromptBuilder,
         *,
         model_name: str,
+        model_id: str = "",
         sampling: SamplingParams = DEFAULT_SAMPLING,
     ) -> None:
-        """`sampling` holds the model's own defaults, for what a request leaves out."""
+        """`model_id` changes with whatever changes an answer: weights, tokenizer, precision.
+        `sampling` holds the model's own defaults, for what a request leaves out.
+        """
         self.model_name = model_name
+        self.model_id = model_id
         self.sampling = sampling
         self.metrics = Metrics(engine.status)
         self.prompting = Prompting(tokenizer, prompts)
@@ -78,7 +82,9 @@ class ChatService:
         self._is_draining = False
 
     async def start(self) -> None:
-        """Start the engine, which then loads, and the task that reads its steps."""
+        """Start the engine, which then loads, and the task that reads its steps. Idempotent."""
+        if self._task is not None:
+            return
         self.engine.start()
         self._task = asyncio.create_task(self._read_steps(), name="engine steps")
 

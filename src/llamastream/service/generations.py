@@ -33,6 +33,9 @@ STATUSES = {
 }
 
 
+OTHER_MODEL = "The server was started again with another model, which cannot go on with this."
+
+
 class Generations:
     """Every response in progress is in here exactly once, from its submission to its end."""
 
@@ -59,14 +62,17 @@ class Generations:
         self._submit(live)
         self._live[live.id] = live
 
-    def resume(self, lives: Iterable[tuple[LiveResponse, bool]]) -> None:
+    def resume(self, lives: Iterable[tuple[LiveResponse, bool]], *, model_id: str) -> None:
         """Go on, once the engine is ready, with what an earlier server left.
 
-        With each, whether it may be what ended that server.
+        With each, whether it may be what ended that server. What another model began is failed.
         """
         for live, is_suspect in lives:
             self._live[live.id] = live
-            self._resuming.add(live, is_suspect=is_suspect)
+            if live.details.model_id == model_id:
+                self._resuming.add(live, is_suspect=is_suspect)
+            else:
+                self._end(live, End(None, error=OTHER_MODEL))
         self._spawn(self._resuming.run(self._chat.engine))
 
     def on_reader_left(self, log: ResponseLog) -> None:
@@ -202,10 +208,10 @@ class Generations:
 
 
 def _outcome(live: LiveResponse, end: End, usage: Usage) -> Outcome:
-    result = {"usage": list(usage)}
     if end.reason is None:
-        return Outcome(Status.FAILED, result, (), end.error)
+        return Outcome(Status.FAILED, {"usage": list(usage), "text": ""}, (), end.error)
     text = live.text(end.reason)
+    result = {"usage": list(usage), "text": text}
     status = STATUSES[end.reason]
     is_whole = status is Status.COMPLETED
     item = output_item(live.id, text, "completed" if is_whole else "incomplete")

@@ -28,6 +28,7 @@ class Details:
     rules: TextRules
     background: bool
     num_dropped_turns: int
+    model_id: str  # whose tokens these are
     prompt_token_ids: tuple[int, ...] | None  # if the transport shows them
 
     def to_json(self) -> Json:

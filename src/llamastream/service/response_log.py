@@ -31,6 +31,7 @@ class ResponseLog:
         self.tokens = list(tokens)
         self.num_public = len(self.tokens)  # what was journalled, and may be shown
         self.num_readers = 0
+        self.text: str | None = None  # instead of tokens, which another model drew
         self.error: ChatError | None = None  # nothing more will come here, try again later
         self._waiters: set[asyncio.Future[bool]] = set()
 
@@ -42,6 +43,12 @@ class ResponseLog:
         """Token counts of a response that has ended, if they were recorded."""
         result = self.record.result
         return None if result is None else Usage(*result["usage"])
+
+    def read_text_only(self) -> None:
+        """For a finished response of another model: its tokens mean nothing to this one."""
+        self.tokens, self.num_public = [], 0
+        result = self.record.result
+        self.text = "" if result is None else result["text"]
 
     def publish(self, num_public: int) -> None:
         self.num_public = max(self.num_public, num_public)
@@ -147,6 +154,8 @@ class Reader:
             return []
         self._is_flushed = True
         delta = self._choice.finish(reason)
+        if self.log.text is not None:
+            delta = delta._replace(text=self.log.text)
         self.num_shown += bool(delta.text)
         self._text.append(delta.text)
         return [delta]

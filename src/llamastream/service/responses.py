@@ -17,6 +17,7 @@ from llamastream.messages import (
     ChatRequest,
     GenerationRequest,
     Message,
+    Token,
 )
 from llamastream.sampling import SamplingParams
 from llamastream.service.chat_service import ChatService, for_choice
@@ -83,9 +84,16 @@ class Responses:
         self._open_store = open_store
         self._policy = policy
         self._open_parts = AsyncExitStack()
+        self._is_started = False
 
     async def start(self) -> None:
-        """Open the store and go on with what the last server left in progress."""
+        """Open the store and go on with what the last server left in progress. Idempotent.
+
+        Raises StoreError or StoreUnavailable.
+        """
+        if self._is_started:
+            return
+        self._is_started = True
         self.store = await self._open_parts.enter_async_context(await self._open_store())
         self._generations = Generations(
             self.chat,
@@ -97,7 +105,7 @@ class Responses:
         self.chat.others = self._generations
         recovery = await self.store.recover()
         lives = [(await self._reopened(one), one.restarts > 1) for one in recovery.interrupted]
-        self._generations.resume(lives)
+        self._generations.resume(lives, model_id=self.chat.model_id)
         sweeper = asyncio.create_task(self._sweep_regularly())
         self._open_parts.callback(sweeper.cancel)
         if recovery.interrupted or recovery.failed:
@@ -138,6 +146,7 @@ class Responses:
             rules=rules,
             background=draft.background,
             num_dropped_turns=fitted.num_dropped_turns,
+            model_id=self.chat.model_id,
             prompt_token_ids=tuple(fitted.ids) if draft.shows_prompt_ids else None,
         )
         generation = _generation(draft.id, tuple(fitted.ids), sampling, request.scope)
@@ -174,7 +183,10 @@ class Responses:
             return live.log
         record = await self.store.responses.get(id, scope=scope)
         tokens = await self.store.responses.tokens(id, scope=scope)
-        log = ResponseLog(record, Details.from_json(record.request).rules, tokens)
+        details = Details.from_json(record.request)
+        log = ResponseLog(record, details.rules, tokens)
+        if details.model_id != self.chat.model_id:
+            log.read_text_only()
         if not log.is_finished:
             if (live := self._generations.get(id)) is not None:
                 return live.log
@@ -220,13 +232,12 @@ class Responses:
 
     async def _reopened(self, one: Interrupted) -> LiveResponse:
         id, scope = one.response.id, one.response.scope
-        return LiveResponse(
-            one.response,
-            Details.from_json(one.response.request),
-            _generation(id, one.prompt_ids, one.sampling, scope),
-            self.chat.tokenizer,
-            await self.store.responses.tokens(id, scope=scope),
-        )
+        details = Details.from_json(one.response.request)
+        tokens: list[Token] = []
+        if details.model_id == self.chat.model_id:  # else they mean nothing here
+            tokens = await self.store.responses.tokens(id, scope=scope)
+        generation = _generation(id, one.prompt_ids, one.sampling, scope)
+        return LiveResponse(one.response, details, generation, self.chat.tokenizer, tokens)
 
 
 def _generation(

@@ -136,8 +136,9 @@ class Database:
         if self._lock_file() if self.is_sqlite else _lock_session(conn, f"llamastream {owner}"):
             return
         raise StoreError(
-            f"Another server generates on this database as '{owner}': stop it, or give another "
-            "database" + (" or name." if not self.is_sqlite else ".")
+            f"Another server generates on this database as '{owner}': stop it, or give this one "
+            "another database (--store, --data-dir)"
+            + (" or name (--server-name)." if not self.is_sqlite else ".")
         )
 
     def vacuum(self) -> None:

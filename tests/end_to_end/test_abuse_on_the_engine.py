@@ -1,6 +1,6 @@
 """The crowd of tests/server/crowd.py on the real engine, with real weights.
 
-Issue 2, "Must show" 6: no block leaked, no task left, every other stream unharmed. The right answer
+No block leaked, no task left, every other stream unharmed. The right answer
 is the one that the same question gets alone, so this is also a test of the engine's determinism.
 """
 

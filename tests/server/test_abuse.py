@@ -1,5 +1,5 @@
 """A thousand requests of all kinds at once: whatever some clients do, the others get their answers
-and nothing stays behind. Issue 2, "Must show" 6; the same crowd can be let loose on a real engine.
+and nothing stays behind. The same crowd can be let loose on a real engine.
 """
 
 import asyncio

@@ -20,7 +20,9 @@ async def running_server(
     responses: Responses | None = None,
 ) -> AsyncIterator[str]:
     """Serve `service`; yields the base URL. All connections are closed at the end."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
     app = create_app(service, settings or ServeSettings(), responses)
     config = uvicorn.Config(app, http="httptools", log_config=None, lifespan="on")
     server = uvicorn.Server(config)

@@ -16,6 +16,7 @@ from llamastream.logs import configure_logging
 from llamastream.server.app import create_app, key_ring
 from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
 from llamastream.service.chat_service import ChatService
+from llamastream.service.responses import Responses
 from llamastream.wiring import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
@@ -45,14 +46,19 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             ws_ping_interval=server.ping_interval_s,
         )
         stopping = Stopping(assembly.service, responses, store.drain_timeout)
-        uvloop.run(_serve(HttpServer(config, stopping), listener, assembly, server))
+        http = HttpServer(config, stopping)
+        uvloop.run(_serve(http, listener, assembly, server, responses))
 
 
 async def _serve(
-    http: HttpServer, listener: socket.socket, assembly: Assembly, settings: ServeSettings
+    http: HttpServer,
+    listener: socket.socket,
+    assembly: Assembly,
+    settings: ServeSettings,
+    responses: Responses,
 ) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
-    grpc, where = await _serve_grpc(assembly.service, settings)
+    grpc, where = await _serve_grpc(assembly.service, settings, responses)
     host, port = listener.getsockname()[:2]
     ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"
     try:
@@ -63,7 +69,7 @@ async def _serve(
 
 
 async def _serve_grpc(
-    service: ChatService, settings: ServeSettings
+    service: ChatService, settings: ServeSettings, responses: Responses | None = None
 ) -> tuple[GrpcServer | None, str]:
     """The server, if any, and what to say of it.
 
@@ -77,6 +83,7 @@ async def _serve_grpc(
             port,
             authorize=key_ring(settings).scope_of_header,
             ready=service.is_ready,
+            responses=responses,
         )
     except OSError as error:
         if settings.grpc_port is not None:

@@ -38,8 +38,10 @@ async def grpc_port(
     server = await serve_grpc(
         service, port=port, authorize=authorize, ready=ready, responses=responses
     )
-    yield server.port
-    await server.stop(0)
+    try:
+        yield server.port
+    finally:
+        await server.stop(0)
 
 
 @asynccontextmanager
@@ -51,9 +53,11 @@ async def http_port(
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
-    yield listener.getsockname()[1]
-    server.should_exit = True
-    await task
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
 
 
 class Readiness:

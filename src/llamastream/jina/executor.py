@@ -73,9 +73,9 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
             yield error_document(InternalError("internal error"))
 
     async def _answer(self, doc: LenientPromptDocument) -> AsyncIterator[ModelOutputDocument]:
-        fields = {"max_tokens": self._max_tokens} | doc.fields()
-        check_not_kept(parse_keeping(fields))
-        prompt = parse_prompt(fields, scope="", label="")
+        given = {"max_tokens": self._max_tokens} | doc.fields()
+        check_not_kept(parse_keeping(given))
+        prompt = parse_prompt(given, scope="", label="")
         service = await asyncio.shield(self._starting)
         stream = await service.open(prompt)
         try:

@@ -6,13 +6,14 @@ JINA_BIN := .venv-jina/bin
 STAMPS := .make
 CORE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help serve chat test test-jina check format demo-model core protos clean
+.PHONY: help serve chat test test-jina soak check format demo-model core protos clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
 	@echo "make chat    a conversation in the terminal"
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
+	@echo "make soak    kill the server two hundred times in the middle of streams"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 serve: $(STAMPS)/install
@@ -27,6 +28,11 @@ test: $(STAMPS)/test demo-model
 
 test-jina: $(STAMPS)/test $(STAMPS)/jina
 	$(BIN)/pytest tests/jina tests/server/jina tests/test_schema.py $(ARGS)
+
+# Two hundred rounds of kill -9 in the middle of streams. SOAK='--rounds 1000 --seed 7' for others.
+SOAK ?= --rounds 200
+soak: $(STAMPS)/test
+	$(BIN)/python -m tests.soak.kill_loop $(SOAK)
 
 check: $(STAMPS)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

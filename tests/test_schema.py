@@ -7,7 +7,7 @@ import pytest
 from docarray import BaseDoc
 
 from llamastream.schema import ModelOutputDocument, PromptDocument
-from llamastream.server.jina.documents import parse_prompt
+from llamastream.server.jina.documents import Keeping, parse_prompt
 
 
 class ArticlePrompt(BaseDoc):
@@ -65,11 +65,17 @@ def test_server_reads_every_field_of_the_document() -> None:
         "truncation": "auto",
         "logprobs": True,
     }
-    assert set(values) == set(PromptDocument.model_fields) - {"id", "messages", "api_key"}
+    others = {"id", "messages", "api_key", *Keeping.model_fields}
+    assert set(values) == set(PromptDocument.model_fields) - others
     plain = parse_prompt({"prompt": "a", "max_tokens": 3}, scope="", label="")
     for name in values.keys() - {"prompt", "max_tokens"}:
         fields = {"prompt": "a", "max_tokens": 3, name: values[name]}
         assert parse_prompt(fields, scope="", label="") != plain, f"{name} has no effect"
+
+
+def test_a_stream_id_stands_for_the_prompt() -> None:
+    again = PromptDocument(stream_id="stream_1", starting_after=3)
+    assert PromptDocument.from_protobuf(again.to_protobuf()) == again
 
 
 def test_server_imports_neither_docarray_nor_jina() -> None:

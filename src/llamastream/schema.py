@@ -26,7 +26,9 @@ class PromptDocument(BaseDoc):
     The server wants `max_tokens`; an Executor has a default. Over gRPC an integer has 32 bits, so
     `seed`, too. `truncation`: "auto" drops the oldest turns of a conversation that is too long.
     `logprobs` asks for the output's `logprob`. `api_key` is for the stock jina.Client, which can
-    send no header over gRPC.
+    send no header over gRPC. `store` keeps the answer: `stream_id`, which is on each of
+    its documents, resumes it behind `starting_after`, the last sequence number that was seen, and
+    needs no prompt.
     """
 
     prompt: Optional[str] = None
@@ -45,10 +47,13 @@ class PromptDocument(BaseDoc):
     truncation: Optional[str] = None
     logprobs: Optional[bool] = None
     api_key: Optional[str] = None
+    store: Optional[bool] = None
+    stream_id: Optional[str] = None
+    starting_after: Optional[int] = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
+        if self.stream_id is None and (self.prompt is None) == (self.messages is None):
             raise ValueError("give prompt or messages, and not both")
         return self
 
@@ -59,6 +64,7 @@ class ModelOutputDocument(BaseDoc):
     A token that completes no character brings no document, and a reader far behind gets several
     tokens in one: `token_id` is then the last. `finish_reason` is on the last document if the end
     came with its token ("length"). A stop token or stop string brings no text, and no document.
+    A stored answer has its `stream_id` on each document, and there each has one token.
     """
 
     token_id: int
@@ -66,3 +72,4 @@ class ModelOutputDocument(BaseDoc):
     sequence_number: Optional[int] = None
     finish_reason: Optional[str] = None
     logprob: Optional[float] = None
+    stream_id: Optional[str] = None

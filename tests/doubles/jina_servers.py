@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from llamastream.errors import Unauthorized
+from llamastream.errors import ChatError, Unauthorized
+from llamastream.server.errors import on_chat_error
 from llamastream.server.jina.grpc_server import serve_grpc
 from llamastream.server.jina.http_routes import jina_routes
+from llamastream.service.responses import Responses
 from tests.doubles.scripted_service import ScriptedService
 
 KEY = "sesame"
@@ -28,22 +30,34 @@ def authorize(header: str | None) -> str:
 
 @asynccontextmanager
 async def grpc_port(
-    service: ScriptedService, ready: Callable[[], bool], port: int = 0
+    service: ScriptedService,
+    ready: Callable[[], bool],
+    port: int = 0,
+    responses: Responses | None = None,
 ) -> AsyncIterator[int]:
-    server = await serve_grpc(service, port=port, authorize=authorize, ready=ready)
-    yield server.port
-    await server.stop(0)
+    server = await serve_grpc(
+        service, port=port, authorize=authorize, ready=ready, responses=responses
+    )
+    try:
+        yield server.port
+    finally:
+        await server.stop(0)
 
 
 @asynccontextmanager
-async def http_port(service: ScriptedService, ready: Callable[[], bool]) -> AsyncIterator[int]:
-    app = Starlette(routes=jina_routes(service, authorize=authorize, ready=ready))
+async def http_port(
+    service: ScriptedService, ready: Callable[[], bool], responses: Responses | None = None
+) -> AsyncIterator[int]:
+    routes = jina_routes(service, authorize=authorize, ready=ready, responses=responses)
+    app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
-    yield listener.getsockname()[1]
-    server.should_exit = True
-    await task
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
 
 
 class Readiness:

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from tests.soak.grpc_reader import follow_documents
 from tests.soak.reader import Disagreement, Following, Transport, follow
 from tests.soak.server import MODEL_NAME, Server
 
@@ -64,11 +65,18 @@ async def reference(
     client: httpx.AsyncClient, requests: Sequence[dict[str, Any]]
 ) -> list[list[int]]:
     """The ids of each request, uninterrupted and alone."""
+    return [following.token_ids for following in await uninterrupted(client, requests)]
+
+
+async def uninterrupted(
+    client: httpx.AsyncClient, requests: Sequence[dict[str, Any]]
+) -> list[Following]:
+    """A view of each request, not stored, one after the other."""
     found = []
     for number, body in enumerate(requests):
         following = Following(body | {"store": False}, f"reference-{number}")
         await follow(following, client, random.Random(0), leave_chance=0.0)
-        found.append(following.token_ids)
+        found.append(following)
     return found
 
 
@@ -78,11 +86,11 @@ class KillLoop:
         self._client = client
         self._rng = rng
         self._requests = make_requests(rng)
-        self._expected: list[list[int]] = []
+        self._expected: list[Following] = []
         self.figures = Figures()
 
     async def prepare(self) -> None:
-        self._expected = await reference(self._client, self._requests)
+        self._expected = await uninterrupted(self._client, self._requests)
 
     async def play_round(self) -> None:
         """Some streams, one or two kills, and the check of what every reader saw."""
@@ -101,22 +109,29 @@ class KillLoop:
         """A reader, and perhaps a second one that comes later and starts at the first event."""
         leave_chance = self._rng.choice((0.0, 0.0, 0.01))
         await asyncio.sleep(self._rng.random() * 0.2)
-        transport: Transport = self._rng.choice(("sse", "websocket"))
-        await follow(
-            reader, self._client, self._rng, leave_chance=leave_chance, transport=transport
-        )
+        transport: Transport = self._rng.choice(("sse", "websocket", "grpc"))
+        await self._follow(reader, transport, leave_chance)
         self._count(reader)
         if self._rng.random() < 0.25:
             second = Following(reader.body, reader.key, response_id=reader.response_id)
-            await follow(second, self._client, self._rng, leave_chance=0.0)
+            await self._follow(second, "grpc" if transport == "grpc" else "sse", 0.0)
             self._count(second)
-            if second.token_ids != reader.token_ids:
+            if (second.token_ids, second.documents) != (reader.token_ids, reader.documents):
                 raise Disagreement("a second reader saw other tokens")
+
+    async def _follow(self, reader: Following, transport: Transport, leave_chance: float) -> None:
+        if transport == "grpc":
+            where = f"127.0.0.1:{self._server.grpc_port}"
+            await follow_documents(reader, where, self._rng, leave_chance=leave_chance)
+        else:
+            await follow(
+                reader, self._client, self._rng, leave_chance=leave_chance, transport=transport
+            )
 
     def _count(self, reader: Following) -> None:
         self.figures.readers += 1
         self.figures.connections += reader.num_connections
-        self.figures.tokens += len(reader.token_ids)
+        self.figures.tokens += len(reader.token_ids or reader.documents)
 
     async def _kill_sometime(self) -> None:
         for _ in range(self._rng.choice((1, 1, 1, 2))):
@@ -133,21 +148,13 @@ class KillLoop:
         self, chosen: Sequence[int], readers: Sequence[Following], outcomes: Sequence[object]
     ) -> None:
         for k, reader, outcome in zip(chosen, readers, outcomes, strict=True):
-            expected = self._expected[k]
+            problem = reader.difference(self._expected[k])
             if isinstance(outcome, BaseException):
                 problem = f"{type(outcome).__name__}: {outcome}"
-            elif reader.token_ids != expected:
-                problem = _difference(reader.token_ids, expected)
-            else:
+            if problem is None:
                 continue
             where = f"round {self.figures.rounds} request {k} response {reader.response_id}"
             self.figures.problems.append(f"{where}: {problem}")
-
-
-def _difference(seen: list[int], expected: list[int]) -> str:
-    pairs = enumerate(zip(seen, expected, strict=False))
-    first = next((n for n, (a, b) in pairs if a != b), min(len(seen), len(expected)))
-    return f"{len(seen)} ids for {len(expected)}, first difference at {first}"
 
 
 async def run(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:

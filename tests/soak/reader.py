@@ -15,7 +15,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-Transport = Literal["sse", "websocket"]
+Transport = Literal["sse", "websocket", "grpc"]
 
 RETRY_S = 0.05
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
@@ -37,6 +37,8 @@ class Following:
     key: str  # Idempotency-Key
     response_id: str | None = None
     token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    documents: dict[int, int] | None = None  # over gRPC: number -> token id
     last_number: int = -1
     status: str | None = None
     num_connections: int = 0
@@ -56,8 +58,39 @@ class Following:
             self.response_id = event["response"]["id"]
         elif kind == "response.output_text.delta":
             self.token_ids += event["token_ids"]
+            self.text += event["delta"]
         elif kind in TERMINAL:
             self.status = event["response"]["status"]
+
+    def take_document(self, document: dict[str, Any]) -> None:
+        """Raises Disagreement for one that came before. A hole shows in the text alone: not every
+        token has a document."""
+        assert self.documents is not None
+        number = document["sequence_number"]
+        if number <= self.last_number:
+            raise Disagreement(f"document {number} came after {self.last_number}")
+        self.last_number = number
+        self.response_id = document["stream_id"]
+        self.documents[number] = document["token_id"]
+        self.text += document["generated_text"]
+
+    def difference(self, whole: "Following") -> str | None:
+        """How this view differs from that of an uninterrupted reader of events."""
+        if self.text != whole.text:
+            return f"another text: {self.text!r} for {whole.text!r}"
+        if self.documents is None:
+            return _difference(self.token_ids, whole.token_ids)
+        last = len(whole.token_ids) - 1  # text that the end released has the last token's id
+        expected = {n: whole.token_ids[min(n, last)] for n in self.documents}
+        return None if self.documents == expected else "a document has another token's id"
+
+
+def _difference(seen: list[int], expected: list[int]) -> str | None:
+    if seen == expected:
+        return None
+    pairs = enumerate(zip(seen, expected, strict=False))
+    first = next((n for n, (a, b) in pairs if a != b), min(len(seen), len(expected)))
+    return f"{len(seen)} ids for {len(expected)}, first difference at {first}"
 
 
 async def follow(
@@ -66,7 +99,7 @@ async def follow(
     rng: random.Random,
     *,
     leave_chance: float,
-    transport: Transport = "sse",
+    transport: Literal["sse", "websocket"] = "sse",
 ) -> None:
     """Read to the end. With `leave_chance` per event the reader hangs up and comes again."""
     events = sse_events if transport == "sse" else socket_events

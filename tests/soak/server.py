@@ -26,6 +26,7 @@ class Server:
     options: tuple[str, ...] = ()
     model: str = str(MODEL)
     port: int = field(default_factory=lambda: _free_port())
+    grpc_port: int = field(default_factory=lambda: _free_port())
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -36,8 +37,8 @@ class Server:
         """Return when it takes requests."""
         command = [
             *(sys.executable, "-m", "llamastream", "serve"),
-            *("--model", self.model, "--port", str(self.port), "--grpc-port", "0"),
-            *("--data-dir", str(self.folder)),
+            *("--model", self.model, "--port", str(self.port)),
+            *("--grpc-port", str(self.grpc_port), "--data-dir", str(self.folder)),
             *(STORIES_OPTIONS if self.model == str(MODEL) else ()),
             *self.options,
         ]

@@ -59,7 +59,7 @@ async def _serve(
 ) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
     await _open(assembly.service, responses)
-    grpc, where = await _serve_grpc(assembly.service, settings)
+    grpc, where = await _serve_grpc(assembly.service, settings, responses)
     host, port = listener.getsockname()[:2]
     ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"
     try:
@@ -81,7 +81,7 @@ async def _open(service: ChatService, responses: Responses) -> None:
 
 
 async def _serve_grpc(
-    service: ChatService, settings: ServeSettings
+    service: ChatService, settings: ServeSettings, responses: Responses | None = None
 ) -> tuple[GrpcServer | None, str]:
     """The server, if any, and what to say of it.
 
@@ -95,6 +95,7 @@ async def _serve_grpc(
             port,
             authorize=key_ring(settings).scope_of_header,
             ready=service.is_ready,
+            responses=responses,
         )
     except OSError as error:
         if settings.grpc_port is not None:

@@ -44,7 +44,7 @@ def create_app(
                 await responses.stop()
 
     app = Starlette(
-        routes=[*_routes(service, settings, responses), *_jina_routes(service, keys)],
+        routes=[*_routes(service, settings, responses), *_jina_routes(service, keys, responses)],
         middleware=_middleware(settings, keys),
         exception_handlers={
             ChatError: errors.on_chat_error,
@@ -82,8 +82,10 @@ def _routes(
     ]
 
 
-def _jina_routes(service: ChatService, keys: KeyRing) -> list[Route]:
-    return jina_routes(service, authorize=keys.scope_of_header, ready=service.is_ready)
+def _jina_routes(service: ChatService, keys: KeyRing, responses: Responses | None) -> list[Route]:
+    return jina_routes(
+        service, authorize=keys.scope_of_header, ready=service.is_ready, responses=responses
+    )
 
 
 def key_ring(settings: ServeSettings) -> KeyRing:

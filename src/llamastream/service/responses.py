@@ -85,6 +85,7 @@ class Responses:
         self._policy = policy
         self._open_parts = AsyncExitStack()
         self._is_started = False
+        self.is_open = False  # between `start` and `stop`
 
     async def start(self) -> None:
         """Open the store and go on with what the last server left in progress. Idempotent.
@@ -106,6 +107,7 @@ class Responses:
         recovery = await self.store.recover()
         lives = [(await self._reopened(one), one.restarts > 1) for one in recovery.interrupted]
         self._generations.resume(lives, model_id=self.chat.model_id)
+        self.is_open = True
         sweeper = asyncio.create_task(self._sweep_regularly())
         self._open_parts.callback(sweeper.cancel)
         if recovery.interrupted or recovery.failed:
@@ -115,6 +117,7 @@ class Responses:
 
     async def stop(self) -> None:
         """Leave what is unfinished to the next start. The engine has ended before."""
+        self.is_open = False
         await self._open_parts.aclose()
 
     @property

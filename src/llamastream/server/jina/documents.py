@@ -5,13 +5,13 @@ no document: a reader gets one document per token that brings text.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, Message
+from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Usage
 from llamastream.sampling import SamplingParams
 from llamastream.server.options import MAX_STOP_CHARS, MAX_STOPS
 from llamastream.service.stream import Stream
@@ -29,7 +29,7 @@ Ready = Callable[[], bool]
 OutputFields = dict[str, str | int | float]
 """The fields of one ModelOutputDocument; those without a value are absent."""
 
-
+_Model = TypeVar("_Model", bound=BaseModel)
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
@@ -62,6 +62,16 @@ class _Prompt(BaseModel):
     logprobs: bool = False
 
 
+class Keeping(BaseModel):
+    """The fields of a PromptDocument that say whether its answer is stored, or resumed."""
+
+    model_config = ConfigDict(strict=True)
+
+    store: bool = False
+    stream_id: str | None = None  # of the answer to go on with
+    starting_after: int = Field(default=-1, ge=-1)  # the last sequence number that was seen
+
+
 def authorization(header: str | None, fields: Mapping[str, object]) -> str | None:
     """The header, or in its place what it would be with the API key in the document: the stock
     client can send a key in no other way."""
@@ -81,11 +91,7 @@ def parse_prompt(
     `scope` and `label`: see ChatRequest. A field that is None counts as absent. `text`: all values
     are texts (a query string), and are read as the field's type.
     """
-    given = {name: value for name, value in fields.items() if value is not None}
-    try:
-        prompt = _Prompt.model_validate(given, strict=False if text else None)
-    except ValidationError as error:
-        raise invalid_field(error) from None
+    prompt = _validated(_Prompt, fields, text)
     return ChatRequest(
         prompt=_conversation(prompt),
         sampling=_sampling(prompt),
@@ -95,6 +101,35 @@ def parse_prompt(
         scope=scope,
         label=label,
     )
+
+
+def prompt_json(fields: Mapping[str, object], *, text: bool = False) -> dict[str, object]:
+    """All that `parse_prompt` reads of a document, absent fields with their defaults."""
+    return _validated(_Prompt, fields, text).model_dump()
+
+
+def parse_keeping(fields: Mapping[str, object], *, text: bool = False) -> Keeping:
+    """Raises InvalidRequest, naming the field. An empty `stream_id`, with which DocArray fills one
+    that is declared and not used, is none."""
+    keeping = _validated(Keeping, {**fields, "stream_id": fields.get("stream_id") or None}, text)
+    if keeping.stream_id is None and keeping.starting_after >= 0:
+        raise InvalidRequest("starting_after needs stream_id.", param="starting_after")
+    return keeping
+
+
+def check_not_kept(keeping: Keeping) -> None:
+    """For a server without a store. Raises InvalidRequest unless nothing is to be stored."""
+    if keeping.store or keeping.stream_id is not None:
+        name = "store" if keeping.stream_id is None else "stream_id"
+        raise InvalidRequest(f"{name}: nothing is stored by this server. Leave it out.", param=name)
+
+
+def _validated(model: type[_Model], fields: Mapping[str, object], text: bool) -> _Model:
+    given = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return model.model_validate(given, strict=False if text else None)
+    except ValidationError as error:
+        raise invalid_field(error) from None
 
 
 def _conversation(prompt: _Prompt) -> tuple[Message, ...] | str:
@@ -162,6 +197,10 @@ class Answer:
         self._prefix = uuid4().hex[:24]
         self._token_id = -1
 
+    def usage(self) -> Usage:
+        """Token counts, once the stream is exhausted."""
+        return self._stream.usage()
+
     async def __aiter__(self) -> AsyncIterator[list[OutputFields]]:
         """Never yields an empty list. Raises the stream's ChatError at its place."""
         while not self._stream.exhausted:
@@ -177,20 +216,22 @@ class Answer:
             if delta.token_ids:
                 self._token_id = delta.token_ids[-1]
             if delta.text:
-                documents.append(self._document(delta))
+                documents.append(output_document(self._prefix, delta, self._token_id))
             if delta.finish_reason is not None:
                 self.finish_reason = delta.finish_reason
                 if documents:
                     documents[-1]["finish_reason"] = delta.finish_reason.value
         return documents
 
-    def _document(self, delta: Delta) -> OutputFields:
-        document: OutputFields = {
-            "id": f"{self._prefix}{delta.sequence_number & 0xFFFFFFFF:08x}",
-            "token_id": self._token_id,
-            "generated_text": delta.text,
-            "sequence_number": delta.sequence_number,
-        }
-        if delta.logprobs:
-            document["logprob"] = delta.logprobs[-1].logprob
-        return document
+
+def output_document(prefix: str, delta: Delta, token_id: int) -> OutputFields:
+    """`prefix`: 24 hexadecimal digits that the documents of one answer share."""
+    document: OutputFields = {
+        "id": f"{prefix}{delta.sequence_number & 0xFFFFFFFF:08x}",
+        "token_id": token_id,
+        "generated_text": delta.text,
+        "sequence_number": delta.sequence_number,
+    }
+    if delta.logprobs:
+        document["logprob"] = delta.logprobs[-1].logprob
+    return document

@@ -12,20 +12,14 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from llamastream.errors import ChatError, InvalidRequest, NotFound
-from llamastream.messages import ChatRequest
 from llamastream.server.gate import LABEL
+from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.server.jina import small_calls, wire
-from llamastream.server.jina.documents import (
-    ENDPOINT,
-    Answer,
-    Authorize,
-    Ready,
-    authorization,
-    parse_prompt,
-)
+from llamastream.server.jina.desk import Ask, Documents, StreamDesk
+from llamastream.server.jina.documents import ENDPOINT, Authorize, Ready
 from llamastream.server.jina.small_calls import Context
 from llamastream.service.chat_service import ChatService
-from llamastream.service.stream import Stream
+from llamastream.service.responses import Responses
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +68,10 @@ async def serve_grpc(
     *,
     authorize: Authorize,
     ready: Ready,
+    responses: Responses | None = None,
 ) -> GrpcServer:
-    """Listen for jina clients. `ready` answers health checks and `is_flow_ready`.
+    """Listen for jina clients. `ready` answers health checks and `is_flow_ready`. Without
+    `responses` nothing can be stored.
 
     Raises OSError when the address cannot be had.
     """
@@ -84,7 +80,7 @@ async def serve_grpc(
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
             "stream_doc": grpc.unary_stream_rpc_method_handler(
-                StreamDoc(service, authorize).stream_doc
+                StreamDoc(StreamDesk(service, authorize, responses)).stream_doc
             )
         },
         **small_calls.jina_handlers(ready),
@@ -114,18 +110,14 @@ def _check_free(host: str, port: int) -> None:
 class StreamDoc:
     """`stream_doc`: one document in, the answer's documents out."""
 
-    def __init__(self, service: ChatService, authorize: Authorize) -> None:
-        self._service = service
-        self._authorize = authorize
+    def __init__(self, desk: StreamDesk) -> None:
+        self._desk = desk
 
     async def stream_doc(self, data: bytes, context: Context) -> None:
         try:
             call = _parse_call(data)
-            stream = await self._service.open(self._request(call, context))
-            try:
-                await _write_answer(call, stream, context)
-            finally:
-                await stream.aclose()
+            async with self._desk.open(_ask(call, context)) as answer:
+                await _write_answer(call, answer, context)
         except ChatError as error:
             await _abort(error, context)
         except grpc.aio.AbortError:
@@ -134,14 +126,19 @@ class StreamDoc:
             logger.exception("stream_doc failed")
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
-    def _request(self, call: Any, context: Context) -> ChatRequest:
-        try:
-            fields = wire.document_fields(call.document)
-        except ValueError as error:
-            raise InvalidRequest(f"document: {error}.") from None
-        scope = self._authorize(authorization(_header(context), fields))
-        label = call.header.request_id
-        return parse_prompt(fields, scope=scope, label=label if LABEL.fullmatch(label) else "")
+
+def _ask(call: Any, context: Context) -> Ask:
+    try:
+        fields = wire.document_fields(call.document)
+    except ValueError as error:
+        raise InvalidRequest(f"document: {error}.") from None
+    label = call.header.request_id
+    return Ask(
+        fields,
+        _metadata(context, "authorization"),
+        _metadata(context, IDEMPOTENCY_KEY),
+        label if LABEL.fullmatch(label) else "",
+    )
 
 
 def _parse_call(data: bytes) -> Any:
@@ -157,24 +154,23 @@ def _parse_call(data: bytes) -> Any:
     return call
 
 
-async def _write_answer(call: Any, stream: Stream, context: Context) -> None:
+async def _write_answer(call: Any, answer: Documents, context: Context) -> None:
     response = wire.SingleDocumentRequest()
     response.header.request_id = call.header.request_id
     response.header.exec_endpoint = ENDPOINT
-    answer = Answer(stream)
     async for documents in answer:
         for fields in documents:
             wire.set_fields(response.document, fields)
             await context.write(response.SerializeToString())
-    usage = stream.usage()
-    context.set_trailing_metadata(
-        (
-            ("finish-reason", answer.finish_reason or ""),
+    metadata = [("finish-reason", answer.finish_reason or "")]
+    usage = answer.usage()
+    if usage is not None:
+        metadata += [
             ("num-prompt-tokens", str(usage.num_prompt_tokens)),
             ("num-cached-tokens", str(usage.num_cached_tokens)),
             ("num-output-tokens", str(usage.num_output_tokens)),
-        )
-    )
+        ]
+    context.set_trailing_metadata(tuple(metadata))
 
 
 async def _abort(error: ChatError, context: Context) -> None:
@@ -187,8 +183,8 @@ async def _abort(error: ChatError, context: Context) -> None:
     await context.abort(STATUS_CODES[error.status], error.message, tuple(metadata))
 
 
-def _header(context: Context) -> str | None:
+def _metadata(context: Context, wanted: str) -> str | None:
     for name, value in context.invocation_metadata() or ():
-        if name == "authorization":
+        if name == wanted:
             return str(value)
     return None

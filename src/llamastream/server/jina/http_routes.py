@@ -15,19 +15,14 @@ from starlette.types import Receive, Scope, Send
 
 from llamastream.errors import ChatError, InternalError
 from llamastream.server.body import read_json
-from llamastream.server.delivery import EVENT_STREAM_HEADERS, closed_when_client_leaves
+from llamastream.server.delivery import EVENT_STREAM_HEADERS
 from llamastream.server.errors import error_body, error_response
-from llamastream.server.jina.documents import (
-    ENDPOINT,
-    Answer,
-    Authorize,
-    OutputFields,
-    Ready,
-    authorization,
-    parse_prompt,
-)
+from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.server.jina.desk import Ask, Documents, StreamDesk
+from llamastream.server.jina.documents import ENDPOINT, Authorize, OutputFields, Ready
+from llamastream.server.response_delivery import until_client_leaves
 from llamastream.service.chat_service import ChatService
-from llamastream.service.stream import Stream
+from llamastream.service.responses import Responses
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +31,31 @@ EVENT_STREAM = "text/event-stream"
 END = b"event: end\r\n\r\n"
 
 
-def jina_routes(service: ChatService, *, authorize: Authorize, ready: Ready) -> list[Route]:
-    """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready)."""
+def jina_routes(
+    service: ChatService,
+    *,
+    authorize: Authorize,
+    ready: Ready,
+    responses: Responses | None = None,
+) -> list[Route]:
+    """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready). Without
+    `responses` nothing can be stored."""
+    desk = StreamDesk(service, authorize, responses)
 
     async def dry_run(_: Request) -> JSONResponse:
         if ready():
             return JSONResponse({"code": 0, "description": "", "exception": None})
         return JSONResponse({"code": 1, "description": "the engine is not ready"}, 503)
 
+    async def delete(request: Request) -> JSONResponse:
+        id = request.path_params["id"]
+        await desk.delete(id, request.headers.get("authorization"))
+        return JSONResponse({"id": id, "object": "stream.deleted", "deleted": True})
+
+    stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
     return [
-        Route(ENDPOINT, _StreamRoute(service, authorize), methods=["GET", "POST"]),
+        *([] if responses is None else stored),
+        Route(ENDPOINT, _StreamRoute(desk), methods=["GET", "POST"]),
         Route("/dry_run", dry_run, methods=["GET"]),
     ]
 
@@ -53,31 +63,39 @@ def jina_routes(service: ChatService, *, authorize: Authorize, ready: Ready) -> 
 class _StreamRoute:
     """An ASGI application, so that events leave without a middleman."""
 
-    def __init__(self, service: ChatService, authorize: Authorize) -> None:
-        self._service = service
-        self._authorize = authorize
+    def __init__(self, desk: StreamDesk) -> None:
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            stream = await self._open(request)
+            ask = await _read(request)
         except ChatError as error:
             await _refusal(error, request)(scope, receive, send)
             return
         except ClientDisconnect:
             return
-        async with closed_when_client_leaves(stream, receive):
-            await _send_answer(stream, send)
+        await until_client_leaves(self._answer(ask, request, send), receive)
 
-    async def _open(self, request: Request) -> Stream:
-        has_body = request.headers.get("content-length") != "0" and (
-            "content-length" in request.headers or "transfer-encoding" in request.headers
-        )
-        fields = await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request)
-        scope = self._authorize(authorization(request.headers.get("authorization"), fields))
-        label = request.scope.get("state", {}).get("label", "")
-        prompt = parse_prompt(fields, scope=scope, label=label, text=not has_body)
-        return await self._service.open(prompt)
+    async def _answer(self, ask: Ask, request: Request, send: Send) -> None:
+        try:
+            async with self._desk.open(ask) as answer:
+                await _send_answer(answer, send)
+        except ChatError as error:  # nothing was sent
+            await _refusal(error, request)(request.scope, request.receive, send)
+
+
+async def _read(request: Request) -> Ask:
+    has_body = request.headers.get("content-length") != "0" and (
+        "content-length" in request.headers or "transfer-encoding" in request.headers
+    )
+    return Ask(
+        await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request),
+        request.headers.get("authorization"),
+        request.headers.get(IDEMPOTENCY_KEY),
+        label=request.scope.get("state", {}).get("label", ""),
+        text=not has_body,
+    )
 
 
 def _query_fields(request: Request) -> dict[str, object]:
@@ -88,11 +106,11 @@ def _query_fields(request: Request) -> dict[str, object]:
     return fields
 
 
-async def _send_answer(stream: Stream, send: Send) -> None:
+async def _send_answer(answer: Documents, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
     last = END
     try:
-        async for documents in Answer(stream):
+        async for documents in answer:
             await _send_body(send, b"".join(map(_update, documents)))
     except ChatError as error:
         last = _error_event(error)

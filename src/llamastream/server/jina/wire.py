@@ -86,6 +86,8 @@ def set_fields(document: Any, fields: Mapping[str, str | int | float]) -> None:
         node = data[name]
         if isinstance(value, str):
             node.text = value
+        elif isinstance(value, bool):
+            node.boolean = value
         elif isinstance(value, int):
             node.integer = value
         else:

@@ -14,7 +14,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamastream.errors import ConfigError
-from llamastream.sampling import SamplingParams
 
 DType = Literal["int8", "float32"]
 
@@ -181,21 +180,16 @@ class ModelSettings(Settings):
 
 
 class AnswerSettings(Settings):
-    """How the terminal commands draw their answers."""
+    """How the terminal commands draw their answers; None leaves it to the model."""
 
-    temperature: float = Field(0.7, description="0 always takes the likeliest word.")
-    top_p: float = Field(0.95, description="Share of the likeliest words to draw from.")
+    temperature: float | None = Field(
+        None, description="0 always takes the likeliest word. [the model's own]"
+    )
+    top_p: float | None = Field(
+        None, description="Share of the likeliest words to draw from. [the model's own]"
+    )
     max_tokens: int = Field(1024, description="Longest answer, in tokens.")
     seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
-
-    def sampling(self) -> SamplingParams:
-        """These options as sampling parameters. Raises InvalidRequest."""
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-        )
 
 
 class ServeSettings(Settings):

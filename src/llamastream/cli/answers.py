@@ -3,14 +3,14 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol, Self
 
 import httpx
 
+from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.messages import ChatRequest, Message, Prompt
-from llamastream.sampling import SamplingParams
 from llamastream.wiring import Assembly
 
 
@@ -19,7 +19,7 @@ class Answers(Protocol):
 
     name: str
 
-    def stream(self, prompt: Sequence[Message], sampling: SamplingParams) -> AsyncIterator[str]: ...
+    def stream(self, prompt: Sequence[Message], options: AnswerSettings) -> AsyncIterator[str]: ...
 
     async def close(self) -> None: ...
 
@@ -39,8 +39,9 @@ class LocalAnswers:
         return cls(assembly)
 
     async def stream(
-        self, prompt: Prompt | Sequence[Message], sampling: SamplingParams
+        self, prompt: Prompt | Sequence[Message], options: AnswerSettings
     ) -> AsyncIterator[str]:
+        sampling = replace(self._service.sampling, **options.model_dump(exclude_none=True))
         if not isinstance(prompt, str):
             prompt = tuple(prompt)  # type: ignore[assignment]
         request = ChatRequest(prompt, sampling=sampling, truncation="auto")  # type: ignore[arg-type]
@@ -76,18 +77,14 @@ class RemoteAnswers:
             raise ChatError(f"no chat server answers at {url}: {error}") from None
 
     async def stream(
-        self, prompt: Sequence[Message], sampling: SamplingParams
+        self, prompt: Sequence[Message], options: AnswerSettings
     ) -> AsyncIterator[str]:
         body = {
             "model": self.name,
             "messages": [asdict(message) for message in prompt],
             "stream": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "seed": sampling.seed,
+            **options.model_dump(exclude_none=True),
         }
-        body = {name: value for name, value in body.items() if value is not None}
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.is_error:
                 await response.aread()

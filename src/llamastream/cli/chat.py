@@ -17,7 +17,6 @@ from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
 from llamastream.messages import Message
-from llamastream.sampling import SamplingParams
 from llamastream.wiring import assemble
 
 COMMANDS = """\
@@ -43,7 +42,6 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
 ) -> None:
     """Chat in the terminal, with a model loaded here or with a running server (--url)."""
-    sampling = answer.sampling()
     with asyncio.Runner() as runner:
         if url is not None:
             answers: Answers = runner.run(RemoteAnswers.connect(url, api_key))
@@ -53,7 +51,7 @@ def chat(
         history = model.data_dir / "history"
         try:
             _read_history(history)
-            Conversation(runner, answers, sampling, system).loop()
+            Conversation(runner, answers, answer, system).loop()
         finally:
             _write_history(history)
             runner.run(answers.close())
@@ -66,12 +64,12 @@ class Conversation:
         self,
         runner: asyncio.Runner,
         answers: Answers,
-        sampling: SamplingParams,
+        options: AnswerSettings,
         system: str | None,
     ) -> None:
         self._runner = runner
         self._answers = answers
-        self._sampling = sampling
+        self._options = options
         self._system = system
         self._log: list[Message] = []
         self._console = Console(highlight=False)
@@ -132,7 +130,7 @@ class Conversation:
 
     async def _stream(self, pieces: list[str]) -> None:
         system = [Message("system", self._system)] if self._system else []
-        async with aclosing(self._answers.stream([*system, *self._log], self._sampling)) as texts:  # type: ignore[type-var]
+        async with aclosing(self._answers.stream([*system, *self._log], self._options)) as texts:  # type: ignore[type-var]
             async for text in texts:
                 pieces.append(text)
                 sys.stdout.write(text)

@@ -12,7 +12,6 @@ from llamastream.cli.answers import LocalAnswers
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
-from llamastream.sampling import SamplingParams
 from llamastream.wiring import assemble
 
 
@@ -24,22 +23,21 @@ def generate(
 ) -> None:
     """Continue a text, printed as it is generated. No chat template is applied."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = answer.sampling()
     with asyncio.Runner() as runner:
         with progress_bars() as progress:
             answers = runner.run(LocalAnswers.start(assemble(model, progress=progress)))
         sys.stdout.write(text)
         try:
-            runner.run(_print(answers, text, sampling))
+            runner.run(_print(answers, text, answer))
         except KeyboardInterrupt:
             print()
         finally:
             runner.run(answers.close())
 
 
-async def _print(answers: LocalAnswers, text: str, sampling: SamplingParams) -> None:
+async def _print(answers: LocalAnswers, text: str, options: AnswerSettings) -> None:
     start = time.perf_counter()
-    async with aclosing(answers.stream(text, sampling)) as pieces:  # type: ignore[type-var]
+    async with aclosing(answers.stream(text, options)) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()

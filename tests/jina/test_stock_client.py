@@ -54,6 +54,14 @@ async def test_empty_answer(stock_client: StockClient, protocol: str, start: Sta
     assert (answer["error"], answer["texts"]) == (None, [])
 
 
+async def test_one_token(stock_client: StockClient, protocol: str, start: Start) -> None:
+    service = ScriptedService("a")
+    document = {"prompt": "Hi", "max_tokens": 1}
+    answer = await stock_client.one(protocol, await start(service), document=document)
+    assert (answer["error"], answer["texts"]) == (None, ["a"])
+    assert service.requests[0].sampling.max_tokens == 1
+
+
 async def test_readiness(
     stock_client: StockClient, protocol: str, start: Start, ready: Readiness
 ) -> None:

@@ -42,8 +42,8 @@ async def test_prints_the_exact_text(
 async def test_sixteen_streams_at_once(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    # The stock client takes each read over HTTP for whole events. A script is faster than any engine:
-    # of 80 small packets that wait for a busy client, the socket may hold the last one in part.
+    # Over HTTP the stock client takes each read for whole events. Scripts are faster than engines:
+    # of 80 small packets that wait for a busy client, the socket may hold the last in part.
     texts = [f"{i} " for i in range(40)]
     answers = await stock_client.ask(protocol, await start(ScriptedService(*texts)), n=16)
     assert len(answers["answers"]) == 16

@@ -9,7 +9,7 @@ import pytest
 import torch
 from paged_steps import Chunk, all_logits, greedy_ids, make_batch, random_ids
 from safetensors.numpy import load_file
-from tiny_llama import random_tensors, tiny_config
+from tiny_llama import STORIES, random_tensors, tiny_config
 from transformers import LlamaConfig as HuggingFaceConfig
 from transformers import LlamaForCausalLM
 
@@ -104,24 +104,10 @@ def test_int8_logits_are_close_to_float32(bias: bool) -> None:
     assert 0 < error < 0.03
 
 
-def stories_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=172,
-        num_hidden_layers=5,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=8,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
-
-
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the repository")
 def test_greedy_ids_of_a_published_checkpoint() -> None:
     tensors = load_file(SHARED / "stories260K" / "model.safetensors")
-    runner = CpuRunner.load(stories_config(), FLOAT32, lambda: tensors.items())
+    runner = CpuRunner.load(STORIES, FLOAT32, lambda: tensors.items())
     cases = json.loads((SHARED / "stories260K_greedy.json").read_text())["cases"]
     assert cases
     for case in cases:
@@ -132,7 +118,7 @@ def test_greedy_ids_of_a_published_checkpoint() -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the repository")
 def test_long_greedy_ids_of_a_published_checkpoint() -> None:
     tensors = load_file(SHARED / "stories260K" / "model.safetensors")
-    runner = CpuRunner.load(stories_config(), FLOAT32, lambda: tensors.items())
+    runner = CpuRunner.load(STORIES, FLOAT32, lambda: tensors.items())
     case = json.loads((SHARED / "stories260K_long_greedy.json").read_text())
     count = len(case["greedy_ids"])
     assert count > 200

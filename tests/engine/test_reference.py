@@ -11,7 +11,7 @@ from driver import make_request, run_all
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from test_block_manager import sequence
-from tiny_llama import random_tensors, tiny_config
+from tiny_llama import STORIES, random_tensors, tiny_config
 
 from llamastream.config import EngineConfig, LlamaConfig, RopeScaling
 from llamastream.engine.batch import BatchBuilder
@@ -23,17 +23,6 @@ from llamastream.engine.scheduler import Scheduled
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"needs the shared test data in {DATA}")
 
-STORIES = LlamaConfig(
-    vocab_size=512,
-    hidden_size=64,
-    intermediate_size=172,
-    num_hidden_layers=5,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    head_dim=8,
-    max_position_embeddings=512,
-    tie_word_embeddings=True,
-)
 BOS = 1  # ends a story
 
 

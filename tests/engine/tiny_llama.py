@@ -5,6 +5,18 @@ from numpy.typing import NDArray
 
 from llamastream.config import LlamaConfig
 
+STORIES = LlamaConfig(  # ../shared/data/stories260K
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=172,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=8,
+    max_position_embeddings=512,
+    tie_word_embeddings=True,
+)
+
 
 def tiny_config(**changes: object) -> LlamaConfig:
     fields: dict[str, object] = {

@@ -1,7 +1,7 @@
 """Where the terminal's answers come from: a running server, or a model loaded in this process."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Protocol, Self
@@ -10,8 +10,10 @@ import httpx
 
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
-from llamastream.messages import ChatRequest, Message, Prompt
+from llamastream.messages import ChatRequest, Message
 from llamastream.wiring import Assembly
+
+Messages = tuple[Message, ...]
 
 
 class Answers(Protocol):
@@ -19,7 +21,7 @@ class Answers(Protocol):
 
     name: str
 
-    def stream(self, prompt: Sequence[Message], options: AnswerSettings) -> AsyncIterator[str]: ...
+    def stream(self, prompt: Messages, options: AnswerSettings) -> AsyncGenerator[str]: ...
 
     async def close(self) -> None: ...
 
@@ -38,13 +40,9 @@ class LocalAnswers:
         await assembly.engine.ready()
         return cls(assembly)
 
-    async def stream(
-        self, prompt: Prompt | Sequence[Message], options: AnswerSettings
-    ) -> AsyncIterator[str]:
+    async def stream(self, prompt: Messages | str, options: AnswerSettings) -> AsyncGenerator[str]:
         sampling = replace(self._service.sampling, **options.model_dump(exclude_none=True))
-        if not isinstance(prompt, str):
-            prompt = tuple(prompt)  # type: ignore[assignment]
-        request = ChatRequest(prompt, sampling=sampling, truncation="auto")  # type: ignore[arg-type]
+        request = ChatRequest(prompt, sampling=sampling, truncation="auto")
         stream = await self._service.open(request)
         async with aclosing(stream):
             async for delta in stream:
@@ -76,9 +74,7 @@ class RemoteAnswers:
             await client.aclose()
             raise ChatError(f"no chat server answers at {url}: {error}") from None
 
-    async def stream(
-        self, prompt: Sequence[Message], options: AnswerSettings
-    ) -> AsyncIterator[str]:
+    async def stream(self, prompt: Messages, options: AnswerSettings) -> AsyncGenerator[str]:
         body = {
             "model": self.name,
             "messages": [asdict(message) for message in prompt],

@@ -130,7 +130,8 @@ class Conversation:
 
     async def _stream(self, pieces: list[str]) -> None:
         system = [Message("system", self._system)] if self._system else []
-        async with aclosing(self._answers.stream([*system, *self._log], self._options)) as texts:  # type: ignore[type-var]
+        answer = self._answers.stream((*system, *self._log), self._options)
+        async with aclosing(answer) as texts:
             async for text in texts:
                 pieces.append(text)
                 sys.stdout.write(text)

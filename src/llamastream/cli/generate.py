@@ -37,7 +37,7 @@ def generate(
 
 async def _print(answers: LocalAnswers, text: str, options: AnswerSettings) -> None:
     start = time.perf_counter()
-    async with aclosing(answers.stream(text, options)) as pieces:  # type: ignore[type-var]
+    async with aclosing(answers.stream(text, options)) as pieces:
         async for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()

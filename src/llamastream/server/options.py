@@ -4,6 +4,7 @@ A model's field is an option's name on the wire; None means the default. Ranges 
 parameters are checked once, by SamplingParams.
 """
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -119,9 +120,9 @@ class GenerationOptions(SamplingOptions):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
 
+    @abstractmethod
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """The checked request; `defaults` are the model's. Raises InvalidRequest."""
-        raise NotImplementedError
 
     @property
     def include_usage(self) -> bool:

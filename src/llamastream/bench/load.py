@@ -15,7 +15,7 @@ from urllib.parse import SplitResult
 
 from llamastream.bench.errors import ServerFailed
 from llamastream.bench.exchange import Exchange, build_request, connect
-from llamastream.bench.openai import PATHS, Api, RequestBody, Timeline, read_timeline
+from llamastream.bench.openai import PATHS, RequestOptions, Timeline, read_timeline
 from llamastream.bench.workload import Workload, make_prompts, poisson_arrivals
 
 BACKGROUND_POLL_S = 0.05
@@ -32,16 +32,6 @@ class Target:
     model: str
     api_key: str | None = None
     prompt_overhead: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """How every server is asked. `timeout_s` bounds one request, from sending to its end."""
-
-    api: Api = "completions"
-    temperature: float = 0.0
-    ignore_eos: bool = True
-    timeout_s: float = 600.0
 
 
 class Outcome(NamedTuple):
@@ -120,12 +110,9 @@ class _Client:
 
     async def ask(self, attempt: _Attempt, prompt: str, max_tokens: int) -> None:
         """Send a prompt and wait until the server has closed the connection."""
-        options = self._options
-        body = RequestBody(
-            options.api, self._target.model, max_tokens, options.temperature, options.ignore_eos
-        ).encode(prompt)
+        body = self._options.body(self._target.model, prompt, max_tokens)
         try:
-            async with asyncio.timeout(options.timeout_s):
+            async with asyncio.timeout(self._options.timeout_s):
                 transport, attempt.exchange = await connect(
                     self._url, build_request(self._url, self._headers, body)
                 )
@@ -136,7 +123,7 @@ class _Client:
         except ServerFailed as error:
             attempt.error = error.message
         except TimeoutError:
-            attempt.error = f"the answer had not ended after {options.timeout_s:g} s"
+            attempt.error = f"the answer had not ended after {self._options.timeout_s:g} s"
         except asyncio.CancelledError:
             attempt.cut = True
             raise

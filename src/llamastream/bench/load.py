@@ -19,6 +19,7 @@ from llamastream.bench.openai import PATHS, RequestOptions, Timeline, read_timel
 from llamastream.bench.workload import Workload, make_prompts, poisson_arrivals
 
 BACKGROUND_POLL_S = 0.05
+BACKGROUND_PROMPT_TOKENS, BACKGROUND_OUTPUT_TOKENS = 64, 512
 BACKGROUND_TOKENS = 2  # a background stream counts as running once it received so many
 
 
@@ -59,7 +60,9 @@ async def run_workload(
     prompts = client.prompts(workload.num_requests, workload.prompt_tokens, seed=seed)
     async with _background(client, workload, seed=seed) as background:
         if workload.request_rate is not None:
-            due_s = poisson_arrivals(workload.request_rate, len(prompts), seed=workload.seed)
+            due_s = poisson_arrivals(
+                workload.request_rate, len(prompts), seed=0
+            )  # as in every round
             measured = await _open_loop(client, prompts, due_s, workload.output_tokens)
         else:
             measured = await _closed_loop(
@@ -170,15 +173,15 @@ async def _background(
     streams: list[list[_Attempt]] = [[] for _ in range(workload.background)]
 
     async def run(stream: int) -> None:
-        length = workload.background_output_tokens * (stream + 1) // workload.background
+        length = BACKGROUND_OUTPUT_TOKENS * (stream + 1) // workload.background
         for turn in itertools.count():
             prompt_seed = f"{seed}/background/{stream}/{turn}"
-            (prompt,) = client.prompts(1, workload.background_prompt_tokens, seed=prompt_seed)
+            (prompt,) = client.prompts(1, BACKGROUND_PROMPT_TOKENS, seed=prompt_seed)
             streams[stream].append(attempt := _Attempt(time.perf_counter()))
             await client.ask(attempt, prompt, max(length, BACKGROUND_TOKENS))
             if attempt.outcome().error is not None:
                 return  # the whole workload has failed: asking again would only load the machine
-            length = workload.background_output_tokens
+            length = BACKGROUND_OUTPUT_TOKENS
 
     tasks = [asyncio.create_task(run(stream)) for stream in range(workload.background)]
     try:

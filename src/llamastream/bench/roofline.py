@@ -4,11 +4,13 @@ Every step reads all weights once, however many streams share it, and each strea
 It multiplies each token with all of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamastream.bench.machine import Bounds
 from llamastream.config import DType, LlamaConfig
+from llamastream.weights.layout import EMBEDDING, expected_shapes
 
 # As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
 # that fit in 4 bits without loss take less), keys and values in 16 bits.
@@ -45,11 +47,11 @@ def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:
 
 def roofline(config: LlamaConfig, dtype: DType, *, packed_bytes: float) -> Roofline:
     """packed_bytes: of all weights as they lie in memory; norms and biases are too few to count."""
-    hidden, head_dim = config.hidden_size, config.head_dim
-    queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-    attention = hidden * (2 * queries + 2 * keys)
-    layers = config.num_hidden_layers * (attention + 3 * hidden * config.intermediate_size)
-    head = config.vocab_size * hidden
+    shapes = expected_shapes(config)
+    layers = sum(
+        math.prod(shape) for name, shape in shapes.items() if ".layers." in name and len(shape) == 2
+    )
+    head = math.prod(shapes[EMBEDDING])
     # The embedding is a look-up: it is read as the output head, or hardly.
     read = layers + head
     kept = read if config.tie_word_embeddings else read + head

@@ -30,8 +30,8 @@ class Workload:
     """One cell of a benchmark: closed loop (`concurrency` streams, each asking again when it is
     answered) or open loop (`request_rate` arrivals per second, Poisson). Exactly one of the two.
 
-    `background` streams of `background_output_tokens` run all the time beside the measured
-    requests, each asking again when it is answered.
+    `background` streams run all the time beside the measured requests, each asking again when it is
+    answered.
     """
 
     name: str
@@ -41,9 +41,6 @@ class Workload:
     concurrency: int | None = None
     request_rate: float | None = None
     background: int = 0
-    background_prompt_tokens: int = 64
-    background_output_tokens: int = 512
-    seed: int = 0  # of the arrival times: the same in every round
 
 
 # What a lone request and what running streams feel of the others.

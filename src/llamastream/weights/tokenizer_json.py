@@ -155,11 +155,12 @@ def _finish(
     tokenizer: Tokenizer, texts: Sequence[str], kinds: Sequence[int], bos_id: int | None
 ) -> str:
     """The JSON of `tokenizer`, to which its control tokens and the BOS in front are added."""
-    for text, kind in zip(texts, kinds, strict=True):
-        if kind in (Piece.UNKNOWN, Piece.CONTROL):
-            tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True)])
-        elif kind == Piece.USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(text, normalized=False)])
+    of_kind = {kind: [t for t, k in zip(texts, kinds, strict=True) if k == kind] for kind in Piece}
+    control = [*of_kind[Piece.UNKNOWN], *of_kind[Piece.CONTROL]]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in control])
+    tokenizer.add_tokens(
+        [AddedToken(text, normalized=False) for text in of_kind[Piece.USER_DEFINED]]
+    )
     if bos_id is not None:
         bos = texts[bos_id]
         tokenizer.post_processor = processors.TemplateProcessing(

@@ -71,8 +71,9 @@ async def test_no_reply_before_the_headers_end() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"220 mail.example ESMTP\r\n\r\n", "not an HTTP server"),
+        (b"220 mail.example ESMTP\r\n\r\n", "not a sound HTTP answer"),
         (HEAD + b"hello\r\n", "chunk size"),
+        (b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n", "not a sound"),
     ],
 )
 async def test_what_is_not_http_is_refused(raw: bytes, message: str) -> None:

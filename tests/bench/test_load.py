@@ -123,7 +123,7 @@ async def test_server_of_another_protocol_is_an_error() -> None:
     async def script(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ready\r\n\r\n")
 
-    assert "not an HTTP server" in await error_of(script)
+    assert "not a sound HTTP answer" in await error_of(script)
 
 
 async def test_server_that_never_ends_is_given_up() -> None:

@@ -57,9 +57,9 @@ class Exchange(asyncio.Protocol):
         try:
             for reader.now_s, data in self._received:
                 parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             start = b"".join(data for _, data in self._received)[:60]
-            raise ServerFailed(f"not an HTTP server: it answered {start!r} ({error})") from None
+            raise ServerFailed(f"not a sound HTTP answer: {start!r} ({error})") from None
         if not reader.has_headers:
             return None
         # Without a length or chunks the end of the connection is the body's.

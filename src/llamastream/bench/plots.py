@@ -69,7 +69,7 @@ def _in_sweep(workload: Workload) -> bool:
 def _throughput(cells: Sequence[Cell], names: Sequence[str], figure: "Figure") -> None:
     axes = figure.subplots()
     streams = sorted({cell.workload.concurrency or 0 for cell in cells})
-    width = 0.8 / len(names)
+    width = 0.8 / max(len(names), 2)
     for number, name in enumerate(names):
         points = _points(cells, name, "output_tok_s")
         if not points:
@@ -129,6 +129,7 @@ def _lines(axes: "Axes", cells: Sequence[Cell], names: Sequence[str], key: str) 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.minorticks_off()
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.margins(x=0.06, y=0.12)
 
 
@@ -157,8 +158,6 @@ def _save(report: OnlineReport, figure: "Figure", path: Path) -> Path:
 
 
 def _style(axes: "Axes") -> None:
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.tick_params(colors=GREY)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "model.h"
+#include "peak.h"
 #include "philox.h"
 #include "weights.h"
 
@@ -197,6 +198,8 @@ NB_MODULE(_core, m) {
       if (find_kernels(isa)) names.push_back(isa);
     return names;
   });
+  m.def("measure_peak", &measure_peak, nb::arg("isa"), nb::kw_only(), nb::arg("int8"), nb::arg("threads"),
+        nb::arg("seconds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("philox4x32", [](std::vector<uint32_t> counter, std::vector<uint32_t> key) {
     if (counter.size() != 4 || key.size() != 2) throw std::invalid_argument("philox4x32 takes 4 and 2 words.");
     const auto out = philox4x32({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});

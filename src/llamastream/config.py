@@ -9,9 +9,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from llamastream.errors import ConfigError
 
@@ -261,30 +269,38 @@ class StoreSettings(Settings):
     )
 
 
+def _split(value: Any) -> Any:
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+COMMAS = BeforeValidator(_split)  # a flag or variable holds numbers with commas between them
+
+
 class BenchSettings(Settings):
     """The cells of a benchmark."""
 
-    concurrency: str = Field("1,8,32", description="Streams at once, one cell for each number.")
-    request_rates: str = Field("", description="Arrivals per second, one cell for each. [none]")
+    concurrency: Annotated[tuple[PositiveInt, ...], COMMAS] = Field(
+        (1, 8, 32), description="Streams at once, one cell for each number. [1,8,32]"
+    )
     prompt_tokens: int = Field(64, ge=1, description="Length of the prompts.")
     output_tokens: int = Field(128, ge=2, description="Length of the answers.")
     prefill_tokens: int = Field(512, ge=0, description="Length of a lone prompt; 0 leaves it out.")
     rounds: int = Field(3, ge=1, description="Times that everything is measured.")
 
-    def streams(self) -> tuple[int, ...]:
-        return tuple(int(number) for number in self._numbers("concurrency"))
 
-    def rates(self) -> tuple[float, ...]:
-        return self._numbers("request_rates")
+class LoadSettings(Settings):
+    """How servers are asked, and what more is asked of them."""
 
-    def _numbers(self, name: str) -> tuple[float, ...]:
-        text: str = getattr(self, name)
-        try:
-            return tuple(float(part) for part in text.split(",") if part.strip())
-        except ValueError:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} must be numbers with commas. Given: {text!r}."
-            ) from None
+    api: Literal["completions", "chat"] = Field(
+        "completions", description="OpenAI's interface to ask: completions or chat."
+    )
+    ignore_eos: bool = Field(
+        True, description="Ask for answers of full length; some servers refuse that."
+    )
+    request_rates: Annotated[tuple[PositiveFloat, ...], COMMAS] = Field(
+        (), description="Arrivals per second, one cell for each. [none]"
+    )
+    mixed: bool = Field(False, description="Also new prompts arriving while streams run.")
 
 
 def read_toml(path: Path | None) -> dict[str, Any]:

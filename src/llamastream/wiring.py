@@ -14,6 +14,7 @@ from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
+from llamastream.errors import ModelError
 from llamastream.service import ChatService
 from llamastream.service.responses import Responses, StorePolicy
 from llamastream.store import Retention
@@ -125,6 +126,18 @@ def _in_bytes(
         return None
     size = checkpoint.size_bytes
     return lambda done, total: progress("Packing weights", size * done // total, size)
+
+
+def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
+    """Size of the weights in memory. Raises ModelError before the first start has packed them."""
+    path = _image_path(settings.data_dir, checkpoint, settings.dtype)
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ModelError(
+            f"{path}, the packed weights of {checkpoint.name}, cannot be read: {error.strerror}. "
+            "`llamastream serve` writes them when it starts."
+        ) from error
 
 
 def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from llamastream.bench.load import Target
+from llamastream.bench.machine import Bounds
 from llamastream.bench.online import Cell, OnlineOptions, OnlineReport
-from llamastream.bench.summary import Percentiles, Spread, Summary
-from llamastream.bench.workload import Plan
+from llamastream.bench.summary import Percentiles, Summary
+from llamastream.bench.workload import plan
+from llamastream.config import BenchSettings, LoadSettings
+
+BOUNDS = (Bounds(40e9, 2e12), Bounds(60e9, 1.8e12), Bounds(50e9, 1.9e12))
 
 
 def summary(speed: float, counted_by: str = "usage", num_short: int = 0) -> Summary:
@@ -32,7 +36,8 @@ def report(
     speeds: dict[str, Sequence[Sequence[float]]], concurrency: tuple[int, ...] = (1, 8, 32)
 ) -> OnlineReport:
     """`speeds[server][c]` are the rounds' tokens per second at concurrency c."""
-    workloads = Plan(concurrency=concurrency, prefill_tokens=0).workloads()
+    settings = BenchSettings(concurrency=concurrency, prefill_tokens=0)
+    workloads = plan(settings, LoadSettings())
     rounds = len(next(iter(speeds.values()))[0])
     urls = tuple(f"{name}=http://127.0.0.1:{port}" for port, name in enumerate(speeds, 8000))
     cells = [
@@ -45,4 +50,4 @@ def report(
         for name, url in zip(speeds, urls, strict=True)
     ]
     options = OnlineOptions(urls, workloads, rounds)
-    return OnlineReport(options, tuple(targets), tuple(cells), Spread(50e9, 40e9, 60e9))
+    return OnlineReport(options, tuple(targets), tuple(cells), BOUNDS)

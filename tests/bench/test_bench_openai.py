@@ -7,7 +7,7 @@ import pytest
 
 from llamastream.bench.errors import ServerFailed
 from llamastream.bench.exchange import Reply
-from llamastream.bench.openai import RequestBody, read_timeline
+from llamastream.bench.openai import RequestOptions, read_timeline
 
 
 def reply_of(
@@ -16,9 +16,7 @@ def reply_of(
     """A reply whose event k arrived, as a piece of its own, at second k."""
     datas = [event if isinstance(event, str) else json.dumps(event) for event in events]
     pieces = [f"data: {data}{newline}{newline}".encode() for data in datas]
-    ends = [sum(map(len, pieces[: n + 1])) for n in range(len(pieces))]
-    times_s = [float(n) for n in range(len(pieces))]
-    return Reply(status, b"".join(pieces), complete, ends, times_s)
+    return Reply(status, [(float(n), piece) for n, piece in enumerate(pieces)], complete)
 
 
 def text(content: str, finish: str | None = None) -> dict[str, Any]:
@@ -75,9 +73,15 @@ def test_a_stream_may_end_without_done_if_it_says_why_it_finished() -> None:
 def test_crlf_and_comments_are_read_as_server_sent_events_allow() -> None:
     reply = reply_of(text("a"), text("b", "stop"), newline="\r\n")
     ping = b": ping\r\n\r\n"
-    shifted = [end + len(ping) for end in reply.ends]
-    reply = reply._replace(body=ping + reply.body, ends=shifted)
+    reply = reply._replace(pieces=[(-1.0, ping), *reply.pieces])
     assert read_timeline(reply).token_times_s == (0.0, 1.0)
+
+
+def test_an_event_arrives_with_its_last_byte_wherever_the_network_cuts_it() -> None:
+    body = reply_of(text("a", "stop"), newline="\r\n").body
+    for cut in range(1, len(body)):
+        reply = Reply(200, [(0.0, body[:cut]), (1.0, body[cut:])], True)
+        assert read_timeline(reply).token_times_s == (1.0,)
 
 
 def test_a_stream_that_is_still_coming_can_be_read_so_far() -> None:
@@ -98,9 +102,9 @@ def test_a_stream_that_is_still_coming_can_be_read_so_far() -> None:
         (reply_of({"id": 1}, "[DONE]"), "has no choices"),
         (reply_of("[1]", "[DONE]"), "has no choices"),
         (reply_of({"error": {"message": "out of blocks"}}), "out of blocks"),
-        (Reply(429, b'{"error": {"message": "full"}}', True, [30], [0.0]), "429: full"),
-        (Reply(400, b'{"error": "bad"}', True, [16], [0.0]), "400: bad"),
-        (Reply(502, b"<html>", True, [6], [0.0]), "502: '<html>'"),
+        (Reply(429, [(0.0, b'{"error": {"message": "full"}}')], True), "429: full"),
+        (Reply(400, [(0.0, b'{"error": "bad"}')], True), "400: bad"),
+        (Reply(502, [(0.0, b"<html>")], True), "502: '<html>'"),
     ],
 )
 def test_what_is_no_proper_answer_is_an_error_and_never_a_number(
@@ -111,9 +115,10 @@ def test_what_is_no_proper_answer_is_an_error_and_never_a_number(
 
 
 def test_request_body_of_both_apis() -> None:
-    chat = json.loads(RequestBody("chat", "m", 9, 0.5, ignore_eos=False).encode("hi"))
+    chat = json.loads(RequestOptions("chat", ignore_eos=False).body("m", "hi", 9))
     assert chat["messages"] == [{"role": "user", "content": "hi"}]
     assert "ignore_eos" not in chat and "prompt" not in chat
-    raw = json.loads(RequestBody("completions", "m", 9, 0.5, ignore_eos=True).encode("hi"))
+    raw = json.loads(RequestOptions("completions", ignore_eos=True).body("m", "hi", 9))
     assert (raw["prompt"], raw["ignore_eos"], raw["max_tokens"]) == ("hi", True, 9)
+    assert raw["model"] == "m" and raw["temperature"] == 0
     assert raw["stream"] is True and raw["stream_options"] == {"include_usage": True}

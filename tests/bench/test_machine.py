@@ -1,10 +1,13 @@
 """The machine's bounds, and how many bytes a step reads."""
 
+from dataclasses import replace
+
 import pytest
 
-from llamastream.bench.machine import memory_bandwidth
-from llamastream.bench.roofline import count_weights, traffic
+from llamastream.bench.machine import Bounds, memory_bandwidth
+from llamastream.bench.roofline import roofline
 from llamastream.config import LlamaConfig
+from llamastream.engine import _core
 
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152,
@@ -19,18 +22,42 @@ SMOLLM2_135M = LlamaConfig(
 )
 
 
-@pytest.mark.parametrize("threads", [1, 2, None])
-def test_bandwidth_is_of_a_real_machine(threads: int | None) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bandwidth_is_of_a_real_machine(threads: int) -> None:
     assert 1e8 < memory_bandwidth(threads, num_bytes=2**23) < 1e13
 
 
+@pytest.mark.parametrize("isa", _core.available_isas())
+@pytest.mark.parametrize("int8", [True, False])
+def test_computing_peak_is_of_a_real_machine(isa: str, int8: bool) -> None:
+    assert 1e8 < _core.measure_peak(isa, int8=int8, threads=2, seconds=0.001) < 1e14
+
+
+@pytest.mark.parametrize(
+    ("isa", "threads", "message"),
+    [("mmx", 1, "isa 'mmx' is unknown"), ("auto", 0, "threads and seconds must be > 0")],
+)
+def test_a_peak_that_cannot_be_measured_is_refused(isa: str, threads: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _core.measure_peak(isa, int8=True, threads=threads, seconds=0.001)
+
+
 def test_weights_of_the_demo_model_are_all_but_its_norms() -> None:
+    work = roofline(SMOLLM2_135M, "int8", packed_bytes=98_000_000)
     # 134,515,008 parameters in the checkpoint, of which 61 norms of 576.
-    assert count_weights(SMOLLM2_135M) == 134_515_008 - 61 * 576
+    assert work.num_layer_weights + work.num_head_weights == 134_515_008 - 61 * 576
 
 
 def test_a_step_reads_the_weights_once_and_each_context() -> None:
-    found = traffic(SMOLLM2_135M, "int8")
-    assert found.weight_bytes == pytest.approx(151.3e6, rel=1e-3)
-    assert found.kv_bytes_per_token == 2 * 30 * 3 * 64 * 2
-    assert found.step_bytes([10, 20]) == found.weight_bytes + 30 * found.kv_bytes_per_token
+    work = roofline(SMOLLM2_135M, "int8", packed_bytes=98_000_000)
+    assert work.kv_bytes_per_token == 2 * 30 * 3 * 64 * 2
+    memory, compute = work.shares([10, 20], 0.5, Bounds(1e9, 1e12))
+    assert memory == pytest.approx((98e6 + 30 * work.kv_bytes_per_token) / 0.5 / 1e9)
+    assert compute == pytest.approx(2 * 2 * (134_515_008 - 61 * 576) / 0.5 / 1e12)
+
+
+def test_an_embedding_of_its_own_is_not_read() -> None:
+    untied = roofline(replace(SMOLLM2_135M, tie_word_embeddings=False), "int8", packed_bytes=1e8)
+    head = untied.num_head_weights
+    read = untied.num_layer_weights + head
+    assert untied.weight_bytes == pytest.approx(1e8 * read / (read + head))

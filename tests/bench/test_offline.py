@@ -1,23 +1,29 @@
 """The in-process benchmark, on a runner that computes nothing."""
 
 import json
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from llamastream.bench.command import bench_offline
 from llamastream.bench.errors import BenchError
-from llamastream.bench.offline import OfflineOptions, OfflineReport, run_offline
+from llamastream.bench.machine import Bounds
+from llamastream.bench.offline import OfflineReport, run_offline
 from llamastream.bench.offline_report import render, to_json
-from llamastream.bench.roofline import Traffic
-from llamastream.config import EngineConfig
+from llamastream.bench.roofline import Roofline
+from llamastream.config import BenchSettings, EngineConfig
 from llamastream.engine.runner import ForwardBatch, StepResult
 
-OPTIONS = OfflineOptions((1, 4), prompt_tokens=8, output_tokens=6, prefill_tokens=32, rounds=2)
+CELLS: dict[str, Any] = {
+    "concurrency": (1, 4),
+    "prompt_tokens": 8,
+    "output_tokens": 6,
+    "prefill_tokens": 32,
+    "rounds": 2,
+}
 CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=16, block_size=4)
-TRAFFIC = Traffic(weight_bytes=1e6, kv_bytes_per_token=1e3)
+WORK = Roofline(1e6, 1000, num_layer_weights=400_000, num_head_weights=100_000)
 
 
 class ConstantRunner:
@@ -53,12 +59,14 @@ class ConstantRunner:
         pass
 
 
-def run(runner: ConstantRunner, options: OfflineOptions = OPTIONS) -> OfflineReport:
-    return run_offline(runner, CONFIG, TRAFFIC, options, lambda _: None, bandwidth=lambda: 5e9)
+def run(runner: ConstantRunner, **cells: Any) -> OfflineReport:
+    settings = BenchSettings(**{**CELLS, **cells})
+    return run_offline(runner, CONFIG, WORK, settings, bounds=lambda: Bounds(5e9, 1e12))
 
 
-def test_report_has_a_round_for_every_cell() -> None:
+def test_report_has_a_round_for_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     report = run(ConstantRunner())
+    assert "round 2/2: streams at once: 4" in capsys.readouterr().err
     assert {streams: len(rounds) for streams, rounds in report.decode.items()} == {1: 2, 4: 2}
     assert len(report.prefill_tok_s) == 2
     assert min(report.prefill_tok_s) > 0
@@ -72,19 +80,21 @@ def test_no_prompt_is_ever_repeated() -> None:
 
 
 def test_decode_speed_leaves_the_prefill_out() -> None:
-    (round_,) = run(ConstantRunner(), replace(OPTIONS, concurrency=(4,), rounds=1)).decode[4]
+    (round_,) = run(ConstantRunner(), concurrency=(4,), rounds=1).decode[4]
     # Steps of the same cost: decoding steps draw 4 tokens each, prefilling ones fewer.
     assert round_.decode_tok_s > round_.output_tok_s > 0
     assert 0 < round_.step_p50_ms <= round_.step_p99_ms
     assert round_.overhead_us > 0
 
 
-def test_bandwidth_share_is_bytes_read_over_bytes_possible() -> None:
-    options = replace(OPTIONS, concurrency=(1,), rounds=1, prefill_tokens=0)
-    (round_,) = run(ConstantRunner(), options).decode[1]
+def test_shares_are_what_was_reached_over_what_is_possible() -> None:
+    report = run(ConstantRunner(), concurrency=(1,), rounds=1)
+    (round_,) = report.decode[1]
     # Of 6 tokens the first comes with the prompt of 8; the contexts of the other 5 are 9 to 13.
-    read_bytes = 5 * 1e6 + sum(range(9, 14)) * 1e3
-    assert round_.bandwidth_share == pytest.approx(read_bytes * round_.decode_tok_s / 5 / 5e9)
+    read_bytes = 1e6 + 11 * 1000
+    assert round_.memory_share == pytest.approx(read_bytes * round_.decode_tok_s / 5e9)
+    assert round_.compute_share == pytest.approx(2 * 500_000 * round_.decode_tok_s / 1e12)
+    assert report.prefill_share == [pytest.approx(2 * 400_000 * report.prefill_tok_s[0] / 1e12)]
 
 
 def test_failing_engine_is_an_error() -> None:
@@ -96,23 +106,13 @@ def test_failing_engine_is_an_error() -> None:
 
 def test_more_streams_than_the_engine_runs_are_refused() -> None:
     with pytest.raises(BenchError, match=r"concurrency must be <= max_num_seqs \(8\).* Given: 9"):
-        run(ConstantRunner(), replace(OPTIONS, concurrency=(1, 9)))
+        run(ConstantRunner(), concurrency=(1, 9))
 
 
 def test_streams_that_never_meet_are_refused() -> None:
     # 16 tokens a step: the first prompt has its two tokens before the fourth is read.
-    options = replace(OPTIONS, concurrency=(8,), prompt_tokens=32, output_tokens=2)
     with pytest.raises(BenchError, match="never decoded together"):
-        run(ConstantRunner(), options)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("prompt_tokens", 0), ("output_tokens", 1), ("prefill_tokens", -1), ("rounds", 0)],
-)
-def test_bad_numbers_are_refused_by_name(field: str, value: int) -> None:
-    with pytest.raises(BenchError, match=f"{field} must be >= .* Given: {value}"):
-        replace(OPTIONS, **{field: value})
+        run(ConstantRunner(), concurrency=(8,), prompt_tokens=32, output_tokens=2)
 
 
 def test_table_and_json_hold_every_cell() -> None:
@@ -127,11 +127,4 @@ def test_table_and_json_hold_every_cell() -> None:
     document = json.loads(text)
     assert [cell["streams"] for cell in document["decode"]] == [1, 4]
     assert len(document["decode"][0]["rounds"]) == 2
-    assert document["memory_bandwidth_bytes_per_s"]["median"] == 5e9
-
-
-def test_command_ends_on_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    bench_offline(ConstantRunner(), CONFIG, TRAFFIC, replace(OPTIONS, rounds=1))
-    out, err = capsys.readouterr()
-    assert json.loads(out.splitlines()[-1])["benchmark"] == "offline"
-    assert "round 1/1: streams at once: 4" in err
+    assert document["bounds"] == [{"bytes_per_s": 5e9, "ops_per_s": 1e12}] * 2

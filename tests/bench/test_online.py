@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import reports
 from scripted_server import (
     Request,
     ScriptedServer,
@@ -18,9 +19,11 @@ from scripted_server import (
 )
 
 from llamastream.bench.errors import BenchError
-from llamastream.bench.load import RequestOptions
-from llamastream.bench.online import OnlineOptions, OnlineReport, ratios, run_online
+from llamastream.bench.machine import Bounds
+from llamastream.bench.online import OnlineOptions, OnlineReport, ratios, run_online, with_shares
+from llamastream.bench.openai import RequestOptions
 from llamastream.bench.probe import parse_server
+from llamastream.bench.roofline import Roofline
 from llamastream.bench.workload import Workload
 
 ONE = Workload("one", 40, 3, 1, concurrency=1)
@@ -35,7 +38,7 @@ async def run(
 
 
 async def measure(options: OnlineOptions) -> OnlineReport:
-    return await run_online(options, lambda _: None, bandwidth=lambda: 5e9)
+    return await run_online(options, bounds=lambda: Bounds(5e9, 1e12))
 
 
 async def test_servers_alternate_within_every_round() -> None:
@@ -160,7 +163,7 @@ async def test_refused_ignore_eos_names_the_way_out() -> None:
 
     server = ScriptedServer(script)
     async with serving(server):
-        with pytest.raises(BenchError, match="Run without ignore_eos"):
+        with pytest.raises(BenchError, match="Give --no-ignore-eos"):
             await run(server)
         options = OnlineOptions((server.url,), (ONE,), 1, request=RequestOptions(ignore_eos=False))
         assert not (await measure(options)).failed
@@ -205,8 +208,16 @@ async def test_two_servers_of_one_name_are_refused() -> None:
         await measure(options)
 
 
-def test_bad_options_are_refused_by_name() -> None:
-    with pytest.raises(BenchError, match="at least one url"):
-        OnlineOptions((), (ONE,))
-    with pytest.raises(BenchError, match="rounds must be >= 1. Given: 0"):
-        OnlineOptions(("http://h",), (ONE,), rounds=0)
+def test_shares_of_the_machines_bounds_follow_from_the_decode_speed() -> None:
+    document = reports.report({"A": ((100,), (100,)), "B": ((100,), (100,))}, (1, 8))
+    work = Roofline(1e6, 1000, num_layer_weights=400_000, num_head_weights=100_000)
+    document.options = replace(document.options, roofline=work)
+    streams = document.cells[-1].workload
+    ours = with_shares(reports.summary(100), streams, document, is_first=True)
+    theirs = with_shares(reports.summary(100), streams, document, is_first=False)
+    # 4 requests of 64 + 128 tokens; 110 tokens/s are 110 / 8 steps/s of 8 streams.
+    read_bytes = 1e6 + 8 * 1000 * (64 + 128 / 2)
+    assert ours.memory_percent == pytest.approx(100 * read_bytes * 110 / 8 / 50e9)
+    assert ours.compute_percent == pytest.approx(100 * 2 * 500_000 * 110 / 1.9e12)
+    assert theirs.memory_percent is None  # the size of its weights is not known
+    assert theirs.compute_percent == ours.compute_percent

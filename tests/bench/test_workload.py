@@ -3,7 +3,9 @@
 import pytest
 
 from llamastream.bench.errors import BenchError
-from llamastream.bench.workload import Plan, Workload, make_prompts, poisson_arrivals
+from llamastream.bench.workload import make_prompts, plan, poisson_arrivals
+from llamastream.config import BenchSettings, LoadSettings
+from llamastream.errors import ConfigError
 
 
 def test_arrivals_are_the_same_for_the_same_seed_and_others_for_another() -> None:
@@ -29,8 +31,8 @@ def test_prompts_have_the_length_asked_for_and_differ_from_the_second_word_on() 
 
 
 def test_plan_makes_a_cell_of_each_kind() -> None:
-    plan = Plan(concurrency=(1, 8), request_rates=(0.5,), beside=(8,), arrivals_beside=(32,))
-    cells = {cell.name: cell for cell in plan.workloads()}
+    load = LoadSettings(request_rates=(0.5,), mixed=True)
+    cells = {cell.name: cell for cell in plan(BenchSettings(concurrency=(1, 8)), load)}
     assert list(cells) == [
         "1 stream",
         "8 streams",
@@ -45,27 +47,17 @@ def test_plan_makes_a_cell_of_each_kind() -> None:
 
 
 def test_a_closed_loop_has_a_whole_number_of_waves() -> None:
-    (cell,) = Plan(concurrency=(3,), prefill_tokens=0).workloads()
+    (cell,) = plan(BenchSettings(concurrency=(3,), prefill_tokens=0), LoadSettings())
     assert cell.num_requests == 6
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"prompt_tokens": 0}, "prompt_tokens must be >= 1. Given: 0"),
-        ({"output_tokens": -1}, "output_tokens must be >= 1. Given: -1"),
-        ({"concurrency": 0}, "concurrency must be >= 1. Given: 0"),
-        ({"concurrency": None, "request_rate": 0.0}, "request_rate must be > 0. Given: 0.0"),
-        ({"concurrency": None}, "either a concurrency or a request_rate"),
-        ({"request_rate": 1.0}, "either a concurrency or a request_rate"),
-    ],
-)
-def test_bad_numbers_are_refused_by_name(fields: dict[str, float], message: str) -> None:
-    good = {"prompt_tokens": 8, "output_tokens": 8, "num_requests": 1, "concurrency": 1}
-    with pytest.raises(BenchError, match=message):
-        Workload("w", **{**good, **fields})  # type: ignore[arg-type]
+@pytest.mark.parametrize("text", ["1,x", "0", "8;9"])
+def test_a_bad_number_in_a_list_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="--concurrency"):
+        BenchSettings.load({"concurrency": text}, {})
+    assert BenchSettings.load({"concurrency": "1, 8,"}, {}).concurrency == (1, 8)
 
 
 def test_an_empty_plan_is_refused() -> None:
     with pytest.raises(BenchError, match="nothing to measure"):
-        Plan(concurrency=(), prefill_tokens=0).workloads()
+        plan(BenchSettings(concurrency=(), prefill_tokens=0), LoadSettings())

@@ -34,7 +34,7 @@ def test_llama3_strips_contents_and_writes_bos_once(byte_level: Tokenizer) -> No
         "<|start_header_id|>user<|end_header_id|>\n\nc<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    assert byte_level.encode_with_special(text) == builder.build(
+    assert byte_level.encode_raw_prompt(text) == builder.build(
         chat("  a \n", "b", "c", system=" s ")
     )
 
@@ -46,7 +46,7 @@ def test_chatml_writes_contents_as_they_are(byte_level: Tokenizer) -> None:
         "<|im_start|>user\n a <|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
         "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert byte_level.encode_with_special(text) == builder.build(chat(" a ", "b", "c"))
+    assert byte_level.encode_raw_prompt(text) == builder.build(chat(" a ", "b", "c"))
 
 
 def test_a_model_that_wants_bos_gets_it_before_chatml(byte_level_hf: HFTokenizer) -> None:

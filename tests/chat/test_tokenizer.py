@@ -47,7 +47,7 @@ def test_plain_text_encodes_as_sentencepiece_encodes_it(llama2: Tokenizer, text:
 def test_text_without_control_tokens_encodes_as_the_library_encodes_it(
     byte_level: Tokenizer, byte_level_hf: HFTokenizer, text: str
 ) -> None:
-    assert byte_level.encode_with_special(text) == byte_level_hf.encode(text).ids
+    assert byte_level.encode_raw_prompt(text) == byte_level_hf.encode(text).ids
 
 
 @given(parts=st.lists(st.sampled_from([*CONTROL_TEXTS, " ", "\n", "user", "<think>", "a b"])))
@@ -56,7 +56,7 @@ def test_prompt_text_encodes_as_the_library_encodes_it(
     byte_level: Tokenizer, byte_level_hf: HFTokenizer, parts: list[str]
 ) -> None:
     text = "".join(parts)
-    assert byte_level.encode_with_special(text) == byte_level_hf.encode(text).ids
+    assert byte_level.encode_raw_prompt(text) == byte_level_hf.encode(text).ids
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}])
@@ -67,7 +67,7 @@ def test_control_tokens_take_white_space_as_the_library_takes_it(
     hf.add_special_tokens([AddedToken("<x>", normalized=False, **flags)])
     tokenizer = Tokenizer(config_of(hf))
     for text in ("a <x> b", "<x>", " <x>\n\n<x> ", "a<x>b", "é<x> <x>1", "<x><x>", "  <x>  "):
-        assert tokenizer.encode_with_special(text) == hf.encode(text).ids, text
+        assert tokenizer.encode_raw_prompt(text) == hf.encode(text).ids, text
 
 
 @pytest.mark.parametrize("prompt", ["Hello", "<s>Hello"])
@@ -111,7 +111,7 @@ def test_unflagged_tokens_in_the_shape_of_control_tokens_stay_text(
     tokenizer = Tokenizer(config_of(hf))
     turn = hf.token_to_id("<|turn|>")
     assert turn not in tokenizer.encode("a<|turn|>b")
-    assert turn in tokenizer.encode_with_special("a<|turn|>b")
+    assert turn in tokenizer.encode_raw_prompt("a<|turn|>b")
     assert tokenizer.decode([turn]) == "<|turn|>"  # and a model that writes it is heard
 
 
@@ -122,7 +122,7 @@ def test_control_token_among_the_ordinary_ones_is_taken_apart() -> None:
     tokenizer = Tokenizer(TokenizerConfig(hf.to_str(), None, (6,), False))
     assert hf.encode("s</s>").ids == [2, 6]
     assert tokenizer.encode("s</s></s>") == [2, 4, 5, 4, 5]
-    assert tokenizer.encode_with_special("s</s>") == [2, 6]
+    assert tokenizer.encode_raw_prompt("s</s>") == [2, 6]
 
 
 def test_lone_surrogate_is_refused(llama2: Tokenizer) -> None:
@@ -156,8 +156,7 @@ def test_token_bytes_are_what_a_token_stands_for(llama2: Tokenizer) -> None:
     assert llama2.token_bytes(99_999) == b""
 
 
-def test_vocabulary_and_control_tokens_are_counted(llama2: Tokenizer) -> None:
-    assert llama2.vocab_size == 32000
+def test_control_tokens_are_known(llama2: Tokenizer) -> None:
     assert llama2.special_ids == {0, 1, 2}
     assert (llama2.bos_token_id, llama2.eos_token_ids) == (1, (2,))
 

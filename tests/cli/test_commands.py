@@ -139,6 +139,9 @@ def test_help_lists_every_command_and_each_has_help(environment: dict[str, str])
 def test_show_and_list_describe_a_model(environment: dict[str, str]) -> None:
     shown = run(environment, "models", "show", STORIES).stdout
     assert "260,032" in shown and "512 tokens" in shown
+    # 36 bytes for each 32 weights; 5 layers, keys and values, 4 heads of 8 numbers of 2 bytes
+    assert "292.5 kB of weights, 640.0 B of KV cache per token" in shown
+    assert "1.0 MB of weights, 1.3 kB of KV cache per token" in shown
     assert "models pull demo" in run(environment, "models", "list").stdout
 
 

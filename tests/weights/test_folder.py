@@ -170,10 +170,11 @@ def test_file_truncated_after_opening_is_an_error_not_garbage(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        (b"{not json", "not JSON"),
-        (b"[]", "not a JSON object"),
-        (b'{"a": 1}', "tensor 'a' is malformed"),
-        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "do not fit its shape"),
+        (b"{not json", "invalid JSON in header"),
+        (b"[]", "invalid JSON in header"),
+        (b'{"a": 1}', "invalid JSON in header"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "invalid shape"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}', "invalid offset"),
     ],
 )
 def test_damaged_header_is_named(tmp_path: Path, header: bytes, reason: str) -> None:

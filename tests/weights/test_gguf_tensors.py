@@ -183,8 +183,8 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
         ({"general.architecture": "qwen2"}, "Given: 'qwen2'"),
         ({"llama.expert_count": 8}, "mixture-of-experts"),
         ({"split.count": 3}, "llama-gguf-split --merge"),
-        ({"llama.block_count": None}, "llama.block_count must be an integer >= 0. Given: nothing"),
-        ({"llama.block_count": "2"}, "llama.block_count must be an integer >= 0. Given: '2'"),
+        ({"llama.block_count": None}, "llama.block_count must be an integer >= 1. Given: nothing"),
+        ({"llama.block_count": "2"}, "llama.block_count must be an integer >= 1. Given: '2'"),
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "must be a number > 0"),
         ({"llama.rope.freq_base": math.inf}, "must be a number > 0. Given: inf"),
         (

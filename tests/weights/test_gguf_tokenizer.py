@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from weights_builders import CONFIG, KINDS, PIECES, SCORES, random_tensors, write_gguf
 
 from llamastream.config import TokenizerConfig
 from llamastream.errors import ModelError
 from llamastream.weights import open_checkpoint
-from llamastream.weights.sentencepiece_model import read_vocabulary
 
 TEXTS = [
     "Hello world",
@@ -84,12 +84,14 @@ def test_published_llama2_encodings_through_gguf(
     shared: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The pieces and scores of the published sentencepiece model, as a GGUF file holds them."""
-    vocabulary = read_vocabulary(shared("llama2-tokenizer/tokenizer.model"))
+    published = sentencepiece_model_pb2.ModelProto.FromString(
+        shared("llama2-tokenizer/tokenizer.model").read_bytes()
+    )
     config = tokenizer_of(
         tmp_path,
-        tokens=vocabulary.pieces,
-        token_type=vocabulary.kinds,
-        scores=vocabulary.scores,
+        tokens=[piece.piece for piece in published.pieces],
+        token_type=[piece.type for piece in published.pieces],
+        scores=[piece.score for piece in published.pieces],
     )
     tokenizer = Tokenizer.from_str(config.tokenizer_json)
     for case in json.loads(shared("llama2_tokenizer_encode.json").read_text())["cases"]:

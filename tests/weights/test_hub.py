@@ -272,5 +272,5 @@ def test_sizes_of_the_tiny_model_are_told(
     hub.repositories[REPO] = Repository(files)
     fetch(hub, cache)
     [info] = list_local(cache)
-    assert info.max_context == CONFIG["max_position_embeddings"]
-    assert info.size_bytes == info.float32_bytes == 4 * info.num_parameters
+    assert info.config.max_position_embeddings == CONFIG["max_position_embeddings"]
+    assert info.size_bytes == 4 * info.num_parameters

@@ -1,11 +1,11 @@
-"""What `models list` and `models show` are told."""
+"""Which models `models list` is told of."""
 
 from pathlib import Path
 
 import pytest
-from weights_builders import CONFIG, write_folder, write_gguf
+from weights_builders import write_folder, write_gguf
 
-from llamastream.weights import describe, list_local, open_checkpoint
+from llamastream.weights import list_local
 from llamastream.weights.demo import demo_file
 from llamastream.weights.hub_cache import hub_folder, mark_verified, repository_folder
 
@@ -44,16 +44,3 @@ def test_unreadable_model_is_logged_not_listed(
     (snapshot / "model.safetensors").write_bytes(b"")
     assert list_local(cache) == []
     assert "owner/broken" in caplog.text and "truncated" in caplog.text
-
-
-def test_description_counts_parameters_and_memory(tmp_path: Path) -> None:
-    tensors = write_folder(tmp_path / "m")
-    info = describe(open_checkpoint(str(tmp_path / "m"), cache_dir=tmp_path))
-    count = sum(values.size for values in tensors.values())
-    assert info.name == "m" and info.path == tmp_path / "m"
-    assert info.num_parameters == count
-    assert (info.precision, info.size_bytes, info.float32_bytes) == ("F32", 4 * count, 4 * count)
-    assert info.int8_bytes == count * 36 // 32
-    # 2 layers, keys and values, 2 KV heads of 4 numbers
-    assert (info.int8_kv_bytes, info.float32_kv_bytes) == (32 * 2, 32 * 4)
-    assert info.max_context == CONFIG["max_position_embeddings"]

@@ -15,10 +15,11 @@ from urllib.parse import SplitResult
 
 from llamastream.bench.errors import ServerFailed
 from llamastream.bench.exchange import Exchange, build_request, connect
-from llamastream.bench.openai import PATHS, Api, RequestBody, Timeline, read_timeline
+from llamastream.bench.openai import PATHS, RequestOptions, Timeline, read_timeline
 from llamastream.bench.workload import Workload, make_prompts, poisson_arrivals
 
 BACKGROUND_POLL_S = 0.05
+BACKGROUND_PROMPT_TOKENS, BACKGROUND_OUTPUT_TOKENS = 64, 512
 BACKGROUND_TOKENS = 2  # a background stream counts as running once it received so many
 
 
@@ -32,16 +33,6 @@ class Target:
     model: str
     api_key: str | None = None
     prompt_overhead: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """How every server is asked. `timeout_s` bounds one request, from sending to its end."""
-
-    api: Api = "completions"
-    temperature: float = 0.0
-    ignore_eos: bool = True
-    timeout_s: float = 600.0
 
 
 class Outcome(NamedTuple):
@@ -69,7 +60,9 @@ async def run_workload(
     prompts = client.prompts(workload.num_requests, workload.prompt_tokens, seed=seed)
     async with _background(client, workload, seed=seed) as background:
         if workload.request_rate is not None:
-            due_s = poisson_arrivals(workload.request_rate, len(prompts), seed=workload.seed)
+            due_s = poisson_arrivals(
+                workload.request_rate, len(prompts), seed=0
+            )  # as in every round
             measured = await _open_loop(client, prompts, due_s, workload.output_tokens)
         else:
             measured = await _closed_loop(
@@ -120,12 +113,9 @@ class _Client:
 
     async def ask(self, attempt: _Attempt, prompt: str, max_tokens: int) -> None:
         """Send a prompt and wait until the server has closed the connection."""
-        options = self._options
-        body = RequestBody(
-            options.api, self._target.model, max_tokens, options.temperature, options.ignore_eos
-        ).encode(prompt)
+        body = self._options.body(self._target.model, prompt, max_tokens)
         try:
-            async with asyncio.timeout(options.timeout_s):
+            async with asyncio.timeout(self._options.timeout_s):
                 transport, attempt.exchange = await connect(
                     self._url, build_request(self._url, self._headers, body)
                 )
@@ -136,7 +126,7 @@ class _Client:
         except ServerFailed as error:
             attempt.error = error.message
         except TimeoutError:
-            attempt.error = f"the answer had not ended after {options.timeout_s:g} s"
+            attempt.error = f"the answer had not ended after {self._options.timeout_s:g} s"
         except asyncio.CancelledError:
             attempt.cut = True
             raise
@@ -183,15 +173,15 @@ async def _background(
     streams: list[list[_Attempt]] = [[] for _ in range(workload.background)]
 
     async def run(stream: int) -> None:
-        length = workload.background_output_tokens * (stream + 1) // workload.background
+        length = BACKGROUND_OUTPUT_TOKENS * (stream + 1) // workload.background
         for turn in itertools.count():
             prompt_seed = f"{seed}/background/{stream}/{turn}"
-            (prompt,) = client.prompts(1, workload.background_prompt_tokens, seed=prompt_seed)
+            (prompt,) = client.prompts(1, BACKGROUND_PROMPT_TOKENS, seed=prompt_seed)
             streams[stream].append(attempt := _Attempt(time.perf_counter()))
             await client.ask(attempt, prompt, max(length, BACKGROUND_TOKENS))
             if attempt.outcome().error is not None:
                 return  # the whole workload has failed: asking again would only load the machine
-            length = workload.background_output_tokens
+            length = BACKGROUND_OUTPUT_TOKENS
 
     tasks = [asyncio.create_task(run(stream)) for stream in range(workload.background)]
     try:

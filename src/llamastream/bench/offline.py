@@ -11,48 +11,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llamastream.bench.console import progress
 from llamastream.bench.errors import BenchError
-from llamastream.bench.machine import memory_bandwidth
-from llamastream.bench.roofline import Traffic
+from llamastream.bench.machine import Bounds
+from llamastream.bench.roofline import Roofline
 from llamastream.bench.summary import Spread, spread
-from llamastream.config import EngineConfig
+from llamastream.config import BenchSettings, EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import ForwardBatch, Runner, StepResult
 from llamastream.messages import Failed, GenerationRequest, Token
 from llamastream.sampling import SamplingParams
 
 WARM_UP_TOKENS = 8
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class OfflineOptions:
-    """What to run: `concurrency` streams at once, and the prefill of one prompt (0: none)."""
-
-    concurrency: tuple[int, ...] = (1, 8, 32)
-    prompt_tokens: int = 64
-    output_tokens: int = 128
-    prefill_tokens: int = 512
-    rounds: int = 3
-    temperature: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        limits = {"prompt_tokens": 1, "output_tokens": 2, "prefill_tokens": 0, "rounds": 1}
-        for name, limit in limits.items():
-            if getattr(self, name) < limit:
-                raise BenchError(
-                    f"{name} must be >= {limit}. Given: {getattr(self, name)}.", param=name
-                )
-        if any(streams < 1 for streams in self.concurrency):
-            raise BenchError(f"concurrency must be >= 1. Given: {min(self.concurrency)}.")
 
 
 class DecodeRound(NamedTuple):
     """So many streams, decoding together, once.
 
     `overhead_us` is what a step costs outside the runner (scheduling, batch, events), in the
-    median. `bandwidth_share` is the share of the memory bandwidth measured in the same round.
+    median. The shares are of the bounds measured in the same round.
     """
 
     decode_tok_s: float
@@ -60,15 +37,17 @@ class DecodeRound(NamedTuple):
     step_p50_ms: float
     step_p99_ms: float
     overhead_us: float
-    bandwidth_share: float
+    memory_share: float
+    compute_share: float
 
 
 @dataclass(slots=True)
 class OfflineReport:
-    options: OfflineOptions
+    settings: BenchSettings
     decode: dict[int, list[DecodeRound]] = field(default_factory=dict)  # by concurrency
     prefill_tok_s: list[float] = field(default_factory=list)
-    bandwidths: list[float] = field(default_factory=list)  # bytes per second, one per round
+    prefill_share: list[float] = field(default_factory=list)  # of the computing bound
+    bounds: list[Bounds] = field(default_factory=list)  # one per round
 
     def decode_spread(self, streams: int, name: str) -> Spread:
         return spread([getattr(round_, name) for round_ in self.decode[streams]])
@@ -77,32 +56,33 @@ class OfflineReport:
 def run_offline(
     runner: Runner,
     config: EngineConfig,
-    traffic: Traffic,
-    options: OfflineOptions,
-    progress: Progress,
+    roofline: Roofline,
+    settings: BenchSettings,
     *,
-    bandwidth: Callable[[], float] = memory_bandwidth,
+    bounds: Callable[[], Bounds],
 ) -> OfflineReport:
     """Measure all cells, round after round. Raises BenchError; the runner stays the caller's."""
-    if max(options.concurrency) > config.max_num_seqs:
+    if max(settings.concurrency) > config.max_num_seqs:
         raise BenchError(
             f"concurrency must be <= max_num_seqs ({config.max_num_seqs}), or streams wait. "
-            f"Given: {max(options.concurrency)}.",
+            f"Given: {max(settings.concurrency)}.",
             param="concurrency",
         )
-    bench = _Bench(runner, config, options)
-    report = OfflineReport(options, {streams: [] for streams in options.concurrency})
+    bench = _Bench(runner, config, settings)
+    report = OfflineReport(settings, {streams: [] for streams in settings.concurrency})
     progress("warm up")
-    bench.decode(max(options.concurrency), WARM_UP_TOKENS)
-    for number in range(options.rounds):
-        report.bandwidths.append(bandwidth())
-        for streams in options.concurrency:
-            progress(f"round {number + 1}/{options.rounds}: streams at once: {streams}")
-            steps = bench.decode(streams, options.output_tokens)
-            report.decode[streams].append(_decode_round(steps, traffic, report.bandwidths[-1]))
-        if options.prefill_tokens:
-            progress(f"round {number + 1}/{options.rounds}: prefill {options.prefill_tokens}")
-            report.prefill_tok_s.append(bench.prefill())
+    bench.decode(max(settings.concurrency), WARM_UP_TOKENS)
+    for number in range(settings.rounds):
+        report.bounds.append(bounds())
+        for streams in settings.concurrency:
+            progress(f"round {number + 1}/{settings.rounds}: streams at once: {streams}")
+            steps = bench.decode(streams, settings.output_tokens)
+            report.decode[streams].append(_decode_round(steps, roofline, report.bounds[-1]))
+        if settings.prefill_tokens:
+            progress(f"round {number + 1}/{settings.rounds}: prefill {settings.prefill_tokens}")
+            speed = bench.prefill()
+            report.prefill_tok_s.append(speed)
+            report.prefill_share.append(roofline.prompt_share(speed, report.bounds[-1]))
     return report
 
 
@@ -141,24 +121,24 @@ class _TimedRunner:
 
 
 class _Bench:
-    def __init__(self, runner: Runner, config: EngineConfig, options: OfflineOptions) -> None:
+    def __init__(self, runner: Runner, config: EngineConfig, settings: BenchSettings) -> None:
         self._runner = _TimedRunner(runner)
         self._engine = LLMEngine(self._runner, config)
-        self._options = options
-        self._random = random.Random(options.seed)
+        self._settings = settings
+        self._random = random.Random(0)
         self._num_requests = 0
 
     def decode(self, streams: int, output_tokens: int) -> list[_Step]:
         """Run `streams` requests from their prompts to their last token."""
         for _ in range(streams):
-            self._add(self._options.prompt_tokens, output_tokens)
+            self._add(self._settings.prompt_tokens, output_tokens)
         return list(self._steps(streams))
 
     def prefill(self) -> float:
         """Prompt tokens per second of one request, alone, until its first token is drawn."""
-        self._add(self._options.prefill_tokens, 1)
+        self._add(self._settings.prefill_tokens, 1)
         steps = list(self._steps(1))
-        return self._options.prefill_tokens / (steps[-1].end_s - steps[0].start_s)
+        return self._settings.prefill_tokens / (steps[-1].end_s - steps[0].start_s)
 
     def _add(self, prompt_tokens: int, output_tokens: int) -> None:
         self._num_requests += 1
@@ -169,7 +149,7 @@ class _Bench:
                 prompt_ids=self._random.choices(vocabulary, k=prompt_tokens),
                 sampling=SamplingParams(
                     max_tokens=output_tokens,
-                    temperature=self._options.temperature,
+                    temperature=0.0,
                     seed=self._num_requests,
                 ),
             )
@@ -198,7 +178,7 @@ class _Bench:
             )
 
 
-def _decode_round(steps: list[_Step], traffic: Traffic, bandwidth: float) -> DecodeRound:
+def _decode_round(steps: list[_Step], roofline: Roofline, bounds: Bounds) -> DecodeRound:
     decoding = [step for step in steps if step.is_decode]
     if not decoding:
         raise BenchError(
@@ -207,7 +187,8 @@ def _decode_round(steps: list[_Step], traffic: Traffic, bandwidth: float) -> Dec
         )
     times_s = np.array([step.end_s - step.start_s for step in decoding])
     overheads_s = times_s - np.array([step.runner_s for step in decoding])
-    read_bytes = sum(traffic.step_bytes(step.context_lens) for step in decoding)
+    contexts = np.mean([step.context_lens for step in decoding], axis=0).tolist()
+    memory, compute = roofline.shares(contexts, float(times_s.mean()), bounds)
     p50, p99 = np.percentile(times_s, (50, 99)) * 1e3
     return DecodeRound(
         decode_tok_s=sum(step.num_tokens for step in decoding) / float(times_s.sum()),
@@ -215,5 +196,6 @@ def _decode_round(steps: list[_Step], traffic: Traffic, bandwidth: float) -> Dec
         step_p50_ms=float(p50),
         step_p99_ms=float(p99),
         overhead_us=float(np.median(overheads_s)) * 1e6,
-        bandwidth_share=read_bytes / float(times_s.sum()) / bandwidth,
+        memory_share=memory,
+        compute_share=compute,
     )

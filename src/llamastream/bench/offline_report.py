@@ -1,65 +1,56 @@
 """An offline report for the eye (a table) and for programs (one line of JSON)."""
 
 import os
-from typing import Any
 
 import orjson
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from llamastream.bench.console import bounds_note, span, table
 from llamastream.bench.offline import DecodeRound, OfflineReport
-from llamastream.bench.summary import Spread, spread
+from llamastream.bench.summary import spread
+
+# Title and form of each column, by the field of a DecodeRound.
+COLUMNS = {
+    "output_tok_s": ("tok/s", "{:,.0f}"),
+    "decode_tok_s": ("decode tok/s", "{:,.0f}"),
+    "step_p50_ms": ("step p50 ms", "{:.2f}"),
+    "step_p99_ms": ("step p99 ms", "{:.2f}"),
+    "overhead_us": ("outside runner us", "{:.0f}"),
+    "memory_share": ("of memory", "{:.0%}"),
+    "compute_share": ("of compute", "{:.0%}"),
+}
 
 
 def render(report: OfflineReport) -> RenderableType:
-    options = report.options
-    rounds = f"medians of {options.rounds} rounds (lowest-highest)" if options.rounds > 1 else ""
-    title = f"In process, {options.prompt_tokens} + {options.output_tokens} tokens"
-    table = Table(
-        title=f"{title}, {rounds}" if rounds else title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-    )
-    table.add_column("streams")
-    titles = (
-        "tok/s",
-        "decode tok/s",
-        "step p50 ms",
-        "step p99 ms",
-        "outside runner us",
-        "of memory",
-    )
-    for column in titles:
-        table.add_column(column, justify="right")
+    settings = report.settings
+    title = f"In process, {settings.prompt_tokens} + {settings.output_tokens} tokens"
+    if settings.rounds > 1:
+        title += f", medians of {settings.rounds} rounds (lowest-highest)"
+    shown = table(title, ("streams",), [column for column, _ in COLUMNS.values()])
     for streams in report.decode:
-        table.add_row(
-            str(streams),
-            _text(report.decode_spread(streams, "output_tok_s"), "{:,.0f}"),
-            _text(report.decode_spread(streams, "decode_tok_s"), "{:,.0f}"),
-            _text(report.decode_spread(streams, "step_p50_ms"), "{:.2f}"),
-            _text(report.decode_spread(streams, "step_p99_ms"), "{:.2f}"),
-            _text(report.decode_spread(streams, "overhead_us"), "{:.0f}"),
-            _text(report.decode_spread(streams, "bandwidth_share"), "{:.0%}"),
+        values = (
+            span(report.decode_spread(streams, name), form.format)
+            for name, (_, form) in COLUMNS.items()
         )
-    parts: list[RenderableType] = [table]
+        shown.add_row(str(streams), *values)
+    parts: list[RenderableType] = [shown]
     if report.prefill_tok_s:
-        speed = _text(spread(report.prefill_tok_s), "{:,.0f}")
-        parts.append(Text(f"Prefill of {options.prefill_tokens} tokens: {speed} tok/s."))
-    bandwidth = _text(spread([value / 1e9 for value in report.bandwidths]), "{:.0f}")
-    parts.append(Text(f"Memory read with all cores during the run: {bandwidth} GB/s."))
-    return Group(*parts)
+        speed = span(spread(report.prefill_tok_s), "{:,.0f}".format)
+        share = span(spread(report.prefill_share), "{:.0%}".format)
+        parts.append(
+            Text(f"Prefill of {settings.prefill_tokens} tokens: {speed} tok/s, {share} of compute.")
+        )
+    return Group(*parts, Text(bounds_note(report.bounds)))
 
 
 def to_json(report: OfflineReport) -> str:
     """Everything measured, on one line, every round apart."""
-    document: dict[str, Any] = {
+    document = {
         "benchmark": "offline",
         "cpus": os.cpu_count(),
-        "options": report.options,
-        "memory_bandwidth_bytes_per_s": spread(report.bandwidths)._asdict(),
+        "options": report.settings.model_dump(),
+        "bounds": [bounds._asdict() for bounds in report.bounds],
         "decode": [
             {
                 "streams": streams,
@@ -71,12 +62,6 @@ def to_json(report: OfflineReport) -> str:
             for streams, rounds in report.decode.items()
         ],
         "prefill_tok_s": report.prefill_tok_s,
+        "prefill_share": report.prefill_share,
     }
     return orjson.dumps(document).decode()
-
-
-def _text(values: Spread, form: str) -> str:
-    median = form.format(values.median)
-    if values.low == values.high:
-        return median
-    return f"{median} ({form.format(values.low)}-{form.format(values.high)})"

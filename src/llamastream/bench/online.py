@@ -6,18 +6,20 @@ per round: A, B, A, B, ... The first server is the one the others are compared w
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from llamastream.bench.console import progress
 from llamastream.bench.errors import BenchError, ServerFailed
-from llamastream.bench.load import RequestOptions, Target, run_workload
-from llamastream.bench.machine import memory_bandwidth
+from llamastream.bench.load import Target, run_workload
+from llamastream.bench.machine import Bounds, measure_bounds
+from llamastream.bench.openai import RequestOptions
 from llamastream.bench.probe import parse_server, probe
+from llamastream.bench.roofline import Roofline
 from llamastream.bench.summary import METRICS, Metric, Spread, Summary, spread, summarize
 from llamastream.bench.workload import Workload
 
 WARM_UP_TOKENS = 8
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,11 @@ class OnlineOptions:
     urls: tuple[str, ...]
     workloads: tuple[Workload, ...]
     rounds: int = 3
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes the prompts new
     model: str | None = None
     api_key: str | None = None
     request: RequestOptions = RequestOptions()
-
-    def __post_init__(self) -> None:
-        if not self.urls:
-            raise BenchError("at least one url is needed", param="url")
-        if self.rounds < 1:
-            raise BenchError(f"rounds must be >= 1. Given: {self.rounds}.", param="rounds")
+    roofline: Roofline | None = None  # of the first server's model; the others have its shape
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes the prompts new
 
 
 @dataclass(slots=True)
@@ -59,12 +56,12 @@ class Ratio(NamedTuple):
     spread: Spread
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OnlineReport:
     options: OnlineOptions
     targets: tuple[Target, ...]
     cells: tuple[Cell, ...]
-    bandwidth: Spread  # bytes per second, measured before each round
+    bounds: tuple[Bounds, ...]  # measured before each round
 
     @property
     def failed(self) -> bool:
@@ -72,10 +69,7 @@ class OnlineReport:
 
 
 async def run_online(
-    options: OnlineOptions,
-    progress: Progress,
-    *,
-    bandwidth: Callable[[], float] = memory_bandwidth,
+    options: OnlineOptions, *, bounds: Callable[[], Bounds] = measure_bounds
 ) -> OnlineReport:
     """Probe, warm up, then measure. Raises BenchError only before the first measurement.
 
@@ -98,16 +92,16 @@ async def run_online(
         progress(f"warm up {target.name}")
         await _warm_up(target, options)
     cells = [Cell(workload, target.name) for workload in options.workloads for target in targets]
-    bandwidths = []
+    report = OnlineReport(options, tuple(targets), tuple(cells), ())
     for number in range(options.rounds):
-        bandwidths.append(bandwidth())
+        report.bounds += (bounds(),)
         for cell, target in zip(cells, targets * len(options.workloads), strict=True):
             if cell.error is None:
                 progress(
                     f"round {number + 1}/{options.rounds}: {cell.workload.name}, {target.name}"
                 )
-                await _measure(cell, target, options, seed=f"{options.run_id}/{number}")
-    return OnlineReport(options, tuple(targets), tuple(cells), spread(bandwidths))
+                await _measure(cell, target, report, seed=f"{options.run_id}/{number}")
+    return report
 
 
 async def _warm_up(target: Target, options: OnlineOptions) -> None:
@@ -120,14 +114,36 @@ async def _warm_up(target: Target, options: OnlineOptions) -> None:
         raise BenchError(f"{target.name}: {len(errors)} of {streams} requests failed: {errors[0]}")
 
 
-async def _measure(cell: Cell, target: Target, options: OnlineOptions, *, seed: str) -> None:
+async def _measure(cell: Cell, target: Target, report: OnlineReport, *, seed: str) -> None:
+    options = report.options
     # Each workload has prompts of its own, or the second would find the first's in the cache.
     seed = f"{seed}/{options.workloads.index(cell.workload)}"
     try:
         result = await run_workload(target, options.request, cell.workload, seed=seed)
-        cell.rounds.append(summarize(result, cell.workload))
+        summary = summarize(result, cell.workload)
     except ServerFailed as error:
         cell.error = error.message
+    else:
+        is_first = target is report.targets[0]
+        cell.rounds.append(with_shares(summary, cell.workload, report, is_first=is_first))
+
+
+def with_shares(
+    summary: Summary, workload: Workload, report: OnlineReport, *, is_first: bool
+) -> Summary:
+    """How many bytes the weights of another server have is not known."""
+    if report.options.roofline is None or summary.decode_tok_s is None:
+        return summary
+    streams = workload.concurrency or 1
+    context = (summary.num_prompt_tokens + summary.num_output_tokens / 2) / summary.num_requests
+    memory, compute = report.options.roofline.shares(
+        [context] * streams, streams / summary.decode_tok_s, report.bounds[-1]
+    )
+    return replace(
+        summary,
+        memory_percent=100 * memory if is_first else None,
+        compute_percent=100 * compute,
+    )
 
 
 def ratios(report: OnlineReport) -> list[Ratio]:

@@ -1,19 +1,19 @@
 """An online report for the eye (tables) and for programs (one line of JSON)."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llamastream.bench.console import bounds_note, span, table
 from llamastream.bench.online import Cell, OnlineReport, ratios
 from llamastream.bench.summary import METRICS, Metric, Spread, Summary, over_rounds
 
-SPEEDS = ("output_tok_s", "decode_tok_s", "prefill_tok_s")
+SPEEDS = ("output_tok_s", "decode_tok_s", "prefill_tok_s", "memory_percent", "compute_percent")
 LATENCIES = (
     "ttft_ms.p50",
     "ttft_ms.p99",
@@ -24,7 +24,7 @@ LATENCIES = (
     "background_itl_ms.p50",
     "background_itl_ms.p99",
 )
-RATIOS = (*SPEEDS, "ttft_ms.p50", "itl_ms.p50", "itl_ms.p99", "background_itl_ms.p99")
+RATIOS = (*SPEEDS[:3], "ttft_ms.p50", "itl_ms.p50", "itl_ms.p99", "background_itl_ms.p99")
 
 
 def render(report: OnlineReport) -> RenderableType:
@@ -46,7 +46,7 @@ def to_json(report: OnlineReport) -> str:
     document: dict[str, Any] = {
         "benchmark": "online",
         "cpus": os.cpu_count(),
-        "memory_bandwidth_bytes_per_s": report.bandwidth._asdict(),
+        "bounds": [bounds._asdict() for bounds in report.bounds],
         "request": report.options.request,
         "servers": [
             {"name": target.name, "url": target.url.geturl(), "model": target.model}
@@ -78,36 +78,30 @@ def to_json(report: OnlineReport) -> str:
 def _medians(report: OnlineReport, title: str, keys: tuple[str, ...]) -> Table:
     summaries = [summary for cell in report.cells for summary in cell.rounds]
     metrics = [m for m in _pick(keys) if any(m.value(s) is not None for s in summaries)]
-    with_range = keys == SPEEDS and report.options.rounds > 1
-    table = _table(title, metrics)
+    with_range = keys == SPEEDS
+    shown = table(title, ("workload", "server"), [metric.title for metric in metrics])
     for number, cell in enumerate(report.cells):
         spreads = [None if cell.error else over_rounds(cell.rounds, m) for m in metrics]
+        if not with_range:
+            spreads = [s and Spread(s.median, s.median, s.median) for s in spreads]
         if not cell.error and not any(spreads):
             continue  # this table has nothing about such a workload
-        values = ["failed" if cell.error else _cell_text(s, with_range) for s in spreads]
+        values = ["failed" if cell.error else span(s, _number) for s in spreads]
         last = (number + 1) % len(report.targets) == 0
-        table.add_row(cell.workload.name, cell.server, *values, end_section=last)
-    return table
+        shown.add_row(cell.workload.name, cell.server, *values, end_section=last)
+    return shown
 
 
 def _ratios(report: OnlineReport) -> Table:
     found = ratios(report)
     metrics = [m for m in _pick(RATIOS) if any(ratio.metric == m for ratio in found)]
     by_key = {(r.workload, r.server, r.metric): r.spread for r in found}
-    table = _table(f"{report.targets[0].name} over the others, ratios (lowest-highest)", metrics)
+    title = f"{report.targets[0].name} over the others, ratios (lowest-highest)"
+    shown = table(title, ("workload", "server"), [metric.title for metric in metrics])
     for workload, server in dict.fromkeys((r.workload, r.server) for r in found):
         spreads = [by_key.get((workload, server, metric)) for metric in metrics]
-        table.add_row(workload, server, *(_ratio_text(spread) for spread in spreads))
-    return table
-
-
-def _table(title: str, metrics: Sequence[Metric]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("workload")
-    table.add_column("server")
-    for metric in metrics:
-        table.add_column(metric.title, justify="right")
-    return table
+        shown.add_row(workload, server, *(span(spread, "{:.2f}".format) for spread in spreads))
+    return shown
 
 
 def _pick(keys: tuple[str, ...]) -> list[Metric]:
@@ -115,8 +109,7 @@ def _pick(keys: tuple[str, ...]) -> list[Metric]:
 
 
 def _notes(report: OnlineReport) -> Iterator[str]:
-    low, high = report.bandwidth.low / 1e9, report.bandwidth.high / 1e9
-    yield f"Memory read with all cores during the run: {low:.0f} to {high:.0f} GB/s."
+    yield bounds_note(report.bounds)
     for target in report.targets:
         cells = [cell for cell in report.cells if cell.server == target.name]
         summaries = [summary for cell in cells for summary in cell.rounds]
@@ -128,20 +121,6 @@ def _notes(report: OnlineReport) -> Iterator[str]:
     for cell in report.cells:
         if cell.error:
             yield f"{cell.server}, {cell.workload.name}: {cell.error}"
-
-
-def _cell_text(spread: Spread | None, with_range: bool) -> str:
-    if spread is None:
-        return ""
-    span = f" ({_number(spread.low)}-{_number(spread.high)})" if with_range else ""
-    return _number(spread.median) + span
-
-
-def _ratio_text(spread: Spread | None) -> str:
-    if spread is None:
-        return ""
-    span = f" ({spread.low:.2f}-{spread.high:.2f})" if spread.low < spread.high else ""
-    return f"{spread.median:.2f}{span}"
 
 
 def _number(value: float) -> str:

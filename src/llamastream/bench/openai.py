@@ -19,21 +19,22 @@ MAX_QUOTED_CHARS = 300  # of a server's error, in our message
 
 
 @dataclass(frozen=True, slots=True)
-class RequestBody:
-    """What is asked of every server alike. `ignore_eos` is an extension: OpenAI itself refuses it,
-    vLLM, llama.cpp's server and llamastream know it."""
+class RequestOptions:
+    """How every server is asked. `timeout_s` bounds one request, from sending to its end.
 
-    api: Api
-    model: str
-    max_tokens: int
-    temperature: float
-    ignore_eos: bool
+    `ignore_eos` is an extension: OpenAI itself refuses it; vLLM, llama.cpp's server and llamastream
+    know it.
+    """
 
-    def encode(self, prompt: str) -> bytes:
+    api: Api = "completions"
+    ignore_eos: bool = True
+    timeout_s: float = 600.0
+
+    def body(self, model: str, prompt: str, max_tokens: int) -> bytes:
         body: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
+            "model": model,
+            "max_tokens": max_tokens,
+            "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -104,15 +105,16 @@ def read_timeline(reply: Reply, *, partial: bool = False) -> Timeline:
 def _events(reply: Reply) -> Iterator[tuple[float, bytes]]:
     """The `data` of each server-sent event, with the time at which its last byte arrived."""
     data: list[bytes] = []
-    offset = 0
-    for line in reply.body.splitlines(keepends=True):
-        offset += len(line)
-        text = line.rstrip(b"\r\n")
-        if text.startswith(b"data:"):
-            data.append(text[5:].removeprefix(b" "))
-        elif not text and data:
-            yield reply.arrived_at(offset - 1), b"\n".join(data)
-            data.clear()
+    rest = b""
+    for at_s, piece in reply.pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            text = line.rstrip(b"\r")
+            if text.startswith(b"data:"):
+                data.append(text[5:].removeprefix(b" "))
+            elif not text and data:
+                yield at_s, b"\n".join(data)
+                data.clear()
 
 
 def _parse_chunk(data: bytes) -> dict[str, Any]:

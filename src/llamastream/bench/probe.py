@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from llamastream.bench.errors import BenchError
-from llamastream.bench.load import RequestOptions, Target, run_workload
+from llamastream.bench.load import Target, run_workload
+from llamastream.bench.openai import RequestOptions
 from llamastream.bench.workload import Workload
 
 PROBE_WORDS = 32
@@ -91,5 +92,5 @@ async def first_model(server: ServerUrl, api_key: str | None) -> str:
 
 def _advice(error: str | None, options: RequestOptions) -> str:
     if options.ignore_eos and error and "ignore_eos" in error:
-        return " Run without ignore_eos: answers then end where the model ends them."
+        return " Give --no-ignore-eos: answers then end where the model ends them."
     return ""

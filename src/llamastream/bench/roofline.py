@@ -1,44 +1,58 @@
-"""How many bytes a decode step must read: what turns a bandwidth into a bound on tokens per second.
+"""What a step must read and multiply: what turns the machine's bounds into bounds on tokens.
 
 Every step reads all weights once, however many streams share it, and each stream's keys and values.
+It multiplies each token with all of them.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llamastream.bench.machine import Bounds
 from llamastream.config import DType, LlamaConfig
+from llamastream.weights.layout import EMBEDDING, expected_shapes
 
-# As the core packs them: 8 bits, and a scale and a minimum of 16 bits each per group of 32.
-BITS_PER_WEIGHT: dict[DType, float] = {"int8": 9.0, "float32": 32.0}
-KV_BYTES_PER_VALUE: dict[DType, int] = {"int8": 2, "float32": 4}
+# As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
+# that fit in 4 bits without loss take less), keys and values in 16 bits.
+WEIGHT_BYTES: dict[DType, float] = {"int8": 1 + 4 / 32, "float32": 4}
+KV_BYTES: dict[DType, int] = {"int8": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """Bytes read from memory, by one step of a model."""
+class Roofline:
+    """The work of one model's steps: bytes read, weights multiplied with."""
 
     weight_bytes: float
-    kv_bytes_per_token: float  # of context
+    kv_bytes_per_token: int  # of context
+    num_layer_weights: int
+    num_head_weights: int  # only of tokens whose next token is drawn
 
-    def step_bytes(self, context_lens: Iterable[int]) -> float:
-        """For one step that decodes one token for each of these contexts."""
-        return self.weight_bytes + self.kv_bytes_per_token * sum(context_lens)
+    def shares(self, contexts: Sequence[float], elapsed_s: float, bounds: Bounds) -> Bounds:
+        """How much of the bounds a decode step reached that took so long for these contexts."""
+        read_bytes = self.weight_bytes + self.kv_bytes_per_token * sum(contexts)
+        ops = 2 * (self.num_layer_weights + self.num_head_weights) * len(contexts)
+        return Bounds(
+            read_bytes / elapsed_s / bounds.bytes_per_s, ops / elapsed_s / bounds.ops_per_s
+        )
+
+    def prompt_share(self, tok_s: float, bounds: Bounds) -> float:
+        """How much of the computing bound a long prompt reached at this speed."""
+        return 2 * self.num_layer_weights * tok_s / bounds.ops_per_s
 
 
-def count_weights(config: LlamaConfig) -> int:
-    """Weights that every token is multiplied with. The embedding is a look-up: it counts as the
-    output head only, tied or not."""
-    hidden, head_dim = config.hidden_size, config.head_dim
-    queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-    attention = hidden * (2 * queries + 2 * keys)
-    mlp = 3 * hidden * config.intermediate_size
-    return config.num_hidden_layers * (attention + mlp) + config.vocab_size * hidden
+def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    return 2 * heads * config.head_dim * KV_BYTES[dtype]
 
 
-def traffic(config: LlamaConfig, dtype: DType) -> Traffic:
-    """What our CPU runner reads, which keeps weights and cache packed in memory."""
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return Traffic(
-        weight_bytes=count_weights(config) * BITS_PER_WEIGHT[dtype] / 8,
-        kv_bytes_per_token=values * KV_BYTES_PER_VALUE[dtype],
+def roofline(config: LlamaConfig, dtype: DType, *, packed_bytes: float) -> Roofline:
+    """packed_bytes: of all weights as they lie in memory; norms and biases are too few to count."""
+    shapes = expected_shapes(config)
+    layers = sum(
+        math.prod(shape) for name, shape in shapes.items() if ".layers." in name and len(shape) == 2
     )
+    head = math.prod(shapes[EMBEDDING])
+    # The embedding is a look-up: it is read as the output head, or hardly.
+    read = layers + head
+    kept = read if config.tie_word_embeddings else read + head
+    return Roofline(packed_bytes * read / kept, kv_bytes_per_token(config, dtype), layers, head)

@@ -30,6 +30,8 @@ class Summary:
     `decode_tok_s` counts only the time in which all streams of a closed loop were decoding.
     `prefill_tok_s` is prompt tokens over TTFT, for requests that were alone on the server.
     `num_short` answers ended before the output length asked for. ITL is the gap between chunks.
+    `memory_percent` and `compute_percent` are what decoding reached of the machine's bounds, known
+    only with the model's weights.
     """
 
     num_requests: int
@@ -45,14 +47,15 @@ class Summary:
     itl_ms: Percentiles | None
     e2e_ms: Percentiles
     background_itl_ms: Percentiles | None
+    memory_percent: float | None = None
+    compute_percent: float | None = None
 
 
 class Metric(NamedTuple):
-    """One number of a Summary: how it is called, where it stands, which way is good."""
+    """One number of a Summary: where it stands, and how it is called."""
 
     key: str
     title: str
-    higher_is_better: bool
 
     def value(self, summary: Summary) -> float | None:
         """The number, None where the workload cannot show it."""
@@ -63,13 +66,14 @@ class Metric(NamedTuple):
         return float(getattr(found, quantile) if quantile else found)
 
 
-THROUGHPUTS = (
-    Metric("output_tok_s", "tok/s", True),
-    Metric("decode_tok_s", "decode tok/s", True),
-    Metric("prefill_tok_s", "prefill tok/s", True),
-)
-LATENCIES = tuple(
-    Metric(f"{name}_ms.{quantile}", f"{title} {quantile}", False)
+METRICS = (
+    Metric("output_tok_s", "tok/s"),
+    Metric("decode_tok_s", "decode tok/s"),
+    Metric("prefill_tok_s", "prefill tok/s"),
+    Metric("memory_percent", "% of memory"),
+    Metric("compute_percent", "% of compute"),
+) + tuple(
+    Metric(f"{name}_ms.{quantile}", f"{title} {quantile}")
     for name, title in (
         ("ttft", "TTFT"),
         ("itl", "ITL"),
@@ -78,7 +82,6 @@ LATENCIES = tuple(
     )
     for quantile in Percentiles._fields
 )
-METRICS = THROUGHPUTS + LATENCIES
 
 
 class Spread(NamedTuple):

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 
 from llamastream.bench.errors import BenchError
+from llamastream.config import BenchSettings, LoadSettings
 
 # One token each, with a space before, in the vocabularies of Llama 2, Llama 3, Mistral and SmolLM.
 WORDS = (
@@ -21,7 +22,7 @@ WORDS = (
 ).split()
 FIRST_WORD = "The"
 MIN_REQUESTS = 4  # of a closed loop, so that a lone stream is not judged by one answer
-ARRIVAL_OUTPUT_TOKENS = 16  # short: what matters of such a request is its prompt
+NUM_ARRIVALS = 30  # of an open loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Workload:
     """One cell of a benchmark: closed loop (`concurrency` streams, each asking again when it is
     answered) or open loop (`request_rate` arrivals per second, Poisson). Exactly one of the two.
 
-    `background` streams of `background_output_tokens` run all the time beside the measured
-    requests, each asking again when it is answered.
+    `background` streams run all the time beside the measured requests, each asking again when it is
+    answered.
     """
 
     name: str
@@ -40,20 +41,20 @@ class Workload:
     concurrency: int | None = None
     request_rate: float | None = None
     background: int = 0
-    background_prompt_tokens: int = 64
-    background_output_tokens: int = 512
-    seed: int = 0  # of the arrival times: the same in every round
 
-    def __post_init__(self) -> None:
-        for field in ("prompt_tokens", "output_tokens", "num_requests"):
-            if getattr(self, field) < 1:
-                raise BenchError(f"{field} must be >= 1. Given: {getattr(self, field)}.")
-        if (self.concurrency is None) == (self.request_rate is None):
-            raise BenchError("a workload has either a concurrency or a request_rate")
-        if self.concurrency is not None and self.concurrency < 1:
-            raise BenchError(f"concurrency must be >= 1. Given: {self.concurrency}.")
-        if self.request_rate is not None and self.request_rate <= 0:
-            raise BenchError(f"request_rate must be > 0. Given: {self.request_rate}.")
+
+# What a lone request and what running streams feel of the others.
+FIRST_TOKEN_BESIDE_8 = Workload(
+    "first token beside 8 streams", 64, 1, MIN_REQUESTS, concurrency=1, background=8
+)
+ARRIVALS_BESIDE_32 = Workload(
+    "512-token prompts at 2/s beside 32 streams",
+    prompt_tokens=512,
+    output_tokens=16,  # short: what matters of such a request is its prompt
+    num_requests=NUM_ARRIVALS,
+    request_rate=2.0,
+    background=32,
+)
 
 
 def poisson_arrivals(rate: float, count: int, *, seed: int) -> list[float]:
@@ -73,59 +74,25 @@ def make_prompts(count: int, num_words: int, *, seed: str) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The cells of a benchmark, from few numbers. An empty tuple or 0 leaves its cells out.
-
-    `beside`: time to first token of a lone request while so many streams run.
-    `arrivals_beside`: what so many streams feel of long prompts that arrive all the time.
-    """
-
-    concurrency: tuple[int, ...] = (1, 8, 32)
-    prompt_tokens: int = 64
-    output_tokens: int = 128
-    prefill_tokens: int = 512
-    request_rates: tuple[float, ...] = ()
-    num_arrivals: int = 30  # per request rate
-    beside: tuple[int, ...] = ()
-    arrivals_beside: tuple[int, ...] = ()
-    arrivals_rate: float = 2.0
-    arrivals_prompt_tokens: int = 512
-
-    def workloads(self) -> tuple[Workload, ...]:
-        prompt, output, few = self.prompt_tokens, self.output_tokens, MIN_REQUESTS
-        cells = [
-            Workload(_streams(c), prompt, output, -(-few // c) * c, concurrency=c)
-            for c in self.concurrency
-        ]
-        if self.prefill_tokens:
-            name = f"prefill {self.prefill_tokens}"
-            cells.append(Workload(name, self.prefill_tokens, 1, few, concurrency=1))
-        cells += [
-            Workload(f"{rate:g} requests/s", prompt, output, self.num_arrivals, request_rate=rate)
-            for rate in self.request_rates
-        ]
-        cells += [
-            Workload(
-                f"first token beside {_streams(n)}", prompt, 1, few, concurrency=1, background=n
-            )
-            for n in self.beside
-        ]
-        cells += [
-            Workload(
-                f"{self.arrivals_prompt_tokens}-token prompts at {self.arrivals_rate:g}/s"
-                f" beside {_streams(n)}",
-                self.arrivals_prompt_tokens,
-                ARRIVAL_OUTPUT_TOKENS,
-                self.num_arrivals,
-                request_rate=self.arrivals_rate,
-                background=n,
-            )
-            for n in self.arrivals_beside
-        ]
-        if not cells:
-            raise BenchError("nothing to measure: give a concurrency or a request rate")
-        return tuple(cells)
+def plan(bench: BenchSettings, load: LoadSettings) -> tuple[Workload, ...]:
+    """The cells of a benchmark. Raises BenchError if there is none."""
+    prompt, output, few = bench.prompt_tokens, bench.output_tokens, MIN_REQUESTS
+    cells = [
+        Workload(_streams(c), prompt, output, -(-few // c) * c, concurrency=c)
+        for c in bench.concurrency
+    ]
+    if bench.prefill_tokens:
+        name = f"prefill {bench.prefill_tokens}"
+        cells.append(Workload(name, bench.prefill_tokens, 1, few, concurrency=1))
+    cells += [
+        Workload(f"{rate:g} requests/s", prompt, output, NUM_ARRIVALS, request_rate=rate)
+        for rate in load.request_rates
+    ]
+    if load.mixed:
+        cells += [FIRST_TOKEN_BESIDE_8, ARRIVALS_BESIDE_32]
+    if not cells:
+        raise BenchError("nothing to measure: give a concurrency or a request rate")
+    return tuple(cells)
 
 
 def _streams(count: int) -> str:

@@ -40,7 +40,6 @@ class Tokenizer:
         }
         flagged = {i for i, token in self._added.items() if token.special}
         shaped = {i for i, t in self._added.items() if _CONTROL_SHAPE.fullmatch(t.content)}
-        self.vocab_size = _num_ids(self._hf, self._added)
         self.special_ids = frozenset(ends | flagged | shaped)
         self.hidden_ids = frozenset(ends | flagged)  # left out by skip_special_tokens
         unknown = getattr(self._hf.model, "unk_token", None)  # stands for what has no token
@@ -74,17 +73,12 @@ class Tokenizer:
         bos = [self.bos_token_id] if with_bos and self.bos_token_id is not None else []
         return bos + self._encode_plain(self._hf, text)
 
-    def encode_with_special(self, text: str) -> list[int]:
-        """Ids of prompt text: control tokens in it are recognised, and BOS stands once in front
-        where the model wants one."""
-        return self.with_bos(self.encode_segments(self.split_special(text)))
-
     def encode_raw_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt that a client wrote whole, control tokens and all.
+        """Ids of prompt text: control tokens in it are recognised.
 
         It may start with the text of BOS; a model that wants a BOS gets one, never two.
         """
-        return self.encode_with_special(text)
+        return self.with_bos(self.encode_segments(self.split_special(text)))
 
     def with_bos(self, ids: list[int]) -> list[int]:
         """`ids` with BOS in front, if the model wants one and it is not there already."""
@@ -187,14 +181,6 @@ def _load(tokenizer_json: str) -> HFTokenizer:
     hf.no_truncation()
     hf.no_padding()
     return hf
-
-
-def _num_ids(hf: HFTokenizer, added: dict[int, AddedToken]) -> int:
-    """One more than the largest id; ids may have gaps."""
-    count: int = hf.get_vocab_size(with_added_tokens=True)
-    if hf.id_to_token(count) is None and max(added, default=0) < count:
-        return count  # without copying the whole vocabulary
-    return 1 + max(hf.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _state(component: Any) -> bytes:

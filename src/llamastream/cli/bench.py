@@ -1,23 +1,31 @@
-"""`llamastream bench`: online, offline, start."""
+"""`llamastream bench`: online, offline, start. Each shows tables and ends on one line of JSON."""
 
+import asyncio
 import shlex
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
+import uvloop
 
-from llamastream.bench.command import bench_offline, bench_online, bench_starts
+from llamastream.bench import offline_report, online_report
+from llamastream.bench.console import show
 from llamastream.bench.errors import BenchError
-from llamastream.bench.offline import OfflineOptions
-from llamastream.bench.online import OnlineOptions
+from llamastream.bench.machine import measure_bounds
+from llamastream.bench.offline import run_offline
+from llamastream.bench.online import OnlineOptions, run_online
+from llamastream.bench.openai import RequestOptions
+from llamastream.bench.plots import check_can_draw, draw
 from llamastream.bench.probe import parse_server
-from llamastream.bench.roofline import traffic
-from llamastream.bench.startup import StartedServer, StartOptions
-from llamastream.bench.workload import Plan
+from llamastream.bench.roofline import Roofline, roofline
+from llamastream.bench.startup import StartedServer, run_starts
+from llamastream.bench.workload import plan
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
-from llamastream.config import BenchSettings, ModelSettings
-from llamastream.wiring import find_model, load_runner
+from llamastream.config import BenchSettings, LoadSettings, ModelSettings
+from llamastream.weights import Checkpoint
+from llamastream.wiring import find_model, load_runner, packed_bytes
 
 bench = typer.Typer(
     no_args_is_help=True,
@@ -31,49 +39,61 @@ Url = Annotated[
 
 
 @bench.command()
-@with_settings(BenchSettings)
+@with_settings(BenchSettings, LoadSettings)
 def online(
-    options: BenchSettings,
+    settings: BenchSettings,
+    load: LoadSettings,
     url: Url,
     model: Annotated[str | None, typer.Option(help="Model to ask for. [the first listed]")] = None,
     api_key: Annotated[str | None, typer.Option(help="Bearer token, sent to every server.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots.")] = None,
-    mixed: Annotated[
-        bool, typer.Option(help="Also new prompts arriving while streams run.")
-    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="What they serve, as `serve --model` names it: shows the share of the machine's "
+            "memory bandwidth (of the first server) and arithmetic that they reach."
+        ),
+    ] = None,
 ) -> None:
     """Load servers over HTTP; tables, then one line of JSON."""
-    plan = Plan(
-        concurrency=options.streams(),
-        prompt_tokens=options.prompt_tokens,
-        output_tokens=options.output_tokens,
-        prefill_tokens=options.prefill_tokens,
-        request_rates=options.rates(),
-        beside=(8,) if mixed else (),
-        arrivals_beside=(32,) if mixed else (),
+    options = OnlineOptions(
+        tuple(url),
+        plan(settings, load),
+        rounds=settings.rounds,
+        model=model,
+        api_key=api_key,
+        request=RequestOptions(load.api, load.ignore_eos),
+        roofline=_roofline_of(weights) if weights else None,
     )
-    run = OnlineOptions(
-        tuple(url), plan.workloads(), rounds=options.rounds, model=model, api_key=api_key
-    )
-    if not bench_online(run, plots=plots):
+    if plots is not None:
+        check_can_draw(options.workloads)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(run_online(options))
+    show(online_report.render(report))
+    if plots is not None:
+        for path in draw(report, plots):
+            print(path)
+    print(online_report.to_json(report), flush=True)
+    if report.failed:
         raise typer.Exit(1)
 
 
 @bench.command()
 @with_settings(ModelSettings, BenchSettings)
-def offline(model: ModelSettings, options: BenchSettings) -> None:
+def offline(model: ModelSettings, settings: BenchSettings) -> None:
     """Measure the engine in this process, without HTTP."""
     with progress_bars() as progress:
         checkpoint = find_model(model, progress)
         runner = load_runner(checkpoint, model, progress)
-    run = OfflineOptions(
-        concurrency=options.streams(),
-        prompt_tokens=options.prompt_tokens,
-        output_tokens=options.output_tokens,
-        prefill_tokens=options.prefill_tokens,
-        rounds=options.rounds,
+    report = run_offline(
+        runner,
+        model.engine_config(),
+        _roofline(checkpoint, model),
+        settings,
+        bounds=lambda: measure_bounds(model.dtype, model.threads),
     )
-    bench_offline(runner, model.engine_config(), traffic(checkpoint.config, model.dtype), run)
+    show(offline_report.render(report))
+    print(offline_report.to_json(report), flush=True)
 
 
 @bench.command()
@@ -81,10 +101,14 @@ def start(
     server: Annotated[
         list[str], typer.Option(help="'NAME=URL COMMAND ...': a server and what starts it.")
     ],
-    rounds: Annotated[int, typer.Option(help="Starts of each server.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Starts of each server.")] = 3,
 ) -> None:
     """Measure the seconds from a server's command to its first token."""
-    bench_starts([_started(text) for text in server], StartOptions(rounds=rounds))
+    found = asyncio.run(run_starts([_started(text) for text in server], rounds))
+    for name, (median, low, high) in found.items():
+        print(f"{name}: {median:.2f} s from start to first token ({low:.2f}-{high:.2f})")
+    seconds = {name: spread._asdict() for name, spread in found.items()}
+    print(orjson.dumps({"benchmark": "start", "seconds": seconds}).decode(), flush=True)
 
 
 def _started(text: str) -> StartedServer:
@@ -92,3 +116,14 @@ def _started(text: str) -> StartedServer:
     if not command:
         raise BenchError(f"--server must be 'NAME=URL COMMAND ...'. Given: {text!r}.")
     return StartedServer(tuple(command), parse_server(address))
+
+
+def _roofline_of(name: str) -> Roofline:
+    settings = ModelSettings.load({"model": name}, {})
+    with progress_bars() as progress:
+        return _roofline(find_model(settings, progress), settings)
+
+
+def _roofline(checkpoint: Checkpoint, settings: ModelSettings) -> Roofline:
+    size = packed_bytes(checkpoint, settings)
+    return roofline(checkpoint.config, settings.dtype, packed_bytes=size)

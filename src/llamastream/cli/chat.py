@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import readline
-import sys
-from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from rich.console import Console
 
 from llamastream.cli.answers import Answers, LocalAnswers, RemoteAnswers
 from llamastream.cli.options import with_settings
+from llamastream.cli.printing import print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
@@ -115,27 +114,19 @@ class Conversation:
 
     def _answer(self) -> None:
         """Print the answer as it comes and keep what was said, also if it is stopped half-way."""
+        system = [Message("system", self._system)] if self._system else []
+        answer = self._answers.stream((*system, *self._log), self._options)
         pieces: list[str] = []
         try:
-            self._runner.run(self._stream(pieces))
+            self._runner.run(print_text(answer, pieces))
         except KeyboardInterrupt:
-            self._console.print(" [dim](stopped)[/dim]")
+            self._console.print("[dim](stopped)[/dim]")
         except ChatError as error:
             self._console.print(f"[red]{error.message}[/red]")
         if pieces:
             self._log.append(Message("assistant", "".join(pieces)))
         else:
             self._log.pop()
-        print()
-
-    async def _stream(self, pieces: list[str]) -> None:
-        system = [Message("system", self._system)] if self._system else []
-        answer = self._answers.stream((*system, *self._log), self._options)
-        async with aclosing(answer) as texts:
-            async for text in texts:
-                pieces.append(text)
-                sys.stdout.write(text)
-                sys.stdout.flush()
 
 
 def _read_history(path: Path) -> None:

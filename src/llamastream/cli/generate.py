@@ -3,13 +3,13 @@
 import asyncio
 import sys
 import time
-from contextlib import aclosing
 from typing import Annotated
 
 import typer
 
 from llamastream.cli.answers import LocalAnswers
 from llamastream.cli.options import with_settings
+from llamastream.cli.printing import print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.wiring import assemble
@@ -26,20 +26,11 @@ def generate(
     with asyncio.Runner() as runner:
         with progress_bars() as progress:
             answers = runner.run(LocalAnswers.start(assemble(model, progress=progress)))
-        sys.stdout.write(text)
+        start = time.perf_counter()
         try:
-            runner.run(_print(answers, text, answer))
+            runner.run(print_text(answers.stream(text, answer), [], before=text))
+            print(f"{time.perf_counter() - start:.2f} s", file=sys.stderr)
         except KeyboardInterrupt:
-            print()
+            pass  # what there is has been printed
         finally:
             runner.run(answers.close())
-
-
-async def _print(answers: LocalAnswers, text: str, options: AnswerSettings) -> None:
-    start = time.perf_counter()
-    async with aclosing(answers.stream(text, options)) as pieces:
-        async for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    print()
-    print(f"{time.perf_counter() - start:.2f} s", file=sys.stderr)

@@ -4,10 +4,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import ModelSettings
-from llamastream.weights import ModelInfo, describe, list_local
+from llamastream.weights import Checkpoint, list_local
 from llamastream.wiring import find_model
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
@@ -30,9 +31,9 @@ def list_models(settings: ModelSettings) -> None:
         table.add_row(
             info.name,
             f"{info.num_parameters / 1e6:,.0f} M",
-            info.precision,
+            info.dtype,
             _bytes(info.size_bytes),
-            f"{info.max_context:,}",
+            f"{info.config.max_position_embeddings:,}",
         )
     Console().print(table)
 
@@ -53,27 +54,28 @@ def show(settings: ModelSettings, name: str) -> None:
     with progress_bars() as progress:
         checkpoint = find_model(settings.model_copy(update={"model": name}), progress)
     table = Table(show_header=False, box=None)
-    for label, value in _facts(describe(checkpoint)):
+    for label, value in facts(checkpoint).items():
         table.add_row(f"[bold]{label}[/bold]", value)
     Console(highlight=False).print(table)
 
 
-def _facts(info: ModelInfo) -> list[tuple[str, str]]:
-    return [
-        ("model", info.name),
-        ("files", f"{info.path} ({info.format}, {_bytes(info.size_bytes)})"),
-        ("parameters", f"{info.num_parameters:,}"),
-        ("precision", info.precision),
-        ("int8", _memory(info.int8_bytes, info.int8_kv_bytes)),
-        ("float32", _memory(info.float32_bytes, info.float32_kv_bytes)),
-        ("context", f"{info.max_context:,} tokens"),
-    ]
+def facts(model: Checkpoint) -> dict[str, str]:
+    """What a person wants to know of a model: its size, and what running it takes."""
+    memory: dict[str, str] = {}
+    for dtype, weight_bytes in WEIGHT_BYTES.items():
+        weights = _bytes(model.num_parameters * weight_bytes)
+        per_token = _bytes(kv_bytes_per_token(model.config, dtype))
+        memory[dtype] = f"{weights} of weights, {per_token} of KV cache per token"
+    return {
+        "model": model.name,
+        "files": f"{model.path} ({model.format}, {_bytes(model.size_bytes)})",
+        "parameters": f"{model.num_parameters:,}",
+        "precision": model.dtype,
+        **memory,
+        "context": f"{model.config.max_position_embeddings:,} tokens",
+    }
 
 
-def _memory(weights: int, per_token: int) -> str:
-    return f"{_bytes(weights)} of weights, {_bytes(per_token)} of KV cache per token"
-
-
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     size, unit = next(((s, u) for s, u in UNITS if count >= s), (1, "B"))
     return f"{count / size:.1f} {unit}"

@@ -67,6 +67,10 @@ class Model:
     def isa(self) -> str: ...
 
 def available_isas() -> list[str]: ...
+def measure_peak(isa: str, *, int8: bool, threads: int, seconds: float) -> float:
+    """Multiplications and additions per second of all threads together, in registers: of bytes
+    where the instruction set multiplies them and int8 asks for it, of float32 elsewhere."""
+
 def philox4x32(counter: list[int], key: list[int]) -> list[int]: ...
 def sample(
     logits: NDArray[np.float32],

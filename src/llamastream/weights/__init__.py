@@ -4,15 +4,13 @@ Knows no engine and no text. Nothing is executed from a checkpoint: no pickle, n
 """
 
 from llamastream.weights.checkpoint import Checkpoint, Progress, TensorEntry
-from llamastream.weights.listing import ModelInfo, describe, list_local
+from llamastream.weights.listing import list_local
 from llamastream.weights.opening import open_checkpoint
 
 __all__ = [
     "Checkpoint",
-    "ModelInfo",
     "Progress",
     "TensorEntry",
-    "describe",
     "list_local",
     "open_checkpoint",
 ]

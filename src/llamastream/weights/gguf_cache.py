@@ -5,17 +5,17 @@ may take. The cache is keyed by the file's fingerprint, so it is never stale, an
 not at all. A damaged one counts as absent.
 """
 
-import json
 import os
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from llamastream.config import LlamaConfig, RopeScaling, TokenizerConfig
+from pydantic import TypeAdapter, ValidationError
+
+from llamastream.config import LlamaConfig, TokenizerConfig
 from llamastream.weights.checkpoint import TensorEntry
 
-VERSION = 1  # raise it when what is derived from a header changes
+VERSION = "v2"  # raise it when what is derived from a header changes
 
 
 class Header(NamedTuple):
@@ -26,53 +26,31 @@ class Header(NamedTuple):
     entries: tuple[TensorEntry, ...]
 
 
+_HEADER = TypeAdapter(Header)
+
+
 def cache_file(cache_dir: Path, fingerprint: str) -> Path:
-    return cache_dir / "gguf-headers" / f"{fingerprint}.json"
+    return cache_dir / "gguf-headers" / f"{fingerprint}-{VERSION}.json"
 
 
 def load(file: Path, gguf: Path) -> Header | None:
     """The header of `gguf` from its cache file; None when there is none that can be used."""
     try:
-        document = json.loads(file.read_bytes())
-        if document["version"] != VERSION:
-            return None
-        config = document["config"]
-        scaling = config.pop("rope_scaling")
-        tokenizer = document["tokenizer"]
-        tokenizer["eos_token_ids"] = tuple(tokenizer["eos_token_ids"])
-        return Header(
-            LlamaConfig(**config, rope_scaling=RopeScaling(**scaling) if scaling else None),
-            TokenizerConfig(**tokenizer),
-            tuple(_entry(gguf, *row) for row in document["entries"]),
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        header: Header = _HEADER.validate_json(file.read_bytes())
+    except (OSError, ValidationError):
         return None
+    # The same file may have been opened by another path, through a link since removed.
+    return header._replace(entries=tuple(entry._replace(file=gguf) for entry in header.entries))
 
 
 def save(file: Path, header: Header) -> None:
     """Write `header` to `file`, atomically. Raises OSError."""
-    document = {
-        "version": VERSION,
-        "config": asdict(header.config),
-        "tokenizer": asdict(header.tokenizer),
-        "entries": [
-            [e.name, e.dtype, e.shape, e.offset, e.num_bytes, e.interleaved_heads]
-            for e in header.entries
-        ],
-    }
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=file.parent, suffix=".part", delete=False, encoding="utf-8"
-    ) as part:
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
         try:
-            json.dump(document, part, ensure_ascii=False, separators=(",", ":"))
+            part.write(_HEADER.dump_json(header))
             part.close()
             os.replace(part.name, file)
         except BaseException:
             os.unlink(part.name)
             raise
-
-
-def _entry(gguf: Path, *row: Any) -> TensorEntry:
-    name, dtype, shape, offset, num_bytes, heads = row
-    return TensorEntry(name, dtype, tuple(shape), gguf, offset, num_bytes, heads)

@@ -6,6 +6,7 @@ so, and decoding undoes it.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf.gguf_reader import GGUFReader, ReaderTensor
@@ -13,8 +14,8 @@ from gguf.gguf_reader import GGUFReader, ReaderTensor
 from llamastream.config import LlamaConfig, RopeScaling
 from llamastream.errors import ModelError
 from llamastream.weights.checkpoint import TensorEntry
+from llamastream.weights.fields import Fields
 from llamastream.weights.gguf_cache import Header
-from llamastream.weights.gguf_metadata import Metadata
 from llamastream.weights.gguf_rope import frequency_scaling, metadata_scaling
 from llamastream.weights.gguf_tokenizer import read_tokenizer
 from llamastream.weights.layout import EMBEDDING, LM_HEAD, check_layout, same_bytes
@@ -38,7 +39,7 @@ LAYER_NAMES = {
 def read_header(file: Path) -> Header:
     """Raises ModelError naming the file and what in it cannot be used."""
     reader = _open(file)
-    metadata = Metadata(file, reader.fields)
+    metadata = Fields(file, lambda key: _value(reader, key))
     _refuse_unsupported(metadata)
     entries = _entries(file, reader.tensors, metadata)
     config = _config(metadata, entries, _rope_factors(reader.tensors))
@@ -56,25 +57,32 @@ def _open(file: Path) -> GGUFReader:
         raise ModelError(f"{file} is truncated or damaged: {error}. Download it again.") from error
 
 
-def _refuse_unsupported(metadata: Metadata) -> None:
+def _value(reader: GGUFReader, key: str) -> Any:
+    field = reader.fields.get(key)
+    value = None if field is None else field.contents()
+    # Stored as float32: the shortest decimal that rounds to it is what the author wrote.
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _refuse_unsupported(metadata: Fields) -> None:
     architecture = metadata.text("general.architecture", "")
     if architecture != "llama":
         raise ModelError(
-            f"{metadata.file}: general.architecture must be 'llama' (Llama and Mistral models). "
+            f"{metadata.source}: general.architecture must be 'llama' (Llama and Mistral models). "
             f"Given: {architecture!r}. Choose a model of the Llama family."
         )
-    if metadata.integer("llama.expert_count", 0):
-        raise ModelError(f"{metadata.file}: mixture-of-experts models are not supported.")
-    if metadata.integer("split.count", 1) > 1:
+    if metadata.integer("llama.expert_count", 0, least=0):
+        raise ModelError(f"{metadata.source}: mixture-of-experts models are not supported.")
+    if metadata.integer("split.count", 1, least=0) > 1:
         raise ModelError(
-            f"{metadata.file} is one part of a split model. Join the parts first: "
+            f"{metadata.source} is one part of a split model. Join the parts first: "
             "llama-gguf-split --merge."
         )
 
 
-def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Metadata) -> list[TensorEntry]:
-    heads = metadata.positive("llama.attention.head_count")
-    kv_heads = metadata.positive("llama.attention.head_count_kv", heads)
+def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Fields) -> list[TensorEntry]:
+    heads = metadata.integer("llama.attention.head_count")
+    kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
     reordered = {"q_proj": heads, "k_proj": kv_heads}
     entries = []
     for tensor in tensors:
@@ -113,31 +121,33 @@ def _rope_factors(tensors: Sequence[ReaderTensor]) -> np.ndarray | None:
 
 
 def _config(
-    metadata: Metadata, entries: Sequence[TensorEntry], factors: np.ndarray | None
+    metadata: Fields, entries: Sequence[TensorEntry], factors: np.ndarray | None
 ) -> LlamaConfig:
     by_name = {entry.name: entry for entry in entries}
     embedding = by_name.get(EMBEDDING)
     if embedding is None:
-        raise ModelError(f"{metadata.file}: tensor 'token_embd.weight' is missing.")
-    hidden = metadata.positive("llama.embedding_length")
-    heads = metadata.positive("llama.attention.head_count")
-    kv_heads = metadata.positive("llama.attention.head_count_kv", heads)
+        raise ModelError(f"{metadata.source}: tensor 'token_embd.weight' is missing.")
+    hidden = metadata.integer("llama.embedding_length")
+    heads = metadata.integer("llama.attention.head_count")
+    kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
     if heads % kv_heads:
-        raise metadata.error("llama.attention.head_count_kv", f"a divisor of {heads} heads")
-    context = metadata.positive("llama.context_length")
+        raise metadata.error(
+            "llama.attention.head_count_kv", f"a divisor of {heads} heads", kv_heads
+        )
+    context = metadata.integer("llama.context_length")
     theta = metadata.number("llama.rope.freq_base", 10000.0)
-    head_dim = metadata.positive("llama.attention.key_length", hidden // heads)
+    head_dim = metadata.integer("llama.attention.key_length", hidden // heads)
     for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if metadata.positive(name, head_dim) != head_dim:
-            raise metadata.error(name, f"the head dimension, {head_dim}")
+        if (value := metadata.integer(name, head_dim)) != head_dim:
+            raise metadata.error(name, f"the head dimension, {head_dim}", value)
     scaling: RopeScaling | None = metadata_scaling(metadata, context)
     if factors is not None:
-        scaling = frequency_scaling(factors, head_dim, theta, metadata.file) or scaling
+        scaling = frequency_scaling(factors, head_dim, theta, metadata.source) or scaling
     return LlamaConfig(
         vocab_size=embedding.shape[0],
         hidden_size=hidden,
-        intermediate_size=metadata.positive("llama.feed_forward_length"),
-        num_hidden_layers=metadata.positive("llama.block_count"),
+        intermediate_size=metadata.integer("llama.feed_forward_length"),
+        num_hidden_layers=metadata.integer("llama.block_count"),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,

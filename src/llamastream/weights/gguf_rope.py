@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from llamastream.config import RopeScaling
 from llamastream.errors import ModelError
-from llamastream.weights.gguf_metadata import Metadata
+from llamastream.weights.fields import Fields
 
 LLAMA3_FACTORS = (8.0, 32.0)  # Llama 3.1 (and 3.3), Llama 3.2
 LLAMA3_ORIGINAL_CONTEXT = 8192
 
 
-def metadata_scaling(metadata: Metadata, context: int) -> RopeScaling | None:
+def metadata_scaling(metadata: Fields, context: int) -> RopeScaling | None:
     """Raises ModelError for a kind of scaling other than linear."""
     factor = metadata.number("llama.rope.scaling.factor", 1.0)
     legacy = metadata.number("llama.rope.scale_linear", factor)  # before llama.cpp of 2023-11
@@ -26,8 +26,8 @@ def metadata_scaling(metadata: Metadata, context: int) -> RopeScaling | None:
     if kind == "none" or (kind == "linear" and legacy == 1.0):
         return None
     if kind != "linear":
-        raise metadata.error("llama.rope.scaling.type", "none or linear")
-    original = metadata.integer("llama.rope.scaling.original_context_length", context)
+        raise metadata.error("llama.rope.scaling.type", "none or linear", kind)
+    original = metadata.integer("llama.rope.scaling.original_context_length", context, least=0)
     return RopeScaling("linear", legacy, original)
 
 

@@ -4,59 +4,22 @@ Defaults are those of transformers' LlamaConfig and MistralConfig. What we canno
 refused by name, never approximated.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from llamastream.config import LlamaConfig, RopeScaling
 from llamastream.errors import ModelError
+from llamastream.weights.fields import Fields
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPE_TYPES = ("linear", "dynamic", "llama3")
 MISTRAL_SLIDING_WINDOW = 4096  # transformers' default where config.json has no such key
 
 
-class Fields:
-    """The fields of one JSON object, with errors that name file, field and value."""
-
-    def __init__(self, values: Mapping[str, Any], source: Path) -> None:
-        self.values = values
-        self.source = source
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.error(name, "an integer >= 1", value)
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not 0 < value < math.inf
-        ):
-            raise self.error(name, "a number > 0", value)
-        return float(value)
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if not isinstance(value, bool):
-            raise self.error(name, "true or false", value)
-        return value
-
-    def error(self, name: str, wanted: str, value: object) -> ModelError:
-        given = "nothing" if value is None else repr(value)
-        return ModelError(f"{self.source}: {name} must be {wanted}. Given: {given}.")
-
-
 def parse_config(values: Mapping[str, Any], source: Path) -> LlamaConfig:
     """Raises ModelError for a model we cannot run, naming `source` (the file) and the field."""
-    fields = Fields(values, source)
+    fields = Fields(source, values.get)
     architecture = _architecture(fields)
     _refuse_unsupported(fields)
     heads = fields.integer("num_attention_heads")
@@ -74,7 +37,7 @@ def parse_config(values: Mapping[str, Any], source: Path) -> LlamaConfig:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=_head_dim(fields, hidden, heads),
-        max_position_embeddings=_context(fields, architecture, context),
+        max_position_embeddings=_context(values, fields, architecture, context),
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -85,7 +48,7 @@ def parse_config(values: Mapping[str, Any], source: Path) -> LlamaConfig:
 
 
 def _architecture(fields: Fields) -> str:
-    names = fields.values.get("architectures")
+    names = fields.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if name not in ARCHITECTURES:
         given = "nothing" if name is None else repr(name)
@@ -97,7 +60,7 @@ def _architecture(fields: Fields) -> str:
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    quantization = fields.values.get("quantization_config")
+    quantization = fields.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise ModelError(
@@ -105,16 +68,13 @@ def _refuse_unsupported(fields: Fields) -> None:
             "supported. Use the model's original float weights (they are quantised to 8 bits at "
             "start) or a GGUF file."
         )
-    activation = fields.values.get("hidden_act", "silu")
-    if activation != "silu":
-        raise fields.error("hidden_act", "'silu'", activation)
-    rotary = fields.values.get("partial_rotary_factor", 1.0)
-    if rotary not in (None, 1.0):
-        raise fields.error("partial_rotary_factor", "1.0", rotary)
+    for name, only in (("hidden_act", "silu"), ("partial_rotary_factor", 1.0)):
+        if (value := fields.get(name)) not in (None, only):
+            raise fields.error(name, repr(only), value)
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    if fields.values.get("head_dim") is None and hidden % heads:
+    if fields.get("head_dim") is None and hidden % heads:
         raise fields.error("hidden_size", f"a multiple of {heads} attention heads", hidden)
     head_dim = fields.integer("head_dim", hidden // heads)
     if head_dim % 2:
@@ -122,23 +82,19 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
     return head_dim
 
 
-def _context(fields: Fields, architecture: str, context: int) -> int:
-    if architecture != "MistralForCausalLM":
+def _context(values: Mapping[str, Any], fields: Fields, architecture: str, context: int) -> int:
+    window = values.get("sliding_window", MISTRAL_SLIDING_WINDOW)
+    if architecture != "MistralForCausalLM" or window is None:
         return context
-    if "sliding_window" not in fields.values:
-        return min(context, MISTRAL_SLIDING_WINDOW)
-    if fields.values["sliding_window"] is None:
-        return context
-    return min(context, fields.integer("sliding_window"))
+    return min(context, fields.integer("sliding_window", MISTRAL_SLIDING_WINDOW))
 
 
 def _rope(fields: Fields, context: int) -> tuple[float, RopeScaling | None]:
     """Base and scaling, from `rope_parameters` (transformers 5) or the older two fields."""
-    combined = _object(fields, "rope_parameters")
-    theta = (combined if "rope_theta" in combined.values else fields).number("rope_theta", 10000.0)
-    older = _object(fields, "rope_scaling")
-    scaling = combined if combined.values else older
-    rope_type = scaling.values.get("rope_type", scaling.values.get("type", "default"))
+    combined, older = _object(fields, "rope_parameters"), _object(fields, "rope_scaling")
+    scaling = Fields(fields.source, (combined or older).get)
+    theta = (scaling if "rope_theta" in combined else fields).number("rope_theta", 10000.0)
+    rope_type = scaling.get("rope_type") or scaling.get("type") or "default"
     if rope_type == "default":
         return theta, None
     if rope_type not in ROPE_TYPES:
@@ -154,8 +110,8 @@ def _rope(fields: Fields, context: int) -> tuple[float, RopeScaling | None]:
     )
 
 
-def _object(fields: Fields, name: str) -> Fields:
-    value = fields.values.get(name) or {}
+def _object(fields: Fields, name: str) -> dict[str, Any]:
+    value = fields.get(name) or {}
     if not isinstance(value, dict):
         raise fields.error(name, "an object", value)
-    return Fields(value, fields.source)
+    return value

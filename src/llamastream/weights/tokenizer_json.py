@@ -4,10 +4,20 @@ Knows no file format: GGUF metadata and `tokenizer.model` files both end here. T
 result gives the ids that the vocabulary's own tokenizer gives.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+from tokenizers.models import BPE
 
 from llamastream.errors import ModelError
 
@@ -49,27 +59,16 @@ def sentencepiece_json(
 ) -> str:
     """A byte-fallback BPE equal to sentencepiece's BPE model. `bos_id` None adds no BOS."""
     unknown = next((text for text, kind in zip(pieces, kinds, strict=True) if kind == 2), None)
-    model = {
-        "type": "BPE",
-        "unk_token": unknown,
-        "fuse_unk": True,
-        "byte_fallback": True,
-        "vocab": {text: index for index, text in enumerate(pieces)},
-        "merges": _merges_by_score(pieces, scores, kinds),
-    }
-    prepend = [{"type": "Prepend", "prepend": SPACE}] if add_space_prefix else []
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if add_space_prefix else []
-    replace_space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    show_space = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
-    decoders = [show_space, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
-    return _document(
-        model,
-        added_tokens=_added_tokens(pieces, kinds),
-        normalizer={"type": "Sequence", "normalizers": [*prepend, replace_space]},
-        pre_tokenizer=None,
-        decoder={"type": "Sequence", "decoders": decoders},
-        post_processor=_bos_template(pieces, bos_id),
+    merges = _merges_by_score(pieces, scores, kinds)
+    tokenizer = _bpe(pieces, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    prepend = [normalizers.Prepend(SPACE)] if add_space_prefix else []
+    strip = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", SPACE)])
+    show_space = decoders.Replace(SPACE, " ")
+    tokenizer.decoder = decoders.Sequence(
+        [show_space, decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
+    return _finish(tokenizer, pieces, kinds, bos_id)
 
 
 def byte_level_json(
@@ -90,31 +89,13 @@ def byte_level_json(
             f"tokenizer.ggml.pre must be one of {', '.join(SPLITS)}. Given: {split!r}. Use the "
             "model's Hugging Face folder, whose tokenizer.json says how it cuts text."
         )
-    cuts = [
-        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-        for regex in SPLITS[name]
-    ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": False,
-    }
-    model = {
-        "type": "BPE",
-        "byte_fallback": False,
-        "ignore_merges": name == "llama-bpe",
-        "vocab": {text: index for index, text in enumerate(tokens)},
-        "merges": [merge.split(" ", 1) for merge in merges],
-    }
-    return _document(
-        model,
-        added_tokens=_added_tokens(tokens, kinds),
-        normalizer=None,
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [*cuts, byte_level]},
-        decoder=byte_level,
-        post_processor=_bos_template(tokens, bos_id),
-    )
+    pairs = [merge.partition(" ")[::2] for merge in merges]
+    tokenizer = _bpe(tokens, pairs, ignore_merges=name == "llama-bpe")
+    cuts = [pre_tokenizers.Split(Regex(regex), "isolated") for regex in SPLITS[name]]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finish(tokenizer, tokens, kinds, bos_id)
 
 
 def with_space_prefix(document: dict[str, Any]) -> dict[str, Any] | None:
@@ -140,6 +121,13 @@ def with_space_prefix(document: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _bpe(texts: Sequence[str], merges: Sequence[tuple[str, str]], **options: Any) -> Tokenizer:
+    try:
+        return Tokenizer(BPE({text: i for i, text in enumerate(texts)}, merges, **options))
+    except Exception as error:  # the library raises a bare Exception
+        raise ModelError(f"the tokenizer's merges do not fit its tokens: {error}") from error
+
+
 def _merges_by_score(
     pieces: Sequence[str], scores: Sequence[float], kinds: Sequence[int]
 ) -> list[tuple[str, str]]:
@@ -163,37 +151,20 @@ def _merges_by_score(
     return [(left, right) for *_, left, right in ranked]
 
 
-def _added_tokens(texts: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
-    shown = {Piece.UNKNOWN: True, Piece.CONTROL: True, Piece.USER_DEFINED: False}
-    return [
-        {
-            "id": index,
-            "content": text,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": shown[Piece(kind)],
-        }
-        for index, (text, kind) in enumerate(zip(texts, kinds, strict=True))
-        if kind in shown
-    ]
-
-
-def _bos_template(texts: Sequence[str], bos_id: int | None) -> dict[str, Any] | None:
-    if bos_id is None:
-        return None
-    bos = texts[bos_id]
-    start = {"SpecialToken": {"id": bos, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    return {
-        "type": "TemplateProcessing",
-        "single": [start, first],
-        "pair": [start, first, second],
-        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
-    }
-
-
-def _document(model: dict[str, Any], **parts: Any) -> str:
-    document = {"version": "1.0", "truncation": None, "padding": None, **parts, "model": model}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+def _finish(
+    tokenizer: Tokenizer, texts: Sequence[str], kinds: Sequence[int], bos_id: int | None
+) -> str:
+    """The JSON of `tokenizer`, to which its control tokens and the BOS in front are added."""
+    of_kind = {kind: [t for t, k in zip(texts, kinds, strict=True) if k == kind] for kind in Piece}
+    control = [*of_kind[Piece.UNKNOWN], *of_kind[Piece.CONTROL]]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in control])
+    tokenizer.add_tokens(
+        [AddedToken(text, normalized=False) for text in of_kind[Piece.USER_DEFINED]]
+    )
+    if bos_id is not None:
+        bos = texts[bos_id]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", "$B:0"], special_tokens=[(bos, bos_id)]
+        )
+    document: str = tokenizer.to_str()
+    return document

@@ -1,0 +1,60 @@
+"""Typed access to the fields of a config.json or a GGUF header."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llamastream.errors import ModelError
+
+T = TypeVar("T")
+
+
+class Fields:
+    """Errors name file, field and value. A getter without a default wants the field to be there.
+
+    `get` gives a field's value by its name, None for one that is missing.
+    """
+
+    def __init__(self, source: Path, get: Callable[[str], Any]) -> None:
+        self.source = source
+        self.get = get
+
+    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        value = self._get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.error(name, f"an integer >= {least}", value)
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self._get(name, default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
+            raise self.error(name, "a number > 0", value)
+        return float(value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false", value)
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise self.error(name, "a string", value)
+        return value
+
+    def items(self, name: str, kind: type[T]) -> list[T]:
+        value = self.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+            raise self.error(name, f"a list of {kind.__name__}", value)
+        return value
+
+    def error(self, name: str, wanted: str, value: object) -> ModelError:
+        given = "nothing" if value is None else repr(value)[:80]
+        return ModelError(f"{self.source}: {name} must be {wanted}. Given: {given}.")
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.get(name)
+        return default if value is None else value

@@ -84,6 +84,7 @@ class EngineConfig:
     dtype: DType = "int8"
     max_num_seqs: int = 32  # sequences computed in one step
     max_num_batched_tokens: int = 512  # tokens computed in one step, decode and prefill together
+    max_prefill_beside_decode: int = 96  # of these, of prompts, in a step that continues answers
     max_num_waiting: int = 256  # requests queued before new ones are refused
     max_model_len: int | None = None
     block_size: int = 32  # tokens in one KV cache block
@@ -157,6 +158,13 @@ class ModelSettings(Settings):
         le=65536,
         description="Tokens computed in one step, prompts and answers together.",
     )
+    max_prefill_beside_decode: int = Field(
+        96,
+        ge=1,
+        le=65536,
+        description="Of these, prompt tokens in a step that continues answers too. Fewer: smoother "
+        "answers; more: new ones begin sooner.",
+    )
     max_num_waiting: int = Field(
         256, ge=0, description="Requests that may queue before new ones are answered 429."
     )
@@ -179,6 +187,7 @@ class ModelSettings(Settings):
             dtype=self.dtype,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
+            max_prefill_beside_decode=self.max_prefill_beside_decode,
             max_num_waiting=self.max_num_waiting,
             max_model_len=self.max_model_len,
             kv_cache_bytes=None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),

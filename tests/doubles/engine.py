@@ -5,7 +5,7 @@ counts, so that a test can see what the service did to it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamastream.errors import ChatError, ContextLengthExceeded, EngineDead, Overloaded
@@ -54,13 +54,16 @@ class FakeEngine:
         self._events: list[Event] = []
         self._permits = 0
         self._news = asyncio.Event()
-        self._crash: Exception | None = None
+        self._has_crashed = False
+        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        pass
+    def start(self, on_events: Callable[[list[Event]], None], on_end: Callable[[], None]) -> None:
+        self._task = asyncio.create_task(self._run(on_events, on_end), name="fake engine")
 
     async def stop(self) -> None:
         self.die(EngineDead("The engine stopped before the answer was complete."))
+        assert self._task is not None
+        await self._task
 
     async def ready(self) -> None:
         while self.state is EngineState.LOADING:
@@ -95,20 +98,21 @@ class FakeEngine:
         limits = (self.max_model_len, self.vocab_size)
         return EngineStatus(self.state, *limits, running, waiting, 1000, free)
 
-    async def steps(self) -> AsyncIterator[list[Event]]:
-        while self.state is not EngineState.DEAD or self._events:
-            if self._crash is not None:
-                raise self._crash
+    async def _run(
+        self, on_events: Callable[[list[Event]], None], on_end: Callable[[], None]
+    ) -> None:
+        while (self.state is not EngineState.DEAD or self._events) and not self._has_crashed:
             if self._alive and (not self.manual or self._permits > 0):
                 self._permits -= 1
                 self._step()
             if self._events:
                 events, self._events = self._events, []
-                yield events
+                on_events(events)
                 await asyncio.sleep(0)  # the readers' turn
             elif not self._alive or (self.manual and self._permits <= 0):
                 self._news.clear()
                 await self._news.wait()
+        on_end()
 
     # What only tests call.
 
@@ -137,9 +141,9 @@ class FakeEngine:
         self._alive.clear()
         self._news.set()
 
-    def crash(self, error: Exception) -> None:
-        """`steps` itself raises: a bug in the engine."""
-        self._crash = error
+    def crash(self) -> None:
+        """It ends without a word to anybody: a bug in the engine."""
+        self._has_crashed = True
         self._news.set()
 
     def _step(self) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import pytest
 from driver import Outcome, make_request, sort_events
@@ -15,16 +15,28 @@ from llamastream.config import EngineConfig
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.errors import EngineDead, InternalError, InvalidRequest, ModelError, Overloaded
-from llamastream.messages import EngineState, Failed, Finished, FinishReason
+from llamastream.messages import EngineState, Event, Failed, Finished, FinishReason
 
 TIMEOUT_S = 10.0  # far beyond what any test needs; only a failure takes so long
 
 
+class ReadEngine(AsyncEngine):
+    """Keeps what it says until a test reads it."""
+
+    def begin(self) -> None:
+        self.said: asyncio.Queue[list[Event] | None] = asyncio.Queue()
+        self.start(self.said.put_nowait, lambda: self.said.put_nowait(None))
+
+    async def steps(self) -> AsyncIterator[list[Event]]:
+        while (events := await self.said.get()) is not None:
+            yield events
+
+
 @contextlib.asynccontextmanager
-async def running(runner: FakeRunner | None = None, **config: object) -> AsyncIterator[AsyncEngine]:
+async def running(runner: FakeRunner | None = None, **config: object) -> AsyncIterator[ReadEngine]:
     runner = runner or FakeRunner()
-    engine = AsyncEngine(lambda: LLMEngine(runner, EngineConfig(**config)))  # type: ignore[arg-type]
-    engine.start()
+    engine = ReadEngine(lambda: LLMEngine(runner, EngineConfig(**config)))  # type: ignore[arg-type]
+    engine.begin()
     await engine.ready()
     try:
         yield engine
@@ -34,10 +46,11 @@ async def running(runner: FakeRunner | None = None, **config: object) -> AsyncIt
 
 
 async def collect(
-    engine: AsyncEngine, until: Callable[[dict[str, Outcome]], bool]
+    engine: ReadEngine, until: Callable[[dict[str, Outcome]], bool], *, start: Iterable[Event] = ()
 ) -> dict[str, Outcome]:
-    """Read steps until the outcomes so far satisfy `until`."""
+    """Read steps until the outcomes so far, those of `start` included, satisfy `until`."""
     outcomes: dict[str, Outcome] = defaultdict(Outcome)
+    sort_events(start, outcomes)
     async with asyncio.timeout(TIMEOUT_S):
         async for events in engine.steps():
             sort_events(events, outcomes)
@@ -74,17 +87,13 @@ async def test_a_slow_consumer_misses_nothing() -> None:
     gate = threading.Semaphore(1)
     async with running(FakeRunner(gate=gate)) as engine:
         engine.submit(request)
-        steps = engine.steps()
-        first = await anext(steps)
+        first = await anext(engine.steps())
         gate.release(99)
         # Block the loop until all steps are done: their events wait, in order.
         deadline = time.monotonic() + TIMEOUT_S
         while engine.status().num_free_blocks < 64 and time.monotonic() < deadline:
             time.sleep(0.001)  # noqa: ASYNC251 - being slow is the point
-        rest = await anext(steps)
-        await steps.aclose()
-    outcomes: dict[str, Outcome] = defaultdict(Outcome)
-    sort_events(first + rest, outcomes)
+        outcomes = await collect(engine, all_ended(1), start=first)
     assert outcomes["a"].token_ids == expected_tokens(request, max_model_len=128, vocab_size=97)
     assert isinstance(outcomes["a"].end, Finished)
 
@@ -138,9 +147,9 @@ async def test_loading_refuses_and_reports_then_serves() -> None:
         assert loaded.wait(TIMEOUT_S)
         return LLMEngine(FakeRunner(), EngineConfig())
 
-    engine = AsyncEngine(load)
+    engine = ReadEngine(load)
     assert engine.status().state is EngineState.LOADING
-    engine.start()
+    engine.begin()
     assert engine.status().state is EngineState.LOADING
     with pytest.raises(EngineDead, match="loading"):
         engine.submit(make_request("a", [1], max_tokens=1))
@@ -156,8 +165,8 @@ async def test_a_model_that_does_not_load_is_reported_and_refused() -> None:
     def load() -> LLMEngine:
         raise ModelError("no such model")
 
-    engine = AsyncEngine(load)
-    engine.start()
+    engine = ReadEngine(load)
+    engine.begin()
     with pytest.raises(ModelError, match="no such model"):
         await engine.ready()
     assert engine.status().state is EngineState.DEAD
@@ -175,8 +184,8 @@ async def test_stop_while_loading_does_not_wait() -> None:
         assert loaded.wait(TIMEOUT_S)
         return LLMEngine(runner, EngineConfig())
 
-    engine = AsyncEngine(load)
-    engine.start()
+    engine = ReadEngine(load)
+    engine.begin()
     async with asyncio.timeout(TIMEOUT_S):
         await engine.stop()
     assert await collect(engine, never) == {}

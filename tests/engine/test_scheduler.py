@@ -16,9 +16,17 @@ def sequence(name: str, num_prompt: int, max_tokens: int = 20) -> Sequence:
 
 
 def scheduler(
-    *, num_blocks: int = 100, max_num_seqs: int = 8, max_num_batched_tokens: int = 16
+    *,
+    num_blocks: int = 100,
+    max_num_seqs: int = 8,
+    max_num_batched_tokens: int = 16,
+    max_prefill_beside_decode: int = 16,
 ) -> Scheduler:
-    config = EngineConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+    config = EngineConfig(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_prefill_beside_decode=max_prefill_beside_decode,
+    )
     return Scheduler(BlockManager(num_blocks, 4, enable_prefix_caching=True), config)
 
 
@@ -46,6 +54,19 @@ def test_a_long_prompt_is_cut_by_the_budget_and_never_delays_a_decode() -> None:
         {"a": 1, "b": 15},
         {"a": 1, "b": 10},
         {"a": 1, "b": 1},
+    ]
+
+
+def test_beside_decodes_all_prompts_together_get_a_share() -> None:
+    s = scheduler(max_prefill_beside_decode=6)
+    s.add(sequence("a", 16))
+    assert step(s) == {"a": 16}  # nobody to disturb
+    s.add(sequence("b", 8))
+    s.add(sequence("c", 8))
+    assert [step(s) for _ in range(3)] == [
+        {"a": 1, "b": 6},
+        {"a": 1, "b": 2, "c": 4},
+        {"a": 1, "b": 1, "c": 4},
     ]
 
 

@@ -4,11 +4,18 @@ import logging
 
 import pytest
 
-from llamastream.errors import ContextLengthExceeded, EngineDead, InternalError, Overloaded
+from llamastream.errors import (
+    ChatError,
+    ContextLengthExceeded,
+    EngineDead,
+    InternalError,
+    Overloaded,
+)
 from llamastream.messages import (
     ChatRequest,
     Delta,
     EngineState,
+    Event,
     FinishReason,
     GenerationRequest,
     Message,
@@ -172,14 +179,33 @@ async def test_a_dead_engine_reaches_every_present_and_later_request() -> None:
             await service.open(ChatRequest(HI))
 
 
-@pytest.mark.filterwarnings("default")
-async def test_an_engine_whose_steps_raise_ends_all_streams(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_an_engine_that_ends_without_a_word_ends_all_streams() -> None:
     engine = FakeEngine(says("abc"), manual=True)
     async with running_service(engine) as service:
         stream = await service.open(ChatRequest(HI))
-        engine.crash(RuntimeError("a bug"))
+        engine.crash()
+        with pytest.raises(EngineDead):
+            await collect(stream)
+        with pytest.raises(EngineDead):
+            await service.open(ChatRequest(HI))
+
+
+async def test_a_bug_met_by_a_whole_step_ends_all_streams(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        def advance(self, events: list[Event]) -> None:
+            raise RuntimeError("a bug")
+
+        def engine_ended(self, error: ChatError) -> None:
+            assert isinstance(error, InternalError)
+
+    engine = FakeEngine(says("abc"), manual=True)
+    async with running_service(engine) as service:
+        service.others = Broken()
+        stream = await service.open(ChatRequest(HI))
+        engine.submit(GenerationRequest("another's", [1], SamplingParams()))
+        engine.allow()
         with pytest.raises(InternalError):
             await collect(stream)
         with pytest.raises(EngineDead):

@@ -2,10 +2,10 @@
 
     event loop                                           engine thread
     submit, cancel ────────── inbox ───────────────────▶ LLMEngine: enqueue, cancel, step
-    steps() ◀── one call_soon_threadsafe per step ────── events
+    on_events ◀── one call_soon_threadsafe per step ──── events
 
-The invariant: every request that `submit` accepted ends in exactly one Finished or Failed from
-`steps`, and delivery never makes the engine wait.
+The invariant: every request that `submit` accepted ends in exactly one Finished or Failed, and
+delivery never makes the engine wait.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import logging
 import queue
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.sequence import Sequence
@@ -33,8 +33,8 @@ LOADING_STATUS = EngineStatus(EngineState.LOADING, 0, 0, 0, 0, 0, 0)
 class AsyncEngine:
     """Loads an engine on its own thread and runs it there.
 
-    All methods belong to the event loop that called `start`; `steps` has one consumer. `load` is
-    called once, on the engine thread.
+    All methods belong to the event loop that called `start`. `load` is called once, on the engine
+    thread.
     """
 
     def __init__(self, load: Callable[[], LLMEngine]) -> None:
@@ -47,15 +47,20 @@ class AsyncEngine:
         self._error: Exception | None = None
         # The event loop's own.
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_events: Callable[[list[Event]], None]
+        self._on_end: Callable[[], None]
         self._loaded = asyncio.Event()
-        self._news = asyncio.Event()
-        self._undelivered: list[Event] = []
-        self._is_closed = False
+        self._closed = asyncio.Event()
 
-    def start(self) -> None:
-        """Begin to load, from within the running event loop."""
+    def start(self, on_events: Callable[[list[Event]], None], on_end: Callable[[], None]) -> None:
+        """Begin to load, from within the running event loop.
+
+        It calls `on_events` with what happened in each step, and once, when no more will, `on_end`.
+        A task that waited for steps would cost a turn of the loop per token.
+        """
         sys.setswitchinterval(GIL_SWITCH_INTERVAL_S)
         self._loop = asyncio.get_running_loop()
+        self._on_events, self._on_end = on_events, on_end
         self._thread.start()
 
     async def ready(self) -> None:
@@ -72,6 +77,7 @@ class AsyncEngine:
         self._inbox.put(None)  # after _close, which empties the inbox
         if not is_loading:  # loading cannot be interrupted: the thread ends when it is through
             await asyncio.to_thread(self._thread.join)
+            await self._closed.wait()
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request, without waiting for the engine thread.
@@ -92,39 +98,26 @@ class AsyncEngine:
     def status(self) -> EngineStatus:
         """As of the last finished step, but for `num_waiting`, which is exact."""
         status, engine = self._status, self._engine
-        if self._is_closed:
+        if self._closed.is_set():
             return status._replace(state=EngineState.DEAD)
         if engine is None:
             return status
         num_waiting = max(engine.admission.num_active - status.num_running, 0)
         return status._replace(num_waiting=num_waiting)
 
-    async def steps(self) -> AsyncIterator[list[Event]]:
-        """The events of one or more finished steps at a time, until the engine has stopped."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            events, self._undelivered = self._undelivered, []
-            if events:
-                yield events
-            if self._is_closed and not self._undelivered:
-                return
-
-    def _deliver(self, events: list[Event]) -> None:
-        self._undelivered += events
-        self._news.set()
-
     def _close(self, events: list[Event]) -> None:
         """The last delivery. On the event loop, so that no `submit` can slip in behind it."""
-        if self._is_closed:
+        if self._closed.is_set():
             return
-        self._is_closed = True
+        self._closed.set()
         while not self._inbox.empty():
             command = self._inbox.get()
             if isinstance(command, Sequence):
                 events.append(Failed(command.request_id, _stopped()))
         self._loaded.set()
-        self._deliver(events)
+        if events:
+            self._on_events(events)
+        self._on_end()
 
     def _run(self) -> None:
         """The engine thread."""
@@ -154,7 +147,7 @@ class AsyncEngine:
             events = engine.step()
             self._status = engine.status()
             if events:
-                self._post(self._deliver, events)
+                self._post(self._on_events, events)
 
     def _take_commands(self, engine: LLMEngine) -> bool:
         """Apply what has come in; False when asked to stop."""

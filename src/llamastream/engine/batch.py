@@ -1,8 +1,9 @@
 """Turns a schedule into the flat arrays a runner computes.
 
 Knows no requests and no owners of blocks. The invariant: what a row is given depends on its own
-sequence only, never on how it was scheduled. Arrays that change only when the set of sequences
-changes are kept from step to step, so a steady stream of decodes costs a few array operations.
+sequence only, never on how it was scheduled. While the same sequences decode, the last step's
+arrays are advanced in place: between two steps the processor's caches hold weights, and each array
+operation costs ten times what it costs in a loop.
 """
 
 from collections.abc import Iterable
@@ -21,12 +22,43 @@ class BatchBuilder:
     """Builds one ForwardBatch per step. Its arrays are valid until the next `build`."""
 
     def __init__(self, block_size: int) -> None:
-        self._block_size = np.int32(block_size)
+        self._block_size = block_size
         self._tables = BlockTables()
         self._sampling = SamplingRows()
+        self._decoding: list[
+            Sequence
+        ] = []  # whose batch can be advanced: one token each, all drawn
+        self._batch: ForwardBatch | None = None
 
     def build(self, scheduled: AbstractSequence[Scheduled]) -> ForwardBatch:
         seqs = [seq for seq, _ in scheduled]
+        is_decode = sum(num_tokens for _, num_tokens in scheduled) == len(seqs)
+        if is_decode and self._batch is not None and seqs == self._decoding:
+            batch = self._advance(self._batch, seqs)
+        else:
+            batch = self._assemble(scheduled, seqs)
+        self._decoding = seqs if is_decode and len(batch.logits_indices) == len(seqs) else []
+        self._batch = batch
+        return batch
+
+    def _advance(self, batch: ForwardBatch, seqs: list[Sequence]) -> ForwardBatch:
+        """The step after `batch`, in its arrays: each of `seqs` has got one token since."""
+        size = self._block_size
+        last = [seq.num_tokens - 1 for seq in seqs]
+        batch.token_ids[:] = [seq.token_ids[p] for seq, p in zip(seqs, last, strict=True)]
+        batch.positions[:] = last
+        batch.slot_mapping[:] = [
+            seq.block_table[p // size] * size + p % size for seq, p in zip(seqs, last, strict=True)
+        ]
+        np.add(batch.positions, 1, out=batch.context_lens)
+        block_tables, sampling = self._tables.update(seqs), self._sampling.advance(seqs)
+        if block_tables is batch.block_tables and sampling is batch.sampling:
+            return batch
+        return replace(batch, block_tables=block_tables, sampling=sampling)
+
+    def _assemble(
+        self, scheduled: AbstractSequence[Scheduled], seqs: list[Sequence]
+    ) -> ForwardBatch:
         counts = np.array([num_tokens for _, num_tokens in scheduled], np.int32)  # (S,)
         starts = np.array([seq.num_computed_tokens for seq in seqs], np.int32)  # (S,)
         totals = np.array([seq.num_tokens for seq in seqs], np.int32)  # (S,)
@@ -37,7 +69,7 @@ class BatchBuilder:
         positions = np.arange(len(owners), dtype=np.int32)
         positions += (starts - cu_seqlens_q[:-1])[owners]
         block_tables = self._tables.update(seqs)
-        blocks, offsets = np.divmod(positions, self._block_size)
+        blocks, offsets = np.divmod(positions, np.int32(self._block_size))
         samples = context_lens == totals  # (S,) all its tokens are known: the next one is drawn
         if samples.all():
             sampling_seqs = seqs
@@ -46,7 +78,7 @@ class BatchBuilder:
         return ForwardBatch(
             token_ids=_new_token_ids(scheduled),
             positions=positions,
-            slot_mapping=block_tables[owners, blocks] * self._block_size + offsets,
+            slot_mapping=block_tables[owners, blocks] * np.int32(self._block_size) + offsets,
             cu_seqlens_q=cu_seqlens_q,
             context_lens=context_lens,
             block_tables=block_tables,
@@ -96,15 +128,18 @@ class SamplingRows:
         if seqs != self._seqs:
             self._seqs, self._batch = seqs, _sampling_batch(seqs)
             self._has_history = any(seq.sampling.has_penalties for seq in seqs)
-        position = np.array([seq.num_tokens - seq.num_prompt_tokens for seq in seqs], np.int32)
+        return self.advance(seqs)
+
+    def advance(self, seqs: list[Sequence]) -> SamplingBatch:
+        """The rows of the last `update`'s sequences, with their present positions and histories."""
+        self._batch.position[:] = [seq.num_tokens - seq.num_prompt_tokens for seq in seqs]
         if not self._has_history:
-            return replace(self._batch, position=position)
+            return self._batch
         histories = [
             seq.token_ids[: seq.num_tokens if seq.sampling.has_penalties else 0] for seq in seqs
         ]
         return replace(
             self._batch,
-            position=position,
             history_ids=np.concatenate(histories),
             history_offsets=_offsets(map(len, histories)),
         )
@@ -136,7 +171,7 @@ def _sampling_batch(seqs: list[Sequence]) -> SamplingBatch:
         presence_penalty=np.array([p.presence_penalty for p in params], np.float32),
         frequency_penalty=np.array([p.frequency_penalty for p in params], np.float32),
         seed=np.array([seq.seed for seq in seqs], np.uint64),
-        position=empty,
+        position=np.empty(len(seqs), np.int32),
         num_logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
         history_ids=empty,
         history_offsets=np.zeros(len(seqs) + 1, np.int32),

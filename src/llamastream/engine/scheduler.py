@@ -29,6 +29,7 @@ class Scheduler:
         self._blocks = blocks
         self._max_num_seqs = config.max_num_seqs
         self._max_num_batched_tokens = config.max_num_batched_tokens
+        self._max_prefill_beside_decode = config.max_prefill_beside_decode
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
 
@@ -48,13 +49,16 @@ class Scheduler:
             self.waiting.remove(seq)
 
     def schedule(self) -> list[Scheduled]:
-        """One entry per sequence of the next step. Decodes come first: no prompt delays them.
+        """One entry per sequence of the next step. Decodes come first, and beside them prompts
+        get a share only, so that none of them makes answers stutter.
 
         Takes blocks, and preempts (latest arrival first) when there are none. Empty only when
         there is no sequence at all.
         """
         scheduled = self._schedule_decodes()
         budget = self._max_num_batched_tokens - len(scheduled)
+        if scheduled:
+            budget = min(budget, self._max_prefill_beside_decode)
         if len(scheduled) < len(self.running):
             budget = self._schedule_prefills(scheduled, budget)
         self._admit(scheduled, budget)

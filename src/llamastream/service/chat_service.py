@@ -1,11 +1,10 @@
 """Joins text and engine: a ChatRequest becomes engine requests, their events become streams.
 
-One task reads the engine's steps. Per step: tokens to text, stop strings, then `_publish`, the one
+The engine calls with each step's events: tokens to text, stop strings, then `_publish`, the one
 place where a step's deltas reach their streams. The invariant: an opened stream ends in one finish
 per choice or in one error, and an engine request never outlives the last reader of its stream.
 """
 
-import asyncio
 import logging
 import secrets
 import time
@@ -77,22 +76,20 @@ class ChatService:
         self.tokenizer = tokenizer
         self.others: OtherRequests | None = None
         self._flights: dict[str, Flight] = {}  # by engine request id
-        self._task: asyncio.Task[None] | None = None
+        self._is_started = False
         self._is_over = False  # no more steps will come
         self._is_draining = False
 
     async def start(self) -> None:
-        """Start the engine, which then loads, and the task that reads its steps. Idempotent."""
-        if self._task is not None:
-            return
-        self.engine.start()
-        self._task = asyncio.create_task(self._read_steps(), name="engine steps")
+        """Start the engine, which then loads. Idempotent."""
+        if not self._is_started:
+            self._is_started = True
+            self.engine.start(self._on_events, self._on_end)
 
     async def stop(self) -> None:
         """Stop the engine and fail the streams that are open."""
-        await self.engine.stop()
-        if self._task is not None:
-            await self._task
+        if self._is_started:
+            await self.engine.stop()
 
     def status(self) -> EngineStatus:
         return self.engine.status()
@@ -161,14 +158,20 @@ class ChatService:
         flight.alive.add(generation.request_id)
         self._flights[generation.request_id] = flight
 
-    async def _read_steps(self) -> None:
-        error: ChatError = EngineDead("The engine stopped before the answer was complete.")
+    def _on_events(self, events: list[Event]) -> None:
         try:
-            async for events in self.engine.steps():
-                self._advance(events)
-        except Exception:
-            logger.exception("the engine's steps failed")
-            error = InternalError("Internal error: the engine's steps failed.")
+            self._advance(events)
+        except Exception:  # who has seen which of these events is not known any more
+            logger.exception("failed on a step's events")
+            self._end(InternalError("Internal error: the engine's steps failed."))
+
+    def _on_end(self) -> None:
+        self._end(EngineDead("The engine stopped before the answer was complete."))
+
+    def _end(self, error: ChatError) -> None:
+        """Fail what is open and take nothing more."""
+        if self._is_over:
+            return
         self._is_over = True
         for flight in set(self._flights.values()):
             self._fail(flight, error)

@@ -1,9 +1,9 @@
-"""What the service needs of an engine: four members to talk to it, three for its life.
+"""What the service needs of an engine: three members to talk to it, three for its life.
 
 The in-process AsyncEngine is one; an engine on another machine or a scripted double is another.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Protocol
 
 from llamastream.messages import EngineStatus, Event, GenerationRequest
@@ -12,12 +12,16 @@ from llamastream.messages import EngineStatus, Event, GenerationRequest
 class Engine(Protocol):
     """Token ids in, token events out. Every submitted request ends in one Finished or Failed."""
 
-    def start(self) -> None:
-        """Begin to load, from within the running event loop, without waiting for the end of it."""
+    def start(self, on_events: Callable[[list[Event]], None], on_end: Callable[[], None]) -> None:
+        """Begin to load, from within the running event loop, without waiting for the end of it.
+
+        From then on the loop calls `on_events` with all events in order, one or more steps at a
+        time, and `on_end` once, when the engine has stopped for good.
+        """
         ...
 
     async def stop(self) -> None:
-        """Fail what is unfinished and free everything. `steps` ends."""
+        """Fail what is unfinished and free everything; `on_end` was called when this returns."""
         ...
 
     async def ready(self) -> None:
@@ -35,8 +39,3 @@ class Engine(Protocol):
         ...
 
     def status(self) -> EngineStatus: ...
-
-    def steps(self) -> AsyncIterator[list[Event]]:
-        """All events in order, one or more steps at a time. One consumer. Ends or raises when the
-        engine stops for good."""
-        ...

@@ -44,6 +44,8 @@ class Stream(AsyncIterator[Delta]):
         self._error: ChatError | None = None
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline_s = 0.0  # on the event loop's clock
+        self._timer: asyncio.TimerHandle | None = None
 
     # What the reader calls.
 
@@ -90,6 +92,9 @@ class Stream(AsyncIterator[Delta]):
 
     async def aclose(self) -> None:
         """The reader leaves: what is still being generated is cancelled. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._closed:
             return
         self._closed = True
@@ -158,15 +163,31 @@ class Stream(AsyncIterator[Delta]):
             self._waiter.set_result(None)
 
     async def _wait(self, timeout_s: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, self._wake)
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        if timeout_s is not None:
+            self._set_deadline(timeout_s)
         try:
             await waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+
+    def _set_deadline(self, timeout_s: float) -> None:
+        """Wake the reader then, unless it waits anew by that time.
+
+        One timer serves all waits: to start and stop one per token was a quarter of its way.
+        """
+        loop = asyncio.get_running_loop()
+        self._deadline_s = loop.time() + timeout_s
+        if self._timer is None:
+            self._timer = loop.call_at(self._deadline_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._deadline_s:
+            self._wake()
+        else:
+            self._timer = loop.call_at(self._deadline_s, self._on_timer)
 
 
 def _join(deltas: list[Delta]) -> Delta:

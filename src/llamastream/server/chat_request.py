@@ -8,7 +8,7 @@ from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Message, Role
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.server import unsupported
-from llamastream.server.options import GenerationOptions, MaxTokens, validate
+from llamastream.server.options import GenerationOptions, MaxTokens, WireModel, validate
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -25,6 +25,10 @@ Metadata = Annotated[
     ],
     Field(max_length=16),
 ]
+
+
+class ChangedMetadata(WireModel):
+    metadata: Metadata | None
 
 
 class ChatCompletionBody(GenerationOptions):

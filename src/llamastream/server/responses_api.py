@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from llamastream.config import ServeSettings
 from llamastream.server.body import read_json
-from llamastream.server.idempotency import idempotency_key, refuse_key
+from llamastream.server.idempotency import HEADER, idempotency_key, refuse_key
 from llamastream.server.queries import (
     check_include,
     json_response,
@@ -37,7 +37,7 @@ class ResponsesApi:
         body = parse_response(raw)
         caller = _caller(request)
         if not body.is_stored:
-            refuse_key(request)
+            refuse_key(request.headers.get(HEADER))
             return self._deliver(await self._desk.stream(body, caller), bool(body.stream))
         log = await self._desk.create(body, caller, idempotency_key(request, raw))
         if body.background and not body.stream:

@@ -24,8 +24,11 @@ def stored_routes(
         Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
         Route("/v1/responses/{id}/cancel", api.cancel, methods=["POST"]),
         Route("/v1/responses/{id}/input_items", api.input_items, methods=["GET"]),
+        Route("/v1/chat/completions", chat.list, methods=["GET"]),
         Route("/v1/chat/completions/{id}", chat.retrieve, methods=["GET"]),
+        Route("/v1/chat/completions/{id}", chat.update, methods=["POST"]),
         Route("/v1/chat/completions/{id}", chat.delete, methods=["DELETE"]),
+        Route("/v1/chat/completions/{id}/messages", chat.messages, methods=["GET"]),
         *_conversation_routes(ConversationsApi(responses, settings)),
     ]
 

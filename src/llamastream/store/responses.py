@@ -1,9 +1,19 @@
 """Responses: from the request that starts one to its end, with its items and its tokens."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
 from llamastream.messages import Token
@@ -17,6 +27,7 @@ from llamastream.store.records import (
     Created,
     IdempotencyKey,
     Item,
+    Json,
     NewResponse,
     Outcome,
     Page,
@@ -34,7 +45,14 @@ from llamastream.store.rows import (
     to_item,
     to_response,
 )
-from llamastream.store.tables import conversations, idempotency_keys, items, responses
+from llamastream.store.tables import (
+    KIND,
+    KIND_CHARS,
+    conversations,
+    idempotency_keys,
+    items,
+    responses,
+)
 from llamastream.store.writer import Writer
 
 INPUT, OUTPUT = 0, 1  # items.part
@@ -108,6 +126,38 @@ class Responses:
             self._journal.ledger.remove(id)
 
         await self._writer.run(write)
+
+    async def update(self, id: str, change: Callable[[Json], Json], *, scope: str) -> Response:
+        """Put `change` of its request in the place of that."""
+
+        def write(conn: Connection) -> Response:
+            row = find(conn, "response", id, scope, *RESPONSE_COLUMNS)
+            request = change(row.request)
+            of_row = update(responses).where(responses.c.num == row.num)
+            conn.execute(of_row.values(request=request))
+            return replace(to_response(row), request=request)
+
+        return await self._writer.run(write)
+
+    async def list(
+        self, *, scope: str, prefix: str, query: PageQuery, matches: Callable[[Response], bool]
+    ) -> Page[Response]:
+        """Responses that ended well, whose ids begin with `prefix`, by age.
+
+        Where few match, all are read.
+        """
+        base = select(*RESPONSE_COLUMNS).where(
+            responses.c.scope == scope,
+            literal_column(KIND.text) == prefix[:KIND_CHARS],
+            responses.c.result.is_not(None),
+            responses.c.error.is_(None),
+        )
+
+        def read(conn: Connection) -> Page[Response]:
+            with self._database.snapshot(conn):
+                return _matching(conn, base, query, matches)
+
+        return await self._database.read(read)
 
     async def input_items(self, id: str, *, scope: str, query: PageQuery) -> Page[Item]:
         def read(conn: Connection) -> Page[Item]:
@@ -198,6 +248,22 @@ class Responses:
         self._journal.ledger.remove(entry.id)
         self._journal.forget_old(conn)
         return to_response(row)
+
+
+def _matching(
+    conn: Connection, base: Select[Any], query: PageQuery, matches: Callable[[Response], bool]
+) -> Page[Response]:
+    found: list[Response] = []
+    has_more = True
+    while has_more and len(found) <= query.limit:
+        page = fetch_page(
+            conn, base, to_response, query, id_column=responses.c.id, order=responses.c.num
+        )
+        found += filter(matches, page.data)
+        has_more = page.has_more
+        if page.data:
+            query = replace(query, after=page.data[-1].id)
+    return Page(tuple(found[: query.limit]), len(found) > query.limit)
 
 
 def insert_items(conn: Connection, num: int, part: int, new: Sequence[Item]) -> None:

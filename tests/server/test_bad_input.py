@@ -139,17 +139,19 @@ async def test_missing_field(client: httpx.AsyncClient, missing: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (5, "string or a list of token ids"),
-        ([], "string or a list of token ids"),
-        (["a", "b"], "Given: 2"),
-        ([[1], [2]], "Given: 2"),
-        ([1, "a"], "string or a list of token ids"),
-        ([True], "string or a list of token ids"),
+        (5, "string, a list of token ids"),
+        ([], "string, a list of token ids"),
+        (["a"] * 129, "Given: 129"),
+        (["a", 5], "string, a list of token ids"),
+        ([[1], []], "string, a list of token ids"),
+        ([[1], [259]], "259"),
+        ([1, "a"], "string, a list of token ids"),
+        ([True], "string, a list of token ids"),
         ([259], "259"),
         ([-1], "-1"),
         ([HUGE], "0"),
         ("x" * 5000, "4096"),
-        (None, "string or a list of token ids"),
+        (None, "string, a list of token ids"),
     ],
 )
 async def test_bad_prompt(client: httpx.AsyncClient, prompt: Any, message: str) -> None:

@@ -44,7 +44,7 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             backlog=BACKLOG,
             lifespan="on",
             ws="auto",
-            ws_max_size=int(server.max_body_mib * 2**20),
+            ws_max_size=server.max_body_bytes,
             ws_ping_interval=server.ping_interval_s,
         )
         stopping = Stopping(assembly.service, responses, store.drain_timeout)

@@ -33,7 +33,7 @@ class CompletionsApi:
     ) -> None:
         self._service = service
         self._stored = stored
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
         self._ping_interval_s = settings.ping_interval_s
 
     async def chat(self, request: Request) -> ASGIApp:

@@ -33,7 +33,7 @@ class NewItems(WireModel):
 class ConversationsApi:
     def __init__(self, responses: Responses, settings: ServeSettings) -> None:
         self._responses = responses
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
 
     async def create(self, request: Request) -> Response:
         _refuse_key(request)

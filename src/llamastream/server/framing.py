@@ -48,6 +48,12 @@ class Answer:
             found["num_dropped_turns"] = self.num_dropped_turns
         return found
 
+    def last_frames(self, kind: str, usage: Usage) -> list[bytes]:
+        """What follows the last delta."""
+        if not self.include_usage:
+            return [DONE]
+        return [event({**self.head(kind), "choices": [], "usage": usage_fields(usage)}), DONE]
+
 
 class Format(Protocol):
     """Turns the deltas of one answer into bytes. One instance per answer."""

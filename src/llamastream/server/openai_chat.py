@@ -6,7 +6,6 @@ import orjson
 
 from llamastream.messages import Delta, FinishReason, TokenLogprob, Usage
 from llamastream.server.framing import (
-    DONE,
     FINISH_REASONS,
     Answer,
     by_choice,
@@ -45,10 +44,7 @@ class ChatFormat:
         return frames
 
     def last_frames(self, usage: Usage) -> list[bytes]:
-        if not self._answer.include_usage:
-            return [DONE]
-        head = self._answer.head("chat.completion.chunk")
-        return [event({**head, "choices": [], "usage": usage_fields(usage)}), DONE]
+        return self._answer.last_frames("chat.completion.chunk", usage)
 
     def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
         return orjson.dumps(self.completion(by_choice(deltas, self._answer.n), usage))

@@ -29,7 +29,7 @@ class ResponsesApi:
     def __init__(self, desk: ResponseDesk, settings: ServeSettings) -> None:
         self._desk = desk
         self._responses = desk.responses
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
         self._ping_interval_s = settings.ping_interval_s
 
     async def create(self, request: Request) -> ASGIApp:

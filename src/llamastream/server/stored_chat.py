@@ -86,7 +86,7 @@ class ChatFeed:
 class StoredChatApi:
     def __init__(self, responses: Responses, settings: ServeSettings) -> None:
         self._responses = responses
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
         self._ping_interval_s = settings.ping_interval_s
 
     async def create(

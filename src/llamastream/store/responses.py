@@ -19,9 +19,9 @@ from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
 from llamastream.messages import Token
 from llamastream.store.conversations import next_position
 from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_folded, read_unfolded
+from llamastream.store.journal import Journal, read_unfolded
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.packing import pack_ids, unpack_ids
+from llamastream.store.packing import pack_ids
 from llamastream.store.records import (
     MAX_KEY_CHARS,
     Created,
@@ -280,19 +280,12 @@ def remove_responses(conn: Connection, nums: Sequence[int]) -> None:
 
 def read_tokens(conn: Connection, id: str, scope: str, after: int) -> list[Token]:
     """Tokens of a response that is not in this server's ledger."""
-    columns = ("num", "status", "owner", "token_ids", "logprobs", "journal_start")
-    row = find(conn, "response", id, scope, *(responses.c[name] for name in columns))
-    if row.status != Status.IN_PROGRESS:
-        return read_folded(id, row.token_ids, row.logprobs, after)
-    entry = OpenResponse.folded(
-        id,
-        scope,
-        row.num,
-        start=row.journal_start,
-        ids=unpack_ids(row.token_ids),
-        logprobs=row.logprobs or b"",
-    )
-    read_unfolded(conn, row.owner, [entry], start=row.journal_start)
+    entry_columns = ("id", "scope", "num", "token_ids", "logprobs", "journal_start")
+    columns = (responses.c[name] for name in ("status", "owner", *entry_columns))
+    row = find(conn, "response", id, scope, *columns)
+    entry = OpenResponse.of_row(row)
+    if row.status == Status.IN_PROGRESS:
+        read_unfolded(conn, row.owner, [entry], start=row.journal_start)
     return entry.tokens(after)
 
 

@@ -24,6 +24,7 @@ from llamastream.store.ledger import OpenResponse
 from llamastream.store.packing import pack_ids
 from llamastream.store.records import (
     MAX_KEY_CHARS,
+    MAX_LIMIT,
     Created,
     IdempotencyKey,
     Item,
@@ -254,15 +255,14 @@ def _matching(
     conn: Connection, base: Select[Any], query: PageQuery, matches: Callable[[Response], bool]
 ) -> Page[Response]:
     found: list[Response] = []
-    has_more = True
+    part, has_more = replace(query, limit=MAX_LIMIT), True
     while has_more and len(found) <= query.limit:
         page = fetch_page(
-            conn, base, to_response, query, id_column=responses.c.id, order=responses.c.num
+            conn, base, to_response, part, id_column=responses.c.id, order=responses.c.num
         )
         found += filter(matches, page.data)
         has_more = page.has_more
-        if page.data:
-            query = replace(query, after=page.data[-1].id)
+        part = replace(part, after=page.data[-1].id) if page.data else part
     return Page(tuple(found[: query.limit]), len(found) > query.limit)
 
 

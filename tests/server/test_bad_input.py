@@ -74,7 +74,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("messages", [{"role": "tool", "content": "x"}], "'tool'", "messages[0].role"),
     ("messages", [USER, {"role": "assistant"}], "Given: nothing", "messages[1].content"),
     ("messages", [{"role": "user", "content": 5}], "Given: int", "messages[0].content"),
-    ("messages", [{"role": "user", "content": []}], "Given: list", "messages[0].content"),
+    ("messages", [{"role": "user", "content": []}], "Given: nothing", "messages[0].content"),
     (
         "messages",
         [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
@@ -84,8 +84,8 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     (
         "messages",
         [{"role": "user", "content": [{"type": "text"}]}],
-        "`text`",
-        "messages[0].content[0]",
+        "text must be a string",
+        "messages[0].content[0].text",
     ),
     ("messages", [USER | {"tool_calls": [{}]}], "tool_calls", "messages[0].tool_calls"),
     ("messages", [USER | {"foo": None}], "foo", "messages[0].foo"),

@@ -1,5 +1,6 @@
 """An Idempotency-Key works, or is refused by name: it is never passed over."""
 
+import re
 from typing import Any
 
 import httpx
@@ -52,9 +53,12 @@ async def test_a_stream_without_a_store(connect: Connect) -> None:
     check_refused(await client.get("/stream?prompt=hi&max_tokens=3", headers=KEY))
 
 
-async def test_a_stream_that_is_resumed(connect_stored: Connect) -> None:
+async def test_a_reader_may_keep_its_key_when_it_comes_again(connect_stored: Connect) -> None:
     client = await connect_stored(FakeEngine(says("hi")))
-    check_refused(await client.post("/stream", json={"stream_id": "stream_0"}, headers=KEY))
+    begin = {"prompt": "hi", "max_tokens": 3, "store": True}
+    first = await client.post("/stream", json=begin, headers=KEY)
+    again = {"stream_id": re.findall(r'"stream_id":"(\w+)"', first.text)[0]}
+    assert (await client.post("/stream", json=again, headers=KEY)).text == first.text
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,6 @@ class StreamDesk:
         if keeping.stream_id is None:
             log = await _begin(responses, ask, scope)
         else:
-            refuse_key(ask.idempotency_key, "begins an answer: leave it out with stream_id")
             log = await responses.open(check_id(keeping.stream_id, PREFIX), scope=scope)
         async with responses.follow(log, start=after + 1) as reader:
             yield StoredAnswer(reader, after=after)

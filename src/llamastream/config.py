@@ -239,6 +239,10 @@ class ServeSettings(Settings):
         "info", description="How much to log: debug, info, warning or error."
     )
 
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mib * 2**20)
+
 
 class StoreSettings(Settings):
     """What outlives the server, and how surely."""

@@ -39,12 +39,14 @@ class ChatRequest:
     `sampling.stop_token_ids` holds the user's own; the service adds the model's, but for
     `ignore_eos`. `include_stop` leaves the matched stop string or token in the text. `scope` names
     the API key (empty: anonymous); ids and prefix cache are bound to it. `label` is the caller's
-    own name for the request, for the log.
+    own name for the request, for the log. Choice p * n + i continues prompt p, `more_prompts`
+    being those from 1 on.
     """
 
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
-    n: int = 1
+    n: int = 1  # choices per prompt
+    more_prompts: tuple[Prompt, ...] = ()
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     include_stop: bool = False
@@ -88,6 +90,7 @@ class Finished(NamedTuple):
     num_prompt_tokens: int
     num_cached_tokens: int  # of the prompt, found in the prefix cache when first scheduled
     num_output_tokens: int
+    queue_s: float | None = None  # from admission until first scheduled, if it ever was
 
 
 class Failed(NamedTuple):
@@ -117,7 +120,7 @@ class Delta(NamedTuple):
     delta of a choice, and only it, has a `finish_reason`.
     """
 
-    choice: int  # 0 .. n - 1
+    choice: int  # 0 .. number of prompts * n - 1
     sequence_number: int  # counts the deltas of one stream from 0
     text: str
     token_ids: tuple[int, ...]

@@ -48,6 +48,7 @@ class FakeEngine:
     submitted: list[GenerationRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     num_steps: int = 0
+    num_refused: int = 0
 
     def __post_init__(self) -> None:
         self._alive: dict[str, _Running] = {}
@@ -75,6 +76,7 @@ class FakeEngine:
             raise EngineDead("The engine has stopped.")
         limit = self.max_num_seqs + self.max_num_waiting
         if len(self._alive) >= limit:
+            self.num_refused += 1
             raise Overloaded(
                 f"The queue is full: {self.max_num_waiting}.", retry_after_s=self.retry_after_s
             )

@@ -12,6 +12,7 @@ from llamastream.errors import ChatError, Unauthorized
 from llamastream.server.errors import on_chat_error
 from llamastream.server.jina.grpc_server import serve_grpc
 from llamastream.server.jina.http_routes import jina_routes
+from llamastream.server.transport import HttpProtocol
 from llamastream.service.responses import Responses
 from tests.doubles.scripted_service import ScriptedService
 
@@ -51,7 +52,7 @@ async def http_port(
     routes = jina_routes(service, authorize=authorize, ready=ready, responses=responses)
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield listener.getsockname()[1]

@@ -9,6 +9,7 @@ import uvicorn
 
 from llamastream.config import ServeSettings
 from llamastream.server.app import create_app
+from llamastream.server.transport import HttpProtocol
 from llamastream.service import ChatService
 from llamastream.service.responses import Responses
 
@@ -24,7 +25,7 @@ async def running_server(
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     app = create_app(service, settings or ServeSettings(), responses)
-    config = uvicorn.Config(app, http="httptools", log_config=None, lifespan="on")
+    config = uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     # What `serve` does, but for its sleeps of 0.1 s and its signal handlers.
     config.load()

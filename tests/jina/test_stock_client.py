@@ -42,9 +42,9 @@ async def test_prints_the_exact_text(
 async def test_sixteen_streams_at_once(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    # Over HTTP the stock client takes each read for whole events. Scripts are faster than engines:
-    # of 80 small packets that wait for a busy client, the socket may hold the last in part.
-    texts = [f"{i} " for i in range(40)]
+    # Over HTTP the stock client takes each read for whole events. Scripts are faster than it: of 80
+    # small packets that wait for a busy client, the socket would hold the last in part.
+    texts = [f"{i} " for i in range(200)]
     answers = await stock_client.ask(protocol, await start(ScriptedService(*texts)), n=16)
     assert len(answers["answers"]) == 16
     for answer in answers["answers"]:

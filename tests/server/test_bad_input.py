@@ -74,7 +74,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("messages", [{"role": "tool", "content": "x"}], "'tool'", "messages[0].role"),
     ("messages", [USER, {"role": "assistant"}], "Given: nothing", "messages[1].content"),
     ("messages", [{"role": "user", "content": 5}], "Given: int", "messages[0].content"),
-    ("messages", [{"role": "user", "content": []}], "Given: list", "messages[0].content"),
+    ("messages", [{"role": "user", "content": []}], "Given: nothing", "messages[0].content"),
     (
         "messages",
         [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
@@ -84,8 +84,8 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     (
         "messages",
         [{"role": "user", "content": [{"type": "text"}]}],
-        "`text`",
-        "messages[0].content[0]",
+        "text must be a string",
+        "messages[0].content[0].text",
     ),
     ("messages", [USER | {"tool_calls": [{}]}], "tool_calls", "messages[0].tool_calls"),
     ("messages", [USER | {"foo": None}], "foo", "messages[0].foo"),
@@ -139,17 +139,19 @@ async def test_missing_field(client: httpx.AsyncClient, missing: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (5, "string or a list of token ids"),
-        ([], "string or a list of token ids"),
-        (["a", "b"], "Given: 2"),
-        ([[1], [2]], "Given: 2"),
-        ([1, "a"], "string or a list of token ids"),
-        ([True], "string or a list of token ids"),
+        (5, "string, a list of token ids"),
+        ([], "string, a list of token ids"),
+        (["a"] * 129, "Given: 129"),
+        (["a", 5], "string, a list of token ids"),
+        ([[1], []], "string, a list of token ids"),
+        ([[1], [259]], "259"),
+        ([1, "a"], "string, a list of token ids"),
+        ([True], "string, a list of token ids"),
         ([259], "259"),
         ([-1], "-1"),
         ([HUGE], "0"),
         ("x" * 5000, "4096"),
-        (None, "string or a list of token ids"),
+        (None, "string, a list of token ids"),
     ],
 )
 async def test_bad_prompt(client: httpx.AsyncClient, prompt: Any, message: str) -> None:

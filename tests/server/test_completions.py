@@ -85,3 +85,49 @@ async def test_the_end_of_a_turn_can_be_ignored(connect: Connect) -> None:
     client = await connect(FakeEngine(lambda _: [65, IM_END, 66]))
     response = await client.post("/v1/completions", json=body(ignore_eos=True, max_tokens=4))
     assert response.json()["choices"][0]["text"] == "ABB"
+
+
+@pytest.mark.parametrize("prompts", [["one", "two!"], [[97, 98], [99]], ["one", [98]]])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_many_prompts_are_the_answers_of_each_alone(
+    connect: Connect, prompts: list[Any], n: int
+) -> None:
+    engine = FakeEngine(lambda request: [*request.prompt_ids, IM_END])
+    client = await connect(engine)
+    options = {"n": n, "seed": 5, "logprobs": 1, "return_token_ids": True}
+    whole = (await client.post("/v1/completions", json=body(prompts, **options))).json()
+    seeds = [request.sampling.seed for request in engine.submitted]
+    assert seeds == seeds[:n] * 2 and len(set(seeds)) == n
+    assert [choice["index"] for choice in whole["choices"]] == list(range(2 * n))
+    singles = [
+        (await client.post("/v1/completions", json=body(p, **options))).json() for p in prompts
+    ]
+    for k, single in enumerate(singles):
+        for i, choice in enumerate(single["choices"]):
+            assert whole["choices"][k * n + i] == choice | {"index": k * n + i}
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert whole["usage"][name] == sum(single["usage"][name] for single in singles)
+    assert whole["prompt_token_ids"] == [single["prompt_token_ids"] for single in singles]
+
+
+async def test_many_prompts_stream_their_choices(connect: Connect) -> None:
+    client = await connect(FakeEngine(lambda request: [*request.prompt_ids, IM_END]))
+    options = {"n": 2, "stream": True, "stream_options": {"include_usage": True}}
+    response = await client.post("/v1/completions", json=body(["ab", "cd", "ef"], **options))
+    *chunks, usage, done = events(response.text)
+    assert done == "[DONE]"
+    texts = [""] * 6
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        texts[choice["index"]] += choice["text"]
+    assert texts == ["ab", "ab", "cd", "cd", "ef", "ef"]
+    assert usage["usage"]["prompt_tokens"] == 6
+
+
+async def test_one_prompt_that_does_not_fit_refuses_all(connect: Connect) -> None:
+    engine = FakeEngine(says("x"))
+    client = await connect(engine)
+    response = await client.post("/v1/completions", json=body(["a", "b" * 4090], max_tokens=10))
+    assert response.status_code == 400
+    fits = await client.post("/v1/completions", json=body(["b" * 4000] * 3, max_tokens=10))
+    assert fits.status_code == 200
+    assert engine.num_alive == 0

@@ -73,6 +73,13 @@ async def test_text_completions(connect: Connect) -> None:
     assert text == whole.choices[0].text == TEXT
 
 
+async def test_text_completions_of_many_prompts(connect: Connect) -> None:
+    async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
+        whole = await client.completions.create(model="demo", prompt=["a", "b"], max_tokens=50)
+        ids = await client.completions.create(model="demo", prompt=[[1], [2, 3]], max_tokens=50)
+    assert [choice.text for choice in whole.choices + ids.choices] == [TEXT] * 4
+
+
 async def test_models(connect: Connect) -> None:
     async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
         models = [model.id async for model in client.models.list()]

@@ -1,5 +1,6 @@
 """Chat completions with `store: true`: kept, resumed behind any frame, generated once."""
 
+import asyncio
 import re
 
 import httpx
@@ -83,6 +84,83 @@ async def test_a_whole_answer_is_retrieved_and_deleted(connect_stored: Connect) 
             await client.chat.completions.retrieve(made.id)
 
 
+async def test_stored_chats_are_listed_filtered_and_changed(connect_stored: Connect) -> None:
+    engine = FakeEngine(says(TEXT))
+    server = await connect_stored(engine)
+    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="E") as client:
+        made = [
+            await client.chat.completions.create(
+                model="demo",
+                messages=[{"role": "user", "content": f"question {k}"}],
+                store=True,
+                metadata={"parity": "odd" if k % 2 else "even", "k": str(k)},
+            )
+            for k in range(5)
+        ]
+        await client.responses.create(model="demo", input="hi")  # of another kind
+        assert [one async for one in client.chat.completions.list(limit=2)] == made
+        page = await client.chat.completions.list(order="desc", limit=2, after=made[3].id)
+        assert (page.data, page.has_more) == ([made[2], made[1]], True)
+        odd = client.chat.completions.list(metadata={"parity": "odd"}, model="demo", limit=1)
+        assert [one.id async for one in odd] == [made[1].id, made[3].id]
+        page = await client.chat.completions.list(metadata={"parity": "odd", "k": "2"})
+        assert (page.data, page.has_more) == ([], False)
+        assert (await client.chat.completions.list(model="other")).data == []
+        changed = await client.chat.completions.update(made[0].id, metadata={"new": "x"})
+        assert changed.model_dump() == made[0].model_dump() | {"metadata": {"new": "x"}}
+        assert await client.chat.completions.retrieve(made[0].id) == changed
+        found = await client.chat.completions.list(metadata={"new": "x"})
+        assert found.data == [changed]
+
+
+async def test_the_messages_of_a_stored_chat_come_in_pages(connect_stored: Connect) -> None:
+    server = await connect_stored(FakeEngine(says(TEXT)))
+    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="E") as client:
+        made = await client.chat.completions.create(
+            model="demo",
+            messages=[
+                {"role": "developer", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "Capital"}]},
+                {"role": "assistant", "content": "Of what?"},
+            ],
+            store=True,
+        )
+        listed = client.chat.completions.messages.list(made.id, limit=1)
+        messages = [message async for message in listed]
+        assert [(m.role, m.content) for m in messages] == [
+            ("system", "Be brief."),
+            ("user", "Capital"),
+            ("assistant", "Of what?"),
+        ]
+        assert [m.id for m in messages] == [f"{made.id}-{k}" for k in range(3)]
+        await client.chat.completions.delete(made.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.messages.list(made.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.update(made.id, metadata={})
+
+
+async def test_metadata_changed_while_it_is_generated_stays(connect_stored: Connect) -> None:
+    engine = FakeEngine(says(TEXT), manual=True)
+    client = await connect_stored(engine)
+    path = "/v1/chat/completions"
+    async with client.stream("POST", path, json=chat_body(store=True, stream=True)) as answer:
+        id = engine.submitted[0].request_id
+        assert (await client.get(path)).json()["data"] == []
+        change = client.post(f"{path}/{id}", json={"metadata": {"a": "b"}})
+        changed = asyncio.create_task(change)
+        engine.allow(100)
+        await answer.aread()
+    assert (await changed).json()["metadata"] == {"a": "b"}
+    assert (await client.get(path)).json()["data"] == [(await changed).json()]
+
+
+@pytest.mark.parametrize("query", ["metadata=x", "metadata[]=x", "limit=0", "order=up", "what=1"])
+async def test_a_bad_list_is_refused(connect_stored: Connect, query: str) -> None:
+    client = await connect_stored(FakeEngine(says(TEXT)))
+    assert (await client.get(f"/v1/chat/completions?{query}")).status_code == 400
+
+
 @needs_schemas
 async def test_what_is_retrieved_is_as_openai_publishes_it(connect_stored: Connect) -> None:
     client = await connect_stored(FakeEngine(says(TEXT)))
@@ -100,8 +178,6 @@ async def test_an_idempotency_key_begins_one_answer(connect_stored: Connect) -> 
         for _ in range(2)
     ]
     assert answers[0].json() == answers[1].json()
-    refused = await client.post("/v1/chat/completions", json=chat_body(), headers=header)
-    assert refused.status_code == 400
 
 
 async def test_one_kind_of_id_does_not_open_the_other(connect_stored: Connect) -> None:

@@ -49,7 +49,7 @@ async def test_an_answer_has_text_ids_one_finish_and_counts() -> None:
     assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [FinishReason.STOP]
     assert deltas[-1].finish_reason is FinishReason.STOP
     assert [delta.sequence_number for delta in deltas] == list(range(len(deltas)))
-    assert stream.usage() == (len(stream.prompt_token_ids), 0, len(ids))
+    assert stream.usage() == (len(stream.prompts[0]), 0, len(ids))
 
 
 async def test_an_incomplete_character_comes_out_at_the_end() -> None:
@@ -267,7 +267,7 @@ async def test_truncation_drops_old_turns_and_says_how_many() -> None:
         stream = await service.open(request)
         await collect(stream)
     assert stream.num_dropped_turns > 0
-    assert len(stream.prompt_token_ids) + 20 <= 200
+    assert len(stream.prompts[0]) + 20 <= 200
 
 
 async def test_a_finished_request_leaves_one_log_line_without_user_text(
@@ -279,7 +279,7 @@ async def test_a_finished_request_leaves_one_log_line_without_user_text(
         await collect(stream)
     (line,) = [r.getMessage() for r in caplog.records if "done" in r.getMessage()]
     assert f"done request_id={stream.id} label=me prompt=" in line
-    assert "out=14" in line
+    assert "out=14 queue_ms=" in line
     assert "finish=stop" in line
     assert "secret" not in caplog.text
 

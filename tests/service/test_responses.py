@@ -10,7 +10,7 @@ import pytest
 
 import llamastream.service.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
-from llamastream.messages import ChatRequest, Delta, EngineState, Message
+from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, Message
 from llamastream.sampling import SamplingParams
 from llamastream.service.response_log import MAX_READ, ResponseLog
 from llamastream.service.responses import Draft, Responses, StorePolicy
@@ -18,7 +18,7 @@ from llamastream.store import Status
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
 from tests.doubles.store import FailingStore
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 
 HI = (Message("user", "hi"),)
 TEXT = "One two three, é 😀 and so on."
@@ -85,6 +85,22 @@ async def test_readers_may_come_while_the_model_still_loads(tmp_path: Path) -> N
             assert second.submitted == []
             second.become_ready()
             assert text_of(await reader.read()) in TEXT
+
+
+async def test_what_waits_for_the_model_or_its_turn_is_cancelled_at_once(tmp_path: Path) -> None:
+    async with cut_off(FakeEngine(says(TEXT), manual=True), tmp_path) as responses:
+        for id in ("loading", "queued"):
+            await begin(responses, id)
+    second = FakeEngine(says(TEXT), state=EngineState.LOADING, max_num_seqs=0, max_num_waiting=0)
+    async with running_responses(second, tmp_path) as responses, asyncio.timeout(LIMIT_S):
+        log = await responses.open("loading", scope="")
+        reader = asyncio.create_task(read(responses, log))
+        assert (await responses.cancel("loading", scope="")).status is Status.CANCELLED
+        assert (await reader)[-1].finish_reason is FinishReason.CANCELLED
+        second.become_ready()
+        await until(lambda: second.num_refused)
+        assert (await responses.cancel("queued", scope="")).status is Status.CANCELLED
+    assert second.submitted == []
 
 
 async def test_an_end_that_was_not_recorded_is_found_in_the_text(tmp_path: Path) -> None:

@@ -169,3 +169,38 @@ async def test_key_of_a_response_that_nobody_generates_starts_it_anew(store: Sto
     assert not created.existing and created.response.id == "r2"
     with pytest.raises(NotFound):
         await store.responses.get("r1", scope=SCOPE)
+
+
+async def test_those_that_ended_well_are_listed_by_kind_and_filtered(store: Store) -> None:
+    for k in range(7):
+        await run(store, f"chat-{k}", request={"number": k})
+        await run(store, f"resp_{k}")
+    await run(store, "chat-foreign", scope="key-2")
+    await start(store, "chat-open")
+    await store.responses.finish("chat-open", Outcome(Status.FAILED, {}, error="why"))
+    await start(store, "chat-in-progress")
+
+    async def ids(remainder: int, **query: object) -> tuple[list[str], bool]:
+        page = await store.responses.list(
+            scope=SCOPE,
+            prefix="chat-",
+            query=PageQuery(**query),  # type: ignore[arg-type]
+            matches=lambda one: one.request["number"] % 2 == remainder,
+        )
+        return [one.id for one in page.data], page.has_more
+
+    assert await ids(0, order="asc") == (["chat-0", "chat-2", "chat-4", "chat-6"], False)
+    assert await ids(0, limit=2) == (["chat-6", "chat-4"], True)
+    assert await ids(0, limit=2, after="chat-4") == (["chat-2", "chat-0"], False)
+    assert await ids(1, limit=1, order="asc", after="chat-3") == (["chat-5"], False)
+    with pytest.raises(NotFound):
+        await ids(0, after="resp_1")
+
+
+async def test_a_changed_request_is_the_one_that_ends(store: Store) -> None:
+    await start(store, "r1", request={"a": 1, "b": 2})
+    changed = await store.responses.update("r1", lambda old: old | {"b": 3}, scope=SCOPE)
+    assert changed.request == {"a": 1, "b": 3}
+    assert (await store.responses.finish("r1", DONE)).request == changed.request
+    with pytest.raises(NotFound):
+        await store.responses.update("r1", dict, scope="key-2")

@@ -48,6 +48,8 @@ def fill(conn: Connection) -> None:
             for k in rows
         ],
     )
+    # Ten thousand of another kind stand before these.
+    conn.execute(insert(responses), [ended | {"id": f"chatcmpl-{k}"} for k in range(200)])
     conn.execute(
         insert(items),
         [
@@ -87,6 +89,9 @@ async def test_ten_thousand_conversations_open_in_milliseconds(tmp_path: Path) -
             ),
             "history": lambda k: store.conversations.history(f"c{k}", scope=SCOPE),
             "chain": lambda k: store.responses.history(f"r{k}", scope=SCOPE),
+            "chats": lambda k: store.responses.list(
+                scope=SCOPE, prefix="chatcmpl-", query=PageQuery(limit=100), matches=lambda _: True
+            ),
             "resume": lambda k: store.responses.tokens(f"r{k}", scope=SCOPE, after=50),
         }
         took = {name: await median_s(call) for name, call in calls.items()}

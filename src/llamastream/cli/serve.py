@@ -1,6 +1,7 @@
 """`llamastream serve`: the HTTP service in front of one model."""
 
 import asyncio
+import gc
 import ipaddress
 import socket
 
@@ -15,6 +16,7 @@ from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
 from llamastream.server.app import create_app, key_ring
 from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.server.transport import HttpProtocol
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses
 from llamastream.wiring import Assembly, assemble, join_store
@@ -37,12 +39,12 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=HttpProtocol,
             log_config=None,
             backlog=BACKLOG,
             lifespan="on",
             ws="auto",
-            ws_max_size=int(server.max_body_mib * 2**20),
+            ws_max_size=server.max_body_bytes,
             ws_ping_interval=server.ping_interval_s,
         )
         stopping = Stopping(assembly.service, responses, store.drain_timeout)
@@ -59,6 +61,8 @@ async def _serve(
 ) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
     await _open(assembly.service, responses)
+    # What is there now stays: to look through it for cycles would stop all streams for 50 ms.
+    gc.freeze()
     grpc, where = await _serve_grpc(assembly.service, settings, responses)
     host, port = listener.getsockname()[:2]
     ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"

@@ -170,6 +170,7 @@ class LLMEngine:
                 seq.num_prompt_tokens,
                 seq.num_cached_tokens or 0,
                 seq.num_output_tokens,
+                seq.queue_s,
             )
         )
 

@@ -6,6 +6,7 @@ are the same case. The invariant: `running` then `waiting` is the order of arriv
 running sequence is always the one to preempt.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -114,6 +115,7 @@ class Scheduler:
                 return
             if seq.num_cached_tokens is None:
                 seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
+                seq.queue_s = time.perf_counter() - seq.admitted_s
             self.running.append(self.waiting.popleft())
             remaining = seq.num_tokens - seq.num_computed_tokens
             scheduled.append(Scheduled(seq, min(remaining, budget)))

@@ -4,6 +4,7 @@ Knows neither scheduler nor runner. The invariant: num_computed_tokens < num_tok
 max_num_tokens while the sequence lives, and token_ids[:num_tokens] only ever grows.
 """
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +34,8 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered_blocks: int = 0  # leading blocks that the prefix cache was told of
+    admitted_s: float = field(default_factory=time.perf_counter)
+    queue_s: float | None = None  # until first scheduled
 
     @property
     def max_num_tokens(self) -> int:

@@ -5,17 +5,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Message, Role
+from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.server import unsupported
-from llamastream.server.options import GenerationOptions, MaxTokens, validate
+from llamastream.server.messages import parse_content, parse_role
+from llamastream.server.options import GenerationOptions, MaxTokens, WireModel, validate
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",  # OpenAI's newer name for it
-    "user": "user",
-    "assistant": "assistant",
-}
 # Fields of an answer that clients send back with it. Empty, they say nothing.
 EMPTY_FIELDS = ("refusal", "tool_calls", "function_call", "audio", "annotations", "name")
 Metadata = Annotated[
@@ -25,6 +20,10 @@ Metadata = Annotated[
     ],
     Field(max_length=16),
 ]
+
+
+class ChangedMetadata(WireModel):
+    metadata: Metadata | None
 
 
 class ChatCompletionBody(GenerationOptions):
@@ -74,13 +73,7 @@ def to_messages(raw: list[dict[str, Any]]) -> tuple[Message, ...]:
 
 def _message(index: int, raw: dict[str, Any]) -> Message:
     where = f"messages[{index}]"
-    role = raw.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        given = "nothing" if role is None else repr(role)[:60]
-        raise InvalidRequest(
-            f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
-            param=f"{where}.role",
-        )
+    role = parse_role(raw, where)
     for name, value in raw.items():
         if name not in ("role", "content") and (
             name not in EMPTY_FIELDS or value not in (None, [])
@@ -89,30 +82,5 @@ def _message(index: int, raw: dict[str, Any]) -> Message:
                 f"{where}.{name[:60]} is not supported. Leave it out.",
                 param=f"{where}.{name[:60]}",
             )
-    return Message(ROLES[role], _content(raw.get("content"), f"{where}.content"))
-
-
-def _content(content: object, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        given = "nothing" if content is None else type(content).__name__
-        raise InvalidRequest(
-            f"{where} must be a string or a list of text parts. Given: {given}.", param=where
-        )
-    return "".join(_text_part(part, f"{where}[{i}]") for i, part in enumerate(content))
-
-
-def _text_part(part: object, where: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or kind != "text":
-        given = repr(kind)[:60] if kind is not None else type(part).__name__
-        raise InvalidRequest(
-            f"{where}.type must be 'text': other kinds of content are not supported. "
-            f"Given: {given}.",
-            param=f"{where}.type",
-        )
-    text = part.get("text")
-    if not isinstance(text, str) or part.keys() - {"type", "text"}:
-        raise InvalidRequest(f"{where} must hold `type` and a string `text` only.", param=where)
-    return text
+    texts = parse_content(raw.get("content"), f"{where}.content", types=("text",))
+    return Message(role, "".join(texts))

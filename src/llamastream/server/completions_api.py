@@ -13,7 +13,7 @@ from llamastream.server.completion_request import parse_completion
 from llamastream.server.delivery import EventStream, WholeAnswer
 from llamastream.server.errors import model_not_found
 from llamastream.server.framing import Answer, Format
-from llamastream.server.idempotency import refuse_key
+from llamastream.server.idempotency import HEADER, refuse_key
 from llamastream.server.openai_chat import ChatFormat
 from llamastream.server.openai_completions import CompletionFormat
 from llamastream.server.options import GenerationOptions
@@ -33,7 +33,7 @@ class CompletionsApi:
     ) -> None:
         self._service = service
         self._stored = stored
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
         self._ping_interval_s = settings.ping_interval_s
 
     async def chat(self, request: Request) -> ASGIApp:
@@ -42,7 +42,7 @@ class CompletionsApi:
         self._check_model(body)
         if body.store:
             return await self._store().create(request, raw, body)
-        refuse_key(request)
+        refuse_key(request.headers.get(HEADER))
         stream = await self._open(request, body)
         answer = self._answer("chatcmpl-", stream, body, logprobs=bool(body.logprobs))
         return self._deliver(stream, body, ChatFormat(answer, body.metadata))
@@ -50,7 +50,7 @@ class CompletionsApi:
     async def completion(self, request: Request) -> ASGIApp:
         body = parse_completion(await read_json(request, self._max_body_bytes))
         self._check_model(body)
-        refuse_key(request)
+        refuse_key(request.headers.get(HEADER))
         stream = await self._open(request, body)
         answer = self._answer("cmpl-", stream, body, logprobs=body.logprobs is not None)
         return self._deliver(stream, body, CompletionFormat(answer))
@@ -76,8 +76,8 @@ class CompletionsApi:
             id=prefix + stream.id,
             created=int(time.time()),
             model=body.model,
-            n=body.n or 1,
-            prompt_token_ids=stream.prompt_token_ids,
+            n=(body.n or 1) * len(stream.prompts),
+            prompts=stream.prompts,
             num_dropped_turns=stream.num_dropped_turns if body.truncation == "auto" else None,
             include_usage=body.include_usage,
             return_token_ids=bool(body.return_token_ids),

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
-from llamastream.server.chat_request import Metadata
+from llamastream.server.chat_request import ChangedMetadata, Metadata
+from llamastream.server.idempotency import HEADER, refuse_key
 from llamastream.server.options import WireModel, validate
 from llamastream.server.queries import check_include, json_response, page_json, page_query
 from llamastream.server.wire_items import Json, parse_input, wire_item
@@ -25,10 +26,6 @@ class NewConversation(WireModel):
     metadata: Metadata | None = None
 
 
-class ChangedConversation(WireModel):
-    metadata: Metadata | None
-
-
 class NewItems(WireModel):
     items: list[Any]
 
@@ -36,9 +33,10 @@ class NewItems(WireModel):
 class ConversationsApi:
     def __init__(self, responses: Responses, settings: ServeSettings) -> None:
         self._responses = responses
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
 
     async def create(self, request: Request) -> Response:
+        _refuse_key(request)
         body = validate(NewConversation, await read_json(request, self._max_body_bytes))
         conversation = await self._responses.store.conversations.create(
             f"conv_{uuid.uuid4().hex}",
@@ -58,7 +56,7 @@ class ConversationsApi:
         return json_response(_to_json(await self._conversation(request)))
 
     async def update(self, request: Request) -> Response:
-        body = validate(ChangedConversation, await read_json(request, self._max_body_bytes))
+        body = validate(ChangedMetadata, await read_json(request, self._max_body_bytes))
         conversation = await self._responses.store.conversations.update(
             _id(request), scope=_scope(request), metadata=body.metadata or {}
         )
@@ -72,6 +70,7 @@ class ConversationsApi:
 
     async def add_items(self, request: Request) -> Response:
         check_include(request)
+        _refuse_key(request)
         body = validate(NewItems, await read_json(request, self._max_body_bytes))
         items = _parse_items(body.items)
         await self._responses.store.conversations.add_items(
@@ -110,6 +109,10 @@ def _id(request: Request) -> str:
 
 def _scope(request: Request) -> str:
     return str(request.state.key_scope)
+
+
+def _refuse_key(request: Request) -> None:
+    refuse_key(request.headers.get(HEADER), "is not supported here: leave it out")
 
 
 def _parse_items(raw: list[Any]) -> tuple[Item, ...]:

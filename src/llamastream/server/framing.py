@@ -28,8 +28,8 @@ class Answer:
     id: str
     created: int  # Unix time, seconds
     model: str
-    n: int
-    prompt_token_ids: tuple[int, ...]
+    n: int  # choices, of all prompts
+    prompts: tuple[tuple[int, ...], ...]  # token ids
     num_dropped_turns: int | None  # None: truncation was not asked for
     include_usage: bool = False
     return_token_ids: bool = False
@@ -43,10 +43,16 @@ class Answer:
         """Fields beyond OpenAI's, said once per answer."""
         found: dict[str, Any] = {}
         if self.return_token_ids:
-            found["prompt_token_ids"] = self.prompt_token_ids
+            found["prompt_token_ids"] = self.prompts if len(self.prompts) > 1 else self.prompts[0]
         if self.num_dropped_turns is not None:
             found["num_dropped_turns"] = self.num_dropped_turns
         return found
+
+    def last_frames(self, kind: str, usage: Usage) -> list[bytes]:
+        """What follows the last delta."""
+        if not self.include_usage:
+            return [DONE]
+        return [event({**self.head(kind), "choices": [], "usage": usage_fields(usage)}), DONE]
 
 
 class Format(Protocol):

@@ -19,10 +19,10 @@ def idempotency_key(request: Request, body: dict[str, Any]) -> IdempotencyKey | 
     return None if key is None else make_key(key, request.url.path, body)
 
 
-def refuse_key(request: Request) -> None:
-    """For a request of which nothing is kept. Raises InvalidRequest."""
-    if HEADER in request.headers:
-        raise InvalidRequest("Idempotency-Key needs `store: true`.", param="Idempotency-Key")
+def refuse_key(key: str | None, way_out: str = "needs `store: true`") -> None:
+    """For a request that cannot be found again by a key. Raises InvalidRequest if it has one."""
+    if key is not None:
+        raise InvalidRequest(f"Idempotency-Key {way_out}.", param="Idempotency-Key")
 
 
 def make_key(key: str, path: str, body: dict[str, Any]) -> IdempotencyKey:

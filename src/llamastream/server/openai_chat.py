@@ -6,7 +6,6 @@ import orjson
 
 from llamastream.messages import Delta, FinishReason, TokenLogprob, Usage
 from llamastream.server.framing import (
-    DONE,
     FINISH_REASONS,
     Answer,
     by_choice,
@@ -45,21 +44,21 @@ class ChatFormat:
         return frames
 
     def last_frames(self, usage: Usage) -> list[bytes]:
-        if not self._answer.include_usage:
-            return [DONE]
-        head = self._answer.head("chat.completion.chunk")
-        return [event({**head, "choices": [], "usage": usage_fields(usage)}), DONE]
+        return self._answer.last_frames("chat.completion.chunk", usage)
 
     def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
-        choices = [self._whole_choice(delta) for delta in by_choice(deltas, self._answer.n)]
-        body = {
+        return orjson.dumps(self.completion(by_choice(deltas, self._answer.n), usage))
+
+    def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
+        """The `chat.completion` of one delta per choice."""
+        choices = [self._whole_choice(delta) for delta in deltas]
+        return {
             **self._answer.head("chat.completion"),
             "choices": choices,
             "usage": usage_fields(usage),
             **({} if self._metadata is None else {"metadata": self._metadata}),
             **self._extras,
         }
-        return orjson.dumps(body)
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
         assert delta.finish_reason is not None

@@ -6,7 +6,6 @@ import orjson
 
 from llamastream.messages import Delta, FinishReason, TokenLogprob, Usage
 from llamastream.server.framing import (
-    DONE,
     FINISH_REASONS,
     Answer,
     by_choice,
@@ -40,10 +39,7 @@ class CompletionFormat:
         return [event(chunk)]
 
     def last_frames(self, usage: Usage) -> list[bytes]:
-        if not self._answer.include_usage:
-            return [DONE]
-        head = self._answer.head("text_completion")
-        return [event({**head, "choices": [], "usage": usage_fields(usage)}), DONE]
+        return self._answer.last_frames("text_completion", usage)
 
     def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
         choices = [

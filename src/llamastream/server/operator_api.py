@@ -3,13 +3,13 @@
 import time
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream import __version__
 from llamastream.metrics import CONTENT_TYPE
 from llamastream.server.errors import model_not_found
+from llamastream.server.queries import json_response
 from llamastream.service.chat_service import ChatService
 
 
@@ -19,13 +19,13 @@ class OperatorApi:
         self._created = int(time.time())
 
     async def models(self, _: Request) -> Response:
-        return _json({"object": "list", "data": [self._model()]})
+        return json_response({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name != self._service.model_name:
             raise model_not_found(name, self._service.model_name)
-        return _json(self._model())
+        return json_response(self._model())
 
     async def health(self, _: Request) -> Response:
         """200 when requests are taken, otherwise 503 with the state."""
@@ -37,13 +37,13 @@ class OperatorApi:
             "running": status.num_running,
             "waiting": status.num_waiting,
         }
-        return _json(body, 200 if is_ready else 503)
+        return json_response(body, 200 if is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._service.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def version(self, _: Request) -> Response:
-        return _json({"version": __version__})
+        return json_response({"version": __version__})
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -53,7 +53,3 @@ class OperatorApi:
             "owned_by": "llamastream",
             "max_model_len": self._service.status().max_model_len or None,  # not known yet
         }
-
-
-def _json(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")

@@ -5,7 +5,6 @@ Named and shaped as in vLLM and llama.cpp, where the two do not contradict each 
 
 from typing import Annotated, Any
 
-import orjson
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from llamastream.server.body import read_json
 from llamastream.server.chat_request import to_messages
 from llamastream.server.errors import model_not_found
 from llamastream.server.options import WireModel, validate
+from llamastream.server.queries import json_response
 from llamastream.service.chat_service import ChatService
 
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -47,7 +47,7 @@ class PromptsApi:
     def __init__(self, service: ChatService, settings: ServeSettings) -> None:
         self._service = service
         self._prompting = service.prompting
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
 
     async def tokenize(self, request: Request) -> Response:
         body = validate(TokenizeBody, await self._read(request))
@@ -66,7 +66,7 @@ class PromptsApi:
         }
         if body.return_token_strs:
             answer["token_strs"] = self._prompting.token_texts(ids)
-        return _json(answer)
+        return json_response(answer)
 
     async def detokenize(self, request: Request) -> Response:
         body = validate(DetokenizeBody, await self._read(request))
@@ -75,12 +75,12 @@ class PromptsApi:
             self._service.status().vocab_size,
             skip_special=body.skip_special_tokens,
         )
-        return _json({"prompt": text})
+        return json_response({"prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
         body = validate(TemplateBody, await self._read(request))
         text, ids = await self._prompting.apply_template(to_messages(body.messages))
-        return _json({"prompt": text, "tokens": ids, "count": len(ids)})
+        return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
 
     async def _read(self, request: Request) -> dict[str, Any]:
         """The body. Raises ModelNotFound if it names another model."""
@@ -89,7 +89,3 @@ class PromptsApi:
         if isinstance(name, str) and name != self._service.model_name:
             raise model_not_found(name, self._service.model_name)
         return body
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")

@@ -70,10 +70,11 @@ def check_include(request: Request) -> None:
             raise InvalidRequest(f"include must be {LOGPROBS}. Given: {value[:60]!r}.", param=name)
 
 
-def page_query(request: Request, *, known: Collection[str] = ()) -> PageQuery:
+def page_query(request: Request, *, known: Collection[str] = (), order: str = "desc") -> PageQuery:
+    """`order` is the one that holds if none is given."""
     check_query(request, {*PAGE_OPTIONS, *known})
     limit = read_int(request, "limit")
-    order = request.query_params.get("order", "desc")
+    order = request.query_params.get("order", order)
     if order not in ("asc", "desc"):
         raise InvalidRequest(f"order must be asc or desc. Given: {order[:60]!r}.", param="order")
     return PageQuery(

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from llamastream.config import ServeSettings
 from llamastream.server.body import read_json
-from llamastream.server.idempotency import idempotency_key, refuse_key
+from llamastream.server.idempotency import HEADER, idempotency_key, refuse_key
 from llamastream.server.queries import (
     check_include,
     json_response,
@@ -29,7 +29,7 @@ class ResponsesApi:
     def __init__(self, desk: ResponseDesk, settings: ServeSettings) -> None:
         self._desk = desk
         self._responses = desk.responses
-        self._max_body_bytes = int(settings.max_body_mib * 2**20)
+        self._max_body_bytes = settings.max_body_bytes
         self._ping_interval_s = settings.ping_interval_s
 
     async def create(self, request: Request) -> ASGIApp:
@@ -37,7 +37,7 @@ class ResponsesApi:
         body = parse_response(raw)
         caller = _caller(request)
         if not body.is_stored:
-            refuse_key(request)
+            refuse_key(request.headers.get(HEADER))
             return self._deliver(await self._desk.stream(body, caller), bool(body.stream))
         log = await self._desk.create(body, caller, idempotency_key(request, raw))
         if body.background and not body.stream:

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded
 from llamastream.server.body import parse_object
-from llamastream.server.idempotency import make_key
+from llamastream.server.idempotency import make_key, refuse_key
 from llamastream.server.options import Label, WireModel, validate
 from llamastream.server.response_delivery import error_event, read_all
 from llamastream.server.response_feed import OpenFeed
@@ -29,6 +29,16 @@ logger = logging.getLogger(__name__)
 
 MAX_LANES = 64  # responses followed at the same time on one socket
 UNSUPPORTED_DATA, POLICY_VIOLATION, INTERNAL_ERROR = 1003, 1008, 1011
+
+
+class CreateMessage(WireModel):
+    """What `response.create` has beside the fields of POST /v1/responses."""
+
+    idempotency_key: str | None = None
+    stream_id: Label | None = None
+
+
+OWN_FIELDS = CreateMessage.model_fields.keys()
 
 
 class CancelMessage(WireModel):
@@ -129,15 +139,17 @@ class Session:
 
     async def _create(self, fields: dict[str, Any], stream_id: str | None) -> None:
         self._check_lane(stream_id)
-        fields.pop("stream_id", None)
-        if fields.pop("stream", None) is False:
-            raise InvalidRequest("stream must be true on a WebSocket.", param="stream")
-        key = fields.pop("idempotency_key", None)
+        own = validate(CreateMessage, {k: v for k, v in fields.items() if k in OWN_FIELDS})
+        fields = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
         body = parse_response(fields)
+        if body.stream is False:
+            raise InvalidRequest("stream must be true on a WebSocket.", param="stream")
+        key = own.idempotency_key
         if not body.is_stored:
+            refuse_key(key)
             self._open_lane(await self._desk.stream(body, self._caller), stream_id)
             return
-        idempotency = None if key is None else make_key(str(key), "/v1/responses", fields)
+        idempotency = None if key is None else make_key(key, "/v1/responses", fields)
         log = await self._desk.create(body, self._caller, idempotency)
         self._open_lane(partial(self._desk.follow, log), stream_id)
 

@@ -4,9 +4,11 @@ Frame n is the n-th event of the stream, `id: n` on the wire; a client that was 
 by GET with `Last-Event-ID` (or `starting_after`).
 """
 
+import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,20 +18,26 @@ from starlette.types import ASGIApp
 
 from llamastream.config import ServeSettings
 from llamastream.errors import InternalError, InvalidRequest
-from llamastream.messages import Delta
-from llamastream.server.chat_request import ChatCompletionBody
+from llamastream.messages import Delta, Usage
+from llamastream.server.body import read_json
+from llamastream.server.chat_request import ChangedMetadata, ChatCompletionBody, to_messages
 from llamastream.server.framing import Answer
 from llamastream.server.idempotency import idempotency_key
 from llamastream.server.openai_chat import ChatFormat
-from llamastream.server.queries import json_response, read_position
+from llamastream.server.options import validate
+from llamastream.server.queries import json_response, page_json, page_query, read_position
 from llamastream.server.response_delivery import FeedStream, WholeFeed
 from llamastream.server.response_events import Event
 from llamastream.server.response_feed import Feed
 from llamastream.server.response_start import START, check_id
-from llamastream.service.response_log import Reader, ResponseLog
+from llamastream.service.items import new_item
+from llamastream.service.records import Item
+from llamastream.service.records import Response as Record
+from llamastream.service.response_log import FINISH_REASONS, Reader, ResponseLog
 from llamastream.service.responses import Draft, Responses
 
 PREFIX = "chatcmpl-"
+METADATA_FILTER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
 class ChatFeed:
@@ -41,7 +49,7 @@ class ChatFeed:
         self._reader = reader
         self._after = after
         wire = reader.record.request["wire"]
-        self._format = ChatFormat(_answer(reader.log), wire["metadata"])
+        self._format = ChatFormat(_answer(reader.record), wire["metadata"])
         self._next = 0
         self._deltas: list[Delta] = []
 
@@ -78,6 +86,7 @@ class ChatFeed:
 class StoredChatApi:
     def __init__(self, responses: Responses, settings: ServeSettings) -> None:
         self._responses = responses
+        self._max_body_bytes = settings.max_body_bytes
         self._ping_interval_s = settings.ping_interval_s
 
     async def create(
@@ -87,11 +96,14 @@ class StoredChatApi:
             raise InvalidRequest("n must be 1 with `store: true`.", param="n")
         state = request.state
         chat = self._responses.chat
+        id = PREFIX + uuid.uuid4().hex
+        messages = [new_item(m.role, [m.content]) for m in to_messages(body.messages)]
         log = await self._responses.create(
             body.to_request(chat.sampling, state.key_scope, state.label),
             Draft(
-                id=PREFIX + uuid.uuid4().hex,
+                id=id,
                 wire=_wire(body),
+                input_items=tuple(m._replace(id=f"{id}-{k}") for k, m in enumerate(messages)),
                 shows_prompt_ids=bool(body.return_token_ids),
                 idempotency=idempotency_key(request, raw),
             ),
@@ -102,6 +114,43 @@ class StoredChatApi:
         is_stream, after = read_position(request)
         log = await self._responses.open(_id(request), scope=request.state.key_scope)
         return self._deliver(log, START if after is None else after, is_stream)
+
+    async def list(self, request: Request) -> Response:
+        """Those that have ended, without their log-probabilities and token ids."""
+        given = request.query_params
+        metadata = {m[1]: given[name] for name in given if (m := METADATA_FILTER.fullmatch(name))}
+        model = given.get("model")
+
+        def matches(record: Record) -> bool:
+            wire = record.request["wire"]
+            known = wire["metadata"] or {}
+            is_of_model = model is None or wire["model"] == model
+            return is_of_model and all(known.get(name) == metadata[name] for name in metadata)
+
+        filters = ("model", *(f"metadata[{name}]" for name in metadata))
+        page = await self._responses.store.responses.list(
+            scope=request.state.key_scope,
+            prefix=PREFIX,
+            query=page_query(request, known=filters, order="asc"),
+            matches=matches,
+        )
+        return json_response(page_json(page, _completion))
+
+    async def messages(self, request: Request) -> Response:
+        """What was said to the model, not what it said."""
+        page = await self._responses.store.responses.input_items(
+            _id(request),
+            scope=request.state.key_scope,
+            query=page_query(request, order="asc"),
+        )
+        return json_response(page_json(page, _message))
+
+    async def update(self, request: Request) -> ASGIApp:
+        raw = await read_json(request, self._max_body_bytes)
+        changes = validate(ChangedMetadata, raw).model_dump()
+        id, scope = _id(request), request.state.key_scope
+        await self._responses.update_wire(id, changes, scope=scope)
+        return self._deliver(await self._responses.open(id, scope=scope), START, is_stream=False)
 
     async def delete(self, request: Request) -> Response:
         await self._responses.delete(_id(request), scope=request.state.key_scope)
@@ -136,15 +185,30 @@ def _wire(body: ChatCompletionBody) -> dict[str, Any]:
     }
 
 
-def _answer(log: ResponseLog) -> Answer:
-    record, wire = log.record, log.record.request["wire"]
+def _completion(record: Record) -> dict[str, Any]:
+    """One that has ended, as its record alone tells it."""
+    assert record.result is not None
+    usage, text = Usage(*record.result["usage"]), record.result["text"]
+    delta = Delta(0, 0, text, (), finish_reason=FINISH_REASONS[record.status])
+    answer = replace(_answer(record), logprobs=False, return_token_ids=False)
+    return ChatFormat(answer, record.request["wire"]["metadata"]).completion([delta], usage)
+
+
+def _message(item: Item) -> dict[str, Any]:
+    role, content = item.body["role"], "".join(item.body["parts"])
+    common = {"name": None, "refusal": None, "content_parts": None}
+    return {"id": item.id, "role": role, "content": content, **common}
+
+
+def _answer(record: Record) -> Answer:
+    wire = record.request["wire"]
     dropped = record.request["num_dropped_turns"] if wire["shows_dropped_turns"] else None
     return Answer(
         id=record.id,
         created=int(record.created_at),
         model=wire["model"],
         n=1,
-        prompt_token_ids=tuple(record.request["prompt_token_ids"] or ()),
+        prompts=(tuple(record.request["prompt_token_ids"] or ()),),
         num_dropped_turns=dropped,
         include_usage=wire["include_usage"],
         return_token_ids=wire["return_token_ids"],

@@ -3,21 +3,15 @@
 from typing import Any
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import Role
+from llamastream.server.messages import parse_content, parse_role, refuse_others
 from llamastream.service.items import new_item
 from llamastream.service.records import Item
 
 Json = dict[str, Any]
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-}
 PART_TYPES = ("input_text", "output_text", "text")
 # Fields that clients send back with an item they were given. Empty, or of ours, they say nothing.
-PART_FIELDS = {"type", "text", "annotations", "logprobs"}
+PART_FIELDS = ("annotations", "logprobs")
 ITEM_FIELDS = {"type", "role", "content", "id", "status", "phase"}
 MAX_INPUT_ITEMS = 10_000
 
@@ -67,48 +61,9 @@ def _parse_item(raw: object, where: str) -> Item:
             f"Given: {kind!r}."[:300],
             param=f"{where}.type",
         )
-    role = raw.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        given = "nothing" if role is None else repr(role)[:60]
-        raise InvalidRequest(
-            f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
-            param=f"{where}.role",
-        )
-    _refuse_others(raw, ITEM_FIELDS, where)
-    return new_item(ROLES[role], _parse_content(raw.get("content"), f"{where}.content"))
-
-
-def _parse_content(content: object, where: str) -> list[str]:
-    if isinstance(content, str):
-        return [content]
-    if not isinstance(content, list) or not content:
-        given = "nothing" if content is None or content == [] else type(content).__name__
-        raise InvalidRequest(
-            f"{where} must be a string or a list of text parts. Given: {given}.", param=where
-        )
-    return [_parse_part(part, f"{where}[{k}]") for k, part in enumerate(content)]
-
-
-def _parse_part(part: object, where: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or kind not in PART_TYPES:
-        given = repr(kind)[:60] if kind is not None else type(part).__name__
-        raise InvalidRequest(
-            f"{where}.type must be one of {', '.join(PART_TYPES)}: other kinds of content are not "
-            f"supported. Given: {given}.",
-            param=f"{where}.type",
-        )
-    _refuse_others(part, PART_FIELDS, where)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{where}.text must be a string.", param=f"{where}.text")
-    return text
-
-
-def _refuse_others(raw: Json, known: set[str], where: str) -> None:
-    for name, value in raw.items():
-        if name not in known and value not in (None, [], {}):
-            raise InvalidRequest(
-                f"{where}.{name[:60]} is not supported. Leave it out.",
-                param=f"{where}.{name[:60]}",
-            )
+    role = parse_role(raw, where)
+    refuse_others(raw, ITEM_FIELDS, where)
+    content = parse_content(
+        raw.get("content"), f"{where}.content", types=PART_TYPES, known=PART_FIELDS
+    )
+    return new_item(role, content)

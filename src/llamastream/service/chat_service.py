@@ -126,15 +126,19 @@ class ChatService:
 
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
-        fitted = await self.prompting.fit(request, self.check_ready())
+        limits = self.check_ready()
+        fitted = [
+            await self.prompting.fit(replace(request, prompt=prompt), limits)
+            for prompt in (request.prompt, *request.more_prompts)
+        ]
         flight = Flight(
             request,
-            tuple(fitted.ids),
-            num_dropped_turns=fitted.num_dropped_turns,
+            tuple(tuple(one.ids) for one in fitted),
+            num_dropped_turns=fitted[0].num_dropped_turns,  # a chat is one prompt
             cancel=self.engine.cancel,
         )
         try:
-            for index in range(request.n):
+            for index in range(len(fitted) * request.n):
                 self._submit(flight, request, index)
         except Exception as error:
             self._forget(flight)
@@ -144,13 +148,15 @@ class ChatService:
         return flight.stream
 
     def _submit(self, flight: Flight, request: ChatRequest, index: int) -> None:
-        """Submit one choice. Raises ChatError."""
-        rules = TextRules.of(request, flight.stream.prompt_token_ids, self.tokenizer)
+        """Submit one choice. It draws what it would with its prompt alone. Raises ChatError."""
+        prompt, number = divmod(index, request.n)
+        prompt_ids = flight.stream.prompts[prompt]
+        rules = TextRules.of(request, prompt_ids, self.tokenizer)
         choice = Choice(index, self.tokenizer, rules, flight.stream.next_sequence_number)
         generation = GenerationRequest(
             request_id=f"{flight.stream.id}-{index}",
-            prompt_ids=flight.stream.prompt_token_ids,
-            sampling=for_choice(request.sampling, index, rules.stop_token_ids),
+            prompt_ids=prompt_ids,
+            sampling=for_choice(request.sampling, number, rules.stop_token_ids),
             cache_salt=request.scope.encode(),
         )
         self.engine.submit(generation)
@@ -230,7 +236,7 @@ class ChatService:
         self, flight: Flight, event: Finished, deltas: list[tuple[Stream, Delta]]
     ) -> None:
         del self._flights[event.request_id]
-        flight.request_ended(event.request_id, event.num_cached_tokens)
+        flight.request_ended(event)
         choice = flight.choices[event.request_id]
         if choice.finish_reason is None and flight.has_reader:
             deltas.append((flight.stream, choice.finish(event.reason)))

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 
 from llamastream.errors import ChatError
-from llamastream.messages import ChatRequest, FinishReason, Usage
+from llamastream.messages import ChatRequest, Finished, FinishReason, Usage
 from llamastream.metrics import Metrics
 from llamastream.service.choice import Choice
 from llamastream.service.report import Report
@@ -18,7 +18,7 @@ class Flight:
     def __init__(
         self,
         request: ChatRequest,
-        prompt_token_ids: tuple[int, ...],
+        prompts: tuple[tuple[int, ...], ...],
         *,
         num_dropped_turns: int,
         cancel: Callable[[str], None],
@@ -26,7 +26,7 @@ class Flight:
         """`cancel` ends an engine request by its id."""
         self.stream = Stream(
             uuid.uuid4().hex,
-            prompt_token_ids,
+            prompts,
             num_dropped_turns=num_dropped_turns,
             on_close=self.cancel,
         )
@@ -35,10 +35,12 @@ class Flight:
         self.alive: set[str] = set()  # engine requests that have not ended
         self._cancel = cancel
         self._label = request.label
+        self._n = request.n
         self._opened_s = time.perf_counter()
         self._first_token_s: float | None = None
         self._last_token_s = self._opened_s
-        self._cached: list[int] = []
+        self._num_cached: dict[int, int] = {}  # by prompt
+        self._queue_s: float | None = None
 
     @property
     def has_reader(self) -> bool:
@@ -55,16 +57,20 @@ class Flight:
             self._first_token_s = now_s
         self._last_token_s = now_s
 
-    def request_ended(self, request_id: str, num_cached_tokens: int) -> None:
+    def request_ended(self, event: Finished) -> None:
         """One of the engine requests is over."""
-        self.alive.discard(request_id)
-        self._cached.append(num_cached_tokens)
+        self.alive.discard(event.request_id)
+        prompt = self.choices[event.request_id].index // self._n
+        known = self._num_cached.get(prompt, event.num_cached_tokens)
+        self._num_cached[prompt] = min(known, event.num_cached_tokens)
+        if self._queue_s is None:
+            self._queue_s = event.queue_s
 
     def usage(self) -> Usage:
-        """The prompt counts once, however many choices continue it."""
+        """A prompt counts once, however many choices continue it."""
         return Usage(
-            num_prompt_tokens=len(self.stream.prompt_token_ids),
-            num_cached_tokens=min(self._cached, default=0),
+            num_prompt_tokens=sum(map(len, self.stream.prompts)),
+            num_cached_tokens=sum(self._num_cached.values()),
             num_output_tokens=sum(c.num_output_tokens for c in self.choices.values()),
         )
 
@@ -73,7 +79,8 @@ class Flight:
         usage = self.usage()
         outcome = self._outcome()
         ttft_s, itl_s = self._latencies(usage.num_output_tokens)
-        Report(self.stream.id, self._label, usage, ttft_s, itl_s, outcome).write(metrics)
+        report = Report(self.stream.id, self._label, usage, self._queue_s, ttft_s, itl_s, outcome)
+        report.write(metrics)
 
     def _outcome(self) -> str:
         """The error's code, or how the first choice ended."""

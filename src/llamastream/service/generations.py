@@ -83,7 +83,10 @@ class Generations:
     def cancel(self, live: LiveResponse) -> None:
         """Ask for its end, which its log will show."""
         live.is_cancelled = True
-        self._chat.engine.cancel(live.id)
+        if live.is_submitted:
+            self._chat.engine.cancel(live.id)
+        elif not live.has_ended:  # it waits for the model, or for its turn
+            self._end(live, End(live.finish_reason or FinishReason.CANCELLED))
 
     def drop(self, live: LiveResponse) -> None:
         """Forget one that is not, or no longer, in the store."""
@@ -119,7 +122,8 @@ class Generations:
                 self._on_token(live, event, drawn)
             elif isinstance(event, Finished):
                 reason = FinishReason.CANCELLED if live.is_cancelled else event.reason
-                ended.append((live, End(live.finish_reason or reason, event.num_cached_tokens)))
+                reason = live.finish_reason or reason
+                ended.append((live, End(reason, event.num_cached_tokens, event.queue_s)))
             elif isinstance(event.error, EngineDead):
                 live.log.fail(event.error)
             else:
@@ -146,6 +150,7 @@ class Generations:
 
     def _submit(self, live: LiveResponse) -> None:
         self._chat.engine.submit(live.generation())
+        live.is_submitted = True
         live.watch_readers(self._grace_s, self._on_deserted)
 
     def _on_deserted(self, live: LiveResponse) -> None:
@@ -194,7 +199,8 @@ class Generations:
         live.stop_watching()
         self._live.pop(live.id, None)
         live.log.finish(record)
-        live.report(usage, end.reason or InternalError.code).write(self._chat.metrics)
+        outcome_name = end.reason or InternalError.code
+        live.report(usage, end.queue_s, outcome_name).write(self._chat.metrics)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

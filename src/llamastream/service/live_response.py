@@ -49,6 +49,7 @@ class End(NamedTuple):
 
     reason: FinishReason | None
     num_cached_tokens: int = 0
+    queue_s: float | None = None
     error: str | None = None
 
 
@@ -71,6 +72,7 @@ class LiveResponse:
         self.num_sent = len(tokens)  # handed to the store
         self.num_outstanding = 0  # steps handed to the store and not confirmed yet
         self.is_lapsed = False  # the journal misses tokens that were shown
+        self.is_submitted = False  # the engine has it, and will say how it ends
         self.is_cancelled = False
         self.is_ending = False
         self.is_parked = False  # replaced by a successor, which `parked` made
@@ -128,14 +130,14 @@ class LiveResponse:
     def usage(self, num_cached_tokens: int) -> Usage:
         return Usage(len(self._generation.prompt_ids), num_cached_tokens, len(self.log.tokens))
 
-    def report(self, usage: Usage, outcome: str) -> Report:
+    def report(self, usage: Usage, queue_s: float | None, outcome: str) -> Report:
         """Times are those since this server began or resumed it."""
         ttft_s = itl_s = None
         if self._first_token_s is not None:
             ttft_s = self._first_token_s - self._opened_s
             if self._num_taken > 1:
                 itl_s = (self._last_token_s - self._first_token_s) / (self._num_taken - 1)
-        return Report(self.id, "", usage, ttft_s, itl_s, outcome)
+        return Report(self.id, "", usage, queue_s, ttft_s, itl_s, outcome)
 
     def parked(self) -> "LiveResponse":
         """The same response at the end of its journal, to be generated on from there."""

@@ -13,6 +13,7 @@ class Report(NamedTuple):
     request_id: str
     label: str  # the caller's own name for it, may be empty
     usage: Usage
+    queue_s: float | None  # from admission until the engine began with it
     ttft_s: float | None  # from admission to the first token
     itl_s: float | None  # mean time between the tokens of one choice
     outcome: str  # a finish reason, or an error's code
@@ -21,12 +22,14 @@ class Report(NamedTuple):
         """The one log line of a request, and its counts."""
         ttft_s, itl_s, usage = self.ttft_s, self.itl_s, self.usage
         logger.info(
-            "done request_id=%s%s prompt=%d cached=%d out=%d ttft_ms=%s itl_ms=%s finish=%s",
+            "done request_id=%s%s prompt=%d cached=%d out=%d queue_ms=%s ttft_ms=%s itl_ms=%s "
+            "finish=%s",
             self.request_id,
             f" label={self.label}" if self.label else "",
             *usage,
-            "-" if ttft_s is None else f"{ttft_s * 1000:.0f}",
-            "-" if itl_s is None else f"{itl_s * 1000:.1f}",
+            _ms(self.queue_s, 0),
+            _ms(ttft_s, 0),
+            _ms(itl_s, 1),
             self.outcome,
         )
         metrics.requests.labels(self.outcome).inc()
@@ -36,3 +39,7 @@ class Report(NamedTuple):
             metrics.ttft.observe(ttft_s)
         if itl_s is not None:
             metrics.tpot.observe(itl_s)
+
+
+def _ms(seconds: float | None, digits: int) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.{digits}f}"

@@ -9,16 +9,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, StoreUnavailable
-from llamastream.messages import (
-    ChatRequest,
-    GenerationRequest,
-    Message,
-    Token,
-)
+from llamastream.messages import ChatRequest, GenerationRequest, Message, Token
 from llamastream.sampling import SamplingParams
 from llamastream.service.chat_service import ChatService, for_choice
 from llamastream.service.choice import TextRules
@@ -216,6 +211,16 @@ class Responses:
         if log.error is not None:
             raise log.error
         return log.record
+
+    async def update_wire(self, id: str, changes: Json, *, scope: str) -> None:
+        """Change what the transport keeps with a response."""
+
+        def change(request: Json) -> Json:
+            return request | {"wire": request["wire"] | changes}
+
+        record = await self.store.responses.update(id, change, scope=scope)
+        if (live := self._generations.get(id)) is not None:
+            live.log.record = replace(live.log.record, request=record.request)
 
     async def delete(self, id: str, *, scope: str) -> None:
         """Delete a response for good, and end it if it is in progress."""

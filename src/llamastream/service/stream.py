@@ -27,13 +27,13 @@ class Stream(AsyncIterator[Delta]):
     def __init__(
         self,
         stream_id: str,
-        prompt_token_ids: tuple[int, ...],
+        prompts: tuple[tuple[int, ...], ...],
         *,
         num_dropped_turns: int,
         on_close: Callable[[], None],
     ) -> None:
         self.id = stream_id
-        self.prompt_token_ids = prompt_token_ids
+        self.prompts = prompts  # their token ids
         self.num_dropped_turns = num_dropped_turns
         # Given up at the end: it leads back here, and a cycle would wait for the collector.
         self._on_close: Callable[[], None] | None = on_close

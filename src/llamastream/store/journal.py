@@ -8,14 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from llamastream.messages import Token
 from llamastream.store.database import Durability, unavailable
 from llamastream.store.ledger import Ledger, OpenResponse
 from llamastream.store.packing import (
     NO_LOGPROBS,
-    make_token,
-    split_entries,
-    unpack_ids,
     unpack_step_entries,
     unpack_steps,
 )
@@ -103,15 +99,6 @@ class Journal:
         """Delete the rows that no response in progress needs any more."""
         oldest = self.ledger.oldest_start(self._next_seq)
         conn.execute(delete(journal).where(journal.c.owner == self.owner, journal.c.seq < oldest))
-
-
-def read_folded(response_id: str, ids: bytes, logprobs: bytes | None, after: int) -> list[Token]:
-    """Tokens with a position > `after` of a response's own row."""
-    entries = split_entries(logprobs or b"")[after + 1 :]
-    return [
-        make_token(response_id, after + 1 + k, token_id, entries[k] if entries else NO_LOGPROBS)
-        for k, token_id in enumerate(unpack_ids(ids)[after + 1 :])
-    ]
 
 
 def read_unfolded(conn: Connection, owner: str, opened: list[OpenResponse], *, start: int) -> None:

@@ -7,6 +7,9 @@ Only the writer's thread changes it; others may call `get` and `OpenResponse.tok
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Self
+
+from sqlalchemy import Row
 
 from llamastream.errors import ChatError, InternalError, NotFound, StoreUnavailable
 from llamastream.messages import Token
@@ -17,6 +20,7 @@ from llamastream.store.packing import (
     pack_ids,
     pack_step_entry,
     split_entries,
+    unpack_ids,
 )
 
 
@@ -36,13 +40,11 @@ class OpenResponse:
         self.num_committed = 0
 
     @classmethod
-    def folded(
-        cls, id: str, scope: str, num: int, *, start: int, ids: Sequence[int], logprobs: bytes
-    ) -> "OpenResponse":
-        """One whose first tokens are in the response's own row."""
-        entry = cls(id, scope, num, start)
-        entry.ids.extend(ids)
-        entry.entries = split_entries(logprobs)
+    def of_row(cls, row: Row[Any]) -> Self:
+        """With the tokens that are in the response's own row."""
+        entry = cls(row.id, row.scope, row.num, row.journal_start)
+        entry.ids.extend(unpack_ids(row.token_ids))
+        entry.entries = split_entries(row.logprobs or b"")
         entry.num_committed = len(entry.ids)
         return entry
 

@@ -70,7 +70,9 @@ INITIAL = (
     "CREATE INDEX idempotency_keys_created_at ON idempotency_keys (created_at)",
 )
 
-MIGRATIONS = (Migration(1, "initial", INITIAL),)
+KINDS = ("CREATE INDEX responses_kind ON responses (scope, substr(id, 1, 5), num)",)
+
+MIGRATIONS = (Migration(1, "initial", INITIAL), Migration(2, "kinds", KINDS))
 
 
 def upgrade(conn: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> tuple[str, ...]:

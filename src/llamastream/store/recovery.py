@@ -34,7 +34,7 @@ def recover(conn: Connection, journal: Journal, now: float) -> Recovery:
         .order_by(responses.c.num)
     )
     rows = conn.execute(statement).all()
-    opened = [_reopen(row) for row in rows]
+    opened = [OpenResponse.of_row(row) for row in rows]
     start = min((row.journal_start for row in rows), default=journal.next_seq)
     read_unfolded(conn, journal.owner, opened, start=start)
     interrupted, failed = [], []
@@ -57,17 +57,6 @@ def park(conn: Connection, journal: Journal) -> None:
     journal.fold_all(conn)
     for entry in journal.ledger.all():
         _count(conn, entry.num, 0, len(entry.ids))
-
-
-def _reopen(row: Row[Any]) -> OpenResponse:
-    return OpenResponse.folded(
-        row.id,
-        row.scope,
-        row.num,
-        start=row.journal_start,
-        ids=unpack_ids(row.token_ids),
-        logprobs=row.logprobs or b"",
-    )
 
 
 def _interrupted(row: Row[Any], entry: OpenResponse, restarts: int) -> Interrupted:

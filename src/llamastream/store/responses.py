@@ -1,22 +1,34 @@
 """Responses: from the request that starts one to its end, with its items and its tokens."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
 from llamastream.messages import Token
 from llamastream.store.conversations import next_position
 from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_folded, read_unfolded
+from llamastream.store.journal import Journal, read_unfolded
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.packing import pack_ids, unpack_ids
+from llamastream.store.packing import pack_ids
 from llamastream.store.records import (
     MAX_KEY_CHARS,
+    MAX_LIMIT,
     Created,
     IdempotencyKey,
     Item,
+    Json,
     NewResponse,
     Outcome,
     Page,
@@ -34,7 +46,14 @@ from llamastream.store.rows import (
     to_item,
     to_response,
 )
-from llamastream.store.tables import conversations, idempotency_keys, items, responses
+from llamastream.store.tables import (
+    KIND,
+    KIND_CHARS,
+    conversations,
+    idempotency_keys,
+    items,
+    responses,
+)
 from llamastream.store.writer import Writer
 
 INPUT, OUTPUT = 0, 1  # items.part
@@ -108,6 +127,38 @@ class Responses:
             self._journal.ledger.remove(id)
 
         await self._writer.run(write)
+
+    async def update(self, id: str, change: Callable[[Json], Json], *, scope: str) -> Response:
+        """Put `change` of its request in the place of that."""
+
+        def write(conn: Connection) -> Response:
+            row = find(conn, "response", id, scope, *RESPONSE_COLUMNS)
+            request = change(row.request)
+            of_row = update(responses).where(responses.c.num == row.num)
+            conn.execute(of_row.values(request=request))
+            return replace(to_response(row), request=request)
+
+        return await self._writer.run(write)
+
+    async def list(
+        self, *, scope: str, prefix: str, query: PageQuery, matches: Callable[[Response], bool]
+    ) -> Page[Response]:
+        """Responses that ended well, whose ids begin with `prefix`, by age.
+
+        Where few match, all are read.
+        """
+        base = select(*RESPONSE_COLUMNS).where(
+            responses.c.scope == scope,
+            literal_column(KIND.text) == prefix[:KIND_CHARS],
+            responses.c.result.is_not(None),
+            responses.c.error.is_(None),
+        )
+
+        def read(conn: Connection) -> Page[Response]:
+            with self._database.snapshot(conn):
+                return _matching(conn, base, query, matches)
+
+        return await self._database.read(read)
 
     async def input_items(self, id: str, *, scope: str, query: PageQuery) -> Page[Item]:
         def read(conn: Connection) -> Page[Item]:
@@ -200,6 +251,21 @@ class Responses:
         return to_response(row)
 
 
+def _matching(
+    conn: Connection, base: Select[Any], query: PageQuery, matches: Callable[[Response], bool]
+) -> Page[Response]:
+    found: list[Response] = []
+    part, has_more = replace(query, limit=MAX_LIMIT), True
+    while has_more and len(found) <= query.limit:
+        page = fetch_page(
+            conn, base, to_response, part, id_column=responses.c.id, order=responses.c.num
+        )
+        found += filter(matches, page.data)
+        has_more = page.has_more
+        part = replace(part, after=page.data[-1].id) if page.data else part
+    return Page(tuple(found[: query.limit]), len(found) > query.limit)
+
+
 def insert_items(conn: Connection, num: int, part: int, new: Sequence[Item]) -> None:
     rows = [{"id": item.id, "body": item.body, "response_num": num, "part": part} for item in new]
     if rows:
@@ -214,19 +280,12 @@ def remove_responses(conn: Connection, nums: Sequence[int]) -> None:
 
 def read_tokens(conn: Connection, id: str, scope: str, after: int) -> list[Token]:
     """Tokens of a response that is not in this server's ledger."""
-    columns = ("num", "status", "owner", "token_ids", "logprobs", "journal_start")
-    row = find(conn, "response", id, scope, *(responses.c[name] for name in columns))
-    if row.status != Status.IN_PROGRESS:
-        return read_folded(id, row.token_ids, row.logprobs, after)
-    entry = OpenResponse.folded(
-        id,
-        scope,
-        row.num,
-        start=row.journal_start,
-        ids=unpack_ids(row.token_ids),
-        logprobs=row.logprobs or b"",
-    )
-    read_unfolded(conn, row.owner, [entry], start=row.journal_start)
+    entry_columns = ("id", "scope", "num", "token_ids", "logprobs", "journal_start")
+    columns = (responses.c[name] for name in ("status", "owner", *entry_columns))
+    row = find(conn, "response", id, scope, *columns)
+    entry = OpenResponse.of_row(row)
+    if row.status == Status.IN_PROGRESS:
+        read_unfolded(conn, row.owner, [entry], start=row.journal_start)
     return entry.tokens(after)
 
 

@@ -131,14 +131,7 @@ class _Importer:
 
 def _response_fields(conn: Connection, row: Row[Any]) -> Json:
     """A response in progress is given with what is journalled of it so far."""
-    entry = OpenResponse.folded(
-        row.id,
-        row.scope,
-        row.num,
-        start=row.journal_start,
-        ids=unpack_ids(row.token_ids),
-        logprobs=row.logprobs or b"",
-    )
+    entry = OpenResponse.of_row(row)
     if row.status == Status.IN_PROGRESS:
         read_unfolded(conn, row.owner, [entry], start=row.journal_start)
     _, logprobs = entry.packed()

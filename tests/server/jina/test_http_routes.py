@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import re
+import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,8 +14,11 @@ import pytest
 from llamastream import errors
 from llamastream.server.jina.documents import MAX_PROMPT_BYTES
 from llamastream.server.jina.http_routes import MAX_BODY_BYTES
-from tests.doubles.jina_servers import KEY, Readiness, Start
+from tests.doubles.engine import FakeEngine
+from tests.doubles.jina_servers import KEY, Readiness, Start, http_port
 from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.service import running_responses, says
+from tests.doubles.waiting import until
 
 PROMPT = {"id": "0" * 32, "prompt": "Hi", "max_tokens": 5}
 SSE = {"accept": "text/event-stream"}
@@ -202,3 +209,26 @@ async def test_dry_run_tells_readiness(start_http: Start, ready: Readiness) -> N
         ready.value = False
         response = await http.get("/dry_run")
     assert (response.status_code, response.json()["code"]) == (503, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket holds back")
+async def test_a_reader_that_lags_gets_few_large_events(tmp_path: Path, ready: Readiness) -> None:
+    """What a socket holds back would reach jina.Client cut anywhere."""
+    num_tokens = 3000
+    engine = FakeEngine(says("x" * num_tokens), max_model_len=2 * num_tokens)
+    async with (
+        running_responses(engine, tmp_path) as responses,
+        http_port(responses.chat, ready, responses) as port,
+    ):
+        loop, rest = asyncio.get_running_loop(), b""
+        with socket.create_connection(("127.0.0.1", port)) as reader:
+            reader.setblocking(False)
+            body = json.dumps({"prompt": "Hi", "max_tokens": num_tokens}).encode()
+            head = b"POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await loop.sock_sendall(reader, head + body)
+            await until(lambda: engine.submitted and not engine.num_alive)
+            while b"event: end\r\n" not in rest:
+                rest += await loop.sock_recv(reader, 2**20)
+    texts = re.findall(rb'"generated_text":"(x+)"', rest)
+    assert sum(map(len, texts)) == num_tokens
+    assert len(texts) < num_tokens / 4

@@ -249,3 +249,29 @@ async def test_a_server_without_a_store_refuses_by_name(
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert dict(error.trailing_metadata())["error-param"] == name
     assert (response.status_code, response.json()["error"]["param"]) == (422, name)
+
+
+@pytest.mark.parametrize("answer", ["", "ab"], ids=["stop token", "stop string"])
+async def test_an_answer_without_text_still_tells_its_id(serve: Start, answer: str) -> None:
+    async with serve(FakeEngine(says(answer))) as (_, channel, http):
+        (document,) = await read_http(http, **STORED, stop=["ab"])
+        assert (document["generated_text"], document["finish_reason"]) == ("", "stop")
+        again = {"stream_id": document["stream_id"]}
+        number = document["sequence_number"]
+        assert await read_http(http, **again) == [document]
+        assert await read(channel, **again) == [document]
+        assert await read(channel, **again, starting_after=number - 1) == [document]
+        assert await read(channel, **again, starting_after=number) == []
+
+
+async def test_a_cancelled_answer_without_a_token_tells_its_id(serve: Start) -> None:
+    engine = FakeEngine(says("abc"), manual=True)
+    async with serve(engine) as (responses, channel, _http):
+        call = stream_doc(channel, call_bytes(**STORED))
+        await until(lambda: engine.submitted)
+        id = engine.submitted[0].request_id
+        await until(lambda: responses.num_live)
+        await responses.cancel(id, scope="")
+        (document,) = await rest_of(call)
+    assert (document["stream_id"], document["sequence_number"]) == (id, 0)
+    assert document["finish_reason"] == "cancelled"

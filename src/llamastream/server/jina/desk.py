@@ -12,7 +12,7 @@ from typing import Protocol
 
 from llamastream.errors import EngineDead, InternalError
 from llamastream.messages import Delta, FinishReason, Usage
-from llamastream.server.idempotency import make_key
+from llamastream.server.idempotency import make_key, refuse_key
 from llamastream.server.jina.documents import (
     ENDPOINT,
     Answer,
@@ -27,7 +27,7 @@ from llamastream.server.jina.documents import (
 )
 from llamastream.server.response_start import check_id
 from llamastream.service.chat_service import ChatService
-from llamastream.service.response_log import Reader, ResponseLog
+from llamastream.service.response_log import FINISH_REASONS, Reader, ResponseLog
 from llamastream.service.responses import Draft, Responses
 
 PREFIX = "stream_"
@@ -73,6 +73,7 @@ class StreamDesk:
         if self._responses is None:
             check_not_kept(keeping)
         if self._responses is None or not (keeping.store or keeping.stream_id):
+            refuse_key(ask.idempotency_key)
             prompt = parse_prompt(ask.fields, scope=scope, label=ask.label, text=ask.text)
             stream = await self._service.open(prompt)
             try:
@@ -114,7 +115,8 @@ async def _begin(responses: Responses, ask: Ask, scope: str) -> ResponseLog:
 
 class StoredAnswer:
     """The documents with a number over `after`. The number is the position of the token, so it has
-    gaps where a token brings no text; text that the end releases has the next one.
+    gaps where a token brings no text; text that the end releases has the next one. An answer
+    without any text is one document with that number, so that its reader learns the id.
 
     A reason to finish is on a document only where every reader finds it: the last token that
     `max_tokens` allows waits for the end, which is recorded next.
@@ -141,7 +143,18 @@ class StoredAnswer:
         if self._reader.record.error is not None:
             raise InternalError(self._reader.record.error)
 
+    def _empty(self) -> list[OutputFields]:
+        """What is read of an answer that ended without any text."""
+        usage = self.usage()
+        number = 0 if usage is None else usage.num_output_tokens
+        self.finish_reason = FINISH_REASONS[self._reader.record.status]
+        if number <= self._after:
+            return []
+        return [self._document(Delta(0, number, "", ())) | {"finish_reason": self.finish_reason}]
+
     def _documents(self, deltas: list[Delta]) -> list[OutputFields]:
+        if self._reader.exhausted and not (self._reader.text or self._reader.record.error):
+            return self._empty()
         held, self._held = self._held, None
         documents = [] if held is None else [held]
         for delta in deltas:
@@ -157,7 +170,8 @@ class StoredAnswer:
         return documents
 
     def _document(self, delta: Delta) -> OutputFields:
-        ids = delta.token_ids or (self._reader.log.tokens[-1].token_id,)
-        return output_document(self._id[len(PREFIX) :][:24], delta, ids[-1]) | {
+        tokens = self._reader.log.tokens
+        last = delta.token_ids or [token.token_id for token in tokens[-1:]] or [-1]
+        return output_document(self._id[len(PREFIX) :][:24], delta, last[-1]) | {
             "stream_id": self._id
         }

@@ -1,6 +1,6 @@
 """Jina's HTTP wire: `/stream` answers server-sent events to `jina.Client(protocol='http')`.
 
-What its client demands: CRLF, each event whole in one chunk, no pings, `event: ` nowhere but at the
+What its client demands: CRLF, each event whole in one read, no pings, `event: ` nowhere but at the
 start of an event. It reads neither status codes nor events of another name, so an error is framed
 such that it raises there, and is an `error` event to every other reader.
 """
@@ -21,6 +21,7 @@ from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.server.jina.desk import Ask, Documents, StreamDesk
 from llamastream.server.jina.documents import ENDPOINT, Authorize, OutputFields, Ready
 from llamastream.server.response_delivery import until_client_leaves
+from llamastream.server.transport import unsent_is_none
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses
 
@@ -80,7 +81,7 @@ class _StreamRoute:
     async def _answer(self, ask: Ask, request: Request, send: Send) -> None:
         try:
             async with self._desk.open(ask) as answer:
-                await _send_answer(answer, send)
+                await _send_answer(answer, request.scope, send)
         except ChatError as error:  # nothing was sent
             await _refusal(error, request)(request.scope, request.receive, send)
 
@@ -106,12 +107,14 @@ def _query_fields(request: Request) -> dict[str, object]:
     return fields
 
 
-async def _send_answer(answer: Documents, send: Send) -> None:
+async def _send_answer(answer: Documents, scope: Scope, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
     last = END
     try:
         async for documents in answer:
             await _send_body(send, b"".join(map(_update, documents)))
+            # What waits in a socket reaches the client cut anywhere; here it is melted together.
+            await unsent_is_none(scope)
     except ChatError as error:
         last = _error_event(error)
     except Exception:

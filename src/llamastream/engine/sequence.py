@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from llamastream.engine.drafting import Drafting
 from llamastream.messages import FinishReason
 from llamastream.sampling import SamplingParams
 
@@ -17,8 +18,8 @@ from llamastream.sampling import SamplingParams
 class Sequence:
     """Compared by identity. `token_ids` (max_num_tokens,) int32 has its final size from the start.
 
-    `block_table` and `num_registered_blocks` belong to BlockManager. `block_hashes` outlive a
-    preemption: they depend on tokens only.
+    `block_table` and `num_registered_blocks` belong to BlockManager, `drafting` and what is behind
+    num_tokens to Speculation. `block_hashes` outlive a preemption: they depend on tokens only.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered_blocks: int = 0  # leading blocks that the prefix cache was told of
+    drafting: Drafting = field(default_factory=Drafting)
 
     @property
     def max_num_tokens(self) -> int:

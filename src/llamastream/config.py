@@ -24,6 +24,7 @@ from pydantic import (
 from llamastream.errors import ConfigError
 
 DType = Literal["int8", "float32"]
+Speculation = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class EngineConfig:
     block_size: int = 32  # tokens in one KV cache block
     kv_cache_bytes: int | None = None
     enable_prefix_caching: bool = True
+    speculation: Speculation = "auto"
     threads: int | None = None
 
 
@@ -172,6 +174,11 @@ class ModelSettings(Settings):
         None, gt=0, description="Memory for the KV cache, in GiB. [fits streams and machine]"
     )
     prefix_caching: bool = Field(True, description="Compute a prompt's known beginning only once.")
+    speculation: Speculation = Field(
+        "auto",
+        description="auto computes several tokens at once where a text repeats, off never does. "
+        "The tokens are the same.",
+    )
     threads: int | None = Field(None, ge=1, le=256, description="CPU threads. [all cores]")
     chat_template: str | None = Field(
         None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."
@@ -192,6 +199,7 @@ class ModelSettings(Settings):
             max_model_len=self.max_model_len,
             kv_cache_bytes=None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),
             enable_prefix_caching=self.prefix_caching,
+            speculation=self.speculation,
             threads=self.threads,
         )
 

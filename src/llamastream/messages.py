@@ -152,3 +152,5 @@ class EngineStatus(NamedTuple):
     num_waiting: int
     num_blocks: int
     num_free_blocks: int
+    num_drafted_tokens: int = 0  # since the start, by speculation
+    num_accepted_tokens: int = 0  # of these, drawn

@@ -4,10 +4,12 @@ Each instance has a registry of its own: nothing is global, so that tests and se
 one process do not add up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from llamastream.messages import EngineStatus
 
@@ -50,6 +52,7 @@ class Metrics:
         self._watch("running", "Requests in the running batch", lambda: status().num_running)
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
         self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))
+        registry.register(_EngineCounters(status))
 
     def render(self) -> bytes:
         """The exposition of all metrics, as /metrics serves it."""
@@ -58,6 +61,26 @@ class Metrics:
     def _watch(self, name: str, description: str, read: Callable[[], float]) -> None:
         gauge = Gauge(f"llamastream_{name}", description, registry=self._registry)
         gauge.set_function(read)
+
+
+class _EngineCounters(Collector):
+    """What the engine itself counts."""
+
+    def __init__(self, status: Callable[[], EngineStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        status = self._status()
+        yield CounterMetricFamily(
+            "llamastream_drafted_tokens",
+            "Tokens computed on the guess that text repeats (--speculation)",
+            status.num_drafted_tokens,
+        )
+        yield CounterMetricFamily(
+            "llamastream_accepted_tokens",
+            "Of these, tokens that were drawn: each saved most of a step",
+            status.num_accepted_tokens,
+        )
 
 
 def _kv_usage(status: EngineStatus) -> float:

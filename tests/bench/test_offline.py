@@ -1,6 +1,7 @@
 """The in-process benchmark, on a runner that computes nothing."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ CELLS: dict[str, Any] = {
     "prefill_tokens": 32,
     "rounds": 2,
 }
-CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=16, block_size=4)
+CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=16, block_size=4, speculation="off")
 WORK = Roofline(1e6, 1000, num_layer_weights=400_000, num_head_weights=100_000)
 
 
@@ -59,9 +60,9 @@ class ConstantRunner:
         pass
 
 
-def run(runner: ConstantRunner, **cells: Any) -> OfflineReport:
+def run(runner: ConstantRunner, config: EngineConfig = CONFIG, **cells: Any) -> OfflineReport:
     settings = BenchSettings(**{**CELLS, **cells})
-    return run_offline(runner, CONFIG, WORK, settings, bounds=lambda: Bounds(5e9, 1e12))
+    return run_offline(runner, config, WORK, settings, bounds=lambda: Bounds(5e9, 1e12))
 
 
 def test_report_has_a_round_for_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +96,15 @@ def test_shares_are_what_was_reached_over_what_is_possible() -> None:
     assert round_.memory_share == pytest.approx(read_bytes * round_.decode_tok_s / 5e9)
     assert round_.compute_share == pytest.approx(2 * 500_000 * round_.decode_tok_s / 1e12)
     assert report.prefill_share == [pytest.approx(2 * 400_000 * report.prefill_tok_s[0] / 1e12)]
+
+
+def test_steps_that_draw_several_tokens_say_so() -> None:
+    cells = {"concurrency": (1,), "output_tokens": 30, "rounds": 1, "prefill_tokens": 0}
+    (plain,) = run(ConstantRunner(), **cells).decode[1]
+    assert plain.tokens_per_step == 1
+    config = replace(CONFIG, speculation="auto")
+    (drafted,) = run(ConstantRunner(), config, **cells).decode[1]  # which repeats itself
+    assert 2 < drafted.tokens_per_step <= 17
 
 
 def test_failing_engine_is_an_error() -> None:

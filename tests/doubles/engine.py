@@ -34,7 +34,8 @@ class _Running:
 class FakeEngine:
     """`script` gives the ids a request will draw; without an end of its own the last id repeats.
 
-    With `manual`, a step is computed only when the test calls `allow`.
+    With `manual`, a step is computed only when the test calls `allow`. A step draws
+    `tokens_per_step` tokens of each request, as one with drafts does.
     """
 
     script: Script
@@ -42,6 +43,7 @@ class FakeEngine:
     max_num_seqs: int = 32
     max_num_waiting: int = 100_000
     max_model_len: int = 4096
+    tokens_per_step: int = 1
     vocab_size: int = 259
     retry_after_s: int = 7
     state: EngineState = EngineState.READY
@@ -98,7 +100,8 @@ class FakeEngine:
         waiting = len(self._alive) - running
         free = 1000 - running  # each running request holds one of a thousand blocks
         limits = (self.max_model_len, self.vocab_size)
-        return EngineStatus(self.state, *limits, running, waiting, 1000, free)
+        drafted, accepted = 3 * self.num_steps, 2 * self.num_steps
+        return EngineStatus(self.state, *limits, running, waiting, 1000, free, drafted, accepted)
 
     async def _run(
         self, on_events: Callable[[list[Event]], None], on_end: Callable[[], None]
@@ -151,7 +154,9 @@ class FakeEngine:
     def _step(self) -> None:
         self.num_steps += 1
         for seq in list(self._alive.values())[: self.max_num_seqs]:
-            self._advance(seq)
+            for _ in range(self.tokens_per_step):
+                if self._alive.get(seq.request.request_id) is seq:
+                    self._advance(seq)
 
     def _advance(self, seq: _Running) -> None:
         request, sampling = seq.request, seq.request.sampling

@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -126,9 +127,12 @@ def check_batch(batch: ForwardBatch, runner: FakeRunner) -> None:
             owners[slot // runner.block_size] = s
     for s, table in enumerate(batch.block_tables.tolist()):
         assert all(owners.get(block, s) == s for block in table), "a shared block is written"
-    last_tokens = set((batch.cu_seqlens_q[1:] - 1).tolist())
-    assert last_tokens.issuperset(batch.logits_indices.tolist())
     assert np.all(np.diff(batch.logits_indices) > 0)
+    asked = set(batch.logits_indices.tolist())
+    for start, stop in pairwise(batch.cu_seqlens_q.tolist()):
+        rows = sorted(asked.intersection(range(start, stop)))
+        assert rows == list(range(stop - len(rows), stop)), "not a sequence's last tokens"
+    assert not asked or 0 <= min(asked) <= max(asked) < num_tokens
     check_sampling(batch.sampling, len(batch.logits_indices))
 
 

@@ -35,7 +35,7 @@ class NullRunner:
 
 def measure(**sampling: object) -> list[float]:
     """Microseconds per step with NUM_SEQS decoding sequences."""
-    engine = LLMEngine(NullRunner(), EngineConfig(max_num_seqs=NUM_SEQS))
+    engine = LLMEngine(NullRunner(), EngineConfig(max_num_seqs=NUM_SEQS, speculation="off"))
     for i in range(NUM_SEQS):
         engine.add(make_request(str(i), [i] * PROMPT_LEN, **sampling))
     while engine.status().num_waiting or len(engine.step()) < NUM_SEQS:

@@ -4,6 +4,7 @@ Every test here holds for any runner; see conftest.py.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
+from llamastream.engine.speculation import Speculation
 from llamastream.messages import Finished, FinishReason, GenerationRequest, Token
 
 VOCAB_SIZE = 61  # the smallest of the runners'
@@ -35,8 +37,10 @@ def random_request(rng: Random, request_id: str) -> GenerationRequest:
         cache_salt=rng.choice(SALTS),
         seed=rng.getrandbits(64),
         temperature=rng.choice([0.0, 1.0]),
+        top_p=rng.choice([1.0, 0.8]),
         repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
-        logit_bias=rng.choice([(), ((3, 2.0),)]),
+        frequency_penalty=rng.choice([0.0, 0.0, 0.4]),
+        logit_bias=rng.choice([(), ((3, 2.0),), ((5, 9.0), (6, 9.0))]),  # the last one repeats
         logprobs=rng.choice([None, None, 0, 3]),
         stop_token_ids=rng.choice([frozenset(), frozenset({3, 4})]),
         max_tokens=rng.choice([1, 20, 40, MAX_MODEL_LEN - len(beginning) - len(rest)]),
@@ -44,9 +48,9 @@ def random_request(rng: Random, request_id: str) -> GenerationRequest:
 
 
 def alone(make_runner: MakeRunner, request: GenerationRequest) -> Outcome:
-    """The yardstick: one request, one chunk, one thread, no sharing, more room than it needs."""
+    """The yardstick: one request, one chunk, one token at a time, one thread, no sharing, room."""
     runner = make_runner(num_blocks=8, block_size=16, max_model_len=128, threads=1)
-    engine = LLMEngine(runner, EngineConfig(enable_prefix_caching=False))
+    engine = LLMEngine(runner, EngineConfig(enable_prefix_caching=False, speculation="off"))
     return run_all(engine, [replace(request, request_id="alone")])["alone"]
 
 
@@ -59,7 +63,12 @@ def drawn(outcome: Outcome) -> list[tuple[object, ...]]:
     return [token[1:] for token in outcome.tokens]
 
 
-def random_engine(make_runner: MakeRunner, rng: Random) -> LLMEngine:
+MakeSpeculation = Callable[[EngineConfig], Speculation]
+
+
+def random_engine(
+    make_runner: MakeRunner, rng: Random, make_speculation: MakeSpeculation = Speculation
+) -> LLMEngine:
     """Hardly more blocks than one sequence may need, so that others are preempted."""
     block_size = rng.choice(make_runner.block_sizes)
     runner = make_runner(
@@ -72,7 +81,7 @@ def random_engine(make_runner: MakeRunner, rng: Random) -> LLMEngine:
         max_num_batched_tokens=rng.choice([6, 7, 16, 64]),
         enable_prefix_caching=rng.random() < 0.8,
     )
-    return LLMEngine(runner, config)
+    return LLMEngine(runner, config, speculation=make_speculation(config))
 
 
 # The fixture makes runners but holds no state, so hypothesis may share it between examples.
@@ -83,8 +92,18 @@ def random_engine(make_runner: MakeRunner, rng: Random) -> LLMEngine:
 def test_any_schedule_gives_the_tokens_of_the_request_alone(
     make_runner: MakeRunner, rng: Random
 ) -> None:
-    engine = random_engine(make_runner, rng)
     requests = [random_request(rng, str(number)) for number in range(rng.randint(2, 9))]
+    expected = {request.request_id: alone(make_runner, request) for request in requests}
+    check_any_schedule(random_engine(make_runner, rng), rng, requests, expected)
+
+
+def check_any_schedule(
+    engine: LLMEngine,
+    rng: Random,
+    requests: list[GenerationRequest],
+    expected: Mapping[str, Outcome],
+) -> None:
+    """Requests come, and some are cancelled, in the middle of everything."""
     cancelled: set[str] = set()
     outcomes: dict[str, Outcome] = defaultdict(Outcome)
     for request in requests:
@@ -99,12 +118,8 @@ def test_any_schedule_gives_the_tokens_of_the_request_alone(
             engine.cancel(victim)
             engine.check_integrity()
     run_all(engine, outcomes=outcomes)
-    for request in requests:
-        check_outcome(
-            outcomes[request.request_id],
-            alone(make_runner, request),
-            is_cancelled=request.request_id in cancelled,
-        )
+    for request_id, outcome in expected.items():
+        check_outcome(outcomes[request_id], outcome, is_cancelled=request_id in cancelled)
 
 
 def check_outcome(outcome: Outcome, expected: Outcome, *, is_cancelled: bool) -> None:

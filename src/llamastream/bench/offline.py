@@ -29,7 +29,9 @@ class DecodeRound(NamedTuple):
     """So many streams, decoding together, once.
 
     `overhead_us` is what a step costs outside the runner (scheduling, batch, events), in the
-    median. The shares are of the bounds measured in the same round.
+    median. The shares are of the bounds measured in the same round. `tokens_per_step`, of one
+    stream, are above 1 where drafts were right: answers to random prompts repeat themselves, so
+    compare runners with speculation off.
     """
 
     decode_tok_s: float
@@ -39,6 +41,7 @@ class DecodeRound(NamedTuple):
     overhead_us: float
     memory_share: float
     compute_share: float
+    tokens_per_step: float
 
 
 @dataclass(slots=True)
@@ -94,7 +97,7 @@ class _Step(NamedTuple):
     runner_s: float  # of it, inside the runner
     num_tokens: int  # drawn
     context_lens: tuple[int, ...]  # of the sequences in it
-    is_decode: bool  # every stream drew its next token, and none its first or had ended before
+    is_decode: bool  # every stream drew tokens, and none its first or had ended before
 
 
 class _TimedRunner:
@@ -167,7 +170,7 @@ class _Bench:
             tokens = [event for event in events if isinstance(event, Token)]
             all_before = num_started == streams
             num_started += sum(token.position == 0 for token in tokens)
-            is_decode = all_before and len(tokens) == streams
+            is_decode = all_before and len({token.request_id for token in tokens}) == streams
             yield _Step(
                 start_s,
                 end_s,
@@ -189,13 +192,15 @@ def _decode_round(steps: list[_Step], roofline: Roofline, bounds: Bounds) -> Dec
     overheads_s = times_s - np.array([step.runner_s for step in decoding])
     contexts = np.mean([step.context_lens for step in decoding], axis=0).tolist()
     memory, compute = roofline.shares(contexts, float(times_s.mean()), bounds)
+    num_tokens = sum(step.num_tokens for step in decoding)
     p50, p99 = np.percentile(times_s, (50, 99)) * 1e3
     return DecodeRound(
-        decode_tok_s=sum(step.num_tokens for step in decoding) / float(times_s.sum()),
+        decode_tok_s=num_tokens / float(times_s.sum()),
         output_tok_s=sum(step.num_tokens for step in steps) / (steps[-1].end_s - steps[0].start_s),
         step_p50_ms=float(p50),
         step_p99_ms=float(p99),
         overhead_us=float(np.median(overheads_s)) * 1e6,
         memory_share=memory,
         compute_share=compute,
+        tokens_per_step=num_tokens / sum(len(step.context_lens) for step in decoding),
     )

@@ -19,6 +19,7 @@ COLUMNS = {
     "overhead_us": ("outside runner us", "{:.0f}"),
     "memory_share": ("of memory", "{:.0%}"),
     "compute_share": ("of compute", "{:.0%}"),
+    "tokens_per_step": ("tokens a step", "{:.2f}"),
 }
 
 

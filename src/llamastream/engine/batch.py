@@ -9,6 +9,8 @@ operation costs ten times what it costs in a loop.
 from collections.abc import Iterable
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import replace
+from operator import add
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +72,7 @@ class BatchBuilder:
         positions += (starts - cu_seqlens_q[:-1])[owners]
         block_tables = self._tables.update(seqs)
         blocks, offsets = np.divmod(positions, np.int32(self._block_size))
-        samples = context_lens == totals  # (S,) all its tokens are known: the next one is drawn
-        if samples.all():
-            sampling_seqs = seqs
-        else:
-            sampling_seqs = [seqs[row] for row in samples.nonzero()[0]]
+        draws = _draws(seqs, context_lens - totals, cu_seqlens_q[1:])
         return ForwardBatch(
             token_ids=_new_token_ids(scheduled),
             positions=positions,
@@ -82,8 +80,8 @@ class BatchBuilder:
             cu_seqlens_q=cu_seqlens_q,
             context_lens=context_lens,
             block_tables=block_tables,
-            logits_indices=cu_seqlens_q[1:][samples] - np.int32(1),
-            sampling=self._sampling.update(sampling_seqs),
+            logits_indices=draws.rows,
+            sampling=self._sampling.update(draws.seqs, draws.ahead),
         )
 
 
@@ -124,25 +122,52 @@ class SamplingRows:
         self._batch: SamplingBatch = _sampling_batch([])
         self._has_history = False
 
-    def update(self, seqs: list[Sequence]) -> SamplingBatch:
+    def update(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
+        """seqs: the sequence of each row. ahead: (R,) the drafts that the row takes as known."""
         if seqs != self._seqs:
             self._seqs, self._batch = seqs, _sampling_batch(seqs)
             self._has_history = any(seq.sampling.has_penalties for seq in seqs)
-        return self.advance(seqs)
+        return self.advance(seqs, ahead)
 
-    def advance(self, seqs: list[Sequence]) -> SamplingBatch:
+    def advance(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
         """The rows of the last `update`'s sequences, with their present positions and histories."""
-        self._batch.position[:] = [seq.num_tokens - seq.num_prompt_tokens for seq in seqs]
+        num_known = [seq.num_tokens for seq in seqs]
+        if ahead is not None:
+            num_known = list(map(add, num_known, ahead))
+        self._batch.position[:] = [
+            count - seq.num_prompt_tokens for count, seq in zip(num_known, seqs, strict=True)
+        ]
         if not self._has_history:
             return self._batch
         histories = [
-            seq.token_ids[: seq.num_tokens if seq.sampling.has_penalties else 0] for seq in seqs
+            seq.token_ids[: count if seq.sampling.has_penalties else 0]
+            for seq, count in zip(seqs, num_known, strict=True)
         ]
         return replace(
             self._batch,
             history_ids=np.concatenate(histories),
             history_offsets=_offsets(map(len, histories)),
         )
+
+
+class _Draws(NamedTuple):
+    """What is drawn in a step: a token after the last known one and after each draft behind it."""
+
+    rows: Int32  # (R,) of the step's tokens
+    seqs: list[Sequence]  # of each
+    ahead: list[int] | None  # (R,) drafts before each, None: no sequence has any
+
+
+def _draws(seqs: list[Sequence], num_drafts: Int32, ends: Int32) -> _Draws:
+    """num_drafts: (S,), negative where tokens are still to come. ends: (S,) behind its tokens."""
+    if not num_drafts.any():
+        return _Draws(ends - np.int32(1), seqs, None)
+    num_drawn = np.maximum(num_drafts + 1, 0)  # (S,)
+    owners = np.repeat(np.arange(len(seqs)), num_drawn)  # (R,)
+    ahead = np.arange(len(owners), dtype=np.int32)
+    ahead -= (np.cumsum(num_drawn, dtype=np.int32) - num_drawn)[owners]
+    rows = (ends - num_drawn)[owners] + ahead
+    return _Draws(rows, [seqs[row] for row in owners.tolist()], ahead.tolist())
 
 
 def _new_token_ids(scheduled: AbstractSequence[Scheduled]) -> Int32:

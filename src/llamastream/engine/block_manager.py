@@ -66,6 +66,17 @@ class BlockManager:
                 raise NoFreeBlocks
             seq.block_table.append(self._take())
 
+    def reserve(self, seq: Sequence, wanted: int, *, keep_free: int) -> int:
+        """Make room behind the last token of `seq` for up to `wanted` more; return for how many.
+
+        Takes a block only while more than `keep_free` are free.
+        """
+        while (room := len(seq.block_table) * self.block_size - seq.num_tokens) < wanted:
+            if len(self._free) <= keep_free:
+                break
+            seq.block_table.append(self._take())
+        return min(room, wanted)
+
     def register(self, seq: Sequence) -> None:
         """Offer the blocks of `seq` that are full and computed by now to later sequences.
 

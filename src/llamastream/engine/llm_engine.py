@@ -13,6 +13,7 @@ from llamastream.engine.block_manager import BlockManager
 from llamastream.engine.runner import Runner, StepResult
 from llamastream.engine.scheduler import Scheduled, Scheduler
 from llamastream.engine.sequence import Sequence
+from llamastream.engine.speculation import Speculation
 from llamastream.errors import ChatError, ConfigError, EngineDead, InternalError
 from llamastream.messages import (
     EngineState,
@@ -33,7 +34,9 @@ MAX_FAILURES_IN_A_ROW = 3  # a runner that fails this often without a good step 
 class LLMEngine:
     """Owns the runner and everything that decides what it computes."""
 
-    def __init__(self, runner: Runner, config: EngineConfig) -> None:
+    def __init__(
+        self, runner: Runner, config: EngineConfig, *, speculation: Speculation | None = None
+    ) -> None:
         if config.max_num_batched_tokens < config.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens must be >= max_num_seqs ({config.max_num_seqs}), so that "
@@ -47,6 +50,7 @@ class LLMEngine:
             max_model_len=_max_model_len(runner, config),
             vocab_size=runner.vocab_size,
         )
+        self._speculation = speculation or Speculation(config)
         self._sequences: dict[str, Sequence] = {}  # all that have not ended
         self._events: list[Event] = []  # since the last step returned
         self._num_failures = 0
@@ -114,6 +118,8 @@ class LLMEngine:
             num_waiting=len(self._scheduler.waiting),
             num_blocks=self._blocks.num_blocks,
             num_free_blocks=self._blocks.num_free_blocks,
+            num_drafted_tokens=self._speculation.num_drafted,
+            num_accepted_tokens=self._speculation.num_accepted,
         )
 
     def check_integrity(self) -> None:
@@ -139,7 +145,9 @@ class LLMEngine:
     def _advance(self) -> None:
         if not self._sequences:
             return
-        scheduled = self._scheduler.schedule()
+        scheduled = self._speculation.extend(
+            self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free()
+        )
         batch = self._batch_builder.build(scheduled)
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
         self._update(scheduled, self._runner.run(batch))
@@ -149,17 +157,37 @@ class LLMEngine:
         token_ids = result.token_ids.tolist()
         row = 0
         for seq, num_tokens in scheduled:
-            seq.num_computed_tokens += num_tokens
+            num_computed = seq.num_computed_tokens + num_tokens
+            num_drawn = max(num_computed - seq.num_tokens + 1, 0)
+            reason = self._take_drawn(seq, token_ids[row : row + num_drawn], result, row)
+            row += num_drawn
+            # What was computed for a wrong draft is written over.
+            seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
             self._blocks.register(seq)
-            if seq.num_computed_tokens < seq.num_tokens:
-                continue
-            self._events.append(_token(seq, token_ids[row], result, row))
-            seq.append(token_ids[row])
-            row += 1
-            reason = seq.finish_reason()
             if reason is not None:
                 self._scheduler.remove(seq)
                 self._end(seq, reason)
+
+    def _take_drawn(
+        self, seq: Sequence, drawn: list[int], result: StepResult, row: int
+    ) -> FinishReason | None:
+        """Append one draw, and each further one while the draft before it was right."""
+        reason, num_taken, is_right = None, 0, True
+        while num_taken < len(drawn) and is_right and reason is None:
+            token_id = drawn[num_taken]
+            self._events.append(_token(seq, token_id, result, row + num_taken))
+            num_taken += 1
+            is_right = num_taken < len(drawn) and seq.token_ids[seq.num_tokens] == token_id
+            seq.append(token_id)
+            reason = seq.finish_reason()
+        if len(drawn) > 1:
+            self._speculation.learn(seq, len(drawn) - 1, num_taken - 1)
+        return reason
+
+    def _num_kept_free(self) -> int:
+        """Blocks that drafts must leave: all while somebody waits, else one for each sequence."""
+        waiting, running = self._scheduler.waiting, self._scheduler.running
+        return self._blocks.num_blocks if waiting else len(running)
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._forget(seq)

@@ -17,7 +17,10 @@ from llamastream.engine.sequence import Sequence
 
 
 class Scheduled(NamedTuple):
-    """The next `num_tokens` tokens of a sequence, starting at its num_computed_tokens."""
+    """The next `num_tokens` tokens of a sequence, starting at its num_computed_tokens.
+
+    Those beyond its num_tokens are drafts (speculation.py).
+    """
 
     seq: Sequence
     num_tokens: int

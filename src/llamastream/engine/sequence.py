@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from llamastream.engine.drafting import Drafting
 from llamastream.messages import FinishReason
 from llamastream.sampling import SamplingParams
 
@@ -18,8 +19,8 @@ from llamastream.sampling import SamplingParams
 class Sequence:
     """Compared by identity. `token_ids` (max_num_tokens,) int32 has its final size from the start.
 
-    `block_table` and `num_registered_blocks` belong to BlockManager. `block_hashes` outlive a
-    preemption: they depend on tokens only.
+    `block_table` and `num_registered_blocks` belong to BlockManager, `drafting` and what is behind
+    num_tokens to Speculation. `block_hashes` outlive a preemption: they depend on tokens only.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Sequence:
     num_registered_blocks: int = 0  # leading blocks that the prefix cache was told of
     admitted_s: float = field(default_factory=time.perf_counter)
     queue_s: float | None = None  # until first scheduled
+    drafting: Drafting = field(default_factory=Drafting)
 
     @property
     def max_num_tokens(self) -> int:

@@ -1,0 +1,111 @@
+"""Drafts the next tokens of sequences whose text repeats, so that one step draws several.
+
+Prompt lookup: what followed the same tokens before is computed along with the last token, and kept
+as far as it is what the sampler draws. A draw is a function of ids, seed and position, so a draft
+changes how long an answer takes and nothing else; it may depend on load, time and chance.
+
+    token_ids   ... last | draft  draft  draft     written behind num_tokens
+    drawn           after  after  after  after     kept up to the first that differs from its draft
+"""
+
+import numpy as np
+
+from llamastream.config import EngineConfig
+from llamastream.engine.block_manager import BlockManager
+from llamastream.engine.drafting import find_match, kind_of
+from llamastream.engine.runner import Int32
+from llamastream.engine.scheduler import Scheduled
+from llamastream.engine.sequence import Sequence
+
+MAX_DRAFT = 16  # tokens of one step, shared out: a lone stream's step then takes thrice as long
+MAX_SEQS = 8  # beside more, a row costs about what a token does
+# What a step costs beside its rows, in rows: reading the weights. Measured: 6.5 at short contexts,
+# less at long ones (docs/LOG.md).
+FIXED_ROWS = 5.0
+
+
+class Step:
+    """What a step is expected to give, and to cost in rows."""
+
+    def __init__(self, num_seqs: int) -> None:
+        self.num_seqs = num_seqs
+        self._num_tokens = float(num_seqs)
+        self._cost = FIXED_ROWS + num_seqs
+
+    @property
+    def rate(self) -> float:
+        """Tokens per row: what one more row must promise in order to pay."""
+        return self._num_tokens / self._cost
+
+    @property
+    def share(self) -> int:
+        """Tokens that may be drafted for one sequence."""
+        return MAX_DRAFT // self.num_seqs
+
+    def take(self, odds: float, limit: int) -> int:
+        """Add the rows of a draft while they pay, its tokens being right at `odds` each."""
+        count, promise = 0, odds
+        while count < limit and promise > self.rate:
+            self._num_tokens += promise
+            self._cost += 1
+            count, promise = count + 1, promise * odds
+        return count
+
+
+class Speculation:
+    """Asked once per step, when all else is scheduled."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._is_on = config.speculation == "auto"
+        self._max_num_batched_tokens = config.max_num_batched_tokens
+        self.num_drafted = 0
+        self.num_accepted = 0
+
+    def extend(
+        self, scheduled: list[Scheduled], blocks: BlockManager, *, keep_free: int
+    ) -> list[Scheduled]:
+        """`scheduled` with drafts for the sequences that decode, written behind their last tokens.
+
+        Uses the budget that is left over, and takes blocks while more than `keep_free` are free.
+        """
+        if not self._is_on or len(scheduled) > MAX_SEQS:
+            return scheduled
+        budget = self._max_num_batched_tokens - sum(num_tokens for _, num_tokens in scheduled)
+        step = Step(len(scheduled))
+        extended = []
+        for seq, num_tokens in scheduled:
+            if num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens:
+                # The last token that may be drawn is never computed.
+                limit = min(budget, seq.max_num_tokens - seq.num_tokens - 1)
+                draft = self.propose(seq, step, limit)
+                if len(draft):
+                    draft = draft[: blocks.reserve(seq, len(draft), keep_free=keep_free)]
+                    seq.token_ids[seq.num_tokens : seq.num_tokens + len(draft)] = draft
+                    num_tokens += len(draft)
+                    budget -= len(draft)
+            extended.append(Scheduled(seq, num_tokens))
+        return extended
+
+    def propose(self, seq: Sequence, step: Step, limit: int) -> Int32:
+        """What may come next, `limit` tokens at most: those that are likely to pay in `step`."""
+        drafting, ids = seq.drafting, seq.token_ids[: seq.num_tokens]
+        if drafting.pause:
+            drafting.pause -= 1
+        elif max(drafting.odds) > step.rate:
+            drafting.pause = step.num_seqs - 1  # so that texts are looked at about once per step
+            start, length = find_match(ids)
+            drafting.kind = kind_of(length)
+            if length:
+                num_drafted = step.take(drafting.odds[drafting.kind], min(limit, step.share))
+                if num_drafted:
+                    drafting.pause = 0
+                    # A repetition that is shorter than the draft repeats itself.
+                    return np.resize(ids[start:], num_drafted)
+        drafting.recover()
+        return ids[:0]
+
+    def learn(self, seq: Sequence, num_drafted: int, num_accepted: int) -> None:
+        """The first `num_accepted` tokens of the last draft of `seq` were drawn."""
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
+        seq.drafting.learn(num_drafted, num_accepted)

@@ -53,7 +53,7 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   qkv_ld_ = round_up(s.query_size() + 2 * s.kv_size(), kLanes);
   query_ld_ = round_up(s.query_size(), kLanes);
   mid_ld_ = round_up(s.intermediate_size, kLanes);
-  logits_ld_ = round_up(s.vocab_size, kLanes);
+  logits_ld_ = round_up(s.vocab_size, kLanes) + kLanes;  // a multiple of 4 KB would put all rows in one cache set
   const int width = round_up(s.head_dim, kLanes);
   const size_t element = s.int8 ? 2 : 4;
   const size_t block = (size_t)l.block_size * (s.head_dim + width) * element;

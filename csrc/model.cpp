@@ -271,9 +271,11 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
   const bool add = then == Then::add;
   const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().quantized());
   const int count = tiles.last - tiles.first;
+  // Threads take units in turns, and the next matrix lies behind this one.
+  const char* ahead = weights + (size_t)pool_.size() * count * m.tile_bytes(shape().quantized());
   if (shape().quantized())
     kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.fine, count, m.k / kGroup, in.q, in.scales, rows, out, ldo,
-                      add});
+                      add, (const uint8_t*)ahead});
   else
     kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)

@@ -19,9 +19,9 @@ KvHead Model::cache(int layer, int kv_head) const {
   const ModelShape& s = shape();
   const long block = (long)limits.block_size * (s.head_dim + round_up(s.head_dim, kLanes));
   // All layers of a block lie together: memory is touched, and grows, block by block.
-  const size_t first = ((size_t)layer * s.num_kv_heads + kv_head) * block * (s.int8 ? 2 : 4);
+  const size_t first = ((size_t)layer * s.num_kv_heads + kv_head) * block * (s.quantized() ? 2 : 4);
   const long stride = block * s.num_kv_heads * s.num_layers;
-  return {cache_.data() + first, stride, limits.block_size, s.head_dim, (bool)s.int8};
+  return {cache_.data() + first, stride, limits.block_size, s.head_dim, s.quantized()};
 }
 
 template <class T>
@@ -42,7 +42,7 @@ void Model::rotate_keys(int layer, int row, int kv_head) {
   float rotated[512];
   kernels_.rope(key, cos_ + angle, sin_ + angle, half, 1.0f, rotated);
   const KvHead kv = cache(layer, kv_head);
-  s.int8 ? write_cache<uint16_t>(kv, slot, rotated, key + s.kv_size())
+  s.quantized() ? write_cache<uint16_t>(kv, slot, rotated, key + s.kv_size())
          : write_cache<float>(kv, slot, rotated, key + s.kv_size());
 }
 

@@ -77,7 +77,8 @@ static void check_products(const Kernels& a, const Kernels& b) {
     for (int8_t& v : q) v = (int8_t)((int)(generator() % 255) - 127);
     const auto scales = floats(rows * groups * 2), wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
     auto run = [&](const Kernels& kernels, std::vector<float>& out) {
-      kernels.gemm_q8({first, nibbles, fine, num_tiles, groups, q.data(), scales.data(), rows, out.data(), ldo, add});
+      kernels.gemm_q8({first, nibbles, fine, num_tiles, groups, q.data(), scales.data(), rows, out.data(), ldo, add,
+                       first});
     };
     auto u = start, v = start;
     run(a, u), run(b, v);

@@ -49,7 +49,7 @@ static uint64_t combine(const std::vector<uint64_t>& parts) {
 }
 
 static size_t num_matrices(const ModelShape& s) {
-  return s.int8 ? std::min<size_t>(2 + 4 * s.num_layers, sizeof Header::nibbles) : 0;
+  return s.quantized() ? std::min<size_t>(2 + 4 * s.num_layers, sizeof Header::nibbles) : 0;
 }
 
 // The 4-bit form of one group of a tile.

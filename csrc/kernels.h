@@ -29,6 +29,7 @@ struct GemmQ8 {
   float* out;
   int ldo;
   bool add;
+  const uint8_t* ahead;  // tiles that this thread is likely to multiply next: fetched meanwhile, perhaps beyond the end
 
   long a_step() const { return fine ? 2 * kGroup : kGroup; }  // from group to group
   const int8_t* a_row(int row) const { return a + row * groups * a_step(); }

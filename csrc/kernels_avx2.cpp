@@ -10,23 +10,27 @@
 
 namespace KERNEL_NS {
 
-// NOTE: maddubs would saturate: 2 * 255 * 127 does not fit in 16 bits.
+// Four activations against 8 rows of weights. dot adds to a sum that `total` turns into 32-bit integers after a group.
+template <bool nibbles>
 struct Activations {
 #ifdef __AVXVNNI__
   __m256i v;
   explicit Activations(int32_t four) : v(_mm256_set1_epi32(four)) {}
   __m256i dot(__m256i acc, __m256i w) const { return _mm256_dpbusd_avx_epi32(acc, w, v); }
+  static __m256i total(__m256i acc) { return acc; }
 #else
-  __m256i even, odd;
-  explicit Activations(int32_t four) {
-    const __m256i v = _mm256_set1_epi32(four);
+  __m256i v, even, odd;
+  explicit Activations(int32_t four) : v(_mm256_set1_epi32(four)) {
     even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8);
     odd = _mm256_srai_epi16(v, 8);
   }
+  // NOTE: 16 products of 15 * 127 fit in 16 bits, 2 of 255 * 127 do not: maddubs would saturate.
   __m256i dot(__m256i acc, __m256i w) const {
+    if (nibbles) return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, v));
     const __m256i low = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
     return _mm256_add_epi32(acc, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd)));
   }
+  static __m256i total(__m256i acc) { return nibbles ? _mm256_madd_epi16(acc, _mm256_set1_epi16(1)) : acc; }
 #endif
 };
 
@@ -49,11 +53,11 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
       for (int m = 0; m < MT; m++) {
         int32_t four;
         __builtin_memcpy(&four, a + m * lda + k * 4, 4);
-        const Activations v(four);
+        const Activations<nibbles> v(four);
         acc[m] = {v.dot(acc[m].a, lower), v.dot(acc[m].b, upper)};
         if (!fine) continue;
         __builtin_memcpy(&four, a + m * lda + kGroup + k * 4, 4);
-        const Activations l(four);
+        const Activations<nibbles> l(four);
         rest[m] = {l.dot(rest[m].a, lower), l.dot(rest[m].b, upper)};
       }
     }
@@ -61,6 +65,8 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, const int8_t* a, cons
     const uint16_t* half = (const uint16_t*)tile - 2 * kLanes;
     const F scale = load_half(half), low = load_half(half + kLanes);
     for (int m = 0; m < MT; m++) {
+      acc[m] = {Activations<nibbles>::total(acc[m].a), Activations<nibbles>::total(acc[m].b)};
+      rest[m] = {Activations<nibbles>::total(rest[m].a), Activations<nibbles>::total(rest[m].b)};
       if (fine) acc[m] = iadd(shift_left<7>(acc[m]), rest[m]);
       f[m] = fma(to_float(acc[m]), mul(scale, set1(scales[m * lds])), f[m]);
       f[m] = fma(low, set1(scales[m * lds + 1]), f[m]);

@@ -75,12 +75,13 @@ static void q8_panel(const GemmQ8& g, int tile) {
   const uint8_t* tiles = g.tiles + (long)tile * g.groups * tile_bytes(nibbles);
   const long blocks = (g.rows + 3) / 4;
   const long lines = (panel / 64 + blocks * g.groups - 1) / (blocks * g.groups);
-  Ahead ahead{(const char*)tiles + panel, (int)lines};
+  const char* next = (const char*)(tile + NT < g.num_tiles ? tiles + panel : g.ahead);
+  Ahead ahead{next, (int)lines};
   int m = 0;
   auto block = [&](auto run, int rows) {
     run(g, tiles, g.a_row(m), g.scales_row(m), g.out + (long)m * g.ldo + tile * kLanes, ahead);
     m += rows;
-    if (ahead.next >= (const char*)tiles + 2 * panel) ahead.lines = 0;
+    if (ahead.next >= next + panel) ahead.lines = 0;
   };
   while (g.rows - m >= 4) block(q8_block<4, NT, nibbles, fine>, 4);
   if (g.rows - m == 3) block(q8_block<3, NT, nibbles, fine>, 3);

@@ -32,7 +32,7 @@ float* Model::floats(size_t n) {
 Model::Rows Model::make_rows(int rows) {
   const ModelShape& s = shape();
   const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
-  if (!s.int8) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
+  if (!s.quantized()) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
   float* q = floats((size_t)rows * 2 * k / sizeof(float));
   return {(int8_t*)q, floats((size_t)rows * k / kGroup * 2), nullptr};
 }
@@ -53,9 +53,9 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   qkv_ld_ = round_up(s.query_size() + 2 * s.kv_size(), kLanes);
   query_ld_ = round_up(s.query_size(), kLanes);
   mid_ld_ = round_up(s.intermediate_size, kLanes);
-  logits_ld_ = round_up(s.vocab_size, kLanes);
+  logits_ld_ = round_up(s.vocab_size, kLanes) + kLanes;  // a multiple of 4 KB would put all rows in one cache set
   const int width = round_up(s.head_dim, kLanes);
-  const size_t element = s.int8 ? 2 : 4;
+  const size_t element = s.quantized() ? 2 : 4;
   const size_t block = (size_t)l.block_size * (s.head_dim + width) * element;
   cache_ = Memory(block * l.num_blocks * s.num_kv_heads * s.num_layers, true);
   const size_t table = (size_t)l.max_model_len * s.head_dim / 2;
@@ -241,12 +241,12 @@ void Model::quantize(const float* x, int k, const Rows& to) const {
 
 void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
   const float* x = s.x + (size_t)(s.index ? s.index[row] : row) * s.ldx;
-  float* target = shape().int8 ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
+  float* target = shape().quantized() ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
   if (s.norm)
     kernels_.rms_norm(x, s.norm, shape().rms_norm_eps, s.k, target);
   else
     std::copy(x, x + s.k, target);
-  if (shape().int8) quantize(target, s.k, rows.from_group((size_t)row * (s.k / kGroup)));
+  if (shape().quantized()) quantize(target, s.k, rows.from_group((size_t)row * (s.k / kGroup)));
 }
 
 // Norm (if any) and quantisation of the step's rows, or of those that the source's index names.
@@ -269,11 +269,13 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                      Tiles tiles) const {
   const bool add = then == Then::add;
-  const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().int8);
+  const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().quantized());
   const int count = tiles.last - tiles.first;
-  if (shape().int8)
+  // Threads take units in turns, and the next matrix lies behind this one.
+  const char* ahead = weights + (size_t)pool_.size() * count * m.tile_bytes(shape().quantized());
+  if (shape().quantized())
     kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.fine, count, m.k / kGroup, in.q, in.scales, rows, out, ldo,
-                      add});
+                      add, (const uint8_t*)ahead});
   else
     kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)
@@ -310,12 +312,12 @@ void Model::gated_unit(const LayerMap& l, const Rows& in, const Rows& mid, int r
   const float* bias = weights_->vector(l.gate_up_bias);
   for (int first = 0; first < rows; first += kPanelRows) {
     const int part = std::min(kPanelRows, rows - first);
-    const Rows slice = shape().int8 ? in.from_group((size_t)first * (hidden / kGroup))
+    const Rows slice = shape().quantized() ? in.from_group((size_t)first * (hidden / kGroup))
                                     : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
     multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, tiles);
     for (int r = 0; r < part; r++) {
       const float* row = scratch.panel + r * ld;
-      if (!shape().int8) {
+      if (!shape().quantized()) {
         kernels_.swiglu(row, pairs, mid.f + (size_t)(first + r) * mid_ld_ + column);
         continue;
       }

@@ -136,11 +136,13 @@ static void forward(Model& model, nb::tuple batch, nb::tuple sampling_arrays, nb
   model.forward(step);
 }
 
-static ModelShape make_shape(nb::tuple t, float eps, bool int8) {
+static ModelShape make_shape(nb::tuple t, float eps, int bits) {
   if (t.size() != 10) throw std::invalid_argument("shape must hold 10 numbers.");
+  if (bits != 4 && bits != 8 && bits != 32)
+    throw std::invalid_argument("bits must be 4, 8 or 32. Given: " + std::to_string(bits) + ".");
   int v[10];
   for (int i = 0; i < 10; i++) v[i] = nb::cast<int>(t[i]);
-  return {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], eps, int8};
+  return {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], eps, bits};
 }
 
 static std::unique_ptr<Sampler> make_sampler(const std::string& isa, int vocab_size) {
@@ -152,10 +154,10 @@ static std::unique_ptr<Sampler> make_sampler(const std::string& isa, int vocab_s
 NB_MODULE(_core, m) {
   nb::class_<Weights>(m, "Weights")
       .def("__init__",
-           [](Weights* self, nb::tuple shape, float eps, bool int8, int threads) {
-             new (self) Weights(make_shape(shape, eps, int8), threads);
+           [](Weights* self, nb::tuple shape, float eps, int bits, int threads) {
+             new (self) Weights(make_shape(shape, eps, bits), threads);
            },
-           nb::arg("shape"), nb::kw_only(), nb::arg("rms_norm_eps"), nb::arg("int8"), nb::arg("threads"))
+           nb::arg("shape"), nb::kw_only(), nb::arg("rms_norm_eps"), nb::arg("bits"), nb::arg("threads"))
       .def("add",
            [](Weights& w, const std::string& name, nb::ndarray<const float, nb::c_contig, nb::device::cpu> a) {
              std::vector<size_t> shape(a.ndim());
@@ -169,12 +171,12 @@ NB_MODULE(_core, m) {
       .def("save", &Weights::save, nb::arg("path"), nb::arg("key"), nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nbytes", [](const Weights& w) { return w.map.bytes; });
   m.def("load_weights",
-        [](const std::string& path, const std::string& key, nb::tuple shape, float eps, bool int8, int threads) {
-          const ModelShape s = make_shape(shape, eps, int8);
+        [](const std::string& path, const std::string& key, nb::tuple shape, float eps, int bits, int threads) {
+          const ModelShape s = make_shape(shape, eps, bits);
           nb::gil_scoped_release release;
           return std::shared_ptr<Weights>(Weights::load(path, key, s, threads));
         },
-        nb::arg("path"), nb::arg("key"), nb::arg("shape"), nb::kw_only(), nb::arg("rms_norm_eps"), nb::arg("int8"),
+        nb::arg("path"), nb::arg("key"), nb::arg("shape"), nb::kw_only(), nb::arg("rms_norm_eps"), nb::arg("bits"),
         nb::arg("threads"));
   nb::class_<Model>(m, "Model")
       .def("__init__",

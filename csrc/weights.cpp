@@ -31,13 +31,13 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-size_t Matrix::tile_bytes(bool int8) const {
-  return int8 ? (size_t)k / kGroup * ::tile_bytes(nibbles) : (size_t)k * kLanes * sizeof(float);
+size_t Matrix::tile_bytes(bool quantized) const {
+  return quantized ? (size_t)k / kGroup * ::tile_bytes(nibbles) : (size_t)k * kLanes * sizeof(float);
 }
 
 Matrix ImageMap::place_matrix(const ModelShape& shape, size_t index, int n, int k) {
   Matrix m{bytes, n, k, round_up(n, kLanes) / kLanes, index < nibbles.size() && nibbles[index]};
-  bytes += m.tiles * m.tile_bytes(shape.int8);
+  bytes += m.tiles * m.tile_bytes(shape.quantized());
   return m;
 }
 
@@ -122,14 +122,15 @@ static int packed_row(int i, int first, int step) { return first + i / kLanes * 
 
 void Weights::pack_rows(const Target& t, const float* data, int from, int to, bool& good) {
   char* base = memory_.data();
+  const int bits = t.matrix == &map.embedding || t.matrix == &map.head ? 8 : shape.bits;
   for (int i = from; i < to; i++) {
     const int row = packed_row(i, t.first_row, t.row_step_tiles), lane = row % kLanes;
     const float* x = data + (size_t)i * std::max(t.columns, 1);
-    if (!t.columns || !shape.int8)
+    if (!t.columns || !shape.quantized())
       for (int c = 0; c < std::max(t.columns, 1); c++) good &= std::isfinite(x[c]);
     if (!t.columns) {
       ((float*)(base + t.vector))[row] = *x;
-    } else if (!shape.int8) {
+    } else if (!shape.quantized()) {
       float* tile = (float*)(base + t.matrix->offset) + (size_t)(row / kLanes) * t.columns * kLanes;
       for (int c = 0; c < t.columns; c++) tile[(size_t)c * kLanes + lane] = x[c];
     } else {
@@ -137,7 +138,7 @@ void Weights::pack_rows(const Target& t, const float* data, int from, int to, bo
       for (int g = 0; g < t.columns; g += kGroup, tile += tile_bytes(false)) {
         uint8_t q[kGroup];
         uint16_t* half = (uint16_t*)(tile + kLanes * kGroup) + lane;
-        good &= fit_group(x + g, q, half, half + kLanes);
+        good &= fit_group(x + g, bits, q, half, half + kLanes);
         for (int k = 0; k < kGroup; k += 4) std::memcpy(tile + (k / 4 * kLanes + lane) * 4, q + k, 4);
       }
     }
@@ -191,7 +192,7 @@ std::vector<std::string> Weights::missing() const {
 void Weights::embed(int id, float* out) const {
   const Matrix& m = map.embedding;
   const int lane = id % kLanes;
-  if (!shape.int8) {
+  if (!shape.quantized()) {
     const float* tile = (const float*)at(m.offset) + (size_t)(id / kLanes) * m.k * kLanes;
     for (int c = 0; c < m.k; c++) out[c] = tile[(size_t)c * kLanes + lane];
     return;

@@ -12,10 +12,11 @@ struct ModelShape {
   int vocab_size, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim;
   int tied, attention_bias, mlp_bias;
   float rms_norm_eps;
-  int int8;  // else float32
+  int bits;  // of a weight: 32 (float), 8, or 4 (embedding and head: 8)
 
   int query_size() const { return num_heads * head_dim; }
   int kv_size() const { return num_kv_heads * head_dim; }
+  bool quantized() const { return bits < 32; }
 };
 
 // Anonymous memory that the system fills with zeros as it is touched.
@@ -40,7 +41,7 @@ struct Matrix {
   int n = 0, k = 0, tiles = 0;
   bool nibbles = false;  // 8-bit values stored in 4 (kernels.h)
 
-  size_t tile_bytes(bool int8) const;
+  size_t tile_bytes(bool quantized) const;
 };
 
 constexpr size_t kAbsent = ~(size_t)0;
@@ -105,5 +106,6 @@ class Weights {
   mutable Pool pool_;
 };
 
-// One group of 32 values as q * scale + min with q in 0..255, both in half precision. False if they cannot hold it.
-bool fit_group(const float* x, uint8_t* q, uint16_t* scale, uint16_t* low);
+// One group of 32 values as q * scale + min with q in 0..255, or 0..15 with 4 bits, both in half precision: exactly where
+// that is possible. False if they cannot hold it.
+bool fit_group(const float* x, int bits, uint8_t* q, uint16_t* scale, uint16_t* low);

@@ -23,7 +23,7 @@ from pydantic import (
 
 from llamastream.errors import ConfigError
 
-DType = Literal["int8", "float32"]
+DType = Literal["int8", "int4", "float32"]
 Speculation = Literal["auto", "off"]
 
 
@@ -149,7 +149,7 @@ class ModelSettings(Settings):
         "or a .gguf file.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face model.")
-    dtype: DType = Field("int8", description="Precision of the weights: int8 or float32.")
+    dtype: DType = Field("int8", description="Precision of the weights: int8, int4 or float32.")
     max_model_len: int | None = Field(
         None, ge=1, description="Longest prompt and answer together, in tokens. [the model's own]"
     )

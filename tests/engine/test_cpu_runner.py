@@ -13,9 +13,9 @@ from tiny_llama import STORIES, random_tensors, tiny_config
 from transformers import LlamaConfig as HuggingFaceConfig
 from transformers import LlamaForCausalLM
 
-from llamastream.config import EngineConfig, LlamaConfig, RopeScaling
+from llamastream.config import DType, EngineConfig, LlamaConfig, RopeScaling
 from llamastream.engine import _core
-from llamastream.engine.cpu_runner import CpuRunner, block_bytes
+from llamastream.engine.cpu_runner import CpuRunner, block_bytes, pack
 from llamastream.errors import InternalError, ModelError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -94,14 +94,45 @@ def test_float32_logits_equal_those_of_transformers(name: str) -> None:
     np.testing.assert_allclose(logits, transformers_logits(config, token_ids), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype, limit", [("int8", 0.03), ("int4", 0.25)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_int8_logits_are_close_to_float32(bias: bool) -> None:
+def test_rounded_logits_are_close_to_float32(bias: bool, dtype: DType, limit: float) -> None:
     config = replace(INT8_CONFIG, attention_bias=bias, mlp_bias=bias)
     token_ids = random_ids(config, 60, seed=2)
     exact = all_logits(make_runner(config), token_ids)
-    rounded = all_logits(make_runner(config, replace(FLOAT32, dtype="int8")), token_ids)
+    rounded = all_logits(make_runner(config, replace(FLOAT32, dtype=dtype)), token_ids)
     error = np.abs(rounded - exact).mean() / np.abs(exact).mean()
-    assert 0 < error < 0.03
+    assert 0 < error < limit
+
+
+@pytest.mark.parametrize("lowest, spread", [(-8, 16), (0, 15)])
+def test_int4_keeps_what_is_in_4_bits_already(lowest: int, spread: int) -> None:
+    """Q4_0 and Q4_1: the same bits as in 8, in half the memory."""
+    config, tensors = INT8_CONFIG, random_tensors(INT8_CONFIG)
+    rng = np.random.default_rng(spread)
+    for name, values in tensors.items():
+        if ".layers." in name and values.ndim == 2:
+            level = rng.integers(lowest, lowest + spread, (values.size // 32, 32))
+            level[:, 0], level[:, 1] = lowest, lowest + 15
+            tensors[name] = (level * np.float32(2**-6)).astype(np.float32).reshape(values.shape)
+    engines = [replace(FLOAT32, dtype="int8"), replace(FLOAT32, dtype="int4")]
+    packed = [pack(config, engine, tensors.items()) for engine in engines]
+    assert packed[0].nbytes == packed[1].nbytes
+    ids = random_ids(config, 40, seed=5)
+    eight, four = (CpuRunner(config, e, w) for e, w in zip(engines, packed, strict=True))
+    assert (all_logits(eight, ids) == all_logits(four, ids)).all()
+
+
+def test_int4_halves_the_layers() -> None:
+    sizes = {}
+    for layers in (1, 2):
+        config = replace(INT8_CONFIG, num_hidden_layers=layers)
+        for dtype in ("int8", "int4"):
+            engine = replace(FLOAT32, dtype=dtype)  # type: ignore[arg-type]
+            sizes[dtype, layers] = pack(config, engine, random_tensors(config).items()).nbytes
+    norms = 2 * 4 * INT8_CONFIG.hidden_size
+    one = {dtype: sizes[dtype, 2] - sizes[dtype, 1] - norms for dtype in ("int8", "int4")}
+    assert one["int4"] * 9 == one["int8"] * 5
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the repository")
@@ -247,6 +278,7 @@ def test_a_tensor_given_twice_is_refused() -> None:
     "changes, engine_changes, words",
     [
         ({"intermediate_size": 50}, {"dtype": "int8"}, "intermediate_size must be a multiple"),
+        ({"hidden_size": 40}, {"dtype": "int4"}, "multiple of 32 for --dtype int4. Given: 40."),
         ({}, {"block_size": 24}, "block_size must be a multiple of 16. Given: 24."),
         ({}, {"max_model_len": 129}, "max_model_len must be > 0 and <= 128. Given: 129."),
         ({}, {"kv_cache_bytes": 20_000}, "Lower --max-model-len"),

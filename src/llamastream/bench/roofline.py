@@ -14,8 +14,8 @@ from llamastream.weights.layout import EMBEDDING, expected_shapes
 
 # As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
 # that fit in 4 bits without loss take less), keys and values in 16 bits.
-WEIGHT_BYTES: dict[DType, float] = {"int8": 1 + 4 / 32, "float32": 4}
-KV_BYTES: dict[DType, int] = {"int8": 2, "float32": 4}
+WEIGHT_BYTES: dict[DType, float] = {"int8": 1 + 4 / 32, "int4": 0.5 + 4 / 32, "float32": 4}
+KV_BYTES: dict[DType, int] = {"int8": 2, "int4": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class Roofline:
     def prompt_share(self, tok_s: float, bounds: Bounds) -> float:
         """How much of the computing bound a long prompt reached at this speed."""
         return 2 * self.num_layer_weights * tok_s / bounds.ops_per_s
+
+
+def weight_bytes(tensor: str, dtype: DType) -> float:
+    """Of one weight of the tensor: outside the layers int4 stays at 8 bits."""
+    return WEIGHT_BYTES["int8" if dtype == "int4" and ".layers." not in tensor else dtype]
 
 
 def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:

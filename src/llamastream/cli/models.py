@@ -1,10 +1,12 @@
 """`llamastream models`: list, pull, show."""
 
+import math
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token
+from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token, weight_bytes
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import ModelSettings
@@ -62,8 +64,10 @@ def show(settings: ModelSettings, name: str) -> None:
 def facts(model: Checkpoint) -> dict[str, str]:
     """What a person wants to know of a model: its size, and what running it takes."""
     memory: dict[str, str] = {}
-    for dtype, weight_bytes in WEIGHT_BYTES.items():
-        weights = _bytes(model.num_parameters * weight_bytes)
+    for dtype in WEIGHT_BYTES:
+        weights = _bytes(
+            sum(math.prod(e.shape) * weight_bytes(e.name, dtype) for e in model.entries)
+        )
         per_token = _bytes(kv_bytes_per_token(model.config, dtype))
         memory[dtype] = f"{weights} of weights, {per_token} of KV cache per token"
     return {

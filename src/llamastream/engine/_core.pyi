@@ -13,12 +13,12 @@ Array = NDArray[Any]
 
 class Weights:
     """shape: vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, mlp_bias. Without int8:
-    float32.
+    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, mlp_bias. bits: of a
+    weight: 32 (float32), 8, or 4: embedding and output matrix stay at 8.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], *, rms_norm_eps: float, int8: bool, threads: int
+        self, shape: tuple[int, ...], *, rms_norm_eps: float, bits: int, threads: int
     ) -> None: ...
     def add(self, name: str, tensor: NDArray[np.float32]) -> None: ...
     def missing(self) -> list[str]: ...
@@ -35,7 +35,7 @@ def load_weights(
     shape: tuple[int, ...],
     *,
     rms_norm_eps: float,
-    int8: bool,
+    bits: int,
     threads: int,
 ) -> Weights: ...
 

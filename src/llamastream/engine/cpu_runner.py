@@ -13,7 +13,7 @@ from typing import Any, Self, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from llamastream.config import EngineConfig, LlamaConfig
+from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine import _core
 from llamastream.engine.memory import available_bytes
 from llamastream.engine.rope import rope_tables
@@ -23,6 +23,7 @@ from llamastream.errors import InternalError, ModelError
 logger = logging.getLogger(__name__)
 
 GROUP = 32  # 8-bit values that share a scale: the core's kGroup
+BITS: dict[DType, int] = {"int8": 8, "int4": 4, "float32": 32}  # of a weight, but see Weights
 BLOCK_MULTIPLE = 16  # positions the core reads at once: its kLanes
 CACHE_SHARE = 0.25  # of the available memory, at most, when nobody says how large the cache may be
 
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]  # tensors packed, tensors in all
 
 class _WeightsOptions(TypedDict):
     rms_norm_eps: float
-    int8: bool
+    bits: int
     threads: int
 
 
@@ -180,9 +181,9 @@ def check_limits(config: LlamaConfig, engine: EngineConfig) -> None:
         "num_attention_heads * head_dim": config.num_attention_heads * config.head_dim,
     }
     for name, width in widths.items():
-        if engine.dtype == "int8" and width % GROUP:
+        if engine.dtype != "float32" and width % GROUP:
             raise ModelError(
-                f"{name} must be a multiple of {GROUP} for 8-bit weights. Given: {width}. "
+                f"{name} must be a multiple of {GROUP} for --dtype {engine.dtype}. Given: {width}. "
                 "Use --dtype float32."
             )
     if engine.block_size <= 0 or engine.block_size % BLOCK_MULTIPLE:
@@ -220,7 +221,7 @@ def choose_num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
 
 def block_bytes(config: LlamaConfig, engine: EngineConfig) -> int:
     """Bytes of one block over all layers: keys, and values padded to 16 per head."""
-    element = 2 if engine.dtype == "int8" else 4
+    element = 4 if engine.dtype == "float32" else 2
     width = config.head_dim + -(-config.head_dim // 16) * 16
     heads = config.num_hidden_layers * config.num_key_value_heads
     return heads * engine.block_size * width * element
@@ -282,6 +283,6 @@ def _shape(config: LlamaConfig) -> tuple[int, ...]:
 def _weights_options(config: LlamaConfig, engine: EngineConfig) -> _WeightsOptions:
     return {
         "rms_norm_eps": config.rms_norm_eps,
-        "int8": engine.dtype == "int8",
+        "bits": BITS[engine.dtype],
         "threads": num_threads(engine),
     }

@@ -11,7 +11,7 @@
 
 static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
 static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
-static constexpr int kUnitQueries = 96;   // queries that share one conversion of a span
+static constexpr int kUnitQueries = 96;   // queries that read a span while it is in the cache
 
 static const Kernels& require_kernels(const char* isa) {
   const Kernels* k = find_kernels(isa);
@@ -55,8 +55,7 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   mid_ld_ = round_up(s.intermediate_size, kLanes);
   logits_ld_ = round_up(s.vocab_size, kLanes) + kLanes;  // a multiple of 4 KB would put all rows in one cache set
   const int width = round_up(s.head_dim, kLanes);
-  const size_t element = s.quantized() ? 2 : 4;
-  const size_t block = (size_t)l.block_size * (s.head_dim + width) * element;
+  const size_t block = kv_block_bytes(s.quantized(), l.block_size, s.head_dim);
   cache_ = Memory(block * l.num_blocks * s.num_kv_heads * s.num_layers, true);
   const size_t table = (size_t)l.max_model_len * s.head_dim / 2;
   tables_ = Memory(2 * table * sizeof(float) + 64, false);
@@ -80,11 +79,11 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
       c.rows = make_rows(kOwnRows);
       c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
       c.panel = floats((size_t)kPanelRows * 12 * kLanes);
-      c.queries = floats(queries * s.head_dim);
+      c.queries = floats(queries * width), c.query_scale = floats(queries);
+      c.words = (int16_t*)floats(queries * width / 2);
       c.attended = floats(queries * width);
       c.max = floats(queries), c.sum = floats(queries);
       c.visible = (int32_t*)floats(queries);
-      c.attend = floats(attend_scratch(s.head_dim));
     }
     if (!pass) buffers_ = Memory(buffer_used_, true);
   }

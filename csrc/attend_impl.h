@@ -27,21 +27,23 @@ struct Integers {
 template <class Form>
 struct Span {
   const typename Form::Key* key[kSpanTiles];           // a tile of 16 positions each
-  const typename Form::Value* value[kSpanTiles * 32];  // for each tile its columns
+  const typename Form::Value* value[kSpanTiles * 32];  // for each tile its columns of 16
   const float *key_scale[kSpanTiles], *value_scale[kSpanTiles];
   int tiles, columns;
 };
 
+// The span that begins at `first` of a context. Beyond its tiles the last one's address is repeated.
 template <class Form>
-static Span<Form> locate(const Attend& a, int first, int count) {
+static Span<Form> locate(const Attend& a, int first, int context) {
   using Value = typename Form::Value;
   const KvHead& kv = a.kv;
   Span<Form> s;
-  s.tiles = (count + kLanes - 1) / kLanes, s.columns = round_up(kv.head_dim, 16) / 16;
+  s.tiles = ((context - first < kSpan ? context - first : kSpan) + kLanes - 1) / kLanes;
+  s.columns = round_up(kv.head_dim, 16) / 16;
   const long key_bytes = kv.head_dim / Form::kTogether * sizeof(typename Form::Key);  // of one position
   const long value_bytes = s.columns * 16 / Form::kTogether * sizeof(Value);
-  for (int j = 0; j < s.tiles; j++) {
-    const int position = first + j * kLanes, offset = position % kv.block_size;
+  for (int j = 0; j < kSpanTiles; j++) {
+    const int position = first + (j < s.tiles ? j : s.tiles - 1) * kLanes, offset = position % kv.block_size;
     const char* keys = kv.base + a.block_table[position / kv.block_size] * kv.block_stride;
     const char* values = keys + kv.block_size * key_bytes;
     s.key[j] = (const typename Form::Key*)(keys + offset * key_bytes);
@@ -51,20 +53,6 @@ static Span<Form> locate(const Attend& a, int first, int count) {
     s.value_scale[j] = s.key_scale[j] + kv.block_size;
   }
   return s;
-}
-
-// Begins to read the span after `span`, if the context goes on, while that is reduced.
-template <class Form>
-static void fetch_next(const Attend& a, int span) {
-  const int first = (span + 1) * kSpan, left = a.visible[a.num_queries - 1] - first;
-  if (left <= 0) return;
-  const Span<Form> s = locate<Form>(a, first, left < kSpan ? left : kSpan);
-  const long key_bytes = (long)kLanes / Form::kTogether * a.kv.head_dim * sizeof(*s.key[0]);
-  const long value_bytes = (long)kLanes / Form::kTogether * s.columns * 16 * sizeof(*s.value[0]);
-  for (int j = 0; j < s.tiles; j++) {
-    for (long i = 0; i < key_bytes; i += 64) __builtin_prefetch((const char*)s.key[j] + i, 0, 2);
-    for (long i = 0; i < value_bytes; i += 64) __builtin_prefetch((const char*)s.value[j * s.columns] + i, 0, 2);
-  }
 }
 
 // Makes terms of the softmax over the first `count` positions from their scores; the rest become 0.
@@ -110,10 +98,10 @@ struct Part {
 
 static_assert(kQueryBlock <= 16);
 
-static void reduce(const Attend& a, const Span<Floats>& s, int q, Part& part) {
+static void reduce(const Attend& a, const Span<Floats>& s, const Span<Floats>& next, int q, Part& part) {
   float score[kQueryBlock * kSpan];
   const int d = a.kv.head_dim, width = s.columns * 16, longest = part.count[part.rows - 1];
-  product_rows(Product{a.q + (long)q * width, width, d, d, s.key, 0, 16, score, kSpan}, part.rows, s.tiles);
+  product_rows(Product{a.q + (long)q * width, width, d, d, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
   for (int i = 0; i < part.rows; i++) {
     float* row = score + i * kSpan;
     terms([&](int j) { return load(row + 16 * j); }, s.tiles, part.count[i], row, part.max + i, part.sum + i);
@@ -121,18 +109,19 @@ static void reduce(const Attend& a, const Span<Floats>& s, int q, Part& part) {
   // A term of 0 does not do for positions that a query does not see: what is left in the cache there may be NaN.
   const bool alike = part.count[0] == longest;
   for (int i = 0; i < part.rows; i += alike ? part.rows : 1)
-    product_rows(Product{score + i * kSpan, kSpan, part.count[i], kLanes, s.value, s.columns, width,
-                         part.out + i * width, width}, alike ? part.rows : 1, s.columns);
+    product_rows(Product{score + i * kSpan, kSpan, part.count[i], kLanes, s.value, next.value, s.columns, width,
+                         part.out + i * width, width},
+                 alike ? part.rows : 1, s.columns);
 }
 
-static void reduce(const Attend& a, const Span<Integers>& s, int q, Part& part) {
+static void reduce(const Attend& a, const Span<Integers>& s, const Span<Integers>& next, int q, Part& part) {
   using Words = const Pair<int16_t>*;
   int32_t score[kQueryBlock * kSpan], total[kQueryBlock * 512];
   int16_t words[kQueryBlock * kSpan];
   float term[kSpan], scale[kQueryBlock];
   const int pairs = a.kv.head_dim / 2, width = s.columns * 16, longest = part.count[part.rows - 1];
-  product_rows(Product{(Words)(a.q_words + (long)q * width), width / 2, pairs, pairs, s.key, 0, 16, score, kSpan},
-               part.rows, s.tiles);
+  const Words queries = (Words)(a.q_words + (long)q * width);
+  product_rows(Product{queries, width / 2, pairs, pairs, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
   for (int i = 0; i < part.rows; i++) {
     const F q_scale = set1(a.q_scale[q + i]);
     auto to_score = [&](int j) {
@@ -141,7 +130,8 @@ static void reduce(const Attend& a, const Span<Integers>& s, int q, Part& part) 
     terms(to_score, s.tiles, part.count[i], term, part.max + i, part.sum + i);
     scale[i] = round_terms(s, part.count[i], term, words + i * kSpan);
   }
-  product_rows(Product{(Words)words, kSpan / 2, (longest + 1) / 2, kLanes / 2, s.value, s.columns, width, total, width},
+  product_rows(Product{(Words)words, kSpan / 2, (longest + 1) / 2, kLanes / 2, s.value, next.value, s.columns, width,
+                       total, width},
                part.rows, s.columns);
   for (int i = 0; i < part.rows; i++)
     for (int j = i * width; j < (i + 1) * width; j += 16)
@@ -149,12 +139,13 @@ static void reduce(const Attend& a, const Span<Integers>& s, int q, Part& part) 
 }
 
 template <class Form>
-static void attend_span(const Attend& a, const Span<Form>& s, int first, int q, int rows, bool fresh) {
+static void attend_span(const Attend& a, const Span<Form>& s, const Span<Form>& next, int first, int q, int rows,
+                        bool fresh) {
   const int width = s.columns * 16;
   float out[kQueryBlock * 512];
   Part part{rows, {}, fresh ? a.out + (long)q * width : out, {}, {}};
   for (int i = 0; i < rows; i++) part.count[i] = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;
-  reduce(a, s, q, part);
+  reduce(a, s, next, q, part);
   float keep[16] = {}, gain[16] = {};  // as merge has them, of all rows at once
   for (int i = 0; i < rows; i++) {
     const float top = fresh || part.max[i] > a.max[q + i] ? part.max[i] : a.max[q + i];
@@ -172,14 +163,15 @@ static void attend_span(const Attend& a, const Span<Form>& s, int first, int q, 
 template <class Form>
 static void attend_spans(const Attend& a) {
   const int longest = a.visible[a.num_queries - 1];
+  Span<Form> next = locate<Form>(a, a.first_span * kSpan, longest);  // fetched while the one before is reduced
   for (int span = a.first_span; span < a.last_span; span++) {
     const int first = span * kSpan;
-    const Span<Form> s = locate<Form>(a, first, longest - first < kSpan ? longest - first : kSpan);
-    if (a.num_queries <= 2 * kQueryBlock) fetch_next<Form>(a, span);
+    const Span<Form> s = next;
+    if (first + kSpan < longest) next = locate<Form>(a, first + kSpan, longest);
     int q = 0;
     while (q < a.num_queries && a.visible[q] <= first) q++;  // ordered by position: those that see it are a suffix
     for (; q < a.num_queries; q += kQueryBlock)
-      attend_span(a, s, first, q, a.num_queries - q < kQueryBlock ? a.num_queries - q : kQueryBlock,
+      attend_span(a, s, next, first, q, a.num_queries - q < kQueryBlock ? a.num_queries - q : kQueryBlock,
                   span == a.first_span);
   }
 }

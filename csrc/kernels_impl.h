@@ -123,11 +123,15 @@ static void rope(const float* x, const float* cos, const float* sin, int half, f
   }
 }
 
+constexpr int kFewRows = 3;
+
 // acc[q][j] = acc + sum over k of a[q][k] * b[j][k], one chain per element whatever the block it is computed in.
 // Floats, or pairs of integers: then the sums are exact.
 template <int Q, int N, class A, class B, class Acc>
-inline void block_product(const A* a, long lda, int k, const B* const* b, int ldb, Acc (&acc)[Q][N]) {
+inline void block_product(const A* a, long lda, int k, const B* const* b, const B* const* next, int ldb, Acc (&acc)[Q][N]) {
   for (int i = 0; i < k; i++) {
+    if (Q <= kFewRows)  // memory is the limit: begin to read what comes next
+      for (int j = 0; j < N; j++) __builtin_prefetch(next[j] + (long)i * ldb);
     decltype(load(b[0])) w[N];
     for (int j = 0; j < N; j++) w[j] = load(b[j] + (long)i * ldb);
     for (int q = 0; q < Q; q++) {
@@ -143,7 +147,7 @@ struct Product {
   const A* a;
   long lda;
   int k, step;
-  const B* const* b;
+  const B* const *b, *const *next;  // next: as b, what is wanted afterwards
   int stride, ldb;
   C* c;
   long ldc;
@@ -155,9 +159,9 @@ static void product(const Product<A, B, C>& p, int column) {
   decltype(load(zeros)) acc[Q][N];
   for (int q = 0; q < Q; q++)
     for (int j = 0; j < N; j++) acc[q][j] = load(zeros);
-  const B* const* b = p.b + column;
-  for (int i = 0; i < p.k; i += p.step, b += p.stride)
-    block_product<Q, N>(p.a + i, p.lda, p.k - i < p.step ? p.k - i : p.step, b, p.ldb, acc);
+  const B *const *b = p.b + column, *const *next = p.next + column;
+  for (int i = 0; i < p.k; i += p.step, b += p.stride, next += p.stride)
+    block_product<Q, N>(p.a + i, p.lda, p.k - i < p.step ? p.k - i : p.step, b, next, p.ldb, acc);
   for (int q = 0; q < Q; q++)
     for (int j = 0; j < N; j++) store(p.c + q * p.ldc + 16 * (column + j), acc[q][j]);
 }
@@ -183,7 +187,7 @@ inline void gemm_f32_block(const GemmF32& g, int tile, int row) {
   F acc[Q][N];
   for (int q = 0; q < Q; q++)
     for (int j = 0; j < N; j++) acc[q][j] = set1(0.0f);
-  block_product<Q, N>(g.a + (long)row * g.lda, g.lda, g.k, b, 16, acc);
+  block_product<Q, N>(g.a + (long)row * g.lda, g.lda, g.k, b, b, 16, acc);
   for (int q = 0; q < Q; q++)
     for (int j = 0; j < N; j++) {
       float* o = g.out + (long)(row + q) * g.ldo + (tile + j) * 16;

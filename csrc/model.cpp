@@ -91,7 +91,7 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   stages_ = std::vector<Stage>(16 * s.num_layers + 16);
   const size_t rows_per_unit = std::max(1, kUnitQueries / group_);
   for (Queries* queries : {&all_, &asked_})
-    queries->units.reserve((t / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads +
+    queries->units.reserve((t / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads + 8 * pool_.size() +
                            (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
 }
 
@@ -154,14 +154,15 @@ void Model::plan(const Step& s) {
 }
 
 void Model::plan_units(Queries& queries, int part) const {
-  const int unit_rows = std::max(1, kUnitQueries / group_);
+  const int kv_heads = shape().num_kv_heads, share = queries.rows * kv_heads / (8 * pool_.size());
+  const int unit_rows = std::max(1, std::min(round_up(share, 4), kUnitQueries / group_));
   queries.units.clear();
   for (int q = (int)queries.cu_seqlens.size() - 2; q >= 0; q--) {
     const int first = queries.cu_seqlens[q], last = queries.cu_seqlens[q + 1];
     for (int end = last; end > first; end = std::max(first, end - unit_rows)) {  // the longest contexts first
       const int begin = std::max(first, end - unit_rows), count = (queries.positions[end - 1] + kSpan) / kSpan;
       for (int span = 0; span < count; span += part)
-        for (int h = 0; h < shape().num_kv_heads; h++)
+        for (int h = 0; h < kv_heads; h++)
           queries.units.push_back({q, begin, end - begin, h, span, part < count - span ? span + part : count});
     }
   }

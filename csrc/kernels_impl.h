@@ -123,14 +123,15 @@ static void rope(const float* x, const float* cos, const float* sin, int half, f
   }
 }
 
-constexpr int kFewRows = 3;
+constexpr int kFewRows = 3;  // up to so many, memory is the limit: `next` is fetched meanwhile
 
 // acc[q][j] = acc + sum over k of a[q][k] * b[j][k], one chain per element whatever the block it is computed in.
 // Floats, or pairs of integers: then the sums are exact.
 template <int Q, int N, class A, class B, class Acc>
-inline void block_product(const A* a, long lda, int k, const B* const* b, const B* const* next, int ldb, Acc (&acc)[Q][N]) {
+inline void block_product(const A* a, long lda, int k, const B* const* b, const B* const* next, int ldb,
+                          Acc (&acc)[Q][N]) {
   for (int i = 0; i < k; i++) {
-    if (Q <= kFewRows)  // memory is the limit: begin to read what comes next
+    if (Q <= kFewRows)
       for (int j = 0; j < N; j++) __builtin_prefetch(next[j] + (long)i * ldb);
     decltype(load(b[0])) w[N];
     for (int j = 0; j < N; j++) w[j] = load(b[j] + (long)i * ldb);

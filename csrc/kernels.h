@@ -47,7 +47,7 @@ struct GemmF32 {
   bool add;
 };
 
-// The cache of an 8-bit model holds integers with one scale per position and kv head. Products with them are exact:
+// The cache of a quantised model holds integers with one scale per position and kv head. Products with them are exact:
 // queries and the terms of the softmax are rounded to integers whose sums of products fit in 32 bits.
 template <class T>
 struct Pair {

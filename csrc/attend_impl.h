@@ -2,6 +2,8 @@
 //
 // A query's arithmetic per span: scores, one chain of products over the head dimension per position; their maximum;
 // powers of 2 (queries come scaled by log2(e)), summed lane by lane; values, one chain over the positions it sees.
+// Over a cache of integers both chains are exact: a score is an integer times the scales of query and key; the terms of
+// the softmax, times the scales of their values, are rounded to integers up to kTermLimit for the sum of values.
 // Spans are merged in ascending order. Nothing of it depends on the other queries, so a token gets the same bits alone
 // and inside any chunk.
 #pragma once
@@ -11,138 +13,169 @@ namespace KERNEL_NS {
 
 constexpr int kSpanTiles = kSpan / kLanes;
 
-template <class T>
-struct Span {
-  const T* key[kSpanTiles];    // each [D][16]
-  const T* value[kSpanTiles];  // each [16][round_up(D, 16)]
-  int tiles;
+struct Floats {
+  using Key = float;
+  using Value = float;
+  static constexpr int kTogether = 1;  // numbers in an element
+};
+struct Integers {
+  using Key = Pair<int16_t>;
+  using Value = Pair<int8_t>;
+  static constexpr int kTogether = 2;
 };
 
-template <class T>
-static Span<T> locate(const Attend& a, int first, int count) {
-  Span<T> s;
-  s.tiles = (count + kLanes - 1) / kLanes;
+template <class Form>
+struct Span {
+  const typename Form::Key* key[kSpanTiles];           // a tile of 16 positions each
+  const typename Form::Value* value[kSpanTiles * 32];  // for each tile its columns of 16
+  const float *key_scale[kSpanTiles], *value_scale[kSpanTiles];
+  int tiles, columns;
+};
+
+// The span that begins at `first` of a context. Beyond its tiles the last one's address is repeated.
+template <class Form>
+static Span<Form> locate(const Attend& a, int first, int context) {
+  using Value = typename Form::Value;
   const KvHead& kv = a.kv;
+  Span<Form> s;
+  s.tiles = ((context - first < kSpan ? context - first : kSpan) + kLanes - 1) / kLanes;
+  s.columns = round_up(kv.head_dim, 16) / 16;
+  const long key_bytes = kv.head_dim / Form::kTogether * sizeof(typename Form::Key);  // of one position
+  const long value_bytes = s.columns * 16 / Form::kTogether * sizeof(Value);
   for (int j = 0; j < kSpanTiles; j++) {
-    const int position = first + (j < s.tiles ? j : s.tiles - 1) * kLanes;
-    const T* block = (const T*)kv.base + a.block_table[position / kv.block_size] * kv.block_stride;
-    const int offset = position % kv.block_size;
-    s.key[j] = block + (long)offset * kv.head_dim;
-    s.value[j] = block + (long)kv.block_size * kv.head_dim + (long)offset * round_up(kv.head_dim, 16);
+    const int position = first + (j < s.tiles ? j : s.tiles - 1) * kLanes, offset = position % kv.block_size;
+    const char* keys = kv.base + a.block_table[position / kv.block_size] * kv.block_stride;
+    const char* values = keys + kv.block_size * key_bytes;
+    s.key[j] = (const typename Form::Key*)(keys + offset * key_bytes);
+    for (int i = 0; i < s.columns; i++)
+      s.value[j * s.columns + i] = (const Value*)(values + offset * value_bytes) + 16 * i;
+    s.key_scale[j] = (const float*)(values + kv.block_size * value_bytes) + offset;
+    s.value_scale[j] = s.key_scale[j] + kv.block_size;
   }
   return s;
 }
 
-// Copies a span as float, so that many queries share the conversion.
-static Span<float> widen_span(const Span<uint16_t>& s, int head_dim, float* scratch) {
-  Span<float> wide;
-  wide.tiles = s.tiles;
-  const int key_size = head_dim * kLanes, value_size = kLanes * round_up(head_dim, 16);
-  float* values = scratch + kSpanTiles * key_size;
-  for (int j = 0; j < kSpanTiles; j++) {
-    const int used = j < s.tiles ? j : s.tiles - 1;
-    wide.key[j] = scratch + used * key_size;
-    wide.value[j] = values + used * value_size;
-    if (j >= s.tiles) continue;
-    for (int i = 0; i < key_size; i += 16) store(scratch + j * key_size + i, load(s.key[j] + i));
-    for (int i = 0; i < value_size; i += 16) store(values + j * value_size + i, load(s.value[j] + i));
-  }
-  return wide;
-}
-
-// Turns scores into terms of the softmax over the first `count` positions; the rest become 0.
-inline void terms(float* score, int count, float* max_out, float* sum_out) {
+// Makes terms of the softmax over the first `count` positions from their scores; the rest become 0.
+template <class Scores>
+inline void terms(Scores score, int tiles, int count, float* term, float* max_out, float* sum_out) {
   const F none = set1(-__builtin_inff());
-  const int tiles = (count + kLanes - 1) / kLanes;
   F top = none;
   for (int j = 0; j < tiles; j++) {
-    const F v = keep_first(load(score + 16 * j), count - 16 * j, none);
-    store(score + 16 * j, v);
+    const F v = keep_first(score(j), count - 16 * j, none);
+    store(term + 16 * j, v);
     top = max(v, top);
   }
   const float m = reduce_max(top);
   F sum = set1(0.0f);
   for (int j = 0; j < tiles; j++) {
-    const F p = exp2_lanes(sub(load(score + 16 * j), set1(m)));
-    store(score + 16 * j, p);
+    const F p = exp2_lanes(sub(load(term + 16 * j), set1(m)));
+    store(term + 16 * j, p);
     sum = add(sum, p);
   }
   *max_out = m;
   *sum_out = reduce_add(sum);
 }
 
-// out[q] += terms . values over positions [from, to) of the span.
-template <class T>
-static void weigh(const Span<T>& s, const float* p, int rows, int from, int to, int width, float* out) {
-  const T* columns[64];
-  const int n = width / 16;
-  for (int i = from; i < to;) {
-    const int tile = i / kLanes, end = (tile + 1) * kLanes < to ? (tile + 1) * kLanes : to;
-    for (int base = 0; base < n; base += 64) {
-      const int part = n - base < 64 ? n - base : 64;
-      for (int j = 0; j < part; j++) columns[j] = s.value[tile] + (long)(i % kLanes) * width + 16 * (base + j);
-      product_rows(rows, p + i, kSpan, end - i, columns, part, width, out + 16 * base, width, i > 0);
-    }
-    i = end;
+// Rounds the terms times the scales of their values, and returns what 1 then stands for.
+static float round_terms(const Span<Integers>& s, int count, float* term, int16_t* words) {
+  I top = iset1(0);
+  for (int j = 0; j < s.tiles; j++) {
+    const F v = keep_first(mul(load(term + 16 * j), load(s.value_scale[j])), count - 16 * j, set1(0.0f));
+    store(term + 16 * j, v);
+    top = imax(top, bits(v));  // compared as integers, as in round_group
   }
+  const Rounding r(reduce_imax(top), kTermLimit);
+  for (int j = 0; j < s.tiles; j++)
+    store_words(words + 16 * j, round_int(mul(load(term + 16 * j), set1(r.inverse))));
+  return r.scale;
 }
+
+// One span's results for a block of queries, of which query i sees the first count[i] positions; counts rise.
+struct Part {
+  int rows, count[kQueryBlock];
+  float *out, max[kQueryBlock], sum[kQueryBlock];
+};
 
 static_assert(kQueryBlock <= 16);
 
-template <class T>
-static void attend_span(const Attend& a, const Span<T>& s, int first, int q, int rows, bool fresh) {
-  float* score = a.scratch;
-  const int d = a.kv.head_dim, width = round_up(d, 16);
-  float part[kQueryBlock * 512], max[kQueryBlock], sum[kQueryBlock];
-  product_rows(rows, a.q + (long)q * d, d, d, s.key, s.tiles, kLanes, score, kSpan, false);
-  int shared = kSpan;
-  for (int i = 0; i < rows; i++) {
-    const int count = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;
-    terms(score + i * kSpan, count, max + i, sum + i);
-    shared = count < shared ? count : shared;
+static void reduce(const Attend& a, const Span<Floats>& s, const Span<Floats>& next, int q, Part& part) {
+  float score[kQueryBlock * kSpan];
+  const int d = a.kv.head_dim, width = s.columns * 16, longest = part.count[part.rows - 1];
+  product_rows(Product{a.q + (long)q * width, width, d, d, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
+  for (int i = 0; i < part.rows; i++) {
+    float* row = score + i * kSpan;
+    terms([&](int j) { return load(row + 16 * j); }, s.tiles, part.count[i], row, part.max + i, part.sum + i);
   }
-  float* out = fresh ? a.out + (long)q * width : part;
-  weigh(s, score, rows, 0, shared, width, out);
+  // A term of 0 does not do for positions that a query does not see: what is left in the cache there may be NaN.
+  const bool alike = part.count[0] == longest;
+  for (int i = 0; i < part.rows; i += alike ? part.rows : 1)
+    product_rows(Product{score + i * kSpan, kSpan, part.count[i], kLanes, s.value, next.value, s.columns, width,
+                         part.out + i * width, width},
+                 alike ? part.rows : 1, s.columns);
+}
+
+static void reduce(const Attend& a, const Span<Integers>& s, const Span<Integers>& next, int q, Part& part) {
+  using Words = const Pair<int16_t>*;
+  int32_t score[kQueryBlock * kSpan], total[kQueryBlock * 512];
+  int16_t words[kQueryBlock * kSpan];
+  float term[kSpan], scale[kQueryBlock];
+  const int pairs = a.kv.head_dim / 2, width = s.columns * 16, longest = part.count[part.rows - 1];
+  const Words queries = (Words)(a.q_words + (long)q * width);
+  product_rows(Product{queries, width / 2, pairs, pairs, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
+  for (int i = 0; i < part.rows; i++) {
+    const F q_scale = set1(a.q_scale[q + i]);
+    auto to_score = [&](int j) {
+      return mul(to_float(load(score + i * kSpan + 16 * j)), mul(load(s.key_scale[j]), q_scale));
+    };
+    terms(to_score, s.tiles, part.count[i], term, part.max + i, part.sum + i);
+    scale[i] = round_terms(s, part.count[i], term, words + i * kSpan);
+  }
+  product_rows(Product{(Words)words, kSpan / 2, (longest + 1) / 2, kLanes / 2, s.value, next.value, s.columns, width,
+                       total, width},
+               part.rows, s.columns);
+  for (int i = 0; i < part.rows; i++)
+    for (int j = i * width; j < (i + 1) * width; j += 16)
+      store(part.out + j, mul(to_float(load(total + j)), set1(scale[i])));
+}
+
+template <class Form>
+static void attend_span(const Attend& a, const Span<Form>& s, const Span<Form>& next, int first, int q, int rows,
+                        bool fresh) {
+  const int width = s.columns * 16;
+  float out[kQueryBlock * 512];
+  Part part{rows, {}, fresh ? a.out + (long)q * width : out, {}, {}};
+  for (int i = 0; i < rows; i++) part.count[i] = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;
+  reduce(a, s, next, q, part);
   float keep[16] = {}, gain[16] = {};  // as merge has them, of all rows at once
   for (int i = 0; i < rows; i++) {
-    const int count = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;
-    weigh(s, score + i * kSpan, 1, shared, count, width, out + i * width);
-    const float top = fresh || max[i] > a.max[q + i] ? max[i] : a.max[q + i];
-    keep[i] = fresh ? 0 : a.max[q + i] - top, gain[i] = max[i] - top;
+    const float top = fresh || part.max[i] > a.max[q + i] ? part.max[i] : a.max[q + i];
+    keep[i] = fresh ? 0 : a.max[q + i] - top, gain[i] = part.max[i] - top;
     a.max[q + i] = top;
-    if (fresh) a.sum[q + i] = sum[i];
+    if (fresh) a.sum[q + i] = part.sum[i];
   }
   if (fresh) return;
   store(keep, exp2_lanes(load(keep)));
   store(gain, exp2_lanes(load(gain)));
   for (int i = 0; i < rows; i++)
-    merge_by(keep[i], gain[i], a.out + (long)(q + i) * width, a.sum + q + i, part + i * width, sum[i], width);
+    merge_by(keep[i], gain[i], a.out + (long)(q + i) * width, a.sum + q + i, out + i * width, part.sum[i], width);
 }
 
-// Queries are ordered by position, so those that see a span are a suffix.
-template <class T>
-static void attend_block(const Attend& a, const Span<T>& s, int first, bool first_span) {
-  int q = 0;
-  while (q < a.num_queries && a.visible[q] <= first) q++;
-  for (; q < a.num_queries; q += kQueryBlock)
-    attend_span(a, s, first, q, a.num_queries - q < kQueryBlock ? a.num_queries - q : kQueryBlock, first_span);
-}
-
-static void attend(const Attend& a) {
+template <class Form>
+static void attend_spans(const Attend& a) {
   const int longest = a.visible[a.num_queries - 1];
+  Span<Form> next = locate<Form>(a, a.first_span * kSpan, longest);  // fetched while the one before is reduced
   for (int span = a.first_span; span < a.last_span; span++) {
-    const int first = span * kSpan, count = longest - first < kSpan ? longest - first : kSpan;
-    const bool fresh = span == a.first_span;
-    if (!a.kv.bf16) {
-      attend_block(a, locate<float>(a, first, count), first, fresh);
-      continue;
-    }
-    const Span<uint16_t> narrow = locate<uint16_t>(a, first, count);
-    if (a.num_queries <= 2 * kQueryBlock)
-      attend_block(a, narrow, first, fresh);
-    else
-      attend_block(a, widen_span(narrow, a.kv.head_dim, a.scratch + 8 * kSpan), first, fresh);
+    const int first = span * kSpan;
+    const Span<Form> s = next;
+    if (first + kSpan < longest) next = locate<Form>(a, first + kSpan, longest);
+    int q = 0;
+    while (q < a.num_queries && a.visible[q] <= first) q++;  // ordered by position: those that see it are a suffix
+    for (; q < a.num_queries; q += kQueryBlock)
+      attend_span(a, s, next, first, q, a.num_queries - q < kQueryBlock ? a.num_queries - q : kQueryBlock,
+                  span == a.first_span);
   }
 }
+
+static void attend(const Attend& a) { a.kv.integers ? attend_spans<Integers>(a) : attend_spans<Floats>(a); }
 
 }  // namespace KERNEL_NS

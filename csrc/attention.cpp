@@ -3,34 +3,36 @@
 #include <cmath>
 #include <cstring>
 
-#include "half.h"
 #include "model.h"
-
-static uint16_t to_bfloat16(float f) {  // to nearest even; NaN stays NaN
-  const uint32_t u = float_to_bits(f);
-  if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
-  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-static void put(uint16_t& to, float x) { to = to_bfloat16(x); }
-static void put(float& to, float x) { to = x; }
 
 KvHead Model::cache(int layer, int kv_head) const {
   const ModelShape& s = shape();
-  const long block = (long)limits.block_size * (s.head_dim + round_up(s.head_dim, kLanes));
+  const long head = kv_block_bytes(s.quantized(), limits.block_size, s.head_dim), heads = (long)s.num_kv_heads * s.num_layers;
   // All layers of a block lie together: memory is touched, and grows, block by block.
-  const size_t first = ((size_t)layer * s.num_kv_heads + kv_head) * block * (s.quantized() ? 2 : 4);
-  const long stride = block * s.num_kv_heads * s.num_layers;
-  return {cache_.data() + first, stride, limits.block_size, s.head_dim, s.quantized()};
+  return {cache_.data() + ((long)layer * s.num_kv_heads + kv_head) * head, head * heads, limits.block_size, s.head_dim,
+          s.quantized()};
 }
 
-template <class T>
-void Model::write_cache(const KvHead& kv, int slot, const float* key, const float* value) const {
-  const int offset = slot % kv.block_size, d = kv.head_dim;
-  T* block = (T*)kv.base + slot / kv.block_size * kv.block_stride;
-  T* keys = block + (long)(offset / kLanes * kLanes) * d + offset % kLanes;
-  T* values = block + (long)kv.block_size * d + (long)offset * round_up(d, kLanes);
-  for (int i = 0; i < d; i++) put(keys[i * kLanes], key[i]), put(values[i], value[i]);
+static void write_floats(const KvHead& kv, char* block, int offset, const float* key, const float* value) {
+  const int d = kv.head_dim, width = round_up(d, kLanes);
+  float* keys = (float*)block + (long)(offset / kLanes * kLanes) * d + offset % kLanes;
+  float* values = (float*)block + (long)kv.block_size * d + (long)offset * width;
+  for (int i = 0; i < d; i++) keys[i * kLanes] = key[i], values[i] = value[i];
+}
+
+// key, value: padded to 16 with zeros.
+static void write_integers(const Kernels& kernels, const KvHead& kv, char* block, int offset, const float* key,
+                           const float* value) {
+  const int d = kv.head_dim, width = round_up(d, kLanes), lane = offset % kLanes;
+  char* values = block + 2L * kv.block_size * d;
+  float* scales = (float*)(values + (long)kv.block_size * width) + offset;
+  int16_t words[512];
+  scales[0] = kernels.round_row(key, width, kKeyLimit, words);
+  char* to = block + 2L * (offset - lane) * d + lane * 4;
+  for (int i = 0; i < d; i += 2) std::memcpy(to + i / 2 * kLanes * 4, words + i, 4);
+  scales[kv.block_size] = kernels.round_row(value, width, kValueLimit, words);
+  int8_t* bytes = (int8_t*)values + (long)(offset - offset % 2) * width + offset % 2;
+  for (int i = 0; i < width; i++) bytes[2 * i] = (int8_t)words[i];
 }
 
 void Model::rotate_keys(int layer, int row, int kv_head) {
@@ -39,11 +41,13 @@ void Model::rotate_keys(int layer, int row, int kv_head) {
   const size_t angle = (size_t)step_->positions[row] * half;
   const float* qkv = qkv_ + (size_t)row * qkv_ld_;
   const float* key = qkv + s.query_size() + kv_head * s.head_dim;
-  float rotated[512];
+  float rotated[512] = {}, value[512] = {};
   kernels_.rope(key, cos_ + angle, sin_ + angle, half, 1.0f, rotated);
+  std::copy(key + s.kv_size(), key + s.kv_size() + s.head_dim, value);
   const KvHead kv = cache(layer, kv_head);
-  s.quantized() ? write_cache<uint16_t>(kv, slot, rotated, key + s.kv_size())
-         : write_cache<float>(kv, slot, rotated, key + s.kv_size());
+  char* block = kv.base + slot / kv.block_size * kv.block_stride;
+  kv.integers ? write_integers(kernels_, kv, block, slot % kv.block_size, rotated, value)
+              : write_floats(kv, block, slot % kv.block_size, rotated, value);
 }
 
 void Model::write_keys(int layer, Stage& stage) {
@@ -74,13 +78,15 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
     const size_t angle = (size_t)position * half;
     for (int g = 0; g < group_; g++) {
       const int i = r * group_ + g;
+      float* query = c.queries + (size_t)i * width;
       kernels_.rope(qkv_ + (size_t)row * qkv_ld_ + (u.kv_head * group_ + g) * d, cos_ + angle, sin_ + angle, half,
-                    scale, c.queries + (size_t)i * d);
+                    scale, query);
+      if (s.quantized()) c.query_scale[i] = kernels_.round_row(query, width, query_limit(d), c.words + (size_t)i * width);
       c.visible[i] = position + 1;
     }
   }
-  Attend a{cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, c.queries, c.visible,
-           u.num_rows * group_, u.first_span, u.last_span, c.attended, c.max, c.sum, c.attend};
+  Attend a{cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, c.queries,
+           c.words, c.query_scale, c.visible, u.num_rows * group_, u.first_span, u.last_span, c.attended, c.max, c.sum};
   if (split_) {
     for (int span = u.first_span; span < u.last_span; span++) {
       a.first_span = span, a.last_span = span + 1;

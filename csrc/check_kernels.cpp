@@ -91,26 +91,35 @@ static void check_products(const Kernels& a, const Kernels& b) {
 
 static void check_attention(const Kernels& a, const Kernels& b) {
   const int d = 24, width = 32, block = 32, blocks = 10;
-  const long stride = block * (d + width);
-  const auto wide = floats(stride * blocks);
-  std::vector<uint16_t> narrow;
-  for (float f : wide) narrow.push_back((uint16_t)(float_to_bits(f) >> 16));
   const int32_t table[] = {3, 1, 9, 0, 2, 7, 5, 4, 8, 6};
-  for (bool bf16 : {false, true})
+  for (bool integers : {false, true}) {
+    const long stride = kv_block_bytes(integers, block, d);
+    auto cache = floats(stride * blocks / 4, 0.01f);
+    if (integers)
+      for (int i = 0; i < blocks; i++) {  // all but the scales, which are not negative
+        for (long k = i * stride / 4; k < (i + 1) * stride / 4; k++) cache[k] = std::abs(cache[k]);
+        const auto numbers = bytes(block * (2 * d + width));
+        int8_t* to = (int8_t*)cache.data() + i * stride;
+        std::memcpy(to, numbers.data(), numbers.size());
+        for (int k = 0; k < 2 * block * d; k += 2) to[k + 1] %= 8;  // within kKeyLimit
+      }
     for (int n : {1, 3, 20}) {
-      const auto q = floats(n * d, 0.4f);
+      const auto q = floats(n * width, integers ? 1 : 30);
       std::vector<int32_t> visible;
       for (int i = 0; i < n; i++) visible.push_back(281 + i);
       auto run = [&](const Kernels& kernels) {
-        std::vector<float> out(n * width), max(n), sum(n), scratch(attend_scratch(d)), all(n * d);
-        void* base = bf16 ? (void*)narrow.data() : (void*)wide.data();
-        kernels.attend({{base, stride, block, d, bf16}, table, q.data(), visible.data(), n, 0, 3, out.data(), max.data(),
-                        sum.data(), scratch.data()});
+        std::vector<float> out(n * width), max(n), sum(n), all(n * d), scale(n);
+        std::vector<int16_t> words(n * width);
+        for (int i = 0; i < n; i++)
+          scale[i] = kernels.round_row(&q[i * width], width, query_limit(d), &words[i * width]);
+        kernels.attend({{(char*)cache.data(), stride, block, d, integers}, table, q.data(), words.data(), scale.data(),
+                        visible.data(), n, 0, 3, out.data(), max.data(), sum.data()});
         for (int i = 0; i < n; i++) kernels.finish(&out[i * width], sum[i], d, &all[i * d]);
         return all;
       };
       expect_same(run(a), run(b), "attend");
     }
+  }
 }
 
 int main() {

@@ -47,33 +47,51 @@ struct GemmF32 {
   bool add;
 };
 
-// One kv head's cache in one layer. Block b: keys [P / 16][D][16] at b * block_stride, then values [P][round_up(D, 16)].
+// The cache of a quantised model holds integers with one scale per position and kv head. Products with them are exact:
+// queries and the terms of the softmax are rounded to integers whose sums of products fit in 32 bits.
+template <class T>
+struct Pair {
+  T even, odd;
+};
+constexpr int kKeyLimit = 2047, kValueLimit = 127;
+constexpr int at_most_words(int limit) { return limit < 32767 ? limit : 32767; }
+constexpr int query_limit(int head_dim) { return at_most_words(0x7fffffff / (head_dim * kKeyLimit)); }
+constexpr int kTermLimit = at_most_words(0x7fffffff / (kSpan * kValueLimit));
+
+// One kv head's cache in one layer. W: round_up(D, 16). Block b, at b * block_stride, is of floats: keys [P / 16][D][16],
+// values [P][W]. Or of integers: keys int16 [P / 16][D / 2][16][2], values int8 [P / 2][W][2], then the scales as floats
+// of keys [P] and of values [P].
 struct KvHead {
-  void* base;
-  long block_stride;  // elements
+  char* base;
+  long block_stride;  // bytes
   int block_size, head_dim;
-  bool bf16;
+  bool integers;
 };
 
-// Attention of queries over the spans [first_span, last_span). q: (num_queries, D), scaled. visible[i]: positions that
-// query i sees. Partial results, one per query: out (round_up(D, 16)) not yet divided by its sum, max and sum.
+constexpr long kv_block_bytes(bool integers, int block_size, int head_dim) {
+  const long width = round_up(head_dim, kLanes);
+  return block_size * (integers ? 2 * head_dim + width + 8 : 4 * (head_dim + width));
+}
+
+// Attention of queries over the spans [first_span, last_span). visible[i]: positions that query i sees. Partial results,
+// one per query: out (W) not yet divided by its sum, max and sum.
 struct Attend {
   KvHead kv;
   const int32_t* block_table;
-  const float* q;
+  const float* q;         // (num_queries, W), scaled by log2(e) / sqrt(D)
+  const int16_t* q_words; // for integers: the same rounded to query_limit(D), with a scale each
+  const float* q_scale;
   const int32_t* visible;
   int num_queries, first_span, last_span;
   float *out, *max, *sum;
-  float* scratch;  // attend_scratch(D) floats
 };
-
-constexpr long attend_scratch(int head_dim) { return 8L * kSpan + kSpan * (head_dim + round_up(head_dim, 16)); }
 
 struct Kernels {
   const char* isa;
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);  // rows padded to 16 with zeros
   void (*quantize)(const float* x, int groups, int8_t* q, float* scales);
   void (*quantize_fine)(const float* x, int groups, int8_t* q, float* scales);  // 15 bits
+  float (*round_row)(const float* x, int n, float largest, int16_t* words);  // returns the scale
   void (*gemm_q8)(const GemmQ8&);
   void (*gemm_f32)(const GemmF32&);
   void (*swiglu)(const float* gate_up, int pairs, float* out);  // gate and up alternate in tiles of 16

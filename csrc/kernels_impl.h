@@ -53,18 +53,25 @@ static void rms_norm(const float* x, const float* weight, float eps, int n, floa
   for (int i = 0; i < n; i += 16) store(out + i, mul(mul(load(x + i), scale), load(weight + i)));
 }
 
+struct Rounding {  // of values to integers up to `largest`
+  float scale, inverse;
+
+  Rounding(int32_t top, float largest) {  // top: the bits of the largest magnitude
+    float amax;
+    __builtin_memcpy(&amax, &top, 4);
+    const bool zero = amax < 1e-30f;
+    scale = zero ? 0.0f : amax / largest, inverse = zero ? 0.0f : largest / amax;
+  }
+};
+
 // One group's 32 values as integers up to `largest`, and its scales.
 inline void round_group(const float* x, float largest, I& a, I& b, float* scales) {
   const F u = load(x), v = load(x + 16);
   // Compared as integers, a NaN is larger than every number, so it reaches the scale and then the logits.
   const I magnitude = iset1(0x7fffffff);
-  const int32_t top = reduce_imax(imax(iand(bits(u), magnitude), iand(bits(v), magnitude)));
-  float amax;
-  __builtin_memcpy(&amax, &top, 4);
-  const bool zero = amax < 1e-30f;
-  const F inverse = set1(zero ? 0.0f : largest / amax);
-  a = round_int(mul(u, inverse)), b = round_int(mul(v, inverse));
-  scales[0] = zero ? 0.0f : amax / largest;
+  const Rounding r(reduce_imax(imax(iand(bits(u), magnitude), iand(bits(v), magnitude))), largest);
+  a = round_int(mul(u, set1(r.inverse))), b = round_int(mul(v, set1(r.inverse)));
+  scales[0] = r.scale;
   scales[1] = scales[0] * (float)reduce_iadd(iadd(a, b));
 }
 
@@ -91,6 +98,15 @@ static void quantize_fine(const float* x, int groups, int8_t* q, float* scales) 
   }
 }
 
+// Rounds n values, a multiple of 16, to integers up to `largest`, and returns what one of them stands for.
+static float round_row(const float* x, int n, float largest, int16_t* words) {
+  I top = iset1(0);
+  for (int i = 0; i < n; i += 16) top = imax(top, iand(bits(load(x + i)), iset1(0x7fffffff)));  // as in round_group
+  const Rounding r(reduce_imax(top), largest);
+  for (int i = 0; i < n; i += 16) store_words(words + i, round_int(mul(load(x + i), set1(r.inverse))));
+  return r.scale;
+}
+
 static void swiglu(const float* gate_up, int pairs, float* out) {
   const F one = set1(1.0f), zero = set1(0.0f);
   for (int i = 0; i < pairs; i++, gate_up += 32, out += 16) {
@@ -107,55 +123,62 @@ static void rope(const float* x, const float* cos, const float* sin, int half, f
   }
 }
 
+constexpr int kFewRows = 3;  // up to so many, memory is the limit: `next` is fetched meanwhile
+
 // acc[q][j] = acc + sum over k of a[q][k] * b[j][k], one chain per element whatever the block it is computed in.
-template <int Q, int N, class B>
-inline void block_product(const float* a, long lda, int k, const B* const* b, int ldb, F (&acc)[Q][N]) {
+// Floats, or pairs of integers: then the sums are exact.
+template <int Q, int N, class A, class B, class Acc>
+inline void block_product(const A* a, long lda, int k, const B* const* b, const B* const* next, int ldb,
+                          Acc (&acc)[Q][N]) {
   for (int i = 0; i < k; i++) {
-    F w[N];
+    if (Q <= kFewRows)
+      for (int j = 0; j < N; j++) __builtin_prefetch(next[j] + (long)i * ldb);
+    decltype(load(b[0])) w[N];
     for (int j = 0; j < N; j++) w[j] = load(b[j] + (long)i * ldb);
     for (int q = 0; q < Q; q++) {
-      const F v = set1(a[q * lda + i]);
+      const auto v = broadcast(a + q * lda + i);
       for (int j = 0; j < N; j++) acc[q][j] = fma(v, w[j], acc[q][j]);
     }
   }
 }
 
-// c[q][16 j ...] = sum over k, or c + that sum continued from c.
-template <int Q, int N, class B>
-static void product(const float* a, long lda, int k, const B* const* b, int ldb, float* c, long ldc, bool resume) {
-  F acc[Q][N];
+// c[q][16 j ...] = sum over k, which is cut into pieces of `step`: column j of piece i begins at b[i * stride + j].
+template <class A, class B, class C>
+struct Product {
+  const A* a;
+  long lda;
+  int k, step;
+  const B* const *b, *const *next;  // next: as b, what is wanted afterwards
+  int stride, ldb;
+  C* c;
+  long ldc;
+};
+
+template <int Q, int N, class A, class B, class C>
+static void product(const Product<A, B, C>& p, int column) {
+  const C zeros[16] = {};
+  decltype(load(zeros)) acc[Q][N];
   for (int q = 0; q < Q; q++)
-    for (int j = 0; j < N; j++) acc[q][j] = resume ? load(c + q * ldc + 16 * j) : set1(0.0f);
-  block_product<Q, N>(a, lda, k, b, ldb, acc);
+    for (int j = 0; j < N; j++) acc[q][j] = load(zeros);
+  const B *const *b = p.b + column, *const *next = p.next + column;
+  for (int i = 0; i < p.k; i += p.step, b += p.stride, next += p.stride)
+    block_product<Q, N>(p.a + i, p.lda, p.k - i < p.step ? p.k - i : p.step, b, next, p.ldb, acc);
   for (int q = 0; q < Q; q++)
-    for (int j = 0; j < N; j++) store(c + q * ldc + 16 * j, acc[q][j]);
+    for (int j = 0; j < N; j++) store(p.c + q * p.ldc + 16 * (column + j), acc[q][j]);
 }
 
-template <int Q, class B>
-static void product_row_block(const float* a, long lda, int k, const B* const* b, int n, int ldb, float* c, long ldc,
-                              bool resume) {
+template <int Q, class A, class B, class C>
+static void product_row_block(const Product<A, B, C>& p, int n) {
   int j = 0;
-  for (; j + kLaneBlock <= n; j += kLaneBlock)
-    product<Q, kLaneBlock>(a, lda, k, b + j, ldb, c + 16 * j, ldc, resume);
-  for (; j < n; j++) product<Q, 1>(a, lda, k, b + j, ldb, c + 16 * j, ldc, resume);
+  for (; j + kLaneBlock <= n; j += kLaneBlock) product<Q, kLaneBlock>(p, j);
+  for (; j < n; j++) product<Q, 1>(p, j);
 }
 
-// Up to kQueryBlock rows of a against n columns of 16.
-template <class B>
-static void product_rows(int rows, const float* a, long lda, int k, const B* const* b, int n, int ldb, float* c,
-                         long ldc, bool resume) {
-  while (rows) {
-    const int q = rows < kQueryBlock ? rows : kQueryBlock;
-    switch (q) {
-      case 1: product_row_block<1>(a, lda, k, b, n, ldb, c, ldc, resume); break;
-      case 2: product_row_block<2>(a, lda, k, b, n, ldb, c, ldc, resume); break;
-      case 3: product_row_block<3>(a, lda, k, b, n, ldb, c, ldc, resume); break;
-      case 4: product_row_block<4>(a, lda, k, b, n, ldb, c, ldc, resume); break;
-      case 5: product_row_block<5>(a, lda, k, b, n, ldb, c, ldc, resume); break;
-      default: product_row_block<6>(a, lda, k, b, n, ldb, c, ldc, resume);
-    }
-    a += q * lda, c += q * ldc, rows -= q;
-  }
+// rows: at most kQueryBlock. n: columns of 16.
+template <int Q = kQueryBlock, class A, class B, class C>
+static void product_rows(const Product<A, B, C>& p, int rows, int n) {
+  if (rows == Q) return product_row_block<Q>(p, n);
+  if constexpr (Q > 1) product_rows<Q - 1>(p, rows, n);
 }
 
 template <int Q, int N>
@@ -165,7 +188,7 @@ inline void gemm_f32_block(const GemmF32& g, int tile, int row) {
   F acc[Q][N];
   for (int q = 0; q < Q; q++)
     for (int j = 0; j < N; j++) acc[q][j] = set1(0.0f);
-  block_product<Q, N>(g.a + (long)row * g.lda, g.lda, g.k, b, 16, acc);
+  block_product<Q, N>(g.a + (long)row * g.lda, g.lda, g.k, b, b, 16, acc);
   for (int q = 0; q < Q; q++)
     for (int j = 0; j < N; j++) {
       float* o = g.out + (long)(row + q) * g.ldo + (tile + j) * 16;

@@ -11,7 +11,7 @@
 
 static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
 static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
-static constexpr int kUnitQueries = 96;   // queries that share one conversion of a span
+static constexpr int kUnitQueries = 96;   // queries that read a span while it is in the cache
 
 static const Kernels& require_kernels(const char* isa) {
   const Kernels* k = find_kernels(isa);
@@ -55,8 +55,7 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   mid_ld_ = round_up(s.intermediate_size, kLanes);
   logits_ld_ = round_up(s.vocab_size, kLanes) + kLanes;  // a multiple of 4 KB would put all rows in one cache set
   const int width = round_up(s.head_dim, kLanes);
-  const size_t element = s.quantized() ? 2 : 4;
-  const size_t block = (size_t)l.block_size * (s.head_dim + width) * element;
+  const size_t block = kv_block_bytes(s.quantized(), l.block_size, s.head_dim);
   cache_ = Memory(block * l.num_blocks * s.num_kv_heads * s.num_layers, true);
   const size_t table = (size_t)l.max_model_len * s.head_dim / 2;
   tables_ = Memory(2 * table * sizeof(float) + 64, false);
@@ -80,11 +79,11 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
       c.rows = make_rows(kOwnRows);
       c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
       c.panel = floats((size_t)kPanelRows * 12 * kLanes);
-      c.queries = floats(queries * s.head_dim);
+      c.queries = floats(queries * width), c.query_scale = floats(queries);
+      c.words = (int16_t*)floats(queries * width / 2);
       c.attended = floats(queries * width);
       c.max = floats(queries), c.sum = floats(queries);
       c.visible = (int32_t*)floats(queries);
-      c.attend = floats(attend_scratch(s.head_dim));
     }
     if (!pass) buffers_ = Memory(buffer_used_, true);
   }
@@ -92,7 +91,7 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   stages_ = std::vector<Stage>(16 * s.num_layers + 16);
   const size_t rows_per_unit = std::max(1, kUnitQueries / group_);
   for (Queries* queries : {&all_, &asked_})
-    queries->units.reserve((t / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads +
+    queries->units.reserve((t / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads + 8 * pool_.size() +
                            (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
 }
 
@@ -155,14 +154,15 @@ void Model::plan(const Step& s) {
 }
 
 void Model::plan_units(Queries& queries, int part) const {
-  const int unit_rows = std::max(1, kUnitQueries / group_);
+  const int kv_heads = shape().num_kv_heads, share = queries.rows * kv_heads / (8 * pool_.size());
+  const int unit_rows = std::max(1, std::min(round_up(share, 4), kUnitQueries / group_));
   queries.units.clear();
   for (int q = (int)queries.cu_seqlens.size() - 2; q >= 0; q--) {
     const int first = queries.cu_seqlens[q], last = queries.cu_seqlens[q + 1];
     for (int end = last; end > first; end = std::max(first, end - unit_rows)) {  // the longest contexts first
       const int begin = std::max(first, end - unit_rows), count = (queries.positions[end - 1] + kSpan) / kSpan;
       for (int span = 0; span < count; span += part)
-        for (int h = 0; h < shape().num_kv_heads; h++)
+        for (int h = 0; h < kv_heads; h++)
           queries.units.push_back({q, begin, end - begin, h, span, part < count - span ? span + part : count});
     }
   }

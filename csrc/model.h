@@ -63,7 +63,8 @@ class Model {
   };
   struct Scratch {  // one thread's
     Rows rows;
-    float *row, *panel, *queries, *attended, *attend, *max, *sum;
+    float *row, *panel, *queries, *query_scale, *attended, *max, *sum;
+    int16_t* words;
     int32_t* visible;
     std::unique_ptr<Sampler> sampler;
   };
@@ -98,8 +99,6 @@ class Model {
   void attend_unit(int layer, const Queries&, const AttendUnit&, Scratch&);
   void merge_splits(const Queries&, int row, int head, Scratch&);
   KvHead cache(int layer, int kv_head) const;
-  template <class T>
-  void write_cache(const KvHead&, int slot, const float* key, const float* value) const;
   void sample_row(int row, Scratch&);
 
   float* floats(size_t n);

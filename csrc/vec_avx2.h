@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace KERNEL_NS {
 
 constexpr int kQueryBlock = 3, kLaneBlock = 2;  // 12 accumulators of 16 registers
@@ -14,10 +16,41 @@ struct F {
 struct I {
   __m256i a, b;
 };
+struct P {  // 16 pairs of 16-bit integers
+  __m256i a, b;
+};
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+inline I load(const int32_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
+}
+inline void store(int32_t* p, I x) {
+  _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 8), x.b);
+}
+inline P load(const Pair<int16_t>* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
+}
+inline P load(const Pair<int8_t>* p) {
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 8)))};
+}
+inline int32_t both(const Pair<int16_t>* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return word;
+}
+inline P broadcast(const Pair<int16_t>* p) { return {_mm256_set1_epi32(both(p)), _mm256_set1_epi32(both(p))}; }
+inline __m256i fma(__m256i a, __m256i b, __m256i c) {
+#ifdef __AVXVNNI__
+  return _mm256_dpwssd_avx_epi32(c, a, b);
+#else
+  return _mm256_add_epi32(c, _mm256_madd_epi16(a, b));
+#endif
+}
+inline I fma(P x, P y, I z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
 inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F broadcast(const float* p) { return set1(*p); }
 inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
@@ -53,9 +86,8 @@ inline void store_bytes(int8_t* p, I x) {
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(words),
                                                 _mm256_extracti128_si256(words, 1)));
 }
-inline __m256 widen(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
-inline F load(const uint16_t* p) {  // bfloat16
-  return {widen(_mm_loadu_si128((const __m128i*)p)), widen(_mm_loadu_si128((const __m128i*)(p + 8)))};
+inline void store_words(int16_t* p, I x) {
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8));
 }
 inline F load_half(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace KERNEL_NS {
 
 constexpr int kQueryBlock = 6, kLaneBlock = 4;  // 24 accumulators, 5 operands: fills 32 registers
@@ -14,10 +16,25 @@ struct F {
 struct I {
   __m512i v;
 };
+struct P {  // 16 pairs of 16-bit integers
+  __m512i v;
+};
 
 inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
+inline I load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
+inline P load(const Pair<int16_t>* p) { return {_mm512_loadu_si512(p)}; }
+inline P load(const Pair<int8_t>* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }
+inline int32_t both(const Pair<int16_t>* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return word;
+}
+inline P broadcast(const Pair<int16_t>* p) { return {_mm512_set1_epi32(both(p))}; }
+inline I fma(P a, P b, I c) { return {_mm512_dpwssd_epi32(c.v, a.v, b.v)}; }
 inline F set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F broadcast(const float* p) { return set1(*p); }
 inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -46,10 +63,7 @@ inline F as_float(I a) { return {_mm512_castsi512_ps(a.v)}; }
 inline I round_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline void store_bytes(int8_t* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
-inline F load(const uint16_t* p) {  // bfloat16
-  return {_mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
-}
+inline void store_words(int16_t* p, I a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(a.v)); }
 inline F load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 
 inline float reduce_add(F a) {  // lane i + lane i + 8, then 4, 2, 1

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace KERNEL_NS {
 
 constexpr int kQueryBlock = 4, kLaneBlock = 1;  // 16 accumulators of 32 registers
@@ -14,11 +16,38 @@ struct F {
 struct I {
   int32x4_t v[4];
 };
+struct P {  // 16 pairs of 16-bit integers
+  int16x8_t even[2], odd[2];
+};
 
 #define LANES for (int i = 0; i < 4; i++)
 inline F load(const float* p) { F r; LANES r.v[i] = vld1q_f32(p + 4 * i); return r; }
 inline void store(float* p, F a) { LANES vst1q_f32(p + 4 * i, a.v[i]); }
+inline I load(const int32_t* p) { I r; LANES r.v[i] = vld1q_s32(p + 4 * i); return r; }
+inline void store(int32_t* p, I a) { LANES vst1q_s32(p + 4 * i, a.v[i]); }
+inline P load(const Pair<int16_t>* p) {
+  const int16x8x2_t low = vld2q_s16(&p->even), high = vld2q_s16(&p[8].even);
+  return {{low.val[0], high.val[0]}, {low.val[1], high.val[1]}};
+}
+inline P load(const Pair<int8_t>* p) {
+  const int8x8x2_t low = vld2_s8(&p->even), high = vld2_s8(&p[8].even);
+  return {{vmovl_s8(low.val[0]), vmovl_s8(high.val[0])}, {vmovl_s8(low.val[1]), vmovl_s8(high.val[1])}};
+}
+inline P broadcast(const Pair<int16_t>* p) {
+  const int16x8_t even = vdupq_n_s16(p->even), odd = vdupq_n_s16(p->odd);
+  return {{even, even}, {odd, odd}};
+}
+inline I fma(P a, P b, I c) {
+  for (int i = 0; i < 2; i++) {
+    c.v[2 * i] = vmlal_s16(c.v[2 * i], vget_low_s16(a.even[i]), vget_low_s16(b.even[i]));
+    c.v[2 * i] = vmlal_s16(c.v[2 * i], vget_low_s16(a.odd[i]), vget_low_s16(b.odd[i]));
+    c.v[2 * i + 1] = vmlal_high_s16(c.v[2 * i + 1], a.even[i], b.even[i]);
+    c.v[2 * i + 1] = vmlal_high_s16(c.v[2 * i + 1], a.odd[i], b.odd[i]);
+  }
+  return c;
+}
 inline F set1(float x) { F r; LANES r.v[i] = vdupq_n_f32(x); return r; }
+inline F broadcast(const float* p) { return set1(*p); }
 inline F add(F a, F b) { LANES a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
 inline F sub(F a, F b) { LANES a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
 inline F mul(F a, F b) { LANES a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
@@ -54,11 +83,7 @@ inline void store_bytes(int8_t* p, I a) {
     vst1_s8(p + 4 * i, vmovn_s16(words));
   }
 }
-inline F load(const uint16_t* p) {  // bfloat16
-  F r;
-  LANES r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
-  return r;
-}
+inline void store_words(int16_t* p, I a) { LANES vst1_s16(p + 4 * i, vmovn_s32(a.v[i])); }
 inline F load_half(const uint16_t* p) {
   F r;
   LANES r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "half.h"
+#include "kernels.h"
 
 namespace KERNEL_NS {
 
@@ -16,11 +17,24 @@ struct F {
 struct I {
   int32_t v[16];
 };
+struct P {  // 16 pairs of 16-bit integers
+  Pair<int16_t> v[16];
+};
 
 #define LANES for (int i = 0; i < 16; i++)
 inline F load(const float* p) { F r; LANES r.v[i] = p[i]; return r; }
 inline void store(float* p, F a) { LANES p[i] = a.v[i]; }
+inline I load(const int32_t* p) { I r; LANES r.v[i] = p[i]; return r; }
+inline void store(int32_t* p, I a) { LANES p[i] = a.v[i]; }
+inline P load(const Pair<int16_t>* p) { P r; LANES r.v[i] = p[i]; return r; }
+inline P load(const Pair<int8_t>* p) { P r; LANES r.v[i] = {p[i].even, p[i].odd}; return r; }
+inline P broadcast(const Pair<int16_t>* p) { P r; LANES r.v[i] = *p; return r; }
+inline I fma(P a, P b, I c) {
+  LANES c.v[i] += a.v[i].even * b.v[i].even + a.v[i].odd * b.v[i].odd;
+  return c;
+}
 inline F set1(float x) { F r; LANES r.v[i] = x; return r; }
+inline F broadcast(const float* p) { return set1(*p); }
 inline F add(F a, F b) { LANES a.v[i] += b.v[i]; return a; }
 inline F sub(F a, F b) { LANES a.v[i] -= b.v[i]; return a; }
 inline F mul(F a, F b) { LANES a.v[i] *= b.v[i]; return a; }
@@ -48,7 +62,7 @@ inline I round_int(F a) {  // INT_MIN where it does not fit, as x86 does
 }
 inline F to_float(I a) { F r; LANES r.v[i] = (float)a.v[i]; return r; }
 inline void store_bytes(int8_t* p, I a) { LANES p[i] = (int8_t)a.v[i]; }
-inline F load(const uint16_t* p) { F r; LANES r.v[i] = bits_to_float((uint32_t)p[i] << 16); return r; }
+inline void store_words(int16_t* p, I a) { LANES p[i] = (int16_t)a.v[i]; }
 inline F load_half(const uint16_t* p) { F r; LANES r.v[i] = half_to_float(p[i]); return r; }
 
 inline float reduce_add(F a) {

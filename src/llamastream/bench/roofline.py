@@ -13,9 +13,8 @@ from llamastream.config import DType, LlamaConfig
 from llamastream.weights.layout import EMBEDDING, expected_shapes
 
 # As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
-# that fit in 4 bits without loss take less), keys and values in 16 bits.
+# that fit in 4 bits without loss take less); keys in 16 bits, values in 8, with a float scale each.
 WEIGHT_BYTES: dict[DType, float] = {"int8": 1 + 4 / 32, "int4": 0.5 + 4 / 32, "float32": 4}
-KV_BYTES: dict[DType, int] = {"int8": 2, "int4": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def weight_bytes(tensor: str, dtype: DType) -> float:
 
 def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:
     heads = config.num_hidden_layers * config.num_key_value_heads
-    return 2 * heads * config.head_dim * KV_BYTES[dtype]
+    return heads * (8 * config.head_dim if dtype == "float32" else 3 * config.head_dim + 8)
 
 
 def roofline(config: LlamaConfig, dtype: DType, *, packed_bytes: float) -> Roofline:

@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 JINA_BIN := .venv-jina/bin
 STAMPS := .make
+GPU_SITE := .gpu-site
 CORE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help serve chat test test-jina soak check format demo-model core protos clean
+.PHONY: help serve chat test test-jina test-gpu soak check format demo-model core protos clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
@@ -14,6 +15,7 @@ help:
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
 	@echo "make soak    kill the server two hundred times in the middle of streams"
+	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 serve: $(STAMPS)/install
@@ -28,6 +30,10 @@ test: $(STAMPS)/test demo-model
 
 test-jina: $(STAMPS)/test $(STAMPS)/jina
 	$(BIN)/pytest tests/jina tests/server/jina tests/test_schema.py $(ARGS)
+
+# Triton is 180 MB and its interpreter needs an older numpy: both stand apart from the environment.
+test-gpu: $(STAMPS)/test $(STAMPS)/gpu
+	PYTHONPATH=$(GPU_SITE) $(BIN)/python -m pytest tests/gpu $(ARGS)
 
 # Two hundred rounds of kill -9 in the middle of streams. SOAK='--rounds 1000 --seed 7' for others.
 SOAK ?= --rounds 200
@@ -57,7 +63,7 @@ protos: $(STAMPS)/test
 	  --descriptor_set_out=descriptors.binpb jina.proto docarray.proto
 
 clean:
-	rm -rf $(VENV) .venv-* $(STAMPS) build
+	rm -rf $(VENV) .venv-* $(GPU_SITE) $(STAMPS) build
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
@@ -78,3 +84,7 @@ $(STAMPS)/jina: pyproject.toml constraints-jina.txt $(CORE)
 	$(JINA_BIN)/pip install --quiet --upgrade pip
 	$(JINA_BIN)/pip install --constraint constraints-jina.txt --editable '.[jina]'
 	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/gpu: constraints-gpu.txt | $(STAMPS)/venv
+	$(BIN)/pip install --no-deps --upgrade --target $(GPU_SITE) --requirement constraints-gpu.txt
+	@touch $@

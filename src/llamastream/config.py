@@ -23,7 +23,7 @@ from pydantic import (
 
 from llamastream.errors import ConfigError
 
-DType = Literal["int8", "int4", "float32"]
+DType = Literal["int8", "int4", "float32", "bfloat16"]
 Speculation = Literal["auto", "off"]
 
 
@@ -149,7 +149,15 @@ class ModelSettings(Settings):
         "or a .gguf file.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face model.")
-    dtype: DType = Field("int8", description="Precision of the weights: int8, int4 or float32.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$",
+        description="auto, cpu, cuda or cuda:1. auto takes a GPU that can be used.",
+    )
+    dtype: DType = Field(
+        "int8",
+        description="Precision of the weights: int8, int4 or float32; on a GPU also bfloat16.",
+    )
     max_model_len: int | None = Field(
         None, ge=1, description="Longest prompt and answer together, in tokens. [the model's own]"
     )

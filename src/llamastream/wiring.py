@@ -13,7 +13,9 @@ from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
+from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError
 from llamastream.service import ChatService
 from llamastream.service.responses import Responses, StorePolicy
@@ -46,9 +48,23 @@ def find_model(settings: ModelSettings, progress: Progress | None = None) -> Che
 
 def load_runner(
     checkpoint: Checkpoint, settings: ModelSettings, progress: Progress | None = None
-) -> CpuRunner:
-    """Pack the weights, or read them as an earlier start packed them; make room for the cache."""
+) -> Runner:
+    """Pack the weights, or read them as an earlier start packed them; make room for the cache.
+
+    On a GPU: store them there. Raises ModelError, ConfigError.
+    """
     config = settings.engine_config()
+    device = choose_device(settings.device)
+    if device != "cpu":
+        from llamastream.engine.gpu.runner import GpuRunner  # imports torch and triton
+
+        return GpuRunner.load(
+            checkpoint.config,
+            config,
+            checkpoint.tensors,
+            device=device,
+            progress=_in_bytes(progress, checkpoint),
+        )
     return CpuRunner.load(
         checkpoint.config,
         config,
@@ -69,6 +85,7 @@ def assemble(
 
     Raises ModelError for whatever can be known before the weights are read.
     """
+    device = choose_device(settings.device)
     checkpoint = find_model(settings, progress)
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(
@@ -84,7 +101,7 @@ def assemble(
         tokenizer,
         prompts,
         model_name=served_model_name or checkpoint.name,
-        model_id=f"{checkpoint.fingerprint[:32]}-{settings.dtype}",
+        model_id=_model_id(checkpoint, settings.dtype, device),
         sampling=checkpoint.sampling,
     )
     return Assembly(checkpoint, engine, service)
@@ -116,6 +133,12 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
         exclusive=exclusive,
     )
     return opened
+
+
+def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
+    """Equal where the same request gives the same tokens: what a stored answer may go on with."""
+    kind = "" if device == "cpu" else "-gpu"
+    return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 
 
 def _in_bytes(

@@ -1,4 +1,4 @@
-"""`llamastream bench`: online, offline, start. Each shows tables and ends on one line of JSON."""
+"""`llamastream bench`: online, offline, start, gpu; tables, and at the end one line of JSON."""
 
 import asyncio
 import shlex
@@ -12,6 +12,7 @@ import uvloop
 from llamastream.bench import offline_report, online_report
 from llamastream.bench.console import show
 from llamastream.bench.errors import BenchError
+from llamastream.bench.gpu_command import bench_gpu
 from llamastream.bench.machine import measure_bounds
 from llamastream.bench.offline import run_offline
 from llamastream.bench.online import OnlineOptions, run_online
@@ -81,7 +82,12 @@ def online(
 @bench.command()
 @with_settings(ModelSettings, BenchSettings)
 def offline(model: ModelSettings, settings: BenchSettings) -> None:
-    """Measure the engine in this process, without HTTP."""
+    """Measure the engine in this process, without HTTP, on the CPU."""
+    if model.device not in ("auto", "cpu"):
+        raise BenchError(
+            f"device must be auto or cpu. Given: {model.device}. For a GPU: llamastream bench gpu."
+        )
+    model = model.model_copy(update={"device": "cpu"})
     with progress_bars() as progress:
         checkpoint = find_model(model, progress)
         runner = load_runner(checkpoint, model, progress)
@@ -109,6 +115,20 @@ def start(
         print(f"{name}: {median:.2f} s from start to first token ({low:.2f}-{high:.2f})")
     seconds = {name: spread._asdict() for name, spread in found.items()}
     print(orjson.dumps({"benchmark": "start", "seconds": seconds}).decode(), flush=True)
+
+
+@bench.command()
+def gpu(
+    out: Annotated[Path, typer.Option(help="File for the numbers, as JSON.")] = Path(
+        "gpu-bench.json"
+    ),
+    sections: Annotated[
+        str | None, typer.Option(help="ceilings, tiles or a precision, with commas. [all]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda or cuda:1.")] = "cuda",
+) -> None:
+    """Measure a GPU with random weights of Llama-2-7B's shape; a table, then one line of JSON."""
+    bench_gpu(out, sections, device)
 
 
 def _started(text: str) -> StartedServer:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine import _core
+from llamastream.engine.limits import check_max_model_len, choose_num_blocks
 from llamastream.engine.memory import available_bytes
 from llamastream.engine.rope import rope_tables
 from llamastream.engine.runner import Float32, ForwardBatch, SamplingBatch, StepResult
@@ -57,7 +58,7 @@ class CpuRunner:
         self.block_size = engine.block_size
         self.max_model_len = engine.max_model_len or config.max_position_embeddings
         check_limits(config, engine)
-        self.num_blocks = choose_num_blocks(config, engine)
+        self.num_blocks = _num_blocks(config, engine)
         limits = (
             self.num_blocks,
             self.block_size,
@@ -175,6 +176,11 @@ def pack(
 
 def check_limits(config: LlamaConfig, engine: EngineConfig) -> None:
     """Raise ModelError for a model or an option that the core cannot run."""
+    if engine.dtype not in BITS:
+        raise ModelError(
+            f"dtype must be int8, int4 or float32 on a CPU. Given: {engine.dtype}. "
+            "Use --dtype int8, or --device cuda."
+        )
     widths = {
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -190,33 +196,12 @@ def check_limits(config: LlamaConfig, engine: EngineConfig) -> None:
         raise ModelError(
             f"block_size must be a multiple of {BLOCK_MULTIPLE}. Given: {engine.block_size}."
         )
-    longest = engine.max_model_len or config.max_position_embeddings
-    scaling = config.rope_scaling
-    limit = config.max_position_embeddings
-    if scaling is not None and scaling.rope_type == "dynamic":
-        limit = max(limit, int(scaling.factor * scaling.original_max_position_embeddings))
-    if not 0 < longest <= limit:
-        raise ModelError(f"max_model_len must be > 0 and <= {limit}. Given: {longest}.")
+    check_max_model_len(config, engine)
 
 
-def choose_num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
-    """Blocks of the KV cache: all that can be used at once, as far as memory allows.
-
-    Raises ModelError where not even one sequence of max_model_len fits.
-    """
-    longest = engine.max_model_len or config.max_position_embeddings
-    needed = -(-longest // engine.block_size)
-    size = block_bytes(config, engine)
-    budget = engine.kv_cache_bytes
-    if budget is None:
-        budget = int(available_bytes() * CACHE_SHARE)
-    if budget // size < needed:
-        raise ModelError(
-            f"max_model_len {longest} needs a KV cache of {needed * size} bytes, "
-            f"the limit is {budget}. Lower --max-model-len to {budget // size * engine.block_size} "
-            "or raise --kv-cache-gib."
-        )
-    return int(min(budget // size, needed * engine.max_num_seqs))
+def _num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
+    free_bytes = int(available_bytes() * CACHE_SHARE)
+    return choose_num_blocks(config, engine, block_bytes(config, engine), free_bytes)
 
 
 def block_bytes(config: LlamaConfig, engine: EngineConfig) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, 
 from llamastream.sampling import SamplingParams
 from llamastream.service.response_log import MAX_READ, ResponseLog
 from llamastream.service.responses import Draft, Responses, StorePolicy
-from llamastream.store import Status
+from llamastream.store import IdempotencyKey, Status
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
 from tests.doubles.store import FailingStore
@@ -287,3 +288,21 @@ async def test_tokens_are_shown_only_after_they_are_committed(tmp_path: Path) ->
         responses.store.append = append  # type: ignore[method-assign]
         hold.set_result({})
         await until(lambda: log.num_public == 1)
+
+
+async def test_a_caller_that_leaves_while_the_store_commits_leaves_a_response_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    """It was dropped here and yet committed: its key then found what nobody generated."""
+    engine = FakeEngine(says(TEXT))
+    async with running_responses(engine, tmp_path) as responses:
+        keyed = draft("r", background=True, idempotency=IdempotencyKey("key", b"digest"))
+        caller = asyncio.create_task(responses.create(ChatRequest(HI), keyed))
+        await until(lambda: engine.submitted)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        again = replace(keyed, id="other")
+        log = await responses.create(ChatRequest(HI), again)
+        assert log.record.id == "r"
+        assert text_of(await read(responses, log)) == TEXT

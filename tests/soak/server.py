@@ -8,8 +8,10 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT.parent / "shared" / "data" / "stories260K"
@@ -32,6 +34,13 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         """Return when it takes requests."""
@@ -64,6 +73,19 @@ class Server:
         """Responses that all starts so far found in progress."""
         found = re.findall(r"resuming responses=(\d+)", (self.folder / "log").read_text())
         return sum(map(int, found))
+
+    def rss_bytes(self) -> int:
+        return int(self._psutil().memory_info().rss)
+
+    def num_connections(self) -> int:
+        """Open ones at its two ports, the listening sockets apart."""
+        ports = (self.port, self.grpc_port)
+        found = self._psutil().net_connections(kind="tcp")
+        return sum(c.laddr.port in ports and c.status != psutil.CONN_LISTEN for c in found)
+
+    def _psutil(self) -> psutil.Process:
+        assert self.process is not None
+        return psutil.Process(self.process.pid)
 
     async def _is_ready(self, client: httpx.AsyncClient) -> bool:
         try:

@@ -50,7 +50,9 @@ class Metrics:
             registry=registry,
         )
         self.readers = Gauge(
-            "llamastream_stored_readers", "Connections that follow a stored answer", registry=registry
+            "llamastream_stored_readers",
+            "Readers of stored answers",
+            registry=registry,
         )
         self._watch("running", "Requests in the running batch", lambda: status().num_running)
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import llamastream.service.generations as generations
 import llamastream.service.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
 from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, Message
@@ -256,6 +257,30 @@ async def test_durability_may_lapse_if_the_operator_says_so(tmp_path: Path) -> N
         store.fail()
         engine.allow(1000)
         assert text_of(await read(responses, log)) == TEXT
+
+
+async def test_what_ended_while_durability_had_lapsed_is_stored_when_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed in progress until the next start, and who came again was refused."""
+    monkeypatch.setattr(generations, "STORE_RETRY_S", 0.0)
+    engine = FakeEngine(says(TEXT), manual=True)
+    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+        store = responses.store
+        assert isinstance(store, FailingStore)
+        log = await begin(responses, "r")
+        store.fail()
+        engine.allow(1000)
+        assert text_of(await read(responses, log)) == TEXT
+        again = await responses.open("r", scope="")
+        assert text_of(await read(responses, again)) == TEXT
+        assert not await store.responses.tokens("r", scope="")
+        store.fail(False)
+        await until(lambda: responses.num_live == 0)
+        assert (await store.responses.get("r", scope="")).status is Status.COMPLETED
+        stored = await responses.open("r", scope="")
+        assert stored is not log
+        assert text_of(await read(responses, stored)) == TEXT
 
 
 async def test_a_reader_that_lags_gets_every_token_a_bounded_number_at_a_time(

@@ -5,23 +5,27 @@ python -m tests.soak --scenario rst --rounds 20
 
 import argparse
 import asyncio
+import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from tests.soak.databases import NotHere, disk, postgres
 from tests.soak.dying_readers import reader
 from tests.soak.kill import kill
 from tests.soak.network import half_open, rst
 from tests.soak.rounds import Figures
+from tests.soak.slow import slow
 
 # With the rounds that each plays unless told otherwise.
-SCENARIOS: dict[str, tuple[Callable[..., Awaitable[Figures]], int]] = {
+SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = {
     "kill": (kill, 200),
     "reader": (reader, 20),
     "rst": (rst, 20),
     "half-open": (half_open, 10),
+    "slow": (slow, 3),
     "postgres": (postgres, 20),
     "disk": (disk, 20),
 }
@@ -33,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seed", type=int, default=0)
     arguments, options = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
     names = list(SCENARIOS) if arguments.scenario == "all" else [arguments.scenario]
     num_problems = sum(
         _play(name, arguments.rounds, arguments.seed, tuple(options)) for name in names

@@ -9,18 +9,17 @@ import asyncio
 import random
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.doubles.postgres import Postgres
-from tests.soak.rounds import Figures, Rounds
+from tests.soak.rounds import Disturb, Figures, Rounds
 from tests.soak.server import Server
 
 POLICIES = ("fail", "continue")
 DISK_BYTES = 8 * 2**20
-
-Fail = Callable[[], Awaitable[None]]
 
 
 class NotHere(Exception):
@@ -39,43 +38,49 @@ async def postgres(
             await asyncio.sleep(rng.random() * 2)
             await asyncio.to_thread(database.start)
 
-        options = ("--store", database.url, *options)
-        return await _play(rounds, crash, "crashes", rng=rng, folder=folder, options=options)
+        more = ("--store", database.url, *options)
+        return await _play(rounds, crash, "crashes", rng=rng, folder=folder, options=more)
 
 
 async def disk(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
     rng = random.Random(seed)
     with small_disk(folder / "disk") as small:
 
-        async def fill_for_a_while() -> None:
+        async def fill_a_while() -> None:
             await asyncio.sleep(rng.random() * 0.6)
             await asyncio.to_thread(fill, small / "filler")
             await asyncio.sleep(rng.random() * 2)
             (small / "filler").unlink()
 
-        options = ("--store", f"sqlite:///{small / 'llamastream.db'}", *options)
-        return await _play(rounds, fill_for_a_while, "filled", rng=rng, folder=folder, options=options)
+        more = ("--store", f"sqlite:///{small / 'llamastream.db'}", *options)
+        return await _play(rounds, fill_a_while, "filled", rng=rng, folder=folder, options=more)
 
 
 async def _play(
-    rounds: int, fail: Fail, name: str, *, rng: random.Random, folder: Path, options: tuple[str, ...]
+    rounds: int,
+    fail: Disturb,
+    name: str,
+    *,
+    rng: random.Random,
+    folder: Path,
+    options: tuple[str, ...],
 ) -> Figures:
     """Half of the rounds with each policy."""
     figures = Figures()
+
+    async def kill(server: Server) -> None:
+        await asyncio.sleep(rng.random() * 0.6)
+        await server.stop()
+        figures.events["kills"] += 1
+        await server.start()
+
     for policy, share in zip(POLICIES, (rounds - rounds // 2, rounds // 2), strict=True):
         server = Server(folder, ("--on-store-failure", policy, *options))
         async with server, Rounds(server, rng, figures=figures) as play:
-
-            async def kill() -> None:
-                await asyncio.sleep(rng.random() * 0.6)
-                await server.stop()
-                figures.events["kills"] += 1
-                await server.start()
-
             for _ in range(share):
                 await play.play(fail)
                 figures.events[name] += 1
-                await play.play(kill)
+                await play.play(partial(kill, server))
     return figures
 
 

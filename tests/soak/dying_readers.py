@@ -78,9 +78,10 @@ class DyingReaders(Rounds):
         num_left = self._rng.randint(1, MAX_LIFE)
         try:
             while num_left > 0:
-                for event in (await loop.run_in_executor(self._threads, _receive, receiver))[:num_left]:
-                    num_left -= 1
+                events = await loop.run_in_executor(self._threads, _receive, receiver)
+                for event in events[:num_left]:
                     yield event
+                num_left -= len(events)
             self.figures.events["deaths"] += 1
         except EOFError:
             return
@@ -99,9 +100,7 @@ def _receive(receiver: Connection) -> list[dict[str, Any]]:
     return events
 
 
-async def reader(
-    rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()
-) -> Figures:
+async def reader(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
     rng = random.Random(seed)
 
     async def nothing() -> None:

@@ -20,7 +20,7 @@ CONNECTION_FAULTS = (
 async def grpc_events(following: Following, where: str) -> AsyncGenerator[dict[str, Any], None]:
     """A document per event, and then the end. `where`: host and port."""
     async with grpc.aio.insecure_channel(where, options=OPTIONS) as channel:
-        call = channel.unary_stream(
+        call: Any = channel.unary_stream(
             STREAM_DOC, response_deserializer=wire.SingleDocumentRequest.FromString
         )(_request(following), metadata=(("idempotency-key", following.key),))
         try:

@@ -12,9 +12,7 @@ TERM_SHARE = 0.2  # of all ends: SIGTERM, which parks what is not done in time
 DRAIN_TIMEOUT_S = 0.1
 
 
-async def kill(
-    rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()
-) -> Figures:
+async def kill(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
     rng = random.Random(seed)
     options = ("--drain-timeout", str(DRAIN_TIMEOUT_S), *options)
     async with Server(folder, options) as server, Rounds(server, rng) as play:

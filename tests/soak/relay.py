@@ -100,9 +100,7 @@ class Relay:
 
     @classmethod
     @asynccontextmanager
-    async def to(
-        cls, target_port: int, *, has_small_buffers: bool = False
-    ) -> AsyncIterator[Self]:
+    async def to(cls, target_port: int, *, has_small_buffers: bool = False) -> AsyncIterator[Self]:
         relay = cls(target_port, has_small_buffers=has_small_buffers)
         accepting = asyncio.create_task(relay._accept())
         try:

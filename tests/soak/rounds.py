@@ -6,7 +6,7 @@ Every reader's token ids must be those of an uninterrupted run, with every event
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from tests.soak.server import MODEL_NAME, Server
 NUM_REQUESTS = 48  # to draw each round's from
 OPENINGS = ("Once upon a time", "Tell me of Lily", "A dog and a cat", "The sun", "Tim was sad")
 
-Disturb = Callable[[], Awaitable[None]]
+Disturb = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -54,9 +54,7 @@ def make_requests(rng: random.Random) -> list[dict[str, Any]]:
     ]
 
 
-async def uninterrupted(
-    doors: Doors, requests: Sequence[dict[str, Any]]
-) -> list[Following]:
+async def uninterrupted(doors: Doors, requests: Sequence[dict[str, Any]]) -> list[Following]:
     """A view of each request, not stored, one after the other."""
     found = []
     for number, body in enumerate(requests):

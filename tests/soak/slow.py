@@ -99,7 +99,8 @@ def _requests(count: int, seed: int) -> list[dict[str, Any]]:
 async def _race(doors: Doors, bodies: Sequence[dict[str, Any]], name: str) -> Pace:
     """Fast readers, who hear of token after token."""
     began = time.perf_counter()
-    followings = [Following(bodies[k], f"{name}-{k}") for k in range(NUM_FAST)]
+    plain = [{k: v for k, v in body.items() if k not in LOGPROBS} for body in bodies[:NUM_FAST]]
+    followings = [Following(body, f"{name}-{k}") for k, body in enumerate(plain)]
     times = await asyncio.gather(*(_arrivals(one, doors) for one in followings))
     seconds = time.perf_counter() - began
     gaps = [b - a for found in times for a, b in zip(found, found[1:], strict=False)]

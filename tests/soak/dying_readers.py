@@ -39,6 +39,8 @@ async def _read(
                     async for event in stream:
                         sender.send(event)
                         following.take(event)
+                        if following.status is not None:
+                            break
             except FAULTS:
                 await asyncio.sleep(RETRY_S)
 
@@ -63,6 +65,8 @@ class DyingReaders(Rounds):
             async with aclosing(self._life(reader, transport)) as life:
                 async for event in life:
                     reader.take(event)
+                    if reader.status is not None:
+                        break
 
     async def _life(
         self, reader: Following, transport: Transport

@@ -77,7 +77,7 @@ async def half_open(
             seconds = await _given_up(server)
             if seconds is None:
                 play.figures.problems.append(
-                    f"round {play.figures.rounds}: {server.num_connections()} connections stay"
+                    f"round {play.figures.rounds}: {server.connections()} stay"
                 )
             else:
                 play.figures.notes.append(f"all connections given up after {seconds:.1f} s")
@@ -89,7 +89,7 @@ async def half_open(
 async def _given_up(server: Server) -> float | None:
     """How long the server took to close its ends, the peers of which are open; None if too long."""
     began = time.monotonic()
-    while server.num_connections():
+    while server.connections():
         await asyncio.sleep(0.05)
         if time.monotonic() - began > KEEP_ALIVE_S + 3 * READER_TIMEOUT_S:
             return None

@@ -77,11 +77,14 @@ class Server:
     def rss_bytes(self) -> int:
         return int(self._psutil().memory_info().rss)
 
-    def num_connections(self) -> int:
+    def connections(self) -> list[str]:
         """Open ones at its two ports, the listening sockets apart."""
-        ports = (self.port, self.grpc_port)
-        found = self._psutil().net_connections(kind="tcp")
-        return sum(c.laddr.port in ports and c.status != psutil.CONN_LISTEN for c in found)
+        names = {self.port: "http", self.grpc_port: "grpc"}
+        return [
+            f"{names[c.laddr.port]} {c.status}"
+            for c in self._psutil().net_connections(kind="tcp")
+            if c.laddr.port in names and c.status != psutil.CONN_LISTEN
+        ]
 
     def _psutil(self) -> psutil.Process:
         assert self.process is not None

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from tests.soak.relay import Link, Relay
 from tests.soak.rounds import Figures, Rounds
@@ -15,8 +14,6 @@ from tests.soak.server import Server
 READER_TIMEOUT_S = 1.0  # when the server gives up a silent reader
 KEEP_ALIVE_S = 5.0  # uvicorn's, for a connection whose answer is complete
 SILENCE_S = 0.7  # when a reader gives up a silent server
-# Two kilobytes an event, so that an answer does not fit into the kernel's buffers.
-LOGPROBS: dict[str, Any] = {"include": ["message.output_text.logprobs"], "top_logprobs": 20}
 
 
 async def rst(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
@@ -59,7 +56,6 @@ async def half_open(
             port=both[0].port,
             grpc_port=both[1].port,
             silence_s=SILENCE_S,
-            extra=LOGPROBS,
         ) as play,
     ):
 

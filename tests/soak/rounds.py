@@ -6,7 +6,7 @@ Every reader's token ids must be those of an uninterrupted run, with every event
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -75,17 +75,15 @@ class Rounds:
         port: int | None = None,
         grpc_port: int | None = None,
         silence_s: float | None = None,
-        extra: Mapping[str, Any] | None = None,
         figures: Figures | None = None,
     ) -> None:
-        """`silence_s`: see `reader.follow`. `extra`: fields of every request. `figures`: to count
-        on in."""
+        """`silence_s`: see `reader.follow`. `figures`: to count on in."""
         self.figures = figures or Figures()
         self._server = server
         self._rng = rng
         self._doors = Doors(port or server.port, grpc_port or server.grpc_port)
         self._silence_s = silence_s
-        self._requests = [body | dict(extra or {}) for body in make_requests(rng)]
+        self._requests = make_requests(rng)
         self._expected: list[Following] = []
 
     async def __aenter__(self) -> Self:

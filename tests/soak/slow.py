@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.soak.following import Following
-from tests.soak.network import LOGPROBS, relays
+from tests.soak.network import relays
 from tests.soak.reader import Doors, Transport, follow
 from tests.soak.rounds import Figures, uninterrupted
 from tests.soak.server import MODEL_NAME, Server
@@ -16,6 +16,8 @@ from tests.soak.server import MODEL_NAME, Server
 NUM_SLOW = 24
 NUM_FAST = 8
 NUM_TOKENS = 400
+# Two kilobytes an event, so that an answer does not fit into the kernel's buffers.
+LOGPROBS: dict[str, Any] = {"include": ["message.output_text.logprobs"], "top_logprobs": 20}
 TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket", "grpc")
 # What the server may hold for a slow reader: what it had made when the reader's connection filled,
 # at most 256 events (docs/streams.md), and the positions of a reader. The kernel's part is apart.

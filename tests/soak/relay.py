@@ -25,6 +25,7 @@ class Link:
         self, reader: socket.socket, server: socket.socket, is_fast: asyncio.Event
     ) -> None:
         self.num_bytes = 0  # brought to the reader
+        self.port = int(server.getsockname()[1])  # by which the server knows it
         self._is_fast = is_fast
         self.is_frozen = False
         self._ends = (reader, server)

@@ -77,14 +77,10 @@ class Server:
     def rss_bytes(self) -> int:
         return int(self._psutil().memory_info().rss)
 
-    def connections(self) -> list[str]:
-        """Open ones at its two ports, the listening sockets apart."""
-        names = {self.port: "http", self.grpc_port: "grpc"}
-        return [
-            f"{names[c.laddr.port]} {c.status}"
-            for c in self._psutil().net_connections(kind="tcp")
-            if c.laddr.port in names and c.status != psutil.CONN_LISTEN
-        ]
+    def peers(self) -> set[int]:
+        """The ports at the other ends of its open connections."""
+        found = self._psutil().net_connections(kind="tcp")
+        return {c.raddr.port for c in found if c.raddr}
 
     def _psutil(self) -> psutil.Process:
         assert self.process is not None

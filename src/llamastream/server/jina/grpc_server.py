@@ -101,7 +101,11 @@ async def serve_grpc(
 def _keepalive(reader_timeout_s: float) -> tuple[tuple[str, int], ...]:
     """A ping after half of the time, and the other half for its answer."""
     half_ms = round(reader_timeout_s * 500)
-    return (("grpc.keepalive_time_ms", half_ms), ("grpc.keepalive_timeout_ms", half_ms))
+    return (
+        ("grpc.keepalive_time_ms", half_ms),
+        ("grpc.keepalive_timeout_ms", half_ms),
+        ("grpc.server_handshake_timeout_ms", 2 * half_ms),  # before that there are no pings
+    )
 
 
 def _check_free(host: str, port: int) -> None:

@@ -104,6 +104,7 @@ def _keepalive(reader_timeout_s: float) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.keepalive_time_ms", half_ms),
         ("grpc.keepalive_timeout_ms", half_ms),
+        ("grpc.http2.ping_timeout_ms", half_ms),  # else a minute where no call is open
         ("grpc.server_handshake_timeout_ms", 2 * half_ms),  # before that there are no pings
     )
 

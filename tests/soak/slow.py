@@ -28,8 +28,7 @@ class Pace(NamedTuple):
     """Of the readers that are not slow."""
 
     seconds: float
-    itl_p50_ms: float
-    itl_p99_ms: float
+    itl_p99_ms: float  # the median is 0: several of so small a model's tokens share a read
 
 
 async def slow(
@@ -106,9 +105,7 @@ async def _race(doors: Doors, bodies: Sequence[dict[str, Any]], name: str) -> Pa
     times = await asyncio.gather(*(_arrivals(one, doors) for one in followings))
     seconds = time.perf_counter() - began
     gaps = [b - a for found in times for a, b in zip(found, found[1:], strict=False)]
-    return Pace(
-        seconds, statistics.median(gaps) * 1000, statistics.quantiles(gaps, n=100)[98] * 1000
-    )
+    return Pace(seconds, statistics.quantiles(gaps, n=100)[98] * 1000)
 
 
 async def _arrivals(following: Following, doors: Doors) -> list[float]:
@@ -141,4 +138,4 @@ def _check(figures: Figures, lagging: Sequence[Following], expected: Sequence[Fo
 
 
 def _said(pace: Pace) -> str:
-    return f"{pace.seconds:.2f} s, itl p50 {pace.itl_p50_ms:.1f} p99 {pace.itl_p99_ms:.1f} ms"
+    return f"{pace.seconds:.2f} s, itl p99 {pace.itl_p99_ms:.1f} ms"

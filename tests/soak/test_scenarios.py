@@ -44,7 +44,7 @@ async def test_connections_cut_by_rst(tmp_path: Path) -> None:
 
 
 async def test_connections_that_fall_silent_are_given_up(tmp_path: Path) -> None:
-    figures = await played("half-open", 1, tmp_path)
+    figures = await played("half-open", 3, tmp_path)
     assert figures.events["frozen"] > 0
     assert figures.connections > figures.readers
 

@@ -14,8 +14,8 @@ help:
 	@echo "make chat    a conversation in the terminal"
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
-	@echo "make soak    kill the server two hundred times in the middle of streams"
 	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
+	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|disk ROUNDS=20)"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 serve: $(STAMPS)/install
@@ -35,10 +35,10 @@ test-jina: $(STAMPS)/test $(STAMPS)/jina
 test-gpu: $(STAMPS)/test $(STAMPS)/gpu
 	PYTHONPATH=$(GPU_SITE) $(BIN)/python -m pytest tests/gpu $(ARGS)
 
-# Two hundred rounds of kill -9 in the middle of streams. SOAK='--rounds 1000 --seed 7' for others.
-SOAK ?= --rounds 200
+# Streams under failures: kill, reader, rst, half-open, slow, postgres, disk, or all of them.
+SCENARIO ?= all
 soak: $(STAMPS)/test
-	$(BIN)/python -m tests.soak.kill_loop $(SOAK)
+	$(BIN)/python -m tests.soak --scenario $(SCENARIO) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 check: $(STAMPS)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

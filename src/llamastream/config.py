@@ -246,6 +246,12 @@ class ServeSettings(Settings):
     ping_interval_s: float = Field(
         15.0, gt=0, description="Seconds of silence after which a stream sends a comment."
     )
+    reader_timeout: float = Field(
+        60.0,
+        ge=1,
+        description="Seconds after which a connection is closed whose other end is silent or "
+        "takes nothing. What is stored can be read on later.",
+    )
     cors_origins: str | None = Field(
         None,
         description="Web origins that may call the service from a browser, e.g. "

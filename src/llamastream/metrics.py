@@ -49,6 +49,11 @@ class Metrics:
             buckets=TPOT_BUCKETS_S,
             registry=registry,
         )
+        self.readers = Gauge(
+            "llamastream_stored_readers",
+            "Readers of stored answers",
+            registry=registry,
+        )
         self._watch("running", "Requests in the running batch", lambda: status().num_running)
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
         self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))

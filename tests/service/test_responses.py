@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import llamastream.service.generations as generations
 import llamastream.service.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
 from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, Message
 from llamastream.sampling import SamplingParams
 from llamastream.service.response_log import MAX_READ, ResponseLog
 from llamastream.service.responses import Draft, Responses, StorePolicy
-from llamastream.store import Status
+from llamastream.store import IdempotencyKey, Status
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
 from tests.doubles.store import FailingStore
@@ -257,6 +259,30 @@ async def test_durability_may_lapse_if_the_operator_says_so(tmp_path: Path) -> N
         assert text_of(await read(responses, log)) == TEXT
 
 
+async def test_what_ended_while_durability_had_lapsed_is_stored_when_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed in progress until the next start, and who came again was refused."""
+    monkeypatch.setattr(generations, "STORE_RETRY_S", 0.0)
+    engine = FakeEngine(says(TEXT), manual=True)
+    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+        store = responses.store
+        assert isinstance(store, FailingStore)
+        log = await begin(responses, "r")
+        store.fail()
+        engine.allow(1000)
+        assert text_of(await read(responses, log)) == TEXT
+        again = await responses.open("r", scope="")
+        assert text_of(await read(responses, again)) == TEXT
+        assert not await store.responses.tokens("r", scope="")
+        store.fail(False)
+        await until(lambda: responses.num_live == 0)
+        assert (await store.responses.get("r", scope="")).status is Status.COMPLETED
+        stored = await responses.open("r", scope="")
+        assert stored is not log
+        assert text_of(await read(responses, stored)) == TEXT
+
+
 async def test_a_reader_that_lags_gets_every_token_a_bounded_number_at_a_time(
     tmp_path: Path,
 ) -> None:
@@ -287,3 +313,21 @@ async def test_tokens_are_shown_only_after_they_are_committed(tmp_path: Path) ->
         responses.store.append = append  # type: ignore[method-assign]
         hold.set_result({})
         await until(lambda: log.num_public == 1)
+
+
+async def test_a_caller_that_leaves_while_the_store_commits_leaves_a_response_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    """It was dropped here and yet committed: its key then found what nobody generated."""
+    engine = FakeEngine(says(TEXT))
+    async with running_responses(engine, tmp_path) as responses:
+        keyed = draft("r", background=True, idempotency=IdempotencyKey("key", b"digest"))
+        caller = asyncio.create_task(responses.create(ChatRequest(HI), keyed))
+        await until(lambda: engine.submitted)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        again = replace(keyed, id="other")
+        log = await responses.create(ChatRequest(HI), again)
+        assert log.record.id == "r"
+        assert text_of(await read(responses, log)) == TEXT

@@ -1,13 +1,12 @@
-"""A reader over gRPC that follows one stored stream to its end, whatever happens to its calls."""
+"""The documents of one stored stream, over a gRPC channel of its own."""
 
-import asyncio
-import random
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 
 from llamastream.server.jina import wire
-from tests.soak.reader import RETRY_S, Disagreement, Following
+from tests.soak.following import Disagreement, Following, Interrupted
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no waiting for what other calls found dead
@@ -18,34 +17,23 @@ CONNECTION_FAULTS = (
 )
 
 
-async def follow_documents(
-    following: Following, where: str, rng: random.Random, *, leave_chance: float
-) -> None:
-    """Like `follow`. `where`: host and port."""
-    following.documents = {} if following.documents is None else following.documents
-    while following.status is None:
-        following.num_connections += 1
-        async with grpc.aio.insecure_channel(where, options=OPTIONS) as channel:
-            try:
-                await _read(following, channel, rng, leave_chance)
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in CONNECTION_FAULTS:
-                    raise Disagreement(f"{error.code()} {error.details()}") from None
-                await asyncio.sleep(RETRY_S)
-
-
-async def _read(
-    following: Following, channel: grpc.aio.Channel, rng: random.Random, leave_chance: float
-) -> None:
-    call = channel.unary_stream(
-        STREAM_DOC, response_deserializer=wire.SingleDocumentRequest.FromString
-    )(_request(following), metadata=(("idempotency-key", following.key),))
-    async for response in call:
-        following.take_document(wire.document_fields(response.document))
-        if rng.random() < leave_chance:
+async def grpc_events(following: Following, where: str) -> AsyncGenerator[dict[str, Any], None]:
+    """A document per event, and then the end. `where`: host and port."""
+    async with grpc.aio.insecure_channel(where, options=OPTIONS) as channel:
+        call: Any = channel.unary_stream(
+            STREAM_DOC, response_deserializer=wire.SingleDocumentRequest.FromString
+        )(_request(following), metadata=(("idempotency-key", following.key),))
+        try:
+            async for response in call:
+                yield {"type": "document"} | wire.document_fields(response.document)
+            metadata = dict(await call.trailing_metadata())
+        except grpc.aio.AioRpcError as error:
+            if error.code() in CONNECTION_FAULTS:
+                raise Interrupted(str(error.details())) from None
+            raise Disagreement(f"{error.code()} {error.details()}") from None
+        finally:
             call.cancel()
-            return
-    following.status = dict(await call.trailing_metadata())["finish-reason"]
+        yield {"type": "document.end", "status": metadata["finish-reason"]}
 
 
 def _request(following: Following) -> bytes:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.soak.reader import Following, sse_events
+from tests.soak.following import Following
+from tests.soak.reader import sse_events
 from tests.soak.server import Server
 
 NUM_TOKENS = 128  # of each answer, as `llamastream bench` has it

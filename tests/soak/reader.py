@@ -1,124 +1,84 @@
-"""A client that follows one response to its end, whatever happens to its connections.
-
-It checks what it is promised as it reads: event numbers without a hole and without a repetition.
-"""
+"""A client that follows one response to its end, whatever happens to its connections."""
 
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from tests.soak.following import Disagreement, Following, Interrupted
+from tests.soak.grpc_reader import grpc_events
+
 Transport = Literal["sse", "websocket", "grpc"]
 
 RETRY_S = 0.05
-TERMINAL = ("response.completed", "response.incomplete", "response.failed")
-
-
-class Disagreement(Exception):
-    """A promise was broken."""
-
-
-class Interrupted(Exception):
-    """The connection ended before the response did."""
-
-
-@dataclass
-class Following:
-    """One reader's view of one response. `body` is that of the request that began it."""
-
-    body: dict[str, Any]
-    key: str  # Idempotency-Key
-    response_id: str | None = None
-    token_ids: list[int] = field(default_factory=list)
-    text: str = ""
-    documents: dict[int, int] | None = None  # over gRPC: number -> token id
-    last_number: int = -1
-    status: str | None = None
-    num_connections: int = 0
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Raises Disagreement for an event that is not the next one."""
-        kind = event["type"]
-        if kind == "error":
-            raise Interrupted(event["error"]["message"])
-        number = event["sequence_number"]
-        if number == 0 and self.response_id is None:
-            self.last_number = -1
-        if number != self.last_number + 1:
-            raise Disagreement(f"event {number} ({kind}) came after {self.last_number}")
-        self.last_number = number
-        if kind == "response.created":
-            self.response_id = event["response"]["id"]
-        elif kind == "response.output_text.delta":
-            self.token_ids += event["token_ids"]
-            self.text += event["delta"]
-        elif kind in TERMINAL:
-            self.status = event["response"]["status"]
-
-    def take_document(self, document: dict[str, Any]) -> None:
-        """Raises Disagreement for one that came before. A hole shows in the text alone: not every
-        token has a document."""
-        assert self.documents is not None
-        number = document["sequence_number"]
-        if number <= self.last_number:
-            raise Disagreement(f"document {number} came after {self.last_number}")
-        self.last_number = number
-        self.response_id = document["stream_id"]
-        self.documents[number] = document["token_id"]
-        self.text += document["generated_text"]
-
-    def difference(self, whole: "Following") -> str | None:
-        """How this view differs from that of an uninterrupted reader of events."""
-        if self.text != whole.text:
-            return f"another text: {self.text!r} for {whole.text!r}"
-        if self.documents is None:
-            return _difference(self.token_ids, whole.token_ids)
-        last = len(whole.token_ids) - 1  # text that the end released has the last token's id
-        expected = {n: whole.token_ids[min(n, last)] for n in self.documents}
-        return None if self.documents == expected else "a document has another token's id"
-
-
-def _difference(seen: list[int], expected: list[int]) -> str | None:
-    if seen == expected:
-        return None
-    pairs = enumerate(zip(seen, expected, strict=False))
-    first = next((n for n, (a, b) in pairs if a != b), min(len(seen), len(expected)))
-    return f"{len(seen)} ids for {len(expected)}, first difference at {first}"
+# After these a reader comes again. A connection that just ends is a StopAsyncIteration.
+FAULTS = (httpx.TransportError, WebSocketException, OSError, StopAsyncIteration, Interrupted)
 
 
 async def follow(
     following: Following,
-    client: httpx.AsyncClient,
-    rng: random.Random,
+    doors: "Doors",
+    transport: Transport = "sse",
     *,
-    leave_chance: float,
-    transport: Literal["sse", "websocket"] = "sse",
+    rng: random.Random | None = None,
+    leave_chance: float = 0.0,
+    silence_s: float | None = None,
 ) -> None:
-    """Read to the end. With `leave_chance` per event the reader hangs up and comes again."""
-    events = sse_events if transport == "sse" else socket_events
+    """Read to the end. With `leave_chance` per event the reader hangs up and comes again; so it
+    does when it hears nothing for `silence_s`."""
+    rng = rng or random.Random(0)
     while following.status is None:
         following.num_connections += 1
         try:
-            async with aclosing(events(following, client)) as stream:
-                async for event in stream:
+            async with aclosing(doors.events(following, transport)) as stream:
+                while following.status is None and rng.random() >= leave_chance:
+                    async with asyncio.timeout(silence_s):
+                        event = await anext(stream)
                     following.take(event)
-                    if following.status is not None or rng.random() < leave_chance:
-                        break
-        except (httpx.TransportError, WebSocketException, OSError, Interrupted):
+        except FAULTS:
             await asyncio.sleep(RETRY_S)
+
+
+class Doors:
+    """Where the server is reached: `port` and `grpc_port` are its own or a relay's."""
+
+    def __init__(self, port: int, grpc_port: int) -> None:
+        # A connection for each request, since it is connections that are cut.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=httpx.Timeout(30), limits=limits
+        )
+        self._grpc = f"127.0.0.1:{grpc_port}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+
+    def events(
+        self, following: Following, transport: Transport
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What `following` has not seen, as far as one connection brings it.
+
+        Ends or raises one of FAULTS where that breaks, and Disagreement where it is refused.
+        """
+        if transport == "grpc":
+            return grpc_events(following, self._grpc)
+        if transport == "websocket":
+            return socket_events(following, self.client)
+        return sse_events(following, self.client)
 
 
 async def sse_events(
     following: Following, client: httpx.AsyncClient
-) -> AsyncIterator[dict[str, Any]]:
-    """Begin the response, or go on behind the last event; raises Interrupted when refused."""
+) -> AsyncGenerator[dict[str, Any], None]:
     if following.response_id is None:
         # The key finds the response if the server had begun it before it died.
         is_stored = following.body.get("store") is not False
@@ -150,8 +110,7 @@ async def sse_events(
 
 async def socket_events(
     following: Following, client: httpx.AsyncClient
-) -> AsyncIterator[dict[str, Any]]:
-    """The same over a WebSocket of its own."""
+) -> AsyncGenerator[dict[str, Any], None]:
     url = str(client.base_url).replace("http", "ws", 1)
     # A client that hangs up in the middle stops reading, so it never sees the closing handshake.
     async with connect(

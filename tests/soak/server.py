@@ -8,8 +8,10 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT.parent / "shared" / "data" / "stories260K"
@@ -32,6 +34,13 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         """Return when it takes requests."""
@@ -64,6 +73,18 @@ class Server:
         """Responses that all starts so far found in progress."""
         found = re.findall(r"resuming responses=(\d+)", (self.folder / "log").read_text())
         return sum(map(int, found))
+
+    def rss_bytes(self) -> int:
+        return int(self._psutil().memory_info().rss)
+
+    def peers(self) -> set[int]:
+        """The ports at the other ends of its open connections."""
+        found = self._psutil().net_connections(kind="tcp")
+        return {c.raddr.port for c in found if c.raddr}
+
+    def _psutil(self) -> psutil.Process:
+        assert self.process is not None
+        return psutil.Process(self.process.pid)
 
     async def _is_ready(self, client: httpx.AsyncClient) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""A real server whose disk is full, or whose journal lost its end."""
+"""A real server that may not write any more, or whose journal lost its end."""
 
 import asyncio
 import random
@@ -6,12 +6,12 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.doubles.waiting import until
-from tests.soak.kill_loop import reference
-from tests.soak.reader import Following, follow
+from tests.soak.following import Following
+from tests.soak.reader import Doors, follow
+from tests.soak.rounds import uninterrupted
 from tests.soak.server import MODEL, MODEL_NAME, Server
 
 pytestmark = [
@@ -44,14 +44,11 @@ async def test_a_full_disk_loses_repeats_and_changes_nothing(
     server = Server(tmp_path, ("--on-store-failure", on_failure))
     await server.start()
     try:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        async with Doors(server.port, server.grpc_port) as doors:
             bodies = requests(8)
-            expected = await reference(client, bodies)
+            expected = [one.token_ids for one in await uninterrupted(doors, bodies)]
             readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
-            tasks = [
-                asyncio.create_task(follow(reader, client, random.Random(0), leave_chance=0))
-                for reader in readers
-            ]
+            tasks = [asyncio.create_task(follow(reader, doors)) for reader in readers]
             async with asyncio.timeout(60):
                 await _fill_disk_when_begun(server, readers)
                 if on_failure == "fail":
@@ -72,14 +69,11 @@ async def test_a_torn_end_of_the_journal_is_drawn_again(tmp_path: Path) -> None:
     server = Server(tmp_path)
     await server.start()
     try:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        async with Doors(server.port, server.grpc_port) as doors:
             bodies = requests(8)
-            expected = await reference(client, bodies)
+            expected = [one.token_ids for one in await uninterrupted(doors, bodies)]
             readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
-            tasks = [
-                asyncio.create_task(follow(reader, client, random.Random(0), leave_chance=0))
-                for reader in readers
-            ]
+            tasks = [asyncio.create_task(follow(reader, doors)) for reader in readers]
             await until(lambda: all(len(reader.token_ids) > 100 for reader in readers))
             await server.stop()
             seen = [len(reader.token_ids) for reader in readers]

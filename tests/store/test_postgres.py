@@ -5,7 +5,8 @@ import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
 from llamastream.store import Store
-from tests.store.conftest import DELETE_ROWS, Postgres, run_sql
+from tests.doubles.postgres import Postgres
+from tests.store.conftest import DELETE_ROWS, run_sql
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens
 
 

@@ -204,3 +204,21 @@ async def test_a_changed_request_is_the_one_that_ends(store: Store) -> None:
     assert (await store.responses.finish("r1", DONE)).request == changed.request
     with pytest.raises(NotFound):
         await store.responses.update("r1", dict, scope="key-2")
+
+
+async def test_an_end_whose_confirmation_was_lost_is_found_when_it_is_told_again(
+    store: Store,
+) -> None:
+    """A connection lost in COMMIT leaves open whether it came through."""
+    await start(store, "r1")
+    await store.append(tokens("r1", 0, 3))
+    entry = store._journal.ledger.get("r1")
+    assert entry is not None
+    done = Outcome(Status.COMPLETED, {"n": 1}, items("out"))
+    first = await store.responses.finish("r1", done)
+    entry.truncate(1)  # as after the rollback of what was in the same transaction
+    store._journal.ledger.add(entry)
+    second = await store.responses.finish("r1", done)
+    assert second == first
+    assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 3)
+    assert [item.id for item in await store.responses.history("r1", scope=SCOPE)] == ["out"]

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import ipaddress
+import math
 import socket
 
 import uvicorn
@@ -22,6 +23,7 @@ from llamastream.service.responses import Responses
 from llamastream.wiring import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
+SEND_BUFFER_BYTES = 256 * 1024  # of a connection in the kernel: what a reader may lag unnoticed
 
 
 @with_settings(ModelSettings, ServeSettings, StoreSettings)
@@ -46,6 +48,7 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             ws="auto",
             ws_max_size=server.max_body_bytes,
             ws_ping_interval=server.ping_interval_s,
+            ws_ping_timeout=server.reader_timeout,
         )
         stopping = Stopping(assembly.service, responses, store.drain_timeout)
         http = HttpServer(config, stopping)
@@ -100,6 +103,7 @@ async def _serve_grpc(
             authorize=key_ring(settings).scope_of_header,
             ready=service.is_ready,
             responses=responses,
+            reader_timeout_s=settings.reader_timeout,
         )
     except OSError as error:
         if settings.grpc_port is not None:
@@ -149,6 +153,7 @@ def bind(server: ServeSettings) -> socket.socket:
         # asyncio sends at once only on sockets that say they are TCP.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bound_readers(listener, server.reader_timeout)
         listener.bind((server.host, server.port))
     except OSError as error:
         raise ConfigError(
@@ -156,6 +161,23 @@ def bind(server: ServeSettings) -> socket.socket:
             "Choose another with --port."
         ) from None
     return listener
+
+
+def _bound_readers(listener: socket.socket, timeout_s: float) -> None:
+    """Let the kernel end connections whose other end has vanished or takes nothing for so long.
+
+    All connections inherit these options. Where the system has no TCP_USER_TIMEOUT (it is Linux's),
+    such a connection lasts until the system's own limits.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(timeout_s * 1000)
+        )
+        # Probes on a connection on which nothing is sent; the line above says when they failed.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(timeout_s / 2))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(timeout_s / 4))
 
 
 def _is_loopback(host: str) -> bool:

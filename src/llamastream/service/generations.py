@@ -18,8 +18,8 @@ from llamastream.service.items import output_item
 from llamastream.service.journalling import Journalling
 from llamastream.service.live_response import End, LiveResponse
 from llamastream.service.response_log import ResponseLog
-from llamastream.service.resuming import Resuming
-from llamastream.store.records import Outcome, Status
+from llamastream.service.resuming import STORE_RETRY_S, Resuming
+from llamastream.store.records import Outcome, Response, Status
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
@@ -175,27 +175,29 @@ class Generations:
         self._spawn(self._record(live, end))
 
     async def _record(self, live: LiveResponse, end: End) -> None:
-        """Store how a response ended, and then tell its readers."""
-        await self._journal.settle(live)
-        if live.is_parked or live.log.error is not None:
-            return
+        """Store how a response ended, and then tell its readers.
+
+        While durability may lapse they are told before, and it stays here until it is stored.
+        """
         usage = live.usage(end.num_cached_tokens)
         outcome = _outcome(live, end, usage)
-        try:
-            record = await self._store.responses.finish(live.id, outcome)
-        except NotFound:
-            return  # deleted meanwhile, and `delete` has told the readers
-        except ChatError as error:
-            if not self._may_lapse:
-                self._park(live, error)
+        while True:
+            await self._journal.settle(live)
+            if live.is_parked or live.log.error is not None:
                 return
-            record = replace(
-                live.log.record,
-                status=outcome.status,
-                finished_at=time.time(),
-                result=outcome.result,
-                error=outcome.error,
-            )
+            try:
+                if not live.is_lapsed:
+                    record = await self._store.responses.finish(live.id, outcome)
+                    break
+            except NotFound:
+                return  # deleted meanwhile, and `delete` has told the readers
+            except ChatError as error:
+                if not self._may_lapse:
+                    self._park(live, error)
+                    return
+            if not live.log.is_finished:
+                live.log.finish(_ended(live.log.record, outcome))
+            await asyncio.sleep(STORE_RETRY_S)
         live.stop_watching()
         self._live.pop(live.id, None)
         live.log.finish(record)
@@ -211,6 +213,17 @@ class Generations:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a stored response's task failed", exc_info=error)
+
+
+def _ended(record: Response, outcome: Outcome) -> Response:
+    """As the store will have it."""
+    return replace(
+        record,
+        status=outcome.status,
+        finished_at=time.time(),
+        result=outcome.result,
+        error=outcome.error,
+    )
 
 
 def _outcome(live: LiveResponse, end: End, usage: Usage) -> Outcome:

@@ -79,6 +79,7 @@ class Responses:
         self._open_store = open_store
         self._policy = policy
         self._open_parts = AsyncExitStack()
+        self._creating: set[asyncio.Task[ResponseLog]] = set()
         self._is_started = False
         self.is_open = False  # between `start` and `stop`
 
@@ -160,19 +161,11 @@ class Responses:
         )
         record = _unconfirmed(new, request.scope)
         live = LiveResponse(record, details, generation, self.chat.tokenizer)
-        # The prompt is computed while the store commits: the first token waits for both.
-        self._generations.begin(live)
-        try:
-            created = await self.store.responses.create(new, scope=request.scope)
-        except BaseException:
-            self._generations.drop(live)
-            raise
-        if created.existing:
-            self._generations.drop(live)
-            return await self.open(created.response.id, scope=request.scope)
-        if not live.log.is_finished:
-            live.log.record = created.response
-        return live.log
+        creating = asyncio.create_task(self._create(new, live))
+        self._creating.add(creating)
+        creating.add_done_callback(self._on_created)
+        # A caller that leaves meanwhile cannot take back what the store may have committed.
+        return await asyncio.shield(creating)
 
     async def open(self, id: str, *, scope: str) -> ResponseLog:
         """A response to read, in progress or finished."""
@@ -195,10 +188,12 @@ class Responses:
     async def follow(self, log: ResponseLog, *, start: int = 0) -> AsyncIterator[Reader]:
         """Read a response from the token at position `start` on."""
         log.num_readers += 1
+        self.chat.metrics.readers.inc()
         try:
             yield Reader(log, self.chat.tokenizer, start=start)
         finally:
             log.num_readers -= 1
+            self.chat.metrics.readers.dec()
             self._generations.on_reader_left(log)
 
     async def cancel(self, id: str, *, scope: str) -> Response:
@@ -227,6 +222,27 @@ class Responses:
         await self.store.responses.delete(id, scope=scope)
         if (live := self._generations.get(id)) is not None:
             self._generations.drop(live)
+
+    async def _create(self, new: NewResponse, live: LiveResponse) -> ResponseLog:
+        scope = live.log.record.scope
+        # The prompt is computed while the store commits: the first token waits for both.
+        self._generations.begin(live)
+        try:
+            created = await self.store.responses.create(new, scope=scope)
+        except BaseException:
+            self._generations.drop(live)
+            raise
+        if created.existing:
+            self._generations.drop(live)
+            return await self.open(created.response.id, scope=scope)
+        if not live.log.is_finished:
+            live.log.record = created.response
+        return live.log
+
+    def _on_created(self, creating: asyncio.Task[ResponseLog]) -> None:
+        self._creating.discard(creating)
+        if not creating.cancelled():
+            creating.exception()  # its caller's, or nobody's when that has left
 
     async def _sweep_regularly(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from llamastream.store.packing import (
     unpack_step_entries,
     unpack_steps,
 )
+from llamastream.store.records import Status
 from llamastream.store.tables import journal, responses
 
 FOLD_AFTER = 4096  # rows that the oldest response in progress may hold back, a few MB
@@ -25,7 +26,8 @@ _INSERT_STEP = "INSERT INTO journal (owner, seq, tokens, logprobs) VALUES ({0}, 
 
 _FOLD = (
     update(responses)
-    .where(responses.c.num == bindparam("of_num"))
+    # One that has ended was folded then, and what is in memory may be less.
+    .where(responses.c.num == bindparam("of_num"), responses.c.status == Status.IN_PROGRESS)
     .values(
         token_ids=bindparam("ids"),
         logprobs=bindparam("entries"),

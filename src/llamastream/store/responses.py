@@ -229,11 +229,12 @@ class Responses:
         return to_response(row)
 
     def _finish(self, conn: Connection, entry: OpenResponse, outcome: Outcome) -> Response:
+        of_entry = responses.c.num == entry.num
         self._journal.fold(conn, entry)
         now = self._clock()
         row = conn.execute(
             update(responses)
-            .where(responses.c.num == entry.num)
+            .where(of_entry, responses.c.status == Status.IN_PROGRESS)
             .values(
                 status=outcome.status,
                 finished_at=now,
@@ -242,7 +243,11 @@ class Responses:
                 prompt_ids=None,
             )
             .returning(*RESPONSE_COLUMNS)
-        ).one()
+        ).one_or_none()
+        if row is None:
+            # The connection was lost as this was committed, and its caller was told it failed.
+            self._journal.ledger.remove(entry.id)
+            return to_response(conn.execute(select(*RESPONSE_COLUMNS).where(of_entry)).one())
         insert_items(conn, entry.num, OUTPUT, outcome.output_items)
         if row.conversation_id is not None and outcome.status is not Status.FAILED:
             _join_conversation(conn, row, now)

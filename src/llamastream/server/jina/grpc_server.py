@@ -29,9 +29,7 @@ MAX_MESSAGE_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say w
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server on it
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 30_000),  # finds readers whose network is gone
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.max_pings_without_data", 0),  # as many as the line above asks for
+    ("grpc.http2.max_pings_without_data", 0),  # as many as `_keepalive` asks for
     # jina.Client pings every 10 s, also without calls. grpc would answer with GOAWAY.
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -69,13 +67,14 @@ async def serve_grpc(
     authorize: Authorize,
     ready: Ready,
     responses: Responses | None = None,
+    reader_timeout_s: float = 60.0,
 ) -> GrpcServer:
     """Listen for jina clients. `ready` answers health checks and `is_flow_ready`. Without
-    `responses` nothing can be stored.
+    `responses` nothing can be stored. Who is silent for `reader_timeout_s` is disconnected.
 
     Raises OSError when the address cannot be had.
     """
-    server = grpc.aio.server(options=OPTIONS)
+    server = grpc.aio.server(options=OPTIONS + _keepalive(reader_timeout_s))
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
@@ -97,6 +96,17 @@ async def serve_grpc(
         raise OSError(f"cannot listen for gRPC on {address}: {error}") from None
     await server.start()
     return GrpcServer(server, bound)
+
+
+def _keepalive(reader_timeout_s: float) -> tuple[tuple[str, int], ...]:
+    """A ping after half of the time, and the other half for its answer."""
+    half_ms = round(reader_timeout_s * 500)
+    return (
+        ("grpc.keepalive_time_ms", half_ms),
+        ("grpc.keepalive_timeout_ms", half_ms),
+        ("grpc.http2.ping_timeout_ms", half_ms),  # else a minute where no call is open
+        ("grpc.server_handshake_timeout_ms", 2 * half_ms),  # before that there are no pings
+    )
 
 
 def _check_free(host: str, port: int) -> None:

@@ -1,0 +1,82 @@
+"""A PostgreSQL server of the tests' own, in a folder of its own; never the machine's."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+
+class Postgres:
+    """Reached by a socket in its folder."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+        self.url = f"postgresql://postgres@/postgres?host={folder}"
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Self]:
+        """Made, started, and gone at the end. Raises FileNotFoundError without its programs."""
+        programs = find_postgres()
+        if programs is None:
+            raise FileNotFoundError("no PostgreSQL server on this machine (initdb not found)")
+        folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: it holds a socket
+        if os.getuid() == 0:
+            shutil.chown(folder, "nobody")
+        server = cls(programs, folder)
+        try:
+            server._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
+            server.start()
+            yield server
+        finally:
+            if server.is_running():
+                server.crash()
+            shutil.rmtree(folder)
+
+    def start(self) -> None:
+        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self._folder}"
+        self._run("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
+
+    def is_running(self) -> bool:
+        try:
+            return psutil.pid_exists(self._pid())
+        except FileNotFoundError:
+            return False
+
+    def crash(self) -> None:
+        """Stop at once, with nothing written out: what the next start finds is as after a crash."""
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """`kill -9` of the server and of all its processes."""
+        postmaster = psutil.Process(self._pid())
+        processes = [postmaster, *postmaster.children()]
+        # The first would restart the others.
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes)
+
+    def _pid(self) -> int:
+        """Left behind by a server that was killed. Raises FileNotFoundError after `crash`."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # The server refuses to run as root.
+        user = "nobody" if os.getuid() == 0 else None
+        command = [self._programs / program, "-D", self._folder / "data", *arguments]
+        subprocess.run(command, user=user, cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def find_postgres() -> Path | None:
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).resolve().parent
+    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)

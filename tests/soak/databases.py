@@ -1,0 +1,117 @@
+"""The database under a running server: PostgreSQL killed and started again, and a full disk.
+
+Each is played with both of `--on-store-failure`: streams that wait until it is back, and streams
+that go on without. After each failure the server itself is killed while new streams run: they
+must be as durable as before.
+"""
+
+import asyncio
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tests.doubles.postgres import Postgres
+from tests.soak.rounds import Disturb, Figures, Rounds
+from tests.soak.server import Server
+
+POLICIES = ("fail", "continue")
+DISK_BYTES = 32 * 2**20  # SQLite's WAL alone comes to some MB
+
+
+class NotHere(Exception):
+    """What a scenario needs and this machine has not."""
+
+
+async def postgres(
+    rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()
+) -> Figures:
+    rng = random.Random(seed)
+    with _database() as database:
+
+        async def crash() -> None:
+            await asyncio.sleep(rng.random() * 0.6)
+            await asyncio.to_thread(database.kill)
+            await asyncio.sleep(rng.random() * 2)
+            await asyncio.to_thread(database.start)
+
+        more = ("--store", database.url, *options)
+        return await _play(rounds, crash, "crashes", rng=rng, folder=folder, options=more)
+
+
+async def disk(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
+    rng = random.Random(seed)
+    with small_disk(folder / "disk") as small:
+
+        async def fill_a_while() -> None:
+            await asyncio.sleep(rng.random() * 0.6)
+            await asyncio.to_thread(fill, small / "filler")
+            await asyncio.sleep(rng.random() * 2)
+            (small / "filler").unlink()
+
+        more = ("--store", f"sqlite:///{small / 'llamastream.db'}", *options)
+        return await _play(rounds, fill_a_while, "filled", rng=rng, folder=folder, options=more)
+
+
+async def _play(
+    rounds: int,
+    fail: Disturb,
+    name: str,
+    *,
+    rng: random.Random,
+    folder: Path,
+    options: tuple[str, ...],
+) -> Figures:
+    """Half of the rounds with each policy."""
+    figures = Figures()
+
+    async def kill(server: Server) -> None:
+        await asyncio.sleep(rng.random() * 0.6)
+        await server.stop()
+        figures.events["kills"] += 1
+        await server.start()
+
+    for policy, share in zip(POLICIES, (rounds - rounds // 2, rounds // 2), strict=True):
+        server = Server(folder, ("--on-store-failure", policy, *options))
+        async with server, Rounds(server, rng, figures=figures) as play:
+            for _ in range(share):
+                await play.play(fail)
+                figures.events[name] += 1
+                await play.play(partial(kill, server))
+    return figures
+
+
+@contextmanager
+def _database() -> Iterator[Postgres]:
+    try:
+        with Postgres.running() as database:
+            yield database
+    except FileNotFoundError as error:
+        raise NotHere(str(error)) from error
+
+
+@contextmanager
+def small_disk(folder: Path, num_bytes: int = DISK_BYTES) -> Iterator[Path]:
+    """A file system of its own. Raises NotHere where mounting is not permitted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        raise NotHere("mounting a tmpfs is not permitted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full, to the last byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue

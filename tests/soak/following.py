@@ -1,0 +1,86 @@
+"""What one reader has seen of one response, and what it was promised of that.
+
+Event numbers come without a hole and without a repetition.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+
+
+class Disagreement(Exception):
+    """A promise was broken."""
+
+
+class Interrupted(Exception):
+    """The connection ended before the response did."""
+
+
+@dataclass
+class Following:
+    """One reader's view of one response. `body` is that of the request that began it."""
+
+    body: dict[str, Any]
+    key: str  # Idempotency-Key
+    response_id: str | None = None
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    documents: dict[int, int] | None = None  # over gRPC: number -> token id
+    last_number: int = -1
+    status: str | None = None
+    num_connections: int = 0
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Raises Disagreement for an event that is not the next one, Interrupted for an error."""
+        kind = event["type"]
+        if kind == "document":
+            self._take_document(event)
+            return
+        if kind == "document.end":
+            self.status = event["status"]
+            return
+        if kind == "error":
+            raise Interrupted(event["error"]["message"])
+        number = event["sequence_number"]
+        if number == 0 and self.response_id is None:
+            self.last_number = -1
+        if number != self.last_number + 1:
+            raise Disagreement(f"event {number} ({kind}) came after {self.last_number}")
+        self.last_number = number
+        if kind == "response.created":
+            self.response_id = event["response"]["id"]
+        elif kind == "response.output_text.delta":
+            self.token_ids += event["token_ids"]
+            self.text += event["delta"]
+        elif kind in TERMINAL:
+            self.status = event["response"]["status"]
+
+    def _take_document(self, document: dict[str, Any]) -> None:
+        """A hole shows in the text alone: not every token has a document."""
+        self.documents = {} if self.documents is None else self.documents
+        number = document["sequence_number"]
+        if number <= self.last_number:
+            raise Disagreement(f"document {number} came after {self.last_number}")
+        self.last_number = number
+        self.response_id = document["stream_id"]
+        self.documents[number] = document["token_id"]
+        self.text += document["generated_text"]
+
+    def difference(self, whole: "Following") -> str | None:
+        """How this view differs from that of an uninterrupted reader of events."""
+        if self.text != whole.text:
+            return f"another text: {self.text!r} for {whole.text!r}"
+        if self.documents is None:
+            return _difference(self.token_ids, whole.token_ids)
+        last = len(whole.token_ids) - 1  # text that the end released has the last token's id
+        expected = {n: whole.token_ids[min(n, last)] for n in self.documents}
+        return None if self.documents == expected else "a document has another token's id"
+
+
+def _difference(seen: list[int], expected: list[int]) -> str | None:
+    if seen == expected:
+        return None
+    pairs = enumerate(zip(seen, expected, strict=False))
+    first = next((n for n, (a, b) in pairs if a != b), min(len(seen), len(expected)))
+    return f"{len(seen)} ids for {len(expected)}, first difference at {first}"

@@ -15,7 +15,10 @@ import httpx
 
 from tests.soak.server import Server
 
-TOPICS = ("the sea", "old maps", "bread", "a long winter", "trains")
+TOPICS = (
+    "the sea", "old maps", "bread", "a long winter", "trains", "my grandmother's garden",
+    "music", "how glass is made", "the moon", "bees",
+)  # fmt: skip
 NUM_TURNS = 20
 NUM_TOKENS = 60  # of each answer
 
@@ -57,11 +60,11 @@ async def conversation(client: httpx.AsyncClient, topic: str) -> tuple[str, list
 async def run(model: str, rounds: int, folder: Path) -> None:
     server = Server(folder, model=model)
     await server.start()
-    shares = []
+    conversations = []
     for topic in TOPICS[:rounds]:
         async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
             id, times = await conversation(client, topic)
-        shares.append(times[19] / times[1])
+        conversations.append(times)
     await server.stop()
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
@@ -72,7 +75,8 @@ async def run(model: str, rounds: int, folder: Path) -> None:
                 f"cached={num_cached}"
             )
     await server.stop()
-    print(f"turn 20 / turn 2: {statistics.median(shares):.2f}")
+    second, last = (statistics.median(times[i] for times in conversations) * 1000 for i in (1, -1))
+    print(f"medians: turn 2 {second:.1f} ms, turn {NUM_TURNS} {last:.1f} ms, {last / second:.2f} x")
 
 
 def main() -> None:

@@ -58,8 +58,8 @@ class Postgres:
     def kill(self) -> None:
         """`kill -9` of the server and of all its processes."""
         postmaster = psutil.Process(self._pid())
+        postmaster.suspend()  # it would start others
         processes = [postmaster, *postmaster.children()]
-        # The first would restart the others.
         for process in processes:
             process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes)
@@ -69,10 +69,12 @@ class Postgres:
         return int((self._folder / "data" / "postmaster.pid").read_text().splitlines()[0])
 
     def _run(self, program: str, *arguments: str) -> None:
-        # The server refuses to run as root.
-        user = "nobody" if os.getuid() == 0 else None
-        command = [self._programs / program, "-D", self._folder / "data", *arguments]
-        subprocess.run(command, user=user, cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        if os.getuid() == 0:
+            # The server refuses to run as root. NOTE: `user=` of subprocess would fork where it
+            # otherwise does not, and a fork beside gRPC's threads may crash.
+            command = ["runuser", "-u", "nobody", "--", *command]
+        subprocess.run(command, cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
 
 
 def find_postgres() -> Path | None:

@@ -100,10 +100,12 @@ class Rounds:
         rng, figures = self._rng, self.figures
         chosen = rng.sample(range(NUM_REQUESTS), rng.randint(8, most))
         readers = [Following(self._requests[k], f"round-{figures.rounds}-{k}") for k in chosen]
-        disturbing = asyncio.create_task(disturb())
-        reading = [asyncio.create_task(self._read(reader)) for reader in readers]
-        outcomes = await asyncio.gather(*reading, return_exceptions=True)
-        await disturbing
+        reading = asyncio.gather(*map(self._read, readers), return_exceptions=True)
+        try:
+            await disturb()
+            outcomes = await reading
+        finally:
+            reading.cancel()
         self._check(chosen, readers, outcomes)
         figures.rounds += 1
         figures.streams += len(readers)

@@ -8,6 +8,7 @@ Encoding is the `tokenizers` library's; decoding is ours, since a stream needs i
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import AddedToken
@@ -20,10 +21,13 @@ from llamastream.errors import InvalidRequest, ModelError
 
 # Files converted by hand often forget to flag these; as ordinary tokens they could be typed.
 _CONTROL_SHAPE = re.compile(r"<\|[^|<>\s]+\|>")
+# A conversation comes again with each of its turns: its texts are encoded once. 40 MB at most.
+MAX_KNOWN_TEXTS = 1024
+MAX_KNOWN_LENGTH = 4096  # characters
 
 
 class Tokenizer:
-    """One model's tokenizer. Thread-safe; the only thing that changes is a cache."""
+    """One model's tokenizer. Thread-safe; the only things that change are caches."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         """Raises ModelError if the file cannot be read or its decoder is of an unknown family."""
@@ -49,6 +53,7 @@ class Tokenizer:
         self._hf_inner = _without_first_prefix(config.tokenizer_json, self._hf)
         if self._hf_inner is not self._hf:
             _keep_as_text(self._hf_inner, self._added, self.special_ids)
+        self._known_ids = lru_cache(MAX_KNOWN_TEXTS)(self._segment_ids)
         self._raw: dict[int, bytes] = {}
         self._whole_texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
 
@@ -98,8 +103,12 @@ class Tokenizer:
             if isinstance(segment, int):
                 ids.append(segment)
             else:
-                ids += self._encode_plain(self._hf if position == 0 else self._hf_inner, segment)
+                encode = self._known_ids if len(segment) <= MAX_KNOWN_LENGTH else self._segment_ids
+                ids += encode(segment, position == 0)
         return ids
+
+    def _segment_ids(self, text: str, is_first: bool) -> tuple[int, ...]:
+        return tuple(self._encode_plain(self._hf if is_first else self._hf_inner, text))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Bytes that are no UTF-8 become U+FFFD, as `bytes.decode` does it."""

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import Tokenizer
+from llamastream.chat.tokenizer import MAX_KNOWN_LENGTH
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
 
@@ -146,6 +147,15 @@ def test_missing_decoder_is_refused(llama2_config: TokenizerConfig) -> None:
 def test_unreadable_file_is_refused() -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
         Tokenizer(TokenizerConfig("{}", None, (), False))
+
+
+@pytest.mark.parametrize("text", ["known text", "long " * MAX_KNOWN_LENGTH])
+def test_a_text_that_comes_again_has_the_same_ids(byte_level: Tokenizer, text: str) -> None:
+    expected = byte_level.encode(text)
+    for _ in range(2):
+        ids = byte_level.encode_segments([text])
+        assert ids == expected
+        ids.clear()  # what is remembered is not the caller's list
 
 
 def test_token_bytes_are_what_a_token_stands_for(llama2: Tokenizer) -> None:

@@ -48,11 +48,11 @@ class Journalling:
     async def settle(self, live: LiveResponse) -> None:
         """Return when nothing is outstanding. Then all is journalled, or it is parked or lapsed."""
         while live.num_outstanding:
-            await live.log.wait(None)
+            await live.log.wait()
         if live.is_lapsed and not live.is_parked:
             self.write([live])
             while live.num_outstanding:
-                await live.log.wait(None)
+                await live.log.wait()
 
     def _on_committed(self, sent: Sent, future: "asyncio.Future[Refused]") -> None:
         if future.cancelled():

@@ -12,6 +12,7 @@ from llamastream.chat import Tokenizer
 from llamastream.errors import ChatError
 from llamastream.messages import Delta, FinishReason, Token, TokenLogprob, Usage
 from llamastream.service.choice import Choice, TextRules
+from llamastream.service.waiter import Waiter
 from llamastream.store.records import Response, Status
 
 MAX_READ = 256  # deltas given at a time, which bounds what a slow reader's transport holds
@@ -33,7 +34,7 @@ class ResponseLog:
         self.num_readers = 0
         self.text: str | None = None  # instead of tokens, which another model drew
         self.error: ChatError | None = None  # nothing more will come here, try again later
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self._waiters: set[Waiter] = set()
 
     @property
     def is_finished(self) -> bool:
@@ -63,22 +64,18 @@ class ResponseLog:
         self.error = error
         self._wake()
 
-    async def wait(self, timeout_s: float | None) -> bool:
+    async def wait(self, waiter: Waiter | None = None, timeout_s: float | None = None) -> bool:
         """Return True when something has changed, False when the time is over."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _set, waiter, False)
+        waiter = waiter or Waiter()
         self._waiters.add(waiter)
         try:
-            return await waiter
+            return await waiter.wait(timeout_s)
         finally:
             self._waiters.discard(waiter)
-            if timer is not None:
-                timer.cancel()
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            _set(waiter, True)
+            waiter.wake()
 
 
 class Reader:
@@ -99,6 +96,7 @@ class Reader:
         self.logprobs: list[TokenLogprob] = []  # like `text`, of all tokens so far
         self._text: list[str] = []
         self._is_flushed = False
+        self._waiter = Waiter()
 
     @property
     def record(self) -> Response:
@@ -129,7 +127,7 @@ class Reader:
                 return self._flush()
             if self.log.error is not None:
                 raise self.log.error
-            if not await self.log.wait(timeout_s):
+            if not await self.log.wait(self._waiter, timeout_s):
                 return []
 
     @property
@@ -159,8 +157,3 @@ class Reader:
         self.num_shown += bool(delta.text)
         self._text.append(delta.text)
         return [delta]
-
-
-def _set(waiter: asyncio.Future[bool], has_changed: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(has_changed)

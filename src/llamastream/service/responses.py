@@ -202,7 +202,7 @@ class Responses:
         if (live := self._generations.get(id)) is not None:
             self._generations.cancel(live)
             while not log.is_finished and log.error is None:
-                await log.wait(None)
+                await log.wait()
         if log.error is not None:
             raise log.error
         return log.record

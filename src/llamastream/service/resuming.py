@@ -48,13 +48,13 @@ class Resuming:
             num_tokens = live.log.num_public
             await self._resume(live)
             while live.log.num_public == num_tokens and not live.has_ended:
-                await live.log.wait(None)
+                await live.log.wait()
 
     async def resume_parked(self, live: LiveResponse) -> None:
         """Try again when the store may be back."""
         await asyncio.sleep(STORE_RETRY_S)
         while live.is_leaving:
-            await live.log.wait(None)
+            await live.log.wait()
         await self._resume(live)
 
     async def _resume(self, live: LiveResponse) -> None:

@@ -4,7 +4,6 @@ Writing never waits. A reader that keeps up sees every delta as it was made; beh
 the deltas of a choice melt into one, so that memory is bounded by the answer itself.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import chain
@@ -12,6 +11,7 @@ from typing import Self
 
 from llamastream.errors import ChatError
 from llamastream.messages import Delta, Usage
+from llamastream.service.waiter import Waiter
 
 MAX_PENDING = 64  # deltas kept apart for a reader that is briefly behind, about a second's worth
 
@@ -43,9 +43,7 @@ class Stream(AsyncIterator[Delta]):
         self._usage: Usage | None = None
         self._error: ChatError | None = None
         self._closed = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._deadline_s = 0.0  # on the event loop's clock
-        self._timer: asyncio.TimerHandle | None = None
+        self._waiter = Waiter()
 
     # What the reader calls.
 
@@ -72,7 +70,7 @@ class Stream(AsyncIterator[Delta]):
         stream's ChatError in place of its end.
         """
         if not self._pending and not self._over and not self._closed:
-            await self._wait(timeout_s)
+            await self._waiter.wait(timeout_s)
         deltas = list(self._pending)
         self._pending.clear()
         if self._melted:
@@ -92,15 +90,12 @@ class Stream(AsyncIterator[Delta]):
 
     async def aclose(self) -> None:
         """The reader leaves: what is still being generated is cancelled. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._waiter.close()
         if self._closed:
             return
         self._closed = True
         self._pending.clear()
         self._melted.clear()
-        self._wake()
         self._leave()
 
     async def __aenter__(self) -> Self:
@@ -124,19 +119,19 @@ class Stream(AsyncIterator[Delta]):
             self._melt(delta)
         else:
             self._pending.append(delta)
-        self._wake()
+        self._waiter.wake()
 
     def end(self, usage: Usage) -> None:
         """The normal end: every choice has its finish reason."""
         self._usage = usage
         self._on_close = None
-        self._wake()
+        self._waiter.wake()
 
     def fail(self, error: ChatError) -> None:
         """The abnormal end, raised from the iterator after the deltas before it."""
         self._error = error
         self._on_close = None
-        self._wake()
+        self._waiter.wake()
 
     @property
     def _over(self) -> bool:
@@ -157,37 +152,6 @@ class Stream(AsyncIterator[Delta]):
         melted = [_join(deltas) for deltas in self._melted.values()]
         self._melted.clear()
         return sorted(melted, key=lambda delta: delta.sequence_number)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait(self, timeout_s: float | None) -> None:
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        if timeout_s is not None:
-            self._set_deadline(timeout_s)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
-    def _set_deadline(self, timeout_s: float) -> None:
-        """Wake the reader then, unless it waits anew by that time.
-
-        One timer serves all waits: to start and stop one per token was a quarter of its way.
-        """
-        loop = asyncio.get_running_loop()
-        self._deadline_s = loop.time() + timeout_s
-        if self._timer is None:
-            self._timer = loop.call_at(self._deadline_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._deadline_s:
-            self._wake()
-        else:
-            self._timer = loop.call_at(self._deadline_s, self._on_timer)
 
 
 def _join(deltas: list[Delta]) -> Delta:

@@ -172,8 +172,8 @@ class ModelSettings(Settings):
         96,
         ge=1,
         le=65536,
-        description="Of these, prompt tokens in a step that continues answers too. Fewer: smoother "
-        "answers; more: new ones begin sooner.",
+        description="Prompt tokens in a step that continues answers too. Fewer: smoother answers; "
+        "more: new ones begin sooner.",
     )
     max_num_waiting: int = Field(
         256, ge=0, description="Requests that may queue before new ones are answered 429."

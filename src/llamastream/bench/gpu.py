@@ -62,6 +62,7 @@ class Plan:
     engine: EngineConfig = EngineConfig(
         max_num_seqs=256,
         max_num_batched_tokens=2048,
+        max_prefill_beside_decode=1024,
         max_model_len=4096,
         block_size=32,
         speculation="off",

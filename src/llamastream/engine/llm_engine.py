@@ -158,9 +158,14 @@ class LLMEngine:
         row = 0
         for seq, num_tokens in scheduled:
             num_computed = seq.num_computed_tokens + num_tokens
-            num_drawn = max(num_computed - seq.num_tokens + 1, 0)
-            reason = self._take_drawn(seq, token_ids[row : row + num_drawn], result, row)
-            row += num_drawn
+            num_drawn = num_computed - seq.num_tokens + 1
+            reason = None
+            if num_drawn == 1:
+                reason = self._take(seq, token_ids[row], result, row)
+                row += 1
+            elif num_drawn > 1:
+                reason = self._take_drafted(seq, token_ids[row : row + num_drawn], result, row)
+                row += num_drawn
             # What was computed for a wrong draft is written over.
             seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
             self._blocks.register(seq)
@@ -168,20 +173,25 @@ class LLMEngine:
                 self._scheduler.remove(seq)
                 self._end(seq, reason)
 
-    def _take_drawn(
+    def _take(
+        self, seq: Sequence, token_id: int, result: StepResult, row: int
+    ) -> FinishReason | None:
+        """Append one draw and report it."""
+        self._events.append(_token(seq, token_id, result, row))
+        seq.append(token_id)
+        return seq.finish_reason()
+
+    def _take_drafted(
         self, seq: Sequence, drawn: list[int], result: StepResult, row: int
     ) -> FinishReason | None:
-        """Append one draw, and each further one while the draft before it was right."""
-        reason, num_taken, is_right = None, 0, True
-        while num_taken < len(drawn) and is_right and reason is None:
-            token_id = drawn[num_taken]
-            self._events.append(_token(seq, token_id, result, row + num_taken))
-            num_taken += 1
-            is_right = num_taken < len(drawn) and seq.token_ids[seq.num_tokens] == token_id
-            seq.append(token_id)
-            reason = seq.finish_reason()
-        if len(drawn) > 1:
-            self._speculation.learn(seq, len(drawn) - 1, num_taken - 1)
+        """Take one draw, and each further one while the draft before it was right."""
+        num_drafted = len(drawn) - 1
+        drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafted].tolist()
+        for num_right, token_id in enumerate(drawn):
+            reason = self._take(seq, token_id, result, row + num_right)
+            if reason is not None or num_right == num_drafted or token_id != drafts[num_right]:
+                break
+        self._speculation.learn(seq, num_drafted, num_right)
         return reason
 
     def _num_kept_free(self) -> int:

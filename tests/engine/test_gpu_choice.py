@@ -36,7 +36,7 @@ def test_the_cpu_path_imports_neither_torch_nor_triton() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True)
 
 
-@pytest.mark.skipif(device._has_driver(), reason="an NVIDIA driver is here")
+@pytest.mark.skipif(device.has_driver(), reason="an NVIDIA driver is here")
 def test_auto_takes_the_cpu_where_there_is_no_driver() -> None:
     assert choose_device("auto") == "cpu"
 

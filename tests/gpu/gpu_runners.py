@@ -9,22 +9,22 @@ import pytest
 from numpy.typing import NDArray
 
 from llamastream.config import DType, EngineConfig, LlamaConfig
+from llamastream.engine.gpu.device import has_driver
 
 if TYPE_CHECKING:
     from llamastream.engine.gpu.runner import GpuRunner
 
 NEEDED = "needs torch and triton: make test-gpu"
 
+if not has_driver():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which torch may do
+
 
 def find_device() -> str:
-    """ "cuda:0", or "cpu" with the interpreter switched on. Skips without torch and triton."""
-    torch = pytest.importorskip("torch", reason=NEEDED)
-    if torch.cuda.is_available():
-        pytest.importorskip("triton", reason=NEEDED)
-        return "cuda:0"
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-    pytest.importorskip("triton", reason=NEEDED)
-    return "cpu"
+    """ "cuda:0", or "cpu" for the interpreter. Skips without torch and triton."""
+    for package in ("torch", "triton"):
+        pytest.importorskip(package, reason=NEEDED)
+    return "cuda:0" if has_driver() else "cpu"
 
 
 class MakeGpuRunner(Protocol):

@@ -23,7 +23,7 @@ INSTALL = "pip install 'llamastream[gpu]'"
 def choose_device(name: str) -> str:
     """ "cpu" or "cuda:N" for auto, cpu, cuda or cuda:N. Raises ConfigError for a CUDA device that
     was asked for by name and cannot be used."""
-    if name == "cpu" or (name == "auto" and not _has_driver()):
+    if name == "cpu" or (name == "auto" and not has_driver()):
         return "cpu"
     index = int(name.partition(":")[2] or 0)
     try:
@@ -37,7 +37,7 @@ def choose_device(name: str) -> str:
     return f"cuda:{index}"
 
 
-def _has_driver() -> bool:
+def has_driver() -> bool:
     try:
         ctypes.CDLL(DRIVER)
     except OSError:

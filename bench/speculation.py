@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.config import EngineConfig, ModelSettings
+from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.messages import GenerationRequest, Message, Token
@@ -60,7 +61,7 @@ def main() -> None:
     checkpoint = find_model(settings)
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(tokenizer, None, allow_prompt_tags=False)
-    runner = load_runner(checkpoint, settings)
+    runner = load_runner(checkpoint, settings, choose_device(settings.device))
     report = []
     for streams in map(int, options.streams.split(",")):
         for name, question, temperature in [case for case in CASES if options.only in case[0]]:

@@ -47,14 +47,16 @@ def find_model(settings: ModelSettings, progress: Progress | None = None) -> Che
 
 
 def load_runner(
-    checkpoint: Checkpoint, settings: ModelSettings, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    settings: ModelSettings,
+    device: str,
+    progress: Progress | None = None,
 ) -> Runner:
     """Pack the weights, or read them as an earlier start packed them; make room for the cache.
 
-    On a GPU: store them there. Raises ModelError, ConfigError.
+    device: as `choose_device` gives it. On a GPU: store them there. Raises ModelError.
     """
     config = settings.engine_config()
-    device = choose_device(settings.device)
     if device != "cpu":
         from llamastream.engine.gpu.runner import GpuRunner  # imports torch and triton
 
@@ -93,7 +95,8 @@ def assemble(
     )
 
     def load() -> LLMEngine:
-        return LLMEngine(load_runner(checkpoint, settings, progress), settings.engine_config())
+        runner = load_runner(checkpoint, settings, device, progress)
+        return LLMEngine(runner, settings.engine_config())
 
     engine = AsyncEngine(load)
     service = ChatService(

@@ -2,19 +2,18 @@
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_builders import SHARED, config_of, llama3_json, train_byte_level
+from tests.doubles.demo_model import demo_path
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import Tokenizer
-from llamastream.config import TokenizerConfig, default_data_dir
+from llamastream.config import TokenizerConfig
 from llamastream.weights import open_checkpoint
-from llamastream.weights.demo import demo_file
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +58,5 @@ def llama3() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def demo_config(tmp_path_factory: pytest.TempPathFactory) -> TokenizerConfig:
-    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
-    file = Path(given) if given else demo_file(default_data_dir() / "models")
-    if not file.is_file():
-        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
-    return open_checkpoint(str(file), cache_dir=tmp_path_factory.mktemp("cache")).tokenizer
+    cache_dir = tmp_path_factory.mktemp("cache")
+    return open_checkpoint(str(demo_path()), cache_dir=cache_dir).tokenizer

@@ -1,6 +1,5 @@
 """8 bits on the demo model, measured against our own float32."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +7,13 @@ import numpy as np
 import pytest
 from driver import make_request, run_all
 from paged_steps import Chunk, make_batch
+from tests.doubles.demo_model import demo_path
 from tokenizers import Tokenizer
 
-from llamastream.config import EngineConfig, default_data_dir
+from llamastream.config import EngineConfig
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.weights import Checkpoint, open_checkpoint
-from llamastream.weights.demo import demo_file
 
 TEXT = Path(__file__).parents[1] / "data" / "english.txt"
 CHUNK = 256
@@ -27,11 +26,7 @@ QUESTION = (
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Checkpoint:
-    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
-    file = Path(given) if given else demo_file(default_data_dir() / "models")
-    if not file.exists():
-        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
-    return open_checkpoint(str(file), cache_dir=tmp_path)
+    return open_checkpoint(str(demo_path()), cache_dir=tmp_path)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,19 +1,18 @@
 """What only a device can show: recorded graphs, and the demo model in every precision."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gpu_runners import MakeGpuRunner
 from paged_steps import Chunk, all_logits, greedy_ids, make_batch, random_ids
+from tests.doubles.demo_model import demo_path
 from tiny_llama import random_tensors, tiny_config
 
-from llamastream.config import DType, default_data_dir
+from llamastream.config import DType
 from llamastream.engine.reference import ReferenceRunner
 from llamastream.engine.runner import Float32, Runner
 from llamastream.weights import Checkpoint, open_checkpoint
-from llamastream.weights.demo import demo_file
 
 TEXT = Path(__file__).parents[1] / "data" / "english.txt"
 CHUNK = 256
@@ -30,11 +29,7 @@ def _needs_a_device(device: str) -> None:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Checkpoint:
-    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
-    file = Path(given) if given else demo_file(default_data_dir() / "models")
-    if not file.exists():
-        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
-    return open_checkpoint(str(file), cache_dir=tmp_path)
+    return open_checkpoint(str(demo_path()), cache_dir=tmp_path)
 
 
 def prompt_ids(demo: Checkpoint) -> list[int]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.soak.databases import NotHere, disk, postgres
+from tests.doubles.disk import NotHere
+from tests.soak.databases import disk, postgres
 from tests.soak.dying_readers import reader
 from tests.soak.kill import kill
 from tests.soak.network import half_open, rst

@@ -7,23 +7,18 @@ must be as durable as before.
 
 import asyncio
 import random
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from tests.doubles.disk import NotHere, fill, small_disk
 from tests.doubles.postgres import Postgres
 from tests.soak.rounds import Disturb, Figures, Rounds
 from tests.soak.server import Server
 
 POLICIES = ("fail", "continue")
 DISK_BYTES = 32 * 2**20  # SQLite's WAL alone comes to some MB
-
-
-class NotHere(Exception):
-    """What a scenario needs and this machine has not."""
 
 
 async def postgres(
@@ -44,7 +39,7 @@ async def postgres(
 
 async def disk(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:
     rng = random.Random(seed)
-    with small_disk(folder / "disk") as small:
+    with small_disk(folder / "disk", DISK_BYTES) as small:
 
         async def fill_a_while() -> None:
             await asyncio.sleep(rng.random() * 0.6)
@@ -91,27 +86,3 @@ def _database() -> Iterator[Postgres]:
             yield database
     except FileNotFoundError as error:
         raise NotHere(str(error)) from error
-
-
-@contextmanager
-def small_disk(folder: Path, num_bytes: int = DISK_BYTES) -> Iterator[Path]:
-    """A file system of its own. Raises NotHere where mounting is not permitted."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        raise NotHere("mounting a tmpfs is not permitted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write until the disk is full, to the last byte."""
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue

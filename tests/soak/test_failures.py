@@ -3,6 +3,8 @@
 import asyncio
 import random
 import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,54 +39,50 @@ def requests(count: int) -> list[dict[str, Any]]:
     ]
 
 
+@asynccontextmanager
+async def followed(server: Server) -> AsyncIterator[list[Following]]:
+    """Eight readers of stored streams, who in the end have read what they would undisturbed."""
+    await server.start()
+    try:
+        async with Doors(server.port, server.grpc_port) as doors:
+            bodies = requests(8)
+            expected = [one.token_ids for one in await uninterrupted(doors, bodies)]
+            readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
+            tasks = [asyncio.create_task(follow(reader, doors)) for reader in readers]
+            async with asyncio.timeout(60):
+                yield readers
+                await asyncio.gather(*tasks)
+        assert [reader.token_ids for reader in readers] == expected
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize("on_failure", ["fail", "continue"])
 async def test_a_full_disk_loses_repeats_and_changes_nothing(
     tmp_path: Path, on_failure: str
 ) -> None:
     server = Server(tmp_path, ("--on-store-failure", on_failure))
-    await server.start()
-    try:
-        async with Doors(server.port, server.grpc_port) as doors:
-            bodies = requests(8)
-            expected = [one.token_ids for one in await uninterrupted(doors, bodies)]
-            readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
-            tasks = [asyncio.create_task(follow(reader, doors)) for reader in readers]
-            async with asyncio.timeout(60):
-                await _fill_disk_when_begun(server, readers)
-                if on_failure == "fail":
-                    await until(lambda: all(reader.num_connections > 1 for reader in readers))
-                else:
-                    await until(lambda: len(readers[0].token_ids) > 300)
-                _limit(server, resource.RLIM_INFINITY)
-                await asyncio.gather(*tasks)
-        assert [reader.token_ids for reader in readers] == expected
-        if on_failure == "continue":
-            assert {reader.num_connections for reader in readers} == {1}
-        assert "The database failed" in (tmp_path / "log").read_text()
-    finally:
-        await server.stop()
+    async with followed(server) as readers:
+        await _fill_disk_when_begun(server, readers)
+        if on_failure == "fail":
+            await until(lambda: all(reader.num_connections > 1 for reader in readers))
+        else:
+            await until(lambda: len(readers[0].token_ids) > 300)
+        _limit(server, resource.RLIM_INFINITY)
+    if on_failure == "continue":
+        assert {reader.num_connections for reader in readers} == {1}
+    assert "The database failed" in (tmp_path / "log").read_text()
 
 
 async def test_a_torn_end_of_the_journal_is_drawn_again(tmp_path: Path) -> None:
     server = Server(tmp_path)
-    await server.start()
-    try:
-        async with Doors(server.port, server.grpc_port) as doors:
-            bodies = requests(8)
-            expected = [one.token_ids for one in await uninterrupted(doors, bodies)]
-            readers = [Following(body, f"key-{k}") for k, body in enumerate(bodies)]
-            tasks = [asyncio.create_task(follow(reader, doors)) for reader in readers]
-            await until(lambda: all(len(reader.token_ids) > 100 for reader in readers))
-            await server.stop()
-            seen = [len(reader.token_ids) for reader in readers]
-            assert min(seen) < 400
-            _tear(tmp_path / "llamastream.db-wal")
-            await server.start()
-            async with asyncio.timeout(60):
-                await asyncio.gather(*tasks)
-        assert [reader.token_ids for reader in readers] == expected
-    finally:
+    async with followed(server) as readers:
+        await until(lambda: all(len(reader.token_ids) > 100 for reader in readers))
         await server.stop()
+        seen = [len(reader.token_ids) for reader in readers]
+        assert min(seen) < 400
+        _tear(tmp_path / "llamastream.db-wal")
+        await server.start()
     assert server.num_resumed() == 8
 
 

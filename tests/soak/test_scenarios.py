@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.disk import NotHere
 from tests.soak.__main__ import SCENARIOS
-from tests.soak.databases import NotHere
 from tests.soak.rounds import Figures
 from tests.soak.server import MODEL
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -16,6 +15,7 @@ import pytest
 from llamastream.errors import StoreUnavailable
 from llamastream.messages import Token
 from llamastream.store import Status, Store, sqlite_url
+from tests.doubles.disk import NotHere, fill, small_disk
 from tests.store.crash_writer import LENGTH, write_until_killed
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens
 
@@ -133,25 +133,13 @@ async def go_on_with(url: str, ids: set[str]) -> int:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def full_soon(tmp_path: Path) -> Iterator[Path]:
     """A file system of one MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
+    try:
+        with small_disk(tmp_path / "disk", 2**20) as folder:
+            yield folder
+    except NotHere as reason:
+        pytest.skip(str(reason))
 
 
 async def append_until_refused(store: Store, id: str) -> int:
@@ -167,18 +155,18 @@ async def append_until_refused(store: Store, id: str) -> int:
     return position
 
 
-async def test_full_disk_refuses_and_works_again_when_there_is_space(small_disk: Path) -> None:
-    url = sqlite_url(small_disk)
+async def test_full_disk_refuses_and_works_again_when_there_is_space(full_soon: Path) -> None:
+    url = sqlite_url(full_soon)
     async with await Store.open(url) as store:
         await start(store, "r1")
         await store.append([Token("r1", k, k) for k in range(3)])
-        fill(small_disk / "filler")
+        fill(full_soon / "filler")
         length = await append_until_refused(store, "r1")
         assert 3 <= length < 100_000
         # What follows the lost token is refused, until that is given again.
         with pytest.raises(StoreUnavailable):
             await store.responses.create(a_response("r2"), scope=SCOPE)
-        (small_disk / "filler").unlink()
+        (full_soon / "filler").unlink()
         refused = await store.append([Token("r1", length + 1, length + 1)])
         assert isinstance(refused["r1"], StoreUnavailable)
         assert await store.append([Token("r1", k, k) for k in (length, length + 1)]) == {}
@@ -189,13 +177,13 @@ async def test_full_disk_refuses_and_works_again_when_there_is_space(small_disk:
         assert (await store.recover()).interrupted[0].output_ids == tuple(range(length + 2))
 
 
-async def test_response_can_fail_once_the_disk_is_free_again(small_disk: Path) -> None:
+async def test_response_can_fail_once_the_disk_is_free_again(full_soon: Path) -> None:
     """The tokens that were refused are not in it: nobody was shown them."""
-    async with await Store.open(sqlite_url(small_disk)) as store:
+    async with await Store.open(sqlite_url(full_soon)) as store:
         await start(store, "r1")
         await store.append([Token("r1", k, k) for k in range(3)])
-        fill(small_disk / "filler")
+        fill(full_soon / "filler")
         length = await append_until_refused(store, "r1")
-        (small_disk / "filler").unlink()
+        (full_soon / "filler").unlink()
         await store.responses.finish("r1", DONE)
         assert len(await store.responses.tokens("r1", scope=SCOPE)) == length

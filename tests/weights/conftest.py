@@ -1,11 +1,8 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from llamastream.config import default_data_dir
-from llamastream.weights.demo import demo_file
+from tests.doubles.demo_model import demo_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -30,11 +27,7 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The demo model's GGUF file; skips the test where there is none."""
-    given = os.environ.get("LLAMASTREAM_DEMO_GGUF")
-    path = Path(given) if given else demo_file(default_data_dir() / "models")
-    if not path.is_file():
-        pytest.skip("needs the demo model: LLAMASTREAM_DEMO_GGUF, or fetched before")
-    return path
+    return demo_path()
 
 
 @pytest.fixture(scope="session")

@@ -87,10 +87,9 @@ def offline(model: ModelSettings, settings: BenchSettings) -> None:
         raise BenchError(
             f"device must be auto or cpu. Given: {model.device}. For a GPU: llamastream bench gpu."
         )
-    model = model.model_copy(update={"device": "cpu"})
     with progress_bars() as progress:
         checkpoint = find_model(model, progress)
-        runner = load_runner(checkpoint, model, progress)
+        runner = load_runner(checkpoint, model, "cpu", progress)
     report = run_offline(
         runner,
         model.engine_config(),

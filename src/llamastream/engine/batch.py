@@ -27,9 +27,8 @@ class BatchBuilder:
         self._block_size = block_size
         self._tables = BlockTables()
         self._sampling = SamplingRows()
-        self._decoding: list[
-            Sequence
-        ] = []  # whose batch can be advanced: one token each, all drawn
+        # Whose batch can be advanced: one token each, and all of them drawn.
+        self._decoding: list[Sequence] = []
         self._batch: ForwardBatch | None = None
 
     def build(self, scheduled: AbstractSequence[Scheduled]) -> ForwardBatch:

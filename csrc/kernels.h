@@ -15,6 +15,22 @@ constexpr int tile_bytes(bool nibbles) { return kLanes * kGroup / (nibbles ? 2 :
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Memory that is wanted soon: pieces of the same size, fetched line by line while products are computed.
+struct Soon {
+  const long* offset;  // of the pieces from base
+  int pieces;
+  const char* base;
+  int piece_bytes;
+  const char *next, *end;  // of the piece at hand
+
+  void advance() {
+    if (!pieces) return;
+    next = base + *offset++;
+    end = next + piece_bytes;
+    pieces--;
+  }
+};
+
 // out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
 // Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
 // q[4] to q[7]. scales: per row and group { a_scale, a_scale * sum a }. Row of a: groups x 32 values, or if fine
@@ -30,6 +46,7 @@ struct GemmQ8 {
   int ldo;
   bool add;
   const uint8_t* ahead;  // tiles that this thread is likely to multiply next: fetched meanwhile, perhaps beyond the end
+  Soon* soon;
 
   long a_step() const { return fine ? 2 * kGroup : kGroup; }  // from group to group
   const int8_t* a_row(int row) const { return a + row * groups * a_step(); }

@@ -151,6 +151,28 @@ void Model::plan(const Step& s) {
   keys_apart_ = has_chunks || split_ || asked_.rows < all_.rows;
   const int part = split_ ? (int)std::max(1L, spans * kv_heads / (8 * pool_.size())) : 1 << 30;
   for (Queries* queries : {&all_, &asked_}) plan_units(*queries, part);
+  plan_fetches();
+}
+
+void Model::plan_fetches() {
+  for (Scratch& c : scratch_) c.pieces.clear();
+  const KvHead first = cache(0, 0);
+  const long head = cache(0, shape().num_kv_heads > 1 ? 1 : 0).base - first.base;
+  for (size_t i = 0; i < all_.units.size(); i++) {
+    const AttendUnit& u = all_.units[i];
+    if (u.first_row + u.num_rows != all_.cu_seqlens[u.seq + 1]) continue;
+    const int context = step_->context_lens[u.seq], block = limits.block_size;
+    const int begin = u.first_span * kSpan / block, end = std::min(round_up(context, block), u.last_span * kSpan) / block;
+    const int32_t* table = step_->block_tables + (size_t)u.seq * step_->table_width;
+    for (int b = begin; b < end; b++)
+      scratch_[i % scratch_.size()].pieces.push_back(table[b] * first.block_stride + u.kv_head * head);
+  }
+}
+
+void Model::fetch_cache(int layer, Scratch& c) const {
+  const KvHead kv = cache(layer, 0);
+  c.soon = {c.pieces.data(), (int)c.pieces.size(), kv.base,
+            (int)kv_block_bytes(kv.integers, kv.block_size, kv.head_dim), nullptr, nullptr};
 }
 
 void Model::plan_units(Queries& queries, int part) const {
@@ -170,8 +192,8 @@ void Model::plan_units(Queries& queries, int part) const {
 
 void Model::forward(const Step& step) {
   check(step);
-  plan(step);
   step_ = &step;
+  plan(step);
   bad_row_ = -1;
   for (Stage& stage : stages_) stage.reset();
   pool_.run([this](int thread) { compute(thread); });
@@ -184,12 +206,13 @@ void Model::compute(int thread) {
   int stage = 0;
   stages_[stage++].run(s.num_tokens,
                        [&](int r) { weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_); });
+  fetch_cache(0, scratch_[thread]);
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
   if (!s.num_logits) return;
   const ImageMap& map = weights_->map;
   const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), true, head_rows_.data()},
                             s.num_logits, thread, stage);
-  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++]);
+  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++], scratch_[thread]);
   stages_[stage].run(s.num_logits, [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
@@ -205,13 +228,18 @@ void Model::layer(int index, int thread, int& stage) {
   project(index, thread, stage);
   if (!rows) return;
   attention(index, queries, thread, stage);
+  Scratch& c = scratch_[thread];
+  if (index < last)
+    fetch_cache(index + 1, c);
+  else
+    c.soon = {};
   Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, fine}, rows, thread, stage);
-  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++]);
+  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], c);
   in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm), fine}, rows, thread, stage);
   Rows mid = mid_rows_;
   mid.fine = fine;
   gated(l, in, mid, rows, stages_[stage++], thread);
-  linear(l.down, mid, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++]);
+  linear(l.down, mid, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], c);
 }
 
 // Queries, keys and values. The last layer needs the keys and values of all rows, all else only of those whose logits
@@ -222,7 +250,8 @@ void Model::project(int index, int thread, int& stage) {
   auto product = [&](int rows, Tiles tiles) {
     const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm), true}, rows, thread,
                             stage);
-    linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], tiles);
+    linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], scratch_[thread],
+           tiles);
   };
   const bool narrow = index == s.num_layers - 1 && asked_.rows < all_.rows;
   product(all_.rows, {narrow ? s.query_size() / kLanes : 0, l.qkv.tiles});
@@ -267,7 +296,7 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
 }
 
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                     Tiles tiles) const {
+                     Tiles tiles, Scratch& scratch) const {
   const bool add = then == Then::add;
   const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().quantized());
   const int count = tiles.last - tiles.first;
@@ -275,7 +304,7 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
   const char* ahead = weights + (size_t)pool_.size() * count * m.tile_bytes(shape().quantized());
   if (shape().quantized())
     kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.fine, count, m.k / kGroup, in.q, in.scales, rows, out, ldo,
-                      add, (const uint8_t*)ahead});
+                      add, (const uint8_t*)ahead, &scratch.soon});
   else
     kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)
@@ -284,17 +313,17 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
 }
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   Stage& stage) {
-  linear(m, in, rows, out, ldo, then, bias, stage, {0, m.tiles});
+                   Stage& stage, Scratch& scratch) {
+  linear(m, in, rows, out, ldo, then, bias, stage, scratch, {0, m.tiles});
 }
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   Stage& stage, Tiles tiles) {
+                   Stage& stage, Scratch& scratch, Tiles tiles) {
   const int step = rows == 1 ? 4 : 3, count = tiles.last - tiles.first;  // the kernels' widest block
   const int unit = round_up(std::max(1, count / (8 * pool_.size())), step);
   stage.run((count + unit - 1) / unit, [&](int u) {
     const int t = tiles.first + u * unit;
-    multiply(m, in, rows, out + t * kLanes, ldo, then, bias, {t, std::min(t + unit, tiles.last)});
+    multiply(m, in, rows, out + t * kLanes, ldo, then, bias, {t, std::min(t + unit, tiles.last)}, scratch);
   });
 }
 
@@ -314,7 +343,7 @@ void Model::gated_unit(const LayerMap& l, const Rows& in, const Rows& mid, int r
     const int part = std::min(kPanelRows, rows - first);
     const Rows slice = shape().quantized() ? in.from_group((size_t)first * (hidden / kGroup))
                                     : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
-    multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, tiles);
+    multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, tiles, scratch);
     for (int r = 0; r < part; r++) {
       const float* row = scratch.panel + r * ld;
       if (!shape().quantized()) {

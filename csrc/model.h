@@ -67,6 +67,8 @@ class Model {
     int16_t* words;
     int32_t* visible;
     std::unique_ptr<Sampler> sampler;
+    std::vector<long> pieces;  // offsets in a layer's cache of what this thread's attention is likely to read
+    Soon soon{};
   };
   struct AttendUnit {
     int seq, first_row, num_rows, kv_head, first_span, last_span;
@@ -82,15 +84,17 @@ class Model {
   void check(const Step&) const;
   void plan(const Step&);
   void plan_units(Queries&, int spans_per_unit) const;
+  void plan_fetches();
+  void fetch_cache(int layer, Scratch&) const;
   void compute(int thread);
   void layer(int index, int thread, int& stage);
   void project(int index, int thread, int& stage);
   Rows prepare(const Source&, int rows, int thread, int& stage);
   void quantize(const float* x, int k, const Rows& to) const;
   void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
-  void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Tiles) const;
-  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&);
-  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Tiles);
+  void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Tiles, Scratch&) const;
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Scratch&);
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Scratch&, Tiles);
   void gated(const LayerMap&, const Rows& in, const Rows& mid, int rows, Stage&, int thread);
   void gated_unit(const LayerMap&, const Rows& in, const Rows& mid, int rows, Tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);

@@ -168,6 +168,7 @@ static void attend_spans(const Attend& a) {
     const int first = span * kSpan;
     const Span<Form> s = next;
     if (first + kSpan < longest) next = locate<Form>(a, first + kSpan, longest);
+    else if (a.then) next = locate<Form>(*a.then, a.then->first_span * kSpan, a.then->num_queries);
     int q = 0;
     while (q < a.num_queries && a.visible[q] <= first) q++;  // ordered by position: those that see it are a suffix
     for (; q < a.num_queries; q += kQueryBlock)

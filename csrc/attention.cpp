@@ -41,9 +41,10 @@ void Model::rotate_keys(int layer, int row, int kv_head) {
   const size_t angle = (size_t)step_->positions[row] * half;
   const float* qkv = qkv_ + (size_t)row * qkv_ld_;
   const float* key = qkv + s.query_size() + kv_head * s.head_dim;
-  float rotated[512] = {}, value[512] = {};
+  float rotated[512], value[512];  // padded to 16 with zeros
   kernels_.rope(key, cos_ + angle, sin_ + angle, half, 1.0f, rotated);
   std::copy(key + s.kv_size(), key + s.kv_size() + s.head_dim, value);
+  for (int i = s.head_dim; i < round_up(s.head_dim, kLanes); i++) rotated[i] = value[i] = 0;
   const KvHead kv = cache(layer, kv_head);
   char* block = kv.base + slot / kv.block_size * kv.block_stride;
   kv.integers ? write_integers(kernels_, kv, block, slot % kv.block_size, rotated, value)
@@ -62,13 +63,16 @@ void Model::write_keys(int layer, Stage& stage) {
 void Model::attention(int layer, const Queries& queries, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
   const std::vector<AttendUnit>& units = queries.units;
-  stages_[stage++].run((int)units.size(), [&](int u) { attend_unit(layer, queries, units[u], scratch); });
+  stages_[stage++].run((int)units.size(), [&](int u) {
+    const size_t next = u + pool_.size();
+    attend_unit(layer, queries, units[u], next < units.size() ? &units[next] : nullptr, scratch);
+  });
   const int heads = shape().num_heads;
   if (split_)
     stages_[stage++].run(queries.rows * heads, [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
 }
 
-void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, Scratch& c) {
+void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, const AttendUnit* after, Scratch& c) {
   const ModelShape& s = shape();
   const int d = s.head_dim, half = d / 2, width = round_up(d, kLanes);
   const float scale = 1.44269504f / std::sqrt((float)d);  // times log2(e): the softmax is made of powers of 2
@@ -85,7 +89,14 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
       c.visible[i] = position + 1;
     }
   }
-  Attend a{cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, c.queries,
+  Attend then{};
+  if (after) {
+    then.kv = cache(layer, after->kv_head);
+    then.block_table = step_->block_tables + (size_t)after->seq * step_->table_width;
+    then.first_span = after->first_span;
+    then.num_queries = queries.positions[after->first_row + after->num_rows - 1] + 1;
+  }
+  Attend a{cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, after ? &then : nullptr, c.queries,
            c.words, c.query_scale, c.visible, u.num_rows * group_, u.first_span, u.last_span, c.attended, c.max, c.sum};
   if (split_) {
     for (int span = u.first_span; span < u.last_span; span++) {

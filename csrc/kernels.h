@@ -95,6 +95,7 @@ constexpr long kv_block_bytes(bool integers, int block_size, int head_dim) {
 struct Attend {
   KvHead kv;
   const int32_t* block_table;
+  const Attend* then;  // what this thread is likely to attend to next: its first span is fetched meanwhile
   const float* q;         // (num_queries, W), scaled by log2(e) / sqrt(D)
   const int16_t* q_words; // for integers: the same rounded to query_limit(D), with a scale each
   const float* q_scale;

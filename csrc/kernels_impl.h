@@ -116,7 +116,13 @@ static void swiglu(const float* gate_up, int pairs, float* out) {
 }
 
 static void rope(const float* x, const float* cos, const float* sin, int half, float scale, float* out) {
-  for (int i = 0; i < half; i++) {
+  int i = 0;
+  for (; i + 16 <= half; i += 16) {
+    const F a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);
+    store(out + i, mul(fma(sub(set1(-0.0f), b), s, mul(a, c)), set1(scale)));
+    store(out + half + i, mul(fma(a, s, mul(b, c)), set1(scale)));
+  }
+  for (; i < half; i++) {
     const float a = x[i], b = x[i + half];
     out[i] = __builtin_fmaf(-b, sin[i], a * cos[i]) * scale;
     out[i + half] = __builtin_fmaf(a, sin[i], b * cos[i]) * scale;
@@ -221,7 +227,9 @@ static void merge(float* out, float* max, float* sum, const float* part, float p
 }
 
 static void finish(const float* out, float sum, int n, float* result) {
-  for (int i = 0; i < n; i++) result[i] = out[i] / sum;
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(result + i, div(load(out + i), set1(sum)));
+  for (; i < n; i++) result[i] = out[i] / sum;
 }
 
 static float max_value(const float* x, int n, bool* finite) {

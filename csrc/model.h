@@ -100,7 +100,7 @@ class Model {
   void rotate_keys(int layer, int row, int kv_head);
   void write_keys(int layer, Stage&);
   void attention(int layer, const Queries&, int thread, int& stage);
-  void attend_unit(int layer, const Queries&, const AttendUnit&, Scratch&);
+  void attend_unit(int layer, const Queries&, const AttendUnit&, const AttendUnit* after, Scratch&);
   void merge_splits(const Queries&, int row, int head, Scratch&);
   KvHead cache(int layer, int kv_head) const;
   void sample_row(int row, Scratch&);

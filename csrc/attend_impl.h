@@ -32,19 +32,20 @@ struct Span {
   int tiles, columns;
 };
 
-// The span that begins at `first` of a context. Beyond its tiles the last one's address is repeated.
+// The span that begins at position `first`. Beyond its tiles the last one's address is repeated.
 template <class Form>
-static Span<Form> locate(const Attend& a, int first, int context) {
+static Span<Form> locate(const Spans& spans, int first) {
   using Value = typename Form::Value;
-  const KvHead& kv = a.kv;
+  const KvHead& kv = spans.kv;
+  const int count = spans.positions - first;
   Span<Form> s;
-  s.tiles = ((context - first < kSpan ? context - first : kSpan) + kLanes - 1) / kLanes;
+  s.tiles = ((count < kSpan ? count : kSpan) + kLanes - 1) / kLanes;
   s.columns = round_up(kv.head_dim, 16) / 16;
   const long key_bytes = kv.head_dim / Form::kTogether * sizeof(typename Form::Key);  // of one position
   const long value_bytes = s.columns * 16 / Form::kTogether * sizeof(Value);
   for (int j = 0; j < kSpanTiles; j++) {
     const int position = first + (j < s.tiles ? j : s.tiles - 1) * kLanes, offset = position % kv.block_size;
-    const char* keys = kv.base + a.block_table[position / kv.block_size] * kv.block_stride;
+    const char* keys = kv.base + spans.block_table[position / kv.block_size] * kv.block_stride;
     const char* values = keys + kv.block_size * key_bytes;
     s.key[j] = (const typename Form::Key*)(keys + offset * key_bytes);
     for (int i = 0; i < s.columns; i++)
@@ -100,7 +101,7 @@ static_assert(kQueryBlock <= 16);
 
 static void reduce(const Attend& a, const Span<Floats>& s, const Span<Floats>& next, int q, Part& part) {
   float score[kQueryBlock * kSpan];
-  const int d = a.kv.head_dim, width = s.columns * 16, longest = part.count[part.rows - 1];
+  const int d = a.spans.kv.head_dim, width = s.columns * 16, longest = part.count[part.rows - 1];
   product_rows(Product{a.q + (long)q * width, width, d, d, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
   for (int i = 0; i < part.rows; i++) {
     float* row = score + i * kSpan;
@@ -119,7 +120,7 @@ static void reduce(const Attend& a, const Span<Integers>& s, const Span<Integers
   int32_t score[kQueryBlock * kSpan], total[kQueryBlock * 512];
   int16_t words[kQueryBlock * kSpan];
   float term[kSpan], scale[kQueryBlock];
-  const int pairs = a.kv.head_dim / 2, width = s.columns * 16, longest = part.count[part.rows - 1];
+  const int pairs = a.spans.kv.head_dim / 2, width = s.columns * 16, longest = part.count[part.rows - 1];
   const Words queries = (Words)(a.q_words + (long)q * width);
   product_rows(Product{queries, width / 2, pairs, pairs, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
   for (int i = 0; i < part.rows; i++) {
@@ -162,21 +163,20 @@ static void attend_span(const Attend& a, const Span<Form>& s, const Span<Form>& 
 
 template <class Form>
 static void attend_spans(const Attend& a) {
-  const int longest = a.visible[a.num_queries - 1];
-  Span<Form> next = locate<Form>(a, a.first_span * kSpan, longest);  // fetched while the one before is reduced
-  for (int span = a.first_span; span < a.last_span; span++) {
+  const Spans& spans = a.spans;
+  Span<Form> next = locate<Form>(spans, spans.first * kSpan);  // fetched while the one before is reduced
+  for (int span = spans.first; span < spans.last; span++) {
     const int first = span * kSpan;
     const Span<Form> s = next;
-    if (first + kSpan < longest) next = locate<Form>(a, first + kSpan, longest);
-    else if (a.then) next = locate<Form>(*a.then, a.then->first_span * kSpan, a.then->num_queries);
+    next = span + 1 < spans.last ? locate<Form>(spans, first + kSpan) : locate<Form>(a.next, a.next.first * kSpan);
     int q = 0;
     while (q < a.num_queries && a.visible[q] <= first) q++;  // ordered by position: those that see it are a suffix
     for (; q < a.num_queries; q += kQueryBlock)
       attend_span(a, s, next, first, q, a.num_queries - q < kQueryBlock ? a.num_queries - q : kQueryBlock,
-                  span == a.first_span);
+                  span == spans.first);
   }
 }
 
-static void attend(const Attend& a) { a.kv.integers ? attend_spans<Integers>(a) : attend_spans<Floats>(a); }
+static void attend(const Attend& a) { a.spans.kv.integers ? attend_spans<Integers>(a) : attend_spans<Floats>(a); }
 
 }  // namespace KERNEL_NS

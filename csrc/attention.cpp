@@ -64,15 +64,21 @@ void Model::attention(int layer, const Queries& queries, int thread, int& stage)
   Scratch& scratch = scratch_[thread];
   const std::vector<AttendUnit>& units = queries.units;
   stages_[stage++].run((int)units.size(), [&](int u) {
-    const size_t next = u + pool_.size();
-    attend_unit(layer, queries, units[u], next < units.size() ? &units[next] : nullptr, scratch);
+    const size_t next = u + pool_.size();  // threads take units in turns
+    attend_unit(layer, queries, units[u], units[next < units.size() ? next : u], scratch);
   });
   const int heads = shape().num_heads;
   if (split_)
     stages_[stage++].run(queries.rows * heads, [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
 }
 
-void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, const AttendUnit* after, Scratch& c) {
+Spans Model::spans(int layer, const Queries& queries, const AttendUnit& u) const {
+  return {cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, u.first_span, u.last_span,
+          queries.positions[u.first_row + u.num_rows - 1] + 1};
+}
+
+// next: what this thread is likely to compute after u.
+void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, const AttendUnit& next, Scratch& c) {
   const ModelShape& s = shape();
   const int d = s.head_dim, half = d / 2, width = round_up(d, kLanes);
   const float scale = 1.44269504f / std::sqrt((float)d);  // times log2(e): the softmax is made of powers of 2
@@ -89,18 +95,14 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
       c.visible[i] = position + 1;
     }
   }
-  Attend then{};
-  if (after) {
-    then.kv = cache(layer, after->kv_head);
-    then.block_table = step_->block_tables + (size_t)after->seq * step_->table_width;
-    then.first_span = after->first_span;
-    then.num_queries = queries.positions[after->first_row + after->num_rows - 1] + 1;
-  }
-  Attend a{cache(layer, u.kv_head), step_->block_tables + (size_t)u.seq * step_->table_width, after ? &then : nullptr, c.queries,
-           c.words, c.query_scale, c.visible, u.num_rows * group_, u.first_span, u.last_span, c.attended, c.max, c.sum};
+  const Spans next_spans = spans(layer, queries, next);
+  Attend a{spans(layer, queries, u), next_spans, c.queries, c.words, c.query_scale, c.visible, u.num_rows * group_,
+           c.attended, c.max, c.sum};
   if (split_) {
     for (int span = u.first_span; span < u.last_span; span++) {
-      a.first_span = span, a.last_span = span + 1;
+      a.spans.first = span, a.spans.last = span + 1;
+      a.next = a.spans, a.next.first = span + 1;
+      if (span + 1 == u.last_span) a.next = next_spans;
       kernels_.attend(a);
       for (int g = 0; g < group_; g++) {
         const size_t head = (size_t)u.first_row * s.num_heads + u.kv_head * group_ + g;

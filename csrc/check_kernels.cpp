@@ -76,9 +76,10 @@ static void check_products(const Kernels& a, const Kernels& b) {
     std::vector<int8_t> q(rows * k * 2);
     for (int8_t& v : q) v = (int8_t)((int)(generator() % 255) - 127);
     const auto scales = floats(rows * groups * 2), wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
+    Prefetch none{};
     auto run = [&](const Kernels& kernels, std::vector<float>& out) {
       kernels.gemm_q8({first, nibbles, fine, num_tiles, groups, q.data(), scales.data(), rows, out.data(), ldo, add,
-                       first});
+                       first, &none});
     };
     auto u = start, v = start;
     run(a, u), run(b, v);
@@ -112,8 +113,9 @@ static void check_attention(const Kernels& a, const Kernels& b) {
         std::vector<int16_t> words(n * width);
         for (int i = 0; i < n; i++)
           scale[i] = kernels.round_row(&q[i * width], width, query_limit(d), &words[i * width]);
-        kernels.attend({{(char*)cache.data(), stride, block, d, integers}, table, q.data(), words.data(), scale.data(),
-                        visible.data(), n, 0, 3, out.data(), max.data(), sum.data()});
+        const Spans spans{{(char*)cache.data(), stride, block, d, integers}, table, 0, 3, 280 + n};
+        kernels.attend({spans, spans, q.data(), words.data(), scale.data(), visible.data(), n, out.data(), max.data(),
+                        sum.data()});
         for (int i = 0; i < n; i++) kernels.finish(&out[i * width], sum[i], d, &all[i * d]);
         return all;
       };

@@ -15,19 +15,23 @@ constexpr int tile_bytes(bool nibbles) { return kLanes * kGroup / (nibbles ? 2 :
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Memory that is wanted soon: pieces of the same size, fetched line by line while products are computed.
-struct Soon {
-  const long* offset;  // of the pieces from base
-  int pieces;
+// Memory that will be read soon, in pieces of one size: fetched a few lines at a time between products, which leave the
+// bus idle from a few rows on.
+struct Prefetch {
   const char* base;
-  int piece_bytes;
+  const long* offsets;  // of the pieces
+  int pieces;
+  long piece_bytes;
   const char *next, *end;  // of the piece at hand
 
-  void advance() {
-    if (!pieces) return;
-    next = base + *offset++;
-    end = next + piece_bytes;
-    pieces--;
+  void fetch() {
+    constexpr int kLines = 4;
+    if (next >= end) {
+      if (!pieces) return;
+      next = base + *offsets++, end = next + piece_bytes, pieces--;
+    }
+    for (int i = 0; i < kLines; i++) __builtin_prefetch(next + i * 64, 0, 2);  // to the second-level cache
+    next += kLines * 64;
   }
 };
 
@@ -46,7 +50,7 @@ struct GemmQ8 {
   int ldo;
   bool add;
   const uint8_t* ahead;  // tiles that this thread is likely to multiply next: fetched meanwhile, perhaps beyond the end
-  Soon* soon;
+  Prefetch* prefetch;    // advanced meanwhile
 
   long a_step() const { return fine ? 2 * kGroup : kGroup; }  // from group to group
   const int8_t* a_row(int row) const { return a + row * groups * a_step(); }
@@ -90,17 +94,22 @@ constexpr long kv_block_bytes(bool integers, int block_size, int head_dim) {
   return block_size * (integers ? 2 * head_dim + width + 8 : 4 * (head_dim + width));
 }
 
-// Attention of queries over the spans [first_span, last_span). visible[i]: positions that query i sees. Partial results,
-// one per query: out (W) not yet divided by its sum, max and sum.
-struct Attend {
+// The spans [first, last) of one sequence in one kv head's cache, which holds so many positions of it.
+struct Spans {
   KvHead kv;
   const int32_t* block_table;
-  const Attend* then;  // what this thread is likely to attend to next: its first span is fetched meanwhile
+  int first, last, positions;
+};
+
+// Attention of queries over some spans. visible[i]: positions that query i sees. Partial results, one per query: out (W)
+// not yet divided by its sum, max and sum.
+struct Attend {
+  Spans spans, next;  // next: what this thread is likely to attend to next. Its first span is fetched meanwhile
   const float* q;         // (num_queries, W), scaled by log2(e) / sqrt(D)
   const int16_t* q_words; // for integers: the same rounded to query_limit(D), with a scale each
   const float* q_scale;
   const int32_t* visible;
-  int num_queries, first_span, last_span;
+  int num_queries;
   float *out, *max, *sum;
 };
 

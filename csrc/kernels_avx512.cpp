@@ -6,14 +6,6 @@
 
 namespace KERNEL_NS {
 
-#ifndef SOON_HINT
-#define SOON_HINT _MM_HINT_T1
-#endif
-#ifndef SOON_LINES
-#define SOON_LINES 4
-#endif
-constexpr int kSoonLines = SOON_LINES;
-
 // Fetches the weights that come next while those at hand are multiplied.
 struct Ahead {
   const char* next;
@@ -25,7 +17,7 @@ struct Ahead {
 // MT rows of activations x NT tiles of 16 weights: MT * NT float and as many integer accumulators stay in registers.
 template <int MT, int NT, bool nibbles, bool fine>
 static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t* a, const float* scales, float* out,
-                            Ahead& ahead, Soon& soon) {
+                            Ahead& ahead, Prefetch& prefetch) {
   const long tile_stride = (long)g.groups * tile_bytes(nibbles);
   const long lda = g.groups * g.a_step(), lds = 2L * g.groups;
   const __m512i low_half = _mm512_set1_epi8(15);
@@ -38,12 +30,7 @@ static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, const int8_t*
       for (int n = 0; n < NT; n++) acc[m][n] = rest[m][n] = _mm512_setzero_si512();
     for (int i = 0; i < ahead.lines; i++) ahead.fetch(i);
     ahead.next += ahead.lines * 64;
-    if (soon.next < soon.end) {
-      for (int i = 0; i < kSoonLines; i++) _mm_prefetch(soon.next + i * 64, SOON_HINT);
-      soon.next += kSoonLines * 64;
-    } else {
-      soon.advance();
-    }
+    prefetch.fetch();
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup / 4; k++) {
       __m512i w[NT];
@@ -91,10 +78,10 @@ static void q8_panel(const GemmQ8& g, int tile) {
   const long lines = (panel / 64 + blocks * g.groups - 1) / (blocks * g.groups);
   const char* next = (const char*)(tile + NT < g.num_tiles ? tiles + panel : g.ahead);
   Ahead ahead{next, (int)lines};
-  Soon soon = *g.soon;
+  Prefetch prefetch = *g.prefetch;
   int m = 0;
   auto block = [&](auto run, int rows) {
-    run(g, tiles, g.a_row(m), g.scales_row(m), g.out + (long)m * g.ldo + tile * kLanes, ahead, soon);
+    run(g, tiles, g.a_row(m), g.scales_row(m), g.out + (long)m * g.ldo + tile * kLanes, ahead, prefetch);
     m += rows;
     if (ahead.next >= next + panel) ahead.lines = 0;
   };
@@ -102,7 +89,7 @@ static void q8_panel(const GemmQ8& g, int tile) {
   if (g.rows - m == 3) block(q8_block<3, NT, nibbles, fine>, 3);
   if (g.rows - m == 2) block(q8_block<2, NT, nibbles, fine>, 2);
   if (g.rows - m == 1) block(q8_block<1, NT, nibbles, fine>, 1);
-  *g.soon = soon;
+  *g.prefetch = prefetch;
 }
 
 template <bool nibbles, bool fine>

@@ -151,28 +151,29 @@ void Model::plan(const Step& s) {
   keys_apart_ = has_chunks || split_ || asked_.rows < all_.rows;
   const int part = split_ ? (int)std::max(1L, spans * kv_heads / (8 * pool_.size())) : 1 << 30;
   for (Queries* queries : {&all_, &asked_}) plan_units(*queries, part);
-  plan_fetches();
+  plan_prefetch();
 }
 
-void Model::plan_fetches() {
-  for (Scratch& c : scratch_) c.pieces.clear();
+// Each thread fetches, while it computes products, what it will probably attend to in the next layer. The longest rows of a
+// chunk see what the others see.
+void Model::plan_prefetch() {
   const KvHead first = cache(0, 0);
-  const long head = cache(0, shape().num_kv_heads > 1 ? 1 : 0).base - first.base;
+  const long head = kv_block_bytes(first.integers, first.block_size, first.head_dim);
+  for (Scratch& c : scratch_) c.pieces.clear();
   for (size_t i = 0; i < all_.units.size(); i++) {
     const AttendUnit& u = all_.units[i];
     if (u.first_row + u.num_rows != all_.cu_seqlens[u.seq + 1]) continue;
-    const int context = step_->context_lens[u.seq], block = limits.block_size;
-    const int begin = u.first_span * kSpan / block, end = std::min(round_up(context, block), u.last_span * kSpan) / block;
-    const int32_t* table = step_->block_tables + (size_t)u.seq * step_->table_width;
-    for (int b = begin; b < end; b++)
-      scratch_[i % scratch_.size()].pieces.push_back(table[b] * first.block_stride + u.kv_head * head);
+    const Spans s = spans(0, all_, u);
+    const int end = std::min(s.positions, s.last * kSpan);
+    for (int b = s.first * kSpan / first.block_size; b * first.block_size < end; b++)
+      scratch_[i % scratch_.size()].pieces.push_back(s.block_table[b] * first.block_stride + u.kv_head * head);
   }
 }
 
-void Model::fetch_cache(int layer, Scratch& c) const {
+void Model::prefetch_cache(int layer, Scratch& c) const {
   const KvHead kv = cache(layer, 0);
-  c.soon = {c.pieces.data(), (int)c.pieces.size(), kv.base,
-            (int)kv_block_bytes(kv.integers, kv.block_size, kv.head_dim), nullptr, nullptr};
+  c.prefetch = {kv.base, c.pieces.data(), layer < shape().num_layers ? (int)c.pieces.size() : 0,
+                kv_block_bytes(kv.integers, kv.block_size, kv.head_dim), nullptr, nullptr};
 }
 
 void Model::plan_units(Queries& queries, int part) const {
@@ -206,7 +207,7 @@ void Model::compute(int thread) {
   int stage = 0;
   stages_[stage++].run(s.num_tokens,
                        [&](int r) { weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_); });
-  fetch_cache(0, scratch_[thread]);
+  prefetch_cache(0, scratch_[thread]);
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
   if (!s.num_logits) return;
   const ImageMap& map = weights_->map;
@@ -229,10 +230,7 @@ void Model::layer(int index, int thread, int& stage) {
   if (!rows) return;
   attention(index, queries, thread, stage);
   Scratch& c = scratch_[thread];
-  if (index < last)
-    fetch_cache(index + 1, c);
-  else
-    c.soon = {};
+  prefetch_cache(index + 1, c);
   Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, fine}, rows, thread, stage);
   linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], c);
   in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm), fine}, rows, thread, stage);
@@ -304,7 +302,7 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
   const char* ahead = weights + (size_t)pool_.size() * count * m.tile_bytes(shape().quantized());
   if (shape().quantized())
     kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.fine, count, m.k / kGroup, in.q, in.scales, rows, out, ldo,
-                      add, (const uint8_t*)ahead, &scratch.soon});
+                      add, (const uint8_t*)ahead, &scratch.prefetch});
   else
     kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)

@@ -67,8 +67,8 @@ class Model {
     int16_t* words;
     int32_t* visible;
     std::unique_ptr<Sampler> sampler;
-    std::vector<long> pieces;  // offsets in a layer's cache of what this thread's attention is likely to read
-    Soon soon{};
+    std::vector<long> pieces;  // offsets in each layer's cache of what this thread is likely to attend to
+    Prefetch prefetch;
   };
   struct AttendUnit {
     int seq, first_row, num_rows, kv_head, first_span, last_span;
@@ -84,8 +84,8 @@ class Model {
   void check(const Step&) const;
   void plan(const Step&);
   void plan_units(Queries&, int spans_per_unit) const;
-  void plan_fetches();
-  void fetch_cache(int layer, Scratch&) const;
+  void plan_prefetch();
+  void prefetch_cache(int layer, Scratch&) const;
   void compute(int thread);
   void layer(int index, int thread, int& stage);
   void project(int index, int thread, int& stage);
@@ -100,7 +100,8 @@ class Model {
   void rotate_keys(int layer, int row, int kv_head);
   void write_keys(int layer, Stage&);
   void attention(int layer, const Queries&, int thread, int& stage);
-  void attend_unit(int layer, const Queries&, const AttendUnit&, const AttendUnit* after, Scratch&);
+  void attend_unit(int layer, const Queries&, const AttendUnit&, const AttendUnit& next, Scratch&);
+  Spans spans(int layer, const Queries&, const AttendUnit&) const;
   void merge_splits(const Queries&, int row, int head, Scratch&);
   KvHead cache(int layer, int kv_head) const;
   void sample_row(int row, Scratch&);

@@ -122,6 +122,8 @@ static void reduce(const Attend& a, const Span<Integers>& s, const Span<Integers
   float term[kSpan], scale[kQueryBlock];
   const int pairs = a.spans.kv.head_dim / 2, width = s.columns * 16, longest = part.count[part.rows - 1];
   const Words queries = (Words)(a.q_words + (long)q * width);
+  if (part.rows <= kFewRows)
+    for (int j = 0; j < kSpanTiles; j++) __builtin_prefetch(next.key_scale[j]), __builtin_prefetch(next.value_scale[j]);
   product_rows(Product{queries, width / 2, pairs, pairs, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
   for (int i = 0; i < part.rows; i++) {
     const F q_scale = set1(a.q_scale[q + i]);

@@ -8,15 +8,13 @@ from starlette.types import ASGIApp
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
-from llamastream.server.chat_request import parse_chat
-from llamastream.server.completion_request import parse_completion
 from llamastream.server.delivery import EventStream, WholeAnswer
 from llamastream.server.errors import model_not_found
 from llamastream.server.framing import Answer, Format
 from llamastream.server.idempotency import HEADER, refuse_key
-from llamastream.server.openai_chat import ChatFormat
-from llamastream.server.openai_completions import CompletionFormat
-from llamastream.server.options import GenerationOptions
+from llamastream.server.openai_chat import ChatCompletionBody, ChatFormat
+from llamastream.server.openai_completions import CompletionBody, CompletionFormat
+from llamastream.server.options import GenerationOptions, validate
 from llamastream.server.stored_chat import StoredChatApi
 from llamastream.service.chat_service import ChatService
 from llamastream.service.stream import Stream
@@ -38,7 +36,7 @@ class CompletionsApi:
 
     async def chat(self, request: Request) -> ASGIApp:
         raw = await read_json(request, self._max_body_bytes)
-        body = parse_chat(raw)
+        body = validate(ChatCompletionBody, raw)
         self._check_model(body)
         if body.store:
             return await self._store().create(request, raw, body)
@@ -48,7 +46,7 @@ class CompletionsApi:
         return self._deliver(stream, body, ChatFormat(answer, body.metadata))
 
     async def completion(self, request: Request) -> ASGIApp:
-        body = parse_completion(await read_json(request, self._max_body_bytes))
+        body = validate(CompletionBody, await read_json(request, self._max_body_bytes))
         self._check_model(body)
         refuse_key(request.headers.get(HEADER))
         stream = await self._open(request, body)

@@ -9,11 +9,10 @@ from starlette.responses import Response
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
-from llamastream.server.chat_request import ChangedMetadata, Metadata
 from llamastream.server.idempotency import HEADER, refuse_key
-from llamastream.server.options import WireModel, validate
+from llamastream.server.messages import Json, parse_input, wire_item
+from llamastream.server.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.server.queries import check_include, json_response, page_json, page_query
-from llamastream.server.wire_items import Json, parse_input, wire_item
 from llamastream.service.records import Conversation, Item, Page
 from llamastream.service.responses import Responses
 

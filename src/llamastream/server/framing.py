@@ -4,6 +4,7 @@ A frame is one server-sent event. Nearly all of its bytes are the same for a who
 are built once and only the text is encoded per token.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +92,19 @@ def token_string(token: TokenLogprob) -> str:
         return token.token.decode("utf-8")
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.token)
+
+
+def logprob_entries(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """As in chats and responses."""
+    return [_entry(token) | {"top_logprobs": list(map(_entry, token.top))} for token in tokens]
+
+
+def _entry(token: TokenLogprob) -> dict[str, Any]:
+    return {
+        "token": token_string(token),
+        "logprob": finite(token.logprob),
+        "bytes": list(token.token),
+    }
 
 
 def finite(logprob: float) -> float:

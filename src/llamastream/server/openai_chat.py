@@ -1,19 +1,77 @@
-"""Chat completions on the wire: `chat.completion` and `chat.completion.chunk`."""
+"""Chat completions on the wire: the body of a request, `chat.completion` and its chunks."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import Field
 
-from llamastream.messages import Delta, FinishReason, TokenLogprob, Usage
+from llamastream.errors import InvalidRequest
+from llamastream.messages import ChatRequest, Delta, FinishReason, Usage
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.server.framing import (
     FINISH_REASONS,
     Answer,
     by_choice,
     event,
-    finite,
-    token_string,
+    logprob_entries,
     usage_fields,
 )
+from llamastream.server.messages import parse_messages
+from llamastream.server.options import GenerationOptions, MaxTokens, Metadata
+
+
+class ChatCompletionBody(GenerationOptions):
+    """`metadata` comes back in a whole answer, as OpenAI's does."""
+
+    UNSUPPORTED = {
+        "audio": (),
+        "function_call": ("none", "auto"),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "parallel_tool_calls": (True, False),  # says nothing without tools
+        "prediction": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "reasoning_effort": ("none",),
+        "response_format": ({"type": "text"},),
+        "service_tier": ("auto", "default"),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    }
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
+
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
+        """Raises InvalidRequest."""
+        sampling = self.sampling(
+            defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
+        )
+        return self.build(parse_messages(self.messages), sampling, scope=scope, label=label)
+
+    def _max_tokens(self) -> int | None:
+        old, new = self.max_tokens, self.max_completion_tokens
+        if old is not None and new is not None and old != new:
+            raise InvalidRequest(
+                f"max_tokens ({old}) and max_completion_tokens ({new}) contradict each other. "
+                "Send one of them.",
+                param="max_tokens",
+            )
+        return old if new is None else new
+
+    def _num_logprobs(self) -> int | None:
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise InvalidRequest("top_logprobs needs `logprobs: true`.", param="top_logprobs")
+        return None
 
 
 class ChatFormat:
@@ -107,16 +165,4 @@ class ChatFormat:
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
         if not self._answer.logprobs:
             return None
-        content = [
-            {**_entry(entry), "top_logprobs": [_entry(top) for top in entry.top]}
-            for entry in delta.logprobs
-        ]
-        return {"content": content, "refusal": None}
-
-
-def _entry(entry: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": token_string(entry),
-        "logprob": finite(entry.logprob),
-        "bytes": list(entry.token),
-    }
+        return {"content": logprob_entries(delta.logprobs), "refusal": None}

@@ -1,19 +1,21 @@
 """The options that the endpoints share, checked by pydantic and named in errors.
 
 A model's field is an option's name on the wire; None means the default. Ranges of sampling
-parameters are checked once, by SamplingParams.
+parameters are checked once, by SamplingParams. An option of OpenAI's that is not implemented is
+taken only with a value that means the same as leaving it out.
 """
 
+import difflib
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Prompt
 from llamastream.sampling import MAX_SEED, SamplingParams
-from llamastream.server.unsupported import unknown_option
 
 MAX_CHOICES = 128  # n, OpenAI's limit
 MAX_STOPS = 16
@@ -24,13 +26,28 @@ MAX_GIVEN_CHARS = 60  # of a bad value, repeated in its error
 
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Model = TypeVar("Model", bound=BaseModel)
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(max_length=64)],
+        Annotated[str, Field(max_length=512)],
+    ],
+    Field(max_length=16),
+]
 
 
 class WireModel(BaseModel):
     """No conversion between types, no unknown options."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+    UNSUPPORTED: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Options of OpenAI's that we do not implement -> the values that ask for nothing."""
+
+
+Model = TypeVar("Model", bound=WireModel)
+
+
+class ChangedMetadata(WireModel):
+    metadata: Metadata | None
 
 
 class StreamOptions(WireModel):
@@ -151,8 +168,12 @@ class GenerationOptions(SamplingOptions):
 
 def validate(model: type[Model], body: dict[str, Any]) -> Model:
     """`body` as a `model`. Raises InvalidRequest that names field, limit and value."""
+    for name in sorted(model.UNSUPPORTED.keys() & body.keys()):
+        value, harmless = body[name], model.UNSUPPORTED[name]
+        if value is not None and not any(_same(value, default) for default in harmless):
+            raise InvalidRequest(f"{name} is not supported. Leave it out.", param=name)
     try:
-        return model.model_validate(body)
+        return model.model_validate({k: v for k, v in body.items() if k not in model.UNSUPPORTED})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     path = _path(first["loc"])
@@ -165,6 +186,13 @@ def validate(model: type[Model], body: dict[str, Any]) -> Model:
     raise InvalidRequest(f"{path}: {problem}.{given}".replace("..", "."), param=path)
 
 
+def unknown_option(name: str, known: Iterable[str]) -> InvalidRequest:
+    """The error for an option that is neither ours nor OpenAI's."""
+    near = difflib.get_close_matches(name[:50], list(known), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InvalidRequest(f"Unknown option: {name[:100]!r}.{hint}", param=name[:100])
+
+
 def _path(loc: tuple[int | str, ...]) -> str:
     path = ""
     for part in loc:
@@ -175,3 +203,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= MAX_GIVEN_CHARS else text[:MAX_GIVEN_CHARS] + "..."
+
+
+def _same(value: object, default: object) -> bool:
+    return type(value) is type(default) and value == default  # 1 is not True here

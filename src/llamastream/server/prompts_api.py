@@ -12,8 +12,8 @@ from starlette.responses import Response
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
-from llamastream.server.chat_request import to_messages
 from llamastream.server.errors import model_not_found
+from llamastream.server.messages import parse_messages
 from llamastream.server.options import WireModel, validate
 from llamastream.server.queries import json_response
 from llamastream.service.chat_service import ChatService
@@ -58,7 +58,7 @@ class PromptsApi:
                 body.prompt, add_special=body.add_special_tokens, parse_special=body.parse_special
             )
         else:
-            _, ids = await self._prompting.apply_template(to_messages(body.messages or []))
+            _, ids = await self._prompting.apply_template(parse_messages(body.messages or []))
         answer = {
             "tokens": ids,
             "count": len(ids),
@@ -79,7 +79,7 @@ class PromptsApi:
 
     async def apply_template(self, request: Request) -> Response:
         body = validate(TemplateBody, await self._read(request))
-        text, ids = await self._prompting.apply_template(to_messages(body.messages))
+        text, ids = await self._prompting.apply_template(parse_messages(body.messages))
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
 
     async def _read(self, request: Request) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.errors import InvalidRequest
+from llamastream.server.options import unknown_option
 from llamastream.server.response_request import LOGPROBS
-from llamastream.server.unsupported import unknown_option
 from llamastream.service.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import orjson
 
 from llamastream.messages import Delta, TokenLogprob, Usage
-from llamastream.server.framing import finite, token_string
-from llamastream.server.wire_items import Json, message, output_text
+from llamastream.server.framing import logprob_entries
+from llamastream.server.messages import Json, message, output_text
 from llamastream.service.items import output_item_id
 
 NUM_OPENING = 4
@@ -51,7 +51,7 @@ class Snapshot:
 
     def message(self) -> Json:
         status = "completed" if self.status == "completed" else "incomplete"
-        content = output_text(self.text or "", wire_logprobs(self.logprobs))
+        content = output_text(self.text or "", logprob_entries(self.logprobs))
         item = message(output_item_id(self.id), "assistant", [], status=status)
         return item | {"content": [content]}
 
@@ -113,7 +113,7 @@ class ResponseEvents:
         if self._is_plain:
             text = orjson.dumps(delta.text)
             return Event(number, kind, b"%b%d%b%b}" % (self._before, number, self._after, text))
-        fields = self._place | {"logprobs": wire_logprobs(delta.logprobs), "delta": delta.text}
+        fields = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
         if self._opened.wire["return_token_ids"]:
             fields["token_ids"] = delta.token_ids
         return _event(number, kind, fields)
@@ -145,18 +145,6 @@ def usage_json(usage: Usage) -> Json:
         "output_tokens": output,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": prompt + output,
-    }
-
-
-def wire_logprobs(entries: tuple[TokenLogprob, ...]) -> list[Json]:
-    return [_logprob(entry) | {"top_logprobs": list(map(_logprob, entry.top))} for entry in entries]
-
-
-def _logprob(entry: TokenLogprob) -> Json:
-    return {
-        "token": token_string(entry),
-        "logprob": finite(entry.logprob),
-        "bytes": list(entry.token),
     }
 
 

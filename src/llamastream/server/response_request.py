@@ -7,9 +7,7 @@ from pydantic import Field
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.server import unsupported
-from llamastream.server.chat_request import Metadata
-from llamastream.server.options import MaxTokens, SamplingOptions, WireModel, validate
+from llamastream.server.options import MaxTokens, Metadata, SamplingOptions, WireModel, validate
 
 MAX_INSTRUCTIONS_CHARS = 2**20
 LOGPROBS = "message.output_text.logprobs"
@@ -33,6 +31,23 @@ class ResponseStreamOptions(WireModel):
 
 
 class ResponseBody(SamplingOptions):
+    UNSUPPORTED = {
+        "access_programs": (),
+        "background_options": (),
+        "context_management": ([],),
+        "image": (),
+        "max_tool_calls": (),
+        "moderation": (),
+        "parallel_tool_calls": (True, False),
+        "prompt": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
+        "service_tier": ("auto", "default"),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+    }
+
     input: Any = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
     previous_response_id: str | None = None
@@ -104,7 +119,7 @@ class ResponseBody(SamplingOptions):
 
 def parse_response(body: dict[str, Any]) -> ResponseBody:
     """Raises InvalidRequest."""
-    parsed = validate(ResponseBody, unsupported.without_defaults(body, unsupported.RESPONSES))
+    parsed = validate(ResponseBody, body)
     if parsed.conversation is not None and parsed.previous_response_id is not None:
         raise InvalidRequest(
             "conversation and previous_response_id cannot both be given: send one of them.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llamastream.errors import InvalidRequest, NotFound
 from llamastream.messages import ChatRequest
 from llamastream.server.errors import model_not_found
+from llamastream.server.messages import parse_input
 from llamastream.server.response_events import Snapshot
 from llamastream.server.response_feed import (
     Feed,
@@ -20,7 +21,6 @@ from llamastream.server.response_feed import (
     start_of,
 )
 from llamastream.server.response_request import ResponseBody
-from llamastream.server.wire_items import parse_input
 from llamastream.service.items import to_messages
 from llamastream.service.records import IdempotencyKey, Item
 from llamastream.service.response_log import ResponseLog

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from llamastream.config import ServeSettings
 from llamastream.server.body import read_json
 from llamastream.server.idempotency import HEADER, idempotency_key, refuse_key
+from llamastream.server.messages import wire_item
 from llamastream.server.queries import (
     check_include,
     json_response,
@@ -20,7 +21,6 @@ from llamastream.server.response_delivery import FeedStream, WholeFeed, response
 from llamastream.server.response_feed import OpenFeed
 from llamastream.server.response_request import parse_response
 from llamastream.server.response_start import START, Caller, ResponseDesk, check_id
-from llamastream.server.wire_items import wire_item
 
 
 class ResponsesApi:

@@ -20,11 +20,11 @@ from llamastream.config import ServeSettings
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.messages import Delta, Usage
 from llamastream.server.body import read_json
-from llamastream.server.chat_request import ChangedMetadata, ChatCompletionBody, to_messages
 from llamastream.server.framing import Answer
 from llamastream.server.idempotency import idempotency_key
-from llamastream.server.openai_chat import ChatFormat
-from llamastream.server.options import validate
+from llamastream.server.messages import parse_messages
+from llamastream.server.openai_chat import ChatCompletionBody, ChatFormat
+from llamastream.server.options import ChangedMetadata, validate
 from llamastream.server.queries import json_response, page_json, page_query, read_position
 from llamastream.server.response_delivery import FeedStream, WholeFeed
 from llamastream.server.response_events import Event
@@ -97,7 +97,7 @@ class StoredChatApi:
         state = request.state
         chat = self._responses.chat
         id = PREFIX + uuid.uuid4().hex
-        messages = [new_item(m.role, [m.content]) for m in to_messages(body.messages)]
+        messages = [new_item(m.role, [m.content]) for m in parse_messages(body.messages)]
         log = await self._responses.create(
             body.to_request(chat.sampling, state.key_scope, state.label),
             Draft(

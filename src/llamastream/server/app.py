@@ -19,9 +19,9 @@ from llamastream.server.gate import Gate
 from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
-from llamastream.server.response_start import ResponseDesk
-from llamastream.server.responses_api import ResponsesApi
-from llamastream.server.responses_socket import ResponsesSocket
+from llamastream.server.responses.api import ResponsesApi
+from llamastream.server.responses.desk import ResponseDesk
+from llamastream.server.responses.socket import ResponsesSocket
 from llamastream.server.stored_chat import StoredChatApi
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses

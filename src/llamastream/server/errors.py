@@ -12,6 +12,7 @@ from llamastream.errors import (
     EngineDead,
     InternalError,
     ModelNotFound,
+    NotFound,
     Overloaded,
     StoreUnavailable,
     Unauthorized,
@@ -63,6 +64,13 @@ def model_not_found(name: str, served: str) -> ModelNotFound:
     return ModelNotFound(
         f"The model {name[:100]!r} is not served here. Available: {served}.", param="model"
     )
+
+
+def check_id(id: str, prefix: str) -> str:
+    """`id`, if it can be one of these. Raises NotFound as for one that is not there."""
+    if not id.startswith(prefix):
+        raise NotFound(f"Response {id!r} not found.", param="response_id")
+    return id
 
 
 def error_fields(error: ChatError) -> dict[str, str | None]:

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.errors import InvalidRequest
+from llamastream.server.feed import START
 from llamastream.server.options import unknown_option
-from llamastream.server.response_request import LOGPROBS
+from llamastream.server.responses.request import LOGPROBS
 from llamastream.service.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
@@ -38,8 +39,8 @@ def to_int(value: str, name: str) -> int:
     return int(value)
 
 
-def read_position(request: Request) -> tuple[bool, int | None]:
-    """Whether a stream is asked for, and the number of the last event that was seen.
+def read_position(request: Request) -> tuple[bool, int]:
+    """Whether a stream is asked for, and the number of the last event that was seen, or START.
 
     Raises InvalidRequest.
     """
@@ -52,7 +53,7 @@ def read_position(request: Request) -> tuple[bool, int | None]:
     last = request.headers.get("last-event-id")
     if after is None and last is not None and is_stream:
         after = to_int(last, "Last-Event-ID")
-    return is_stream, after
+    return is_stream, START if after is None else after
 
 
 def read_bool(request: Request, name: str) -> bool:

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -20,16 +19,14 @@ from llamastream.config import ServeSettings
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.messages import Delta, Usage
 from llamastream.server.body import read_json
+from llamastream.server.errors import check_id
+from llamastream.server.feed import START, Event, Feed, FeedAnswer
 from llamastream.server.framing import Answer
 from llamastream.server.idempotency import idempotency_key
 from llamastream.server.messages import parse_messages
 from llamastream.server.openai_chat import ChatCompletionBody, ChatFormat
 from llamastream.server.options import ChangedMetadata, validate
 from llamastream.server.queries import json_response, page_json, page_query, read_position
-from llamastream.server.response_delivery import FeedStream, WholeFeed
-from llamastream.server.response_events import Event
-from llamastream.server.response_feed import Feed
-from llamastream.server.response_start import START, check_id
 from llamastream.service.items import new_item
 from llamastream.service.records import Item
 from llamastream.service.records import Response as Record
@@ -113,7 +110,7 @@ class StoredChatApi:
     async def retrieve(self, request: Request) -> ASGIApp:
         is_stream, after = read_position(request)
         log = await self._responses.open(_id(request), scope=request.state.key_scope)
-        return self._deliver(log, START if after is None else after, is_stream)
+        return self._deliver(log, after, is_stream)
 
     async def list(self, request: Request) -> Response:
         """Those that have ended, without their log-probabilities and token ids."""
@@ -159,10 +156,12 @@ class StoredChatApi:
         )
 
     def _deliver(self, log: ResponseLog, after: int, is_stream: bool) -> ASGIApp:
-        open_feed = partial(self._follow, log, after)
-        if is_stream:
-            return FeedStream(open_feed, _frame, ping_interval_s=self._ping_interval_s)
-        return WholeFeed(open_feed)
+        return FeedAnswer(
+            self._follow(log, after),
+            _frame,
+            is_stream=is_stream,
+            ping_interval_s=self._ping_interval_s,
+        )
 
     @asynccontextmanager
     async def _follow(self, log: ResponseLog, after: int) -> AsyncIterator[Feed]:

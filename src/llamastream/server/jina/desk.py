@@ -12,6 +12,7 @@ from typing import Protocol
 
 from llamastream.errors import EngineDead, InternalError
 from llamastream.messages import Delta, FinishReason, Usage
+from llamastream.server.errors import check_id
 from llamastream.server.idempotency import make_key, refuse_key
 from llamastream.server.jina.documents import (
     ENDPOINT,
@@ -25,7 +26,6 @@ from llamastream.server.jina.documents import (
     parse_prompt,
     prompt_json,
 )
-from llamastream.server.response_start import check_id
 from llamastream.service.chat_service import ChatService
 from llamastream.service.response_log import FINISH_REASONS, Reader, ResponseLog
 from llamastream.service.responses import Draft, Responses

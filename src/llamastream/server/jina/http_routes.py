@@ -17,10 +17,10 @@ from llamastream.errors import ChatError, InternalError
 from llamastream.server.body import read_json
 from llamastream.server.delivery import EVENT_STREAM_HEADERS
 from llamastream.server.errors import error_body, error_response
+from llamastream.server.feed import until_client_leaves
 from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.server.jina.desk import Ask, Documents, StreamDesk
 from llamastream.server.jina.documents import ENDPOINT, Authorize, OutputFields, Ready
-from llamastream.server.response_delivery import until_client_leaves
 from llamastream.server.transport import unsent_is_none
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses

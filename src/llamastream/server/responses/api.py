@@ -1,13 +1,13 @@
 """/v1/responses over HTTP: create, retrieve, follow, cancel, delete, input items."""
 
-from functools import partial
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from llamastream.config import ServeSettings
 from llamastream.server.body import read_json
+from llamastream.server.errors import check_id
+from llamastream.server.feed import FeedAnswer, Opening
 from llamastream.server.idempotency import HEADER, idempotency_key, refuse_key
 from llamastream.server.messages import wire_item
 from llamastream.server.queries import (
@@ -17,10 +17,9 @@ from llamastream.server.queries import (
     page_query,
     read_position,
 )
-from llamastream.server.response_delivery import FeedStream, WholeFeed, response_frame
-from llamastream.server.response_feed import OpenFeed
-from llamastream.server.response_request import parse_response
-from llamastream.server.response_start import START, Caller, ResponseDesk, check_id
+from llamastream.server.responses.desk import PREFIX, Caller, ResponseDesk
+from llamastream.server.responses.events import frame
+from llamastream.server.responses.request import parse_response
 
 
 class ResponsesApi:
@@ -42,22 +41,21 @@ class ResponsesApi:
         log = await self._desk.create(body, caller, idempotency_key(request, raw))
         if body.background and not body.stream:
             return json_response((await self._desk.retrieve(log)).to_json())
-        return self._deliver(partial(self._desk.follow, log), bool(body.stream))
+        return self._deliver(self._desk.follow(log), bool(body.stream))
 
     async def retrieve(self, request: Request) -> ASGIApp:
         is_stream, after = read_position(request)
         log = await self._desk.open(request.path_params["id"], _caller(request))
         if not is_stream:
             return json_response((await self._desk.retrieve(log)).to_json())
-        after = START if after is None else after
-        return self._deliver(partial(self._desk.follow, log, after=after), is_stream)
+        return self._deliver(self._desk.follow(log, after=after), is_stream)
 
     async def cancel(self, request: Request) -> Response:
         log = await self._desk.cancel(request.path_params["id"], _caller(request))
         return json_response((await self._desk.retrieve(log)).to_json())
 
     async def delete(self, request: Request) -> Response:
-        id = check_id(request.path_params["id"])
+        id = check_id(request.path_params["id"], PREFIX)
         await self._responses.delete(id, scope=_caller(request).scope)
         return json_response({"id": id, "object": "response", "deleted": True})
 
@@ -65,14 +63,14 @@ class ResponsesApi:
         query = page_query(request, known=("include", "include[]"))
         check_include(request)
         page = await self._responses.store.responses.input_items(
-            check_id(request.path_params["id"]), scope=_caller(request).scope, query=query
+            check_id(request.path_params["id"], PREFIX), scope=_caller(request).scope, query=query
         )
         return json_response(page_json(page, wire_item))
 
-    def _deliver(self, open_feed: OpenFeed, is_stream: bool) -> ASGIApp:
-        if is_stream:
-            return FeedStream(open_feed, response_frame, ping_interval_s=self._ping_interval_s)
-        return WholeFeed(open_feed)
+    def _deliver(self, opening: Opening, is_stream: bool) -> ASGIApp:
+        return FeedAnswer(
+            opening, frame, is_stream=is_stream, ping_interval_s=self._ping_interval_s
+        )
 
 
 def _caller(request: Request) -> Caller:

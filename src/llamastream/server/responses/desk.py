@@ -6,35 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from llamastream.errors import InvalidRequest, NotFound
+from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest
-from llamastream.server.errors import model_not_found
+from llamastream.server.errors import check_id, model_not_found
+from llamastream.server.feed import START, Feed, Opening
 from llamastream.server.messages import parse_input
-from llamastream.server.response_events import Snapshot
-from llamastream.server.response_feed import (
-    Feed,
-    OpenFeed,
-    StoredFeed,
-    StreamFeed,
-    opened,
-    read_up,
-    start_of,
-)
-from llamastream.server.response_request import ResponseBody
+from llamastream.server.responses.events import Snapshot
+from llamastream.server.responses.feeds import StoredFeed, StreamFeed, start_of
+from llamastream.server.responses.request import ResponseBody
 from llamastream.service.items import to_messages
 from llamastream.service.records import IdempotencyKey, Item
 from llamastream.service.response_log import ResponseLog
 from llamastream.service.responses import Draft, Responses
+from llamastream.service.stream import Stream
 
 PREFIX = "resp_"
-START = -1  # `after` of a reader that wants every event
-
-
-def check_id(id: str, prefix: str = PREFIX) -> str:
-    """`id`, if it can be one of these. Raises NotFound as for one that is not there."""
-    if not id.startswith(prefix):
-        raise NotFound(f"Response {id!r} not found.", param="response_id")
-    return id
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +53,7 @@ class ResponseDesk:
         )
         return await self.responses.create(request, draft)
 
-    async def stream(self, body: ResponseBody, caller: Caller) -> OpenFeed:
+    async def stream(self, body: ResponseBody, caller: Caller) -> Opening:
         """Begin a response that nobody keeps: it ends with the reader that is then to come."""
         request = await self._request(body, self._check(body), caller)
         stream = await self._chat.open(request)
@@ -78,13 +64,7 @@ class ResponseDesk:
             conversation_id=None,
             previous_response_id=body.previous_response_id,
         )
-
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[Feed]:
-            async with stream:
-                yield StreamFeed(stream, snapshot)
-
-        return opened
+        return _following(stream, snapshot)
 
     @asynccontextmanager
     async def follow(self, log: ResponseLog, *, after: int = START) -> AsyncIterator[Feed]:
@@ -93,27 +73,27 @@ class ResponseDesk:
             yield StoredFeed(reader, after=after)
 
     async def open(self, id: str, caller: Caller) -> ResponseLog:
-        return await self.responses.open(check_id(id), scope=caller.scope)
+        return await self.responses.open(check_id(id, PREFIX), scope=caller.scope)
 
     async def cancel(self, id: str, caller: Caller) -> ResponseLog:
         """End a response, if it has not ended."""
-        await self.responses.cancel(check_id(id), scope=caller.scope)
+        await self.responses.cancel(check_id(id, PREFIX), scope=caller.scope)
         return await self.open(id, caller)
 
     async def retrieve(self, log: ResponseLog) -> Snapshot:
         """A stored response as it is now."""
         if not log.is_finished:
-            return opened(log)
+            return Snapshot.opened(log)
         async with self.responses.follow(log) as reader:
             while not reader.exhausted:
                 await reader.read()
-            return read_up(reader)
+            return Snapshot.read_up(reader)
 
     def _check(self, body: ResponseBody) -> tuple[Item, ...]:
         if body.model != self._chat.model_name:
             raise model_not_found(body.model, self._chat.model_name)
         if body.previous_response_id is not None:
-            check_id(body.previous_response_id)
+            check_id(body.previous_response_id, PREFIX)
         if body.input is None and not (body.conversation_id or body.previous_response_id):
             raise InvalidRequest("input is required.", param="input")
         return () if body.input is None else parse_input(body.input)
@@ -128,3 +108,9 @@ class ResponseDesk:
         )
         messages = history + to_messages(items)
         return body.to_request(messages, self._chat.sampling, caller.scope, caller.label)
+
+
+@asynccontextmanager
+async def _following(stream: Stream, snapshot: Snapshot) -> AsyncIterator[Feed]:
+    async with stream:
+        yield StreamFeed(stream, snapshot)

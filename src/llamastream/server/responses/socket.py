@@ -7,7 +7,6 @@ responses may run on one socket: the `stream_id` given with a message comes back
 
 import asyncio
 import logging
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,12 +17,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded
 from llamastream.server.body import parse_object
+from llamastream.server.feed import START, Opening, error_event, read_all
 from llamastream.server.idempotency import make_key, refuse_key
 from llamastream.server.options import Label, WireModel, validate
-from llamastream.server.response_delivery import error_event, read_all
-from llamastream.server.response_feed import OpenFeed
-from llamastream.server.response_request import parse_response
-from llamastream.server.response_start import START, Caller, ResponseDesk
+from llamastream.server.responses.desk import Caller, ResponseDesk
+from llamastream.server.responses.request import parse_response
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +124,7 @@ class Session:
             resume = validate(ResumeMessage, fields)
             log = await self._desk.open(resume.response_id, self._caller)
             after = START if resume.starting_after is None else resume.starting_after
-            self._open_lane(partial(self._desk.follow, log, after=after), stream_id)
+            self._open_lane(self._desk.follow(log, after=after), stream_id)
         elif kind == "response.cancel":
             cancel = validate(CancelMessage, fields)
             await self._desk.cancel(cancel.response_id, self._caller)
@@ -151,7 +149,7 @@ class Session:
             return
         idempotency = None if key is None else make_key(key, "/v1/responses", fields)
         log = await self._desk.create(body, self._caller, idempotency)
-        self._open_lane(partial(self._desk.follow, log), stream_id)
+        self._open_lane(self._desk.follow(log), stream_id)
 
     def _check_lane(self, stream_id: str | None) -> None:
         if len(self._lanes) >= MAX_LANES:
@@ -165,15 +163,15 @@ class Session:
                 param="stream_id",
             )
 
-    def _open_lane(self, open_feed: OpenFeed, stream_id: str | None) -> None:
+    def _open_lane(self, opening: Opening, stream_id: str | None) -> None:
         self._check_lane(stream_id)
-        lane = asyncio.create_task(self._follow(open_feed, stream_id))
+        lane = asyncio.create_task(self._follow(opening, stream_id))
         self._lanes[lane] = stream_id
         lane.add_done_callback(self._lanes.pop)
 
-    async def _follow(self, open_feed: OpenFeed, stream_id: str | None) -> None:
+    async def _follow(self, opening: Opening, stream_id: str | None) -> None:
         try:
-            async with open_feed() as feed:
+            async with opening as feed:
                 async for events in read_all(feed, None):
                     for event in events:
                         await self._send(event.body, stream_id)

@@ -5,15 +5,17 @@ message's text; token n is event 4 + n, also where it completes no character; th
 ones. So a reader that comes again gets the same bytes as the first.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Self
 
 import orjson
 
 from llamastream.messages import Delta, TokenLogprob, Usage
-from llamastream.server.framing import logprob_entries
+from llamastream.server.feed import Event
+from llamastream.server.framing import DONE, logprob_entries
 from llamastream.server.messages import Json, message, output_text
 from llamastream.service.items import output_item_id
+from llamastream.service.response_log import Reader, ResponseLog
 
 NUM_OPENING = 4
 INCOMPLETE_REASONS = {"incomplete": "max_output_tokens", "cancelled": "cancelled"}
@@ -24,13 +26,6 @@ TERMINAL_TYPES = {
     "cancelled": "response.incomplete",
     "failed": "response.failed",
 }
-
-
-class Event(NamedTuple):
-    number: int
-    type: str
-    body: bytes  # JSON
-    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +43,35 @@ class Snapshot:
     error: str | None = None
     text: str | None = None  # None: no message
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    @classmethod
+    def opened(cls, log: ResponseLog) -> Self:
+        """A stored response as it began."""
+        record = log.record
+        return cls(
+            id=record.id,
+            created_at=int(record.created_at),
+            wire=record.request["wire"],
+            conversation_id=record.conversation_id,
+            previous_response_id=record.previous_response_id,
+        )
+
+    @classmethod
+    def read_up(cls, reader: Reader) -> Self:
+        """A stored response of which `reader` has read all that there is."""
+        record = reader.record
+        snapshot = replace(cls.opened(reader.log), status=record.status.value)
+        if not reader.log.is_finished:
+            return snapshot
+        failed = record.error is not None
+        return replace(
+            snapshot,
+            completed_at=None if record.finished_at is None else int(record.finished_at),
+            usage=reader.log.usage(),
+            error=record.error,
+            text=None if failed else reader.text,
+            logprobs=() if failed else tuple(reader.logprobs),
+        )
 
     def message(self) -> Json:
         status = "completed" if self.status == "completed" else "incomplete"
@@ -135,6 +159,12 @@ class ResponseEvents:
         events = [_event(number + k, kind, fields) for k, (kind, fields) in enumerate(bodies)]
         events[-1] = events[-1]._replace(is_last=True)
         return events
+
+
+def frame(event: Event) -> bytes:
+    """As a server-sent event. The specification wants its type in front, and no `id:`."""
+    end = DONE if event.is_last else b""
+    return b"event: %b\ndata: %b\n\n%b" % (event.type.encode(), event.body, end)
 
 
 def usage_json(usage: Usage) -> Json:

@@ -1,12 +1,14 @@
-"""From a Feed to an HTTP response: server-sent events, or one JSON body at the end.
+"""The events of one answer for one reader, and their way into an HTTP response: server-sent events,
+or one JSON body at the end.
 
-A client that leaves only stops reading: whether that stops the response is the service's affair.
+A client that leaves only stops reading: whether that stops the answer is the service's affair.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -14,53 +16,77 @@ from starlette.types import Receive, Scope, Send
 from llamastream.errors import ChatError, InternalError
 from llamastream.server.delivery import EVENT_STREAM_HEADERS, PING
 from llamastream.server.errors import error_fields
-from llamastream.server.framing import DONE
-from llamastream.server.response_events import Event
-from llamastream.server.response_feed import Feed, OpenFeed
 
 logger = logging.getLogger(__name__)
 
+START = -1  # the number before the first event
 
-class FeedStream:
-    """An ASGI response. The headers leave at once, before the first token."""
+
+class Event(NamedTuple):
+    number: int
+    type: str
+    body: bytes  # JSON
+    is_last: bool = False
+
+
+class Feed(Protocol):
+    """Read by one consumer, until an event is the last."""
+
+    id: str  # of the answer
+
+    async def read(self, timeout_s: float | None) -> list[Event]:
+        """Events that are ready, waiting for at least one; empty when the time passed without any.
+
+        Raises the ChatError that keeps the answer from going on here.
+        """
+        ...
+
+    def whole(self) -> bytes:
+        """All of it as one JSON object, after the last event."""
+        ...
+
+
+Opening = AbstractAsyncContextManager[Feed]
+"""A feed that is not open yet. It is closed when its reader has left."""
+
+
+class FeedAnswer:
+    """An ASGI response.
+
+    Streamed: the headers leave at once, before the first token, and an error is an event. Whole:
+    raises the ChatError that kept the answer from ending here, before anything was sent.
+    """
 
     def __init__(
-        self, open_feed: OpenFeed, frame: Callable[[Event], bytes], *, ping_interval_s: float
+        self,
+        opening: Opening,
+        frame: Callable[[Event], bytes],
+        *,
+        is_stream: bool,
+        ping_interval_s: float,
     ) -> None:
         """`frame` makes the bytes of a server-sent event."""
-        self._open_feed = open_feed
+        self._opening = opening
         self._frame = frame
+        self._is_stream = is_stream
         self._ping_interval_s = ping_interval_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_client_leaves(self._send(send), receive)
+        sending = self._send_events(send) if self._is_stream else self._send_whole(send)
+        await until_client_leaves(sending, receive)
 
-    async def _send(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
-        async with self._open_feed() as feed:
+        async with self._opening as feed:
             async for events in read_all(feed, self._ping_interval_s):
                 body = b"".join(map(self._frame, events)) if events else PING
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-class WholeFeed:
-    """An ASGI response: one JSON body when everything was generated.
-
-    Raises the ChatError that kept it from ending here, before anything was sent.
-    """
-
-    def __init__(self, open_feed: OpenFeed) -> None:
-        self._open_feed = open_feed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_client_leaves(self._send(send), receive)
-
-    async def _send(self, send: Send) -> None:
-        async with self._open_feed() as feed:
-            is_last = False
-            while not is_last:
-                is_last = any(event.is_last for event in await feed.read(None))
+    async def _send_whole(self, send: Send) -> None:
+        async with self._opening as feed:
+            while not any(event.is_last for event in await feed.read(None)):
+                pass
             body = feed.whole()
         headers = [
             (b"content-type", b"application/json"),
@@ -117,9 +143,3 @@ async def until_client_leaves(sending: Coroutine[Any, Any, None], receive: Recei
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def response_frame(event: Event) -> bytes:
-    """An event of a response. The specification wants its type in front, and no `id:`."""
-    end = DONE if event.is_last else b""
-    return b"event: %b\ndata: %b\n\n%b" % (event.type.encode(), event.body, end)

@@ -12,12 +12,11 @@ from llamastream.server.body import read_json
 from llamastream.server.idempotency import HEADER, refuse_key
 from llamastream.server.messages import Json, parse_input, wire_item
 from llamastream.server.options import ChangedMetadata, Metadata, WireModel, validate
-from llamastream.server.queries import check_include, json_response, page_json, page_query
+from llamastream.server.queries import INCLUDE, check_include, json_response, page_json, page_query
 from llamastream.service.records import Conversation, Item, Page
 from llamastream.service.responses import Responses
 
 MAX_NEW_ITEMS = 20  # OpenAI's limit of one request
-INCLUDE = ("include", "include[]")
 
 
 class NewConversation(WireModel):
@@ -79,7 +78,6 @@ class ConversationsApi:
 
     async def items(self, request: Request) -> Response:
         query = page_query(request, known=INCLUDE)
-        check_include(request)
         page = await self._responses.store.conversations.items(
             _id(request), scope=_scope(request), query=query
         )

@@ -24,9 +24,19 @@ LOADING_RETRY_AFTER_S = 2  # a model loads in seconds; a dead engine is restarte
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
+def error_fields(error: ChatError) -> dict[str, str | None]:
+    """What is under `error` in the JSON. Text that is not Unicode (lone surrogates, taken from a
+    field's name or value) is replaced by `?`."""
+    if error.status >= 500:
+        kind = "server_error"
+    else:
+        kind = "rate_limit_error" if error.status == 429 else "invalid_request_error"
+    found = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return {k: v and v.encode("utf-8", "replace").decode() for k, v in found.items()}
+
+
 def error_body(error: ChatError) -> bytes:
-    """The JSON of one error. Text that is not Unicode (lone surrogates) is replaced by `?`."""
-    return _body(error.message, error.status, error.param, error.code)
+    return orjson.dumps({"error": error_fields(error)})
 
 
 def error_response(error: ChatError) -> Response:
@@ -38,7 +48,7 @@ def error_response(error: ChatError) -> Response:
         headers["retry-after"] = str(LOADING_RETRY_AFTER_S)
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    return _response(error_body(error), error.status, headers)
+    return Response(error_body(error), error.status, headers, media_type="application/json")
 
 
 async def on_chat_error(_: Request, error: Exception) -> Response:
@@ -49,10 +59,12 @@ async def on_chat_error(_: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such route, wrong method."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}."
-    code = HTTP_CODES.get(error.status_code, "http_error")
-    body = _body(message, error.status_code, None, code)
-    return _response(body, error.status_code, dict(error.headers or {}))
+    refusal = ChatError(f"{request.method} {request.url.path}: {error.detail}.")
+    refusal.status = error.status_code
+    refusal.code = HTTP_CODES.get(error.status_code, "http_error")
+    response = error_response(refusal)
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def on_bug(_: Request, error: Exception) -> Response:
@@ -71,28 +83,3 @@ def check_id(id: str, prefix: str) -> str:
     if not id.startswith(prefix):
         raise NotFound(f"Response {id!r} not found.", param="response_id")
     return id
-
-
-def error_fields(error: ChatError) -> dict[str, str | None]:
-    """What is under `error` in the JSON. Text that is not Unicode is replaced by `?`."""
-    return _fields(error.message, error.status, error.param, error.code)
-
-
-def _fields(message: str, status: int, param: str | None, code: str) -> dict[str, str | None]:
-    found = {"message": message, "type": _type_of(status), "param": param, "code": code}
-    # Lone surrogates may have been taken from a field's name or value.
-    return {k: v and v.encode("utf-8", "replace").decode() for k, v in found.items()}
-
-
-def _body(message: str, status: int, param: str | None, code: str) -> bytes:
-    return orjson.dumps({"error": _fields(message, status, param, code)})
-
-
-def _type_of(status: int) -> str:
-    if status >= 500:
-        return "server_error"
-    return "rate_limit_error" if status == 429 else "invalid_request_error"
-
-
-def _response(body: bytes, status: int, headers: dict[str, str]) -> Response:
-    return Response(body, status, headers, media_type="application/json")

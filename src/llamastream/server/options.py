@@ -24,6 +24,11 @@ MAX_STOP_TOKEN_IDS = 128
 MAX_LABEL_CHARS = 512  # user and safety_identifier
 MAX_GIVEN_CHARS = 60  # of a bad value, repeated in its error
 
+SAMPLING_OPTIONS = {
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+}
+
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Metadata = Annotated[
@@ -99,23 +104,18 @@ class SamplingOptions(WireModel):
         biases: dict[int, float] | None = None,
     ) -> SamplingParams:
         """The sampling parameters. Raises InvalidRequest for a value out of range."""
-        given: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is off, like 0
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "seed": None if self.seed is None else self.seed & MAX_SEED,  # OpenAI's are signed
-        }
+        given = self.model_dump(include=SAMPLING_OPTIONS, exclude_none=True)
+        if "top_k" in given:
+            given["top_k"] = max(given["top_k"], 0)  # -1 is off, like 0
+        if "seed" in given:
+            given["seed"] &= MAX_SEED  # OpenAI's are signed
         return replace(
             defaults,
             max_tokens=max_tokens,
             logit_bias=tuple((biases or {}).items()),
             logprobs=logprobs,
             stop_token_ids=frozenset(self.stop_token_ids or ()),
-            **{name: value for name, value in given.items() if value is not None},
+            **given,
         )
 
 

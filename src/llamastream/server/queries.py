@@ -14,7 +14,8 @@ from llamastream.server.responses.request import LOGPROBS
 from llamastream.service.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
-RETRIEVE_OPTIONS = ("stream", "starting_after", "include", "include[]", "include_obfuscation")
+INCLUDE = ("include", "include[]")
+RETRIEVE_OPTIONS = ("stream", "starting_after", *INCLUDE, "include_obfuscation")
 MAX_DIGITS = 18
 
 
@@ -65,7 +66,7 @@ def read_bool(request: Request, name: str) -> bool:
 
 def check_include(request: Request) -> None:
     """Log-probabilities are in what was created with them; there is nothing else to include."""
-    for name in ("include", "include[]"):
+    for name in INCLUDE:
         value = request.query_params.get(name, LOGPROBS)
         if value != LOGPROBS:
             raise InvalidRequest(f"include must be {LOGPROBS}. Given: {value[:60]!r}.", param=name)
@@ -74,6 +75,7 @@ def check_include(request: Request) -> None:
 def page_query(request: Request, *, known: Collection[str] = (), order: str = "desc") -> PageQuery:
     """`order` is the one that holds if none is given."""
     check_query(request, {*PAGE_OPTIONS, *known})
+    check_include(request)
     limit = read_int(request, "limit")
     order = request.query_params.get("order", order)
     if order not in ("asc", "desc"):

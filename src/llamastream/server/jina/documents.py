@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Usage
 from llamastream.sampling import SamplingParams
-from llamastream.server.options import MAX_STOP_CHARS, MAX_STOPS
+from llamastream.server.options import MAX_STOP_CHARS, MAX_STOPS, SAMPLING_OPTIONS
 from llamastream.service.stream import Stream
 
 ENDPOINT = "/stream"
@@ -94,7 +94,11 @@ def parse_prompt(
     prompt = _validated(_Prompt, fields, text)
     return ChatRequest(
         prompt=_conversation(prompt),
-        sampling=_sampling(prompt),
+        sampling=SamplingParams(
+            max_tokens=prompt.max_tokens,
+            logprobs=0 if prompt.logprobs else None,
+            **prompt.model_dump(include=SAMPLING_OPTIONS),
+        ),
         stop=tuple(prompt.stop),
         ignore_eos=prompt.ignore_eos,
         truncation=prompt.truncation,
@@ -154,21 +158,6 @@ def _check_size(name: str, texts: Iterable[str]) -> None:
         raise InvalidRequest(
             f"{name} must be <= {MAX_PROMPT_BYTES} bytes. Given: {size}.", param=name
         )
-
-
-def _sampling(prompt: _Prompt) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=prompt.max_tokens,
-        temperature=prompt.temperature,
-        top_p=prompt.top_p,
-        top_k=prompt.top_k,
-        min_p=prompt.min_p,
-        repetition_penalty=prompt.repetition_penalty,
-        presence_penalty=prompt.presence_penalty,
-        frequency_penalty=prompt.frequency_penalty,
-        seed=prompt.seed,
-        logprobs=0 if prompt.logprobs else None,
-    )
 
 
 def invalid_field(error: ValidationError) -> InvalidRequest:

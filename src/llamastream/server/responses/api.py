@@ -11,7 +11,7 @@ from llamastream.server.feed import FeedAnswer, Opening
 from llamastream.server.idempotency import HEADER, idempotency_key, refuse_key
 from llamastream.server.messages import wire_item
 from llamastream.server.queries import (
-    check_include,
+    INCLUDE,
     json_response,
     page_json,
     page_query,
@@ -60,10 +60,10 @@ class ResponsesApi:
         return json_response({"id": id, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
-        query = page_query(request, known=("include", "include[]"))
-        check_include(request)
         page = await self._responses.store.responses.input_items(
-            check_id(request.path_params["id"], PREFIX), scope=_caller(request).scope, query=query
+            check_id(request.path_params["id"], PREFIX),
+            scope=_caller(request).scope,
+            query=page_query(request, known=INCLUDE),
         )
         return json_response(page_json(page, wire_item))
 

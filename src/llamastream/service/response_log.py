@@ -10,7 +10,7 @@ from itertools import count
 
 from llamastream.chat import Tokenizer
 from llamastream.errors import ChatError
-from llamastream.messages import Delta, FinishReason, Token, TokenLogprob, Usage
+from llamastream.messages import Delta, FinishReason, Token, Usage
 from llamastream.service.choice import Choice, TextRules
 from llamastream.service.waiter import Waiter
 from llamastream.store.records import Response, Status
@@ -92,8 +92,6 @@ class Reader:
         self._start = start
         self._position = 0
         self._choice = Choice(0, tokenizer, log.rules, count().__next__)
-        self.num_shown = 0  # deltas with a token or a text, those before `start` included
-        self.logprobs: list[TokenLogprob] = []  # like `text`, of all tokens so far
         self._text: list[str] = []
         self._is_flushed = False
         self._waiter = Waiter()
@@ -138,8 +136,6 @@ class Reader:
         end = min(self._position + MAX_READ, self.log.num_public)
         deltas = [self._choice.add(token) for token in self.log.tokens[self._position : end]]
         self._text += [delta.text for delta in deltas]
-        self.logprobs += [entry for delta in deltas for entry in delta.logprobs]
-        self.num_shown += len(deltas)
         first = max(self._start - self._position, 0)
         self._position = end
         return deltas[first:]
@@ -154,6 +150,5 @@ class Reader:
         delta = self._choice.finish(reason)
         if self.log.text is not None:
             delta = delta._replace(text=self.log.text)
-        self.num_shown += bool(delta.text)
         self._text.append(delta.text)
         return [delta]

@@ -1,5 +1,6 @@
 """From a checked body to a response under way, and to its events. All transports begin here."""
 
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest
 from llamastream.server.errors import check_id, model_not_found
-from llamastream.server.feed import START, Feed, Opening
+from llamastream.server.feed import START, Opening
 from llamastream.server.messages import parse_input
 from llamastream.server.responses.events import Snapshot
-from llamastream.server.responses.feeds import StoredFeed, StreamFeed, start_of
+from llamastream.server.responses.feed import ResponseFeed
 from llamastream.server.responses.request import ResponseBody
 from llamastream.service.items import to_messages
 from llamastream.service.records import IdempotencyKey, Item
@@ -67,10 +68,10 @@ class ResponseDesk:
         return _following(stream, snapshot)
 
     @asynccontextmanager
-    async def follow(self, log: ResponseLog, *, after: int = START) -> AsyncIterator[Feed]:
+    async def follow(self, log: ResponseLog, *, after: int = START) -> AsyncIterator[ResponseFeed]:
         """The events of a stored response with a number over `after`."""
-        async with self.responses.follow(log, start=start_of(after)) as reader:
-            yield StoredFeed(reader, after=after)
+        async with self.responses.follow(log) as reader:
+            yield ResponseFeed(reader, Snapshot.opened(log), after=after)
 
     async def open(self, id: str, caller: Caller) -> ResponseLog:
         return await self.responses.open(check_id(id, PREFIX), scope=caller.scope)
@@ -84,10 +85,9 @@ class ResponseDesk:
         """A stored response as it is now."""
         if not log.is_finished:
             return Snapshot.opened(log)
-        async with self.responses.follow(log) as reader:
-            while not reader.exhausted:
-                await reader.read()
-            return Snapshot.read_up(reader)
+        async with self.follow(log, after=sys.maxsize) as feed:
+            await feed.read(None)
+            return feed.snapshot
 
     def _check(self, body: ResponseBody) -> tuple[Item, ...]:
         if body.model != self._chat.model_name:
@@ -111,6 +111,6 @@ class ResponseDesk:
 
 
 @asynccontextmanager
-async def _following(stream: Stream, snapshot: Snapshot) -> AsyncIterator[Feed]:
+async def _following(stream: Stream, snapshot: Snapshot) -> AsyncIterator[ResponseFeed]:
     async with stream:
-        yield StreamFeed(stream, snapshot)
+        yield ResponseFeed(stream, snapshot)

@@ -15,7 +15,7 @@ from llamastream.server.feed import Event
 from llamastream.server.framing import DONE, logprob_entries
 from llamastream.server.messages import Json, message, output_text
 from llamastream.service.items import output_item_id
-from llamastream.service.response_log import Reader, ResponseLog
+from llamastream.service.response_log import ResponseLog
 
 NUM_OPENING = 4
 INCOMPLETE_REASONS = {"incomplete": "max_output_tokens", "cancelled": "cancelled"}
@@ -56,22 +56,17 @@ class Snapshot:
             previous_response_id=record.previous_response_id,
         )
 
-    @classmethod
-    def read_up(cls, reader: Reader) -> Self:
-        """A stored response of which `reader` has read all that there is."""
-        record = reader.record
-        snapshot = replace(cls.opened(reader.log), status=record.status.value)
-        if not reader.log.is_finished:
-            return snapshot
-        failed = record.error is not None
-        return replace(
-            snapshot,
+    def recorded(self, log: ResponseLog) -> Self:
+        """The same as `log` says that it ended. Of a failed one no text is shown."""
+        record = log.record
+        ended = replace(
+            self,
+            status=record.status.value,
             completed_at=None if record.finished_at is None else int(record.finished_at),
-            usage=reader.log.usage(),
+            usage=log.usage(),
             error=record.error,
-            text=None if failed else reader.text,
-            logprobs=() if failed else tuple(reader.logprobs),
         )
+        return ended if record.error is None else replace(ended, text=None, logprobs=())
 
     def message(self) -> Json:
         status = "completed" if self.status == "completed" else "incomplete"

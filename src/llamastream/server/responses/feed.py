@@ -1,0 +1,78 @@
+"""The feed of one response: of a stored one behind any event, or of a stream that nobody keeps."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import orjson
+
+from llamastream.messages import Delta, FinishReason, TokenLogprob
+from llamastream.server.feed import START, Event
+from llamastream.server.responses.events import NUM_OPENING, ResponseEvents, Snapshot
+from llamastream.service.generations import STATUSES
+from llamastream.service.response_log import Reader
+from llamastream.service.stream import Stream
+
+
+class ResponseFeed:
+    """A Feed of the events with a number over `after`, and of the last, which always comes.
+
+    Deltas are read from the first on, since the end repeats the whole text. A stored response has
+    one per token, so that its events are the same for every reader; an unstored one as they come.
+    """
+
+    def __init__(self, source: Reader | Stream, opened: Snapshot, *, after: int = START) -> None:
+        self.id = opened.id
+        self.snapshot = opened
+        self._source = source
+        self._after = after
+        self._events = ResponseEvents(opened)
+        self._next = 0  # number of the next event
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._finish_reason: FinishReason | None = None
+
+    async def read(self, timeout_s: float | None) -> list[Event]:
+        if not self._next:
+            self._next = NUM_OPENING
+            if events := self._new(self._events.opening()):
+                return events
+        while True:
+            deltas = await self._source.read(timeout_s)
+            events = [event for delta in deltas for event in self._take(delta)]
+            if self._source.exhausted:
+                self.snapshot = self._ended()
+                events += self._new(self._events.closing(self._next, self.snapshot))
+            if events or not deltas:
+                return events
+            await asyncio.sleep(0)  # a long way to `after` must not hold up the others
+
+    def whole(self) -> bytes:
+        return orjson.dumps(self.snapshot.to_json())
+
+    def _take(self, delta: Delta) -> list[Event]:
+        """Its event, unless it shows nothing or was seen."""
+        self._text.append(delta.text)
+        self._logprobs += delta.logprobs
+        self._finish_reason = delta.finish_reason
+        if not (delta.text or delta.token_ids):
+            return []
+        self._next += 1
+        number = self._next - 1
+        return [self._events.delta(number, delta)] if number > self._after else []
+
+    def _new(self, events: list[Event]) -> list[Event]:
+        return [event for event in events if event.number > self._after or event.is_last]
+
+    def _ended(self) -> Snapshot:
+        """The response after its last delta."""
+        ended = replace(self.snapshot, text="".join(self._text), logprobs=tuple(self._logprobs))
+        if isinstance(self._source, Reader):
+            return ended.recorded(self._source.log)
+        assert self._finish_reason is not None
+        return replace(
+            ended,
+            status=STATUSES[self._finish_reason].value,
+            completed_at=int(time.time()),
+            usage=self._source.usage(),
+        )

@@ -23,6 +23,7 @@ from http2_reader import read_streams
 
 from llamastream.messages import ChatRequest, Delta, Usage
 from llamastream.server.jina import wire
+from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.grpc_server import serve_grpc
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
@@ -59,9 +60,8 @@ class ScriptedService:
 
 
 async def serve_ours(port: int) -> None:
-    server = await serve_grpc(
-        ScriptedService(), port=port, authorize=lambda _: "", ready=lambda: True
-    )
+    desk = StreamDesk(ScriptedService(), authorize=lambda _: "", ready=lambda: True)
+    server = await serve_grpc(desk, port=port)
     print("READY", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop(0)

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 
 from llamastream.errors import ChatError, Unauthorized
 from llamastream.server.errors import on_chat_error
+from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.grpc_server import serve_grpc
 from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.transport import HttpProtocol
@@ -36,9 +37,7 @@ async def grpc_port(
     port: int = 0,
     responses: Responses | None = None,
 ) -> AsyncIterator[int]:
-    server = await serve_grpc(
-        service, port=port, authorize=authorize, ready=ready, responses=responses
-    )
+    server = await serve_grpc(StreamDesk(service, authorize, ready, responses), port=port)
     try:
         yield server.port
     finally:
@@ -49,7 +48,7 @@ async def grpc_port(
 async def http_port(
     service: ScriptedService, ready: Callable[[], bool], responses: Responses | None = None
 ) -> AsyncIterator[int]:
-    routes = jina_routes(service, authorize=authorize, ready=ready, responses=responses)
+    routes = jina_routes(StreamDesk(service, authorize, ready, responses))
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))

@@ -16,6 +16,7 @@ from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
 from llamastream.server.app import create_app, key_ring
+from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
 from llamastream.server.transport import HttpProtocol
 from llamastream.service.chat_service import ChatService
@@ -97,12 +98,9 @@ async def _serve_grpc(
     port = DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
     try:
         server = await serve_grpc(
-            service,
+            StreamDesk(service, key_ring(settings).scope_of_header, service.is_ready, responses),
             settings.host,
             port,
-            authorize=key_ring(settings).scope_of_header,
-            ready=service.is_ready,
-            responses=responses,
             reader_timeout_s=settings.reader_timeout,
         )
     except OSError as error:

@@ -16,6 +16,7 @@ from llamastream.server.auth import KeyRing
 from llamastream.server.completions_api import CompletionsApi
 from llamastream.server.conversations_api import ConversationsApi
 from llamastream.server.gate import Gate
+from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
 from llamastream.server.prompts_api import PromptsApi
@@ -47,7 +48,10 @@ def create_app(
                 await responses.stop()
 
     app = Starlette(
-        routes=[*_routes(service, settings, responses), *_jina_routes(service, keys, responses)],
+        routes=[
+            *_routes(service, settings, responses),
+            *jina_routes(StreamDesk(service, keys.scope_of_header, service.is_ready, responses)),
+        ],
         middleware=_middleware(settings, keys),
         exception_handlers={
             ChatError: errors.on_chat_error,
@@ -120,12 +124,6 @@ def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
         Route(items + "/{item_id}", api.item, methods=["GET"]),
         Route(items + "/{item_id}", api.delete_item, methods=["DELETE"]),
     ]
-
-
-def _jina_routes(service: ChatService, keys: KeyRing, responses: Responses | None) -> list[Route]:
-    return jina_routes(
-        service, authorize=keys.scope_of_header, ready=service.is_ready, responses=responses
-    )
 
 
 def key_ring(settings: ServeSettings) -> KeyRing:

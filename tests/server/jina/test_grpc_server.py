@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from llamastream import errors
 from llamastream.messages import FinishReason
 from llamastream.server.jina import wire
+from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.documents import MAX_PROMPT_BYTES
 from llamastream.server.jina.grpc_server import serve_grpc
 from tests.doubles.jina_servers import KEY, Readiness, Start, authorize
@@ -218,7 +219,7 @@ async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
 
 async def test_stop_ends_running_streams_and_closes_them() -> None:
     service = ScriptedService("a", asyncio.Event())
-    server = await serve_grpc(service, port=0, authorize=authorize, ready=lambda: True)
+    server = await serve_grpc(StreamDesk(service, authorize, lambda: True), port=0)
     async with connect(server.port) as channel:
         call = stream_doc(channel)
         await call.read()
@@ -228,12 +229,11 @@ async def test_stop_ends_running_streams_and_closes_them() -> None:
 
 
 async def test_port_in_use_is_an_error() -> None:
-    server = await serve_grpc(ScriptedService(), port=0, authorize=authorize, ready=lambda: True)
+    desk = StreamDesk(ScriptedService(), authorize, lambda: True)
+    server = await serve_grpc(desk, port=0)
     try:
         with pytest.raises(OSError, match=str(server.port)):
-            await serve_grpc(
-                ScriptedService(), port=server.port, authorize=authorize, ready=lambda: True
-            )
+            await serve_grpc(desk, port=server.port)
     finally:
         await server.stop(0)
 

@@ -5,7 +5,7 @@ n of it is the same for every reader, now and after a restart.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +17,6 @@ from llamastream.server.idempotency import make_key, refuse_key
 from llamastream.server.jina.documents import (
     ENDPOINT,
     Answer,
-    Authorize,
     OutputFields,
     authorization,
     check_not_kept,
@@ -31,6 +30,9 @@ from llamastream.service.response_log import FINISH_REASONS, Reader, ResponseLog
 from llamastream.service.responses import Draft, Responses
 
 PREFIX = "stream_"
+
+Authorize = Callable[[str | None], str]
+"""Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""
 
 
 class Documents(Protocol):
@@ -58,9 +60,16 @@ class Ask:
 
 class StreamDesk:
     def __init__(
-        self, service: ChatService, authorize: Authorize, responses: Responses | None
+        self,
+        service: ChatService,
+        authorize: Authorize,
+        ready: Callable[[], bool],
+        responses: Responses | None = None,
     ) -> None:
-        """Without `responses` nothing can be stored."""
+        """`ready` answers health checks and `is_flow_ready`. Without `responses` nothing can be
+        stored."""
+        self.ready = ready
+        self.is_storing = responses is not None
         self._service = service
         self._authorize = authorize
         self._responses = responses

@@ -4,7 +4,7 @@ Knows the names and types of the fields, and neither protobuf nor HTTP. A delta 
 no document: a reader gets one document per token that brings text.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Annotated, Literal, TypeVar
 from uuid import uuid4
 
@@ -19,12 +19,6 @@ from llamastream.service.stream import Stream
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
 MAX_SHOWN_CHARS = 64  # of a bad value, in an error message
-
-Authorize = Callable[[str | None], str]
-"""Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""
-
-Ready = Callable[[], bool]
-"""Whether the engine takes requests now."""
 
 OutputFields = dict[str, str | int | float]
 """The fields of one ModelOutputDocument; those without a value are absent."""

@@ -6,6 +6,7 @@ or runs out of time closes its stream at once.
 
 import logging
 import socket
+from functools import partial
 from typing import Any
 
 import grpc
@@ -16,10 +17,8 @@ from llamastream.server.gate import LABEL
 from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.server.jina import small_calls, wire
 from llamastream.server.jina.desk import Ask, Documents, StreamDesk
-from llamastream.server.jina.documents import ENDPOINT, Authorize, Ready
+from llamastream.server.jina.documents import ENDPOINT
 from llamastream.server.jina.small_calls import Context
-from llamastream.service.chat_service import ChatService
-from llamastream.service.responses import Responses
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +59,13 @@ class GrpcServer:
 
 
 async def serve_grpc(
-    service: ChatService,
+    desk: StreamDesk,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
-    authorize: Authorize,
-    ready: Ready,
-    responses: Responses | None = None,
     reader_timeout_s: float = 60.0,
 ) -> GrpcServer:
-    """Listen for jina clients. `ready` answers health checks and `is_flow_ready`. Without
-    `responses` nothing can be stored. Who is silent for `reader_timeout_s` is disconnected.
+    """Listen for jina clients. Who is silent for `reader_timeout_s` is disconnected.
 
     Raises OSError when the address cannot be had.
     """
@@ -78,13 +73,11 @@ async def serve_grpc(
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
-            "stream_doc": grpc.unary_stream_rpc_method_handler(
-                StreamDoc(StreamDesk(service, authorize, responses)).stream_doc
-            )
+            "stream_doc": grpc.unary_stream_rpc_method_handler(partial(_stream_doc, desk))
         },
-        **small_calls.jina_handlers(ready),
+        **small_calls.jina_handlers(desk.ready),
     }
-    handlers |= small_calls.health_handlers(ready, tuple(handlers))
+    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers))
     handlers |= small_calls.reflection_handlers(tuple(handlers))
     for name, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
@@ -117,24 +110,19 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(where)
 
 
-class StreamDoc:
-    """`stream_doc`: one document in, the answer's documents out."""
-
-    def __init__(self, desk: StreamDesk) -> None:
-        self._desk = desk
-
-    async def stream_doc(self, data: bytes, context: Context) -> None:
-        try:
-            call = _parse_call(data)
-            async with self._desk.open(_ask(call, context)) as answer:
-                await _write_answer(call, answer, context)
-        except ChatError as error:
-            await _abort(error, context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            logger.exception("stream_doc failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+async def _stream_doc(desk: StreamDesk, data: bytes, context: Context) -> None:
+    """One document in, the answer's documents out."""
+    try:
+        call = _parse_call(data)
+        async with desk.open(_ask(call, context)) as answer:
+            await _write_answer(call, answer, context)
+    except ChatError as error:
+        await _abort(error, context)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        logger.exception("stream_doc failed")
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
 def _ask(call: Any, context: Context) -> Ask:

@@ -20,10 +20,8 @@ from llamastream.server.errors import error_body, error_response
 from llamastream.server.feed import until_client_leaves
 from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.server.jina.desk import Ask, Documents, StreamDesk
-from llamastream.server.jina.documents import ENDPOINT, Authorize, OutputFields, Ready
+from llamastream.server.jina.documents import ENDPOINT, OutputFields
 from llamastream.server.transport import unsent_is_none
-from llamastream.service.chat_service import ChatService
-from llamastream.service.responses import Responses
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +30,11 @@ EVENT_STREAM = "text/event-stream"
 END = b"event: end\r\n\r\n"
 
 
-def jina_routes(
-    service: ChatService,
-    *,
-    authorize: Authorize,
-    ready: Ready,
-    responses: Responses | None = None,
-) -> list[Route]:
-    """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready). Without
-    `responses` nothing can be stored."""
-    desk = StreamDesk(service, authorize, responses)
+def jina_routes(desk: StreamDesk) -> list[Route]:
+    """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready)."""
 
     async def dry_run(_: Request) -> JSONResponse:
-        if ready():
+        if desk.ready():
             return JSONResponse({"code": 0, "description": "", "exception": None})
         return JSONResponse({"code": 1, "description": "the engine is not ready"}, 503)
 
@@ -55,7 +45,7 @@ def jina_routes(
 
     stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
     return [
-        *([] if responses is None else stored),
+        *(stored if desk.is_storing else []),
         Route(ENDPOINT, _StreamRoute(desk), methods=["GET", "POST"]),
         Route("/dry_run", dry_run, methods=["GET"]),
     ]

@@ -10,7 +10,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from llamastream import __version__
 from llamastream.server.jina import wire
-from llamastream.server.jina.documents import ENDPOINT, Ready
+from llamastream.server.jina.documents import ENDPOINT
+
+Ready = Callable[[], bool]
 
 Handlers: TypeAlias = "dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]"
 """Service name -> method name -> handler."""

@@ -64,3 +64,9 @@ def test_no_or_wrong_key_is_refused(header: str | None) -> None:
 
 
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+async def test_tokens_of_stored_answers_are_counted_too(connect_stored: Connect) -> None:
+    client = await connect_stored(FakeEngine(says("abc")))
+    await client.post("/v1/responses", json={"model": "demo", "input": "hi"})
+    assert "llamastream_output_tokens_total 4.0" in (await client.get("/metrics")).text

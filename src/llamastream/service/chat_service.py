@@ -8,7 +8,6 @@ per choice or in one error, and an engine request never outlives the last reader
 import logging
 import secrets
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -165,6 +164,7 @@ class ChatService:
         self._flights[generation.request_id] = flight
 
     def _on_events(self, events: list[Event]) -> None:
+        self.metrics.output_tokens.inc(sum(isinstance(event, Token) for event in events))
         try:
             self._advance(events)
         except Exception:  # who has seen which of these events is not known any more
@@ -184,12 +184,11 @@ class ChatService:
         if self.others is not None:
             self.others.engine_ended(error)
 
-    def _advance(self, events: Iterable[Event]) -> None:
+    def _advance(self, events: list[Event]) -> None:
         now_s = time.perf_counter()
         deltas: list[tuple[Stream, Delta]] = []
         ended: list[Flight] = []
         others: list[Event] = []
-        num_tokens = 0
         for event in events:
             flight = self._flights.get(event.request_id)
             if flight is None:  # refused as a whole, or failed, or never ours
@@ -197,7 +196,6 @@ class ChatService:
                 continue
             try:
                 if isinstance(event, Token):
-                    num_tokens += 1
                     self._on_token(flight, event, now_s, deltas)
                 elif isinstance(event, Finished):
                     self._on_finished(flight, event, deltas)
@@ -208,7 +206,6 @@ class ChatService:
             except Exception:  # a bug met by one answer must not end the others
                 logger.exception("failed on an event of request_id=%s", event.request_id)
                 self._fail(flight, InternalError("Internal error while decoding the answer."))
-        self.metrics.output_tokens.inc(num_tokens)
         self._publish(deltas, ended)
         if others and self.others is not None:
             self.others.advance(others)

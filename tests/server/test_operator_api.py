@@ -10,7 +10,7 @@ from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.server.conftest import Connect
 from tests.server.schemas import needs_schemas, validate
-from tests.server.sse import stream_chat
+from tests.server.sse import chat_body, stream_chat
 
 
 async def test_metrics_are_in_prometheus_format(connect: Connect) -> None:
@@ -70,3 +70,12 @@ async def test_tokens_of_stored_answers_are_counted_too(connect_stored: Connect)
     client = await connect_stored(FakeEngine(says("abc")))
     await client.post("/v1/responses", json={"model": "demo", "input": "hi"})
     assert "llamastream_output_tokens_total 4.0" in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_what_a_full_queue_refuses_is_counted(connect_stored: Connect, path: str) -> None:
+    client = await connect_stored(FakeEngine(says("abc"), max_num_seqs=0, max_num_waiting=0))
+    body = chat_body() if "chat" in path else {"model": "demo", "input": "hi"}
+    assert (await client.post(path, json=body)).status_code == 429
+    metrics = (await client.get("/metrics")).text
+    assert 'llamastream_requests_total{outcome="overloaded"} 1.0' in metrics

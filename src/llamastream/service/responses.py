@@ -226,7 +226,11 @@ class Responses:
     async def _create(self, new: NewResponse, live: LiveResponse) -> ResponseLog:
         scope = live.log.record.scope
         # The prompt is computed while the store commits: the first token waits for both.
-        self._generations.begin(live)
+        try:
+            self._generations.begin(live)
+        except ChatError as error:
+            self.chat.metrics.requests.labels(error.code).inc()
+            raise
         try:
             created = await self.store.responses.create(new, scope=scope)
         except BaseException:

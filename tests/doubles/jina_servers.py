@@ -33,7 +33,7 @@ def authorize(header: str | None) -> str:
 @asynccontextmanager
 async def grpc_port(
     service: ScriptedService,
-    ready: Callable[[], bool],
+    ready: Callable[[], bool] = lambda: True,
     port: int = 0,
     responses: Responses | None = None,
 ) -> AsyncIterator[int]:
@@ -46,7 +46,9 @@ async def grpc_port(
 
 @asynccontextmanager
 async def http_port(
-    service: ScriptedService, ready: Callable[[], bool], responses: Responses | None = None
+    service: ScriptedService,
+    ready: Callable[[], bool] = lambda: True,
+    responses: Responses | None = None,
 ) -> AsyncIterator[int]:
     routes = jina_routes(StreamDesk(service, authorize, ready, responses))
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})

@@ -60,7 +60,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     tls = ssl.create_default_context(cafile=str(certificate))
     async with (
         running_server(service, responses=responses) as server,
-        grpc_port(service, lambda: True, responses=responses) as rpc,
+        grpc_port(service, responses=responses) as rpc,
     ):
         with running_nginx(tmp_path, httpx.URL(server).port, rpc) as port:
             await until(lambda: is_listening(port))

@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from llamastream.config import ServeSettings
@@ -17,14 +19,20 @@ Connect = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
-    """`await connect(engine, settings)`: an HTTP client of a new server."""
+async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
+    """`await connect_stored(engine, settings, policy)`: an HTTP client of a new server."""
     async with AsyncExitStack() as stack:
 
         async def start(
-            engine: FakeEngine, settings: ServeSettings | None = None
+            engine: FakeEngine,
+            settings: ServeSettings | None = None,
+            policy: StorePolicy | None = None,
+            *,
+            is_stored: bool = True,
         ) -> httpx.AsyncClient:
-            url = await stack.enter_async_context(running_server(make_service(engine), settings))
+            service = make_service(engine)
+            responses = make_responses(service, tmp_path, policy) if is_stored else None
+            url = await stack.enter_async_context(running_server(service, settings, responses))
             client = httpx.AsyncClient(base_url=url, timeout=10)
             return await stack.enter_async_context(client)
 
@@ -32,19 +40,11 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 @pytest.fixture
-async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
-    """`await connect_stored(engine, settings, policy)`: the same, with a store."""
-    async with AsyncExitStack() as stack:
+def connect(connect_stored: Connect) -> Connect:
+    """The same without a store."""
+    return partial(connect_stored, is_stored=False)
 
-        async def start(
-            engine: FakeEngine,
-            settings: ServeSettings | None = None,
-            policy: StorePolicy | None = None,
-        ) -> httpx.AsyncClient:
-            service = make_service(engine)
-            responses = make_responses(service, tmp_path, policy)
-            url = await stack.enter_async_context(running_server(service, settings, responses))
-            client = httpx.AsyncClient(base_url=url, timeout=10)
-            return await stack.enter_async_context(client)
 
-        yield start
+def openai_client(server: httpx.AsyncClient, key: str = "EMPTY") -> openai.AsyncOpenAI:
+    """The official client of the same server."""
+    return openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)

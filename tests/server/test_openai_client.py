@@ -2,7 +2,6 @@
 
 import asyncio
 
-import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
@@ -11,18 +10,14 @@ from llamastream.config import ServeSettings
 from llamastream.errors import EngineDead
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
-from tests.server.conftest import Connect
+from tests.server.conftest import Connect, openai_client
 
 TEXT = "Paris, é 😀."
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Capital of France?"}]
 
 
-def async_client(server: httpx.AsyncClient, key: str = "EMPTY") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)
-
-
 async def test_async_stream_and_whole_answer(connect: Connect) -> None:
-    async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect(FakeEngine(says(TEXT)))) as client:
         stream = await client.chat.completions.create(
             model="demo",
             messages=MESSAGES,
@@ -40,7 +35,7 @@ async def test_async_stream_and_whole_answer(connect: Connect) -> None:
 
 
 async def test_the_streaming_helper_sees_its_events_and_the_final_answer(connect: Connect) -> None:
-    async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect(FakeEngine(says(TEXT)))) as client:
         async with client.chat.completions.stream(
             model="demo", messages=MESSAGES, n=2, logprobs=True, top_logprobs=2
         ) as stream:
@@ -64,7 +59,7 @@ async def test_sync_stream_and_whole_answer(connect: Connect) -> None:
 
 
 async def test_text_completions(connect: Connect) -> None:
-    async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect(FakeEngine(says(TEXT)))) as client:
         stream = await client.completions.create(
             model="demo", prompt="The capital", stream=True, max_tokens=50, logprobs=1
         )
@@ -74,14 +69,14 @@ async def test_text_completions(connect: Connect) -> None:
 
 
 async def test_text_completions_of_many_prompts(connect: Connect) -> None:
-    async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect(FakeEngine(says(TEXT)))) as client:
         whole = await client.completions.create(model="demo", prompt=["a", "b"], max_tokens=50)
         ids = await client.completions.create(model="demo", prompt=[[1], [2, 3]], max_tokens=50)
     assert [choice.text for choice in whole.choices + ids.choices] == [TEXT] * 4
 
 
 async def test_models(connect: Connect) -> None:
-    async with async_client(await connect(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect(FakeEngine(says(TEXT)))) as client:
         models = [model.id async for model in client.models.list()]
         assert models == ["demo"]
         assert (await client.models.retrieve("demo")).owned_by == "llamastream"
@@ -91,7 +86,7 @@ async def test_models(connect: Connect) -> None:
 
 async def test_errors_become_the_clients_exceptions(connect: Connect) -> None:
     engine = FakeEngine(says(TEXT), max_num_seqs=0, max_num_waiting=0)
-    async with async_client(await connect(engine)) as client:
+    async with openai_client(await connect(engine)) as client:
         with pytest.raises(openai.NotFoundError) as unknown:
             await client.chat.completions.create(model="gpt-5", messages=MESSAGES)
         assert unknown.value.code == "model_not_found"
@@ -107,9 +102,9 @@ async def test_keys(connect: Connect) -> None:
     engine = FakeEngine(says(TEXT))
     server = await connect(engine, ServeSettings(api_key="alice-key,bob-key"))
     for key in ("alice-key", "bob-key"):
-        async with async_client(server, key) as client:
+        async with openai_client(server, key) as client:
             await client.chat.completions.create(model="demo", messages=MESSAGES)
-    async with async_client(server, "mallory-key") as client:
+    async with openai_client(server, "mallory-key") as client:
         with pytest.raises(openai.AuthenticationError, match="not known"):
             await client.chat.completions.create(model="demo", messages=MESSAGES)
     assert len({request.cache_salt for request in engine.submitted}) == 2
@@ -120,7 +115,7 @@ async def test_keys(connect: Connect) -> None:
 
 async def test_an_error_in_the_middle_is_raised_by_the_client(connect: Connect) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
-    async with async_client(await connect(engine)) as client:
+    async with openai_client(await connect(engine)) as client:
         stream = await client.chat.completions.create(model="demo", messages=MESSAGES, stream=True)
         engine.allow(2)
         seen = [(await anext(stream)).choices[0].delta.content for _ in range(3)]

@@ -40,6 +40,12 @@ async def stream(client: httpx.AsyncClient, **fields: Any) -> str:
     return answer.text
 
 
+async def begin(client: httpx.AsyncClient) -> dict[str, Any]:
+    """A response that goes on without a reader."""
+    answer = await client.post("/v1/responses", json=body(background=True))
+    return dict(answer.json())
+
+
 def events_of(text: str) -> list[dict[str, Any]]:
     """The events of a whole stream, each checked against the specification."""
     blocks = text.removesuffix("data: [DONE]\n\n").split("\n\n")[:-1]
@@ -113,7 +119,7 @@ async def test_a_reader_ahead_of_the_journal_waits_for_what_it_has_not_seen(
 ) -> None:
     engine = FakeEngine(says("abcdef"), manual=True)
     client = await connect_stored(engine)
-    created = (await client.post("/v1/responses", json=body(background=True))).json()
+    created = await begin(client)
     engine.allow(2)
     path = f"/v1/responses/{created['id']}?stream=true&starting_after=7"
     async with client.stream("GET", path) as answer:
@@ -147,7 +153,7 @@ async def test_an_answer_cut_at_its_limit_is_incomplete(connect_stored: Connect)
 async def test_a_failed_answer_says_why(connect_stored: Connect) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
     client = await connect_stored(engine)
-    created = (await client.post("/v1/responses", json=body(background=True))).json()
+    created = await begin(client)
     engine.fail(created["id"], InternalError("the runner failed"))
     text = (await client.get(f"/v1/responses/{created['id']}?stream=true")).text
     last = events_of(text)[-1]
@@ -160,7 +166,7 @@ async def test_a_failed_answer_says_why(connect_stored: Connect) -> None:
 async def test_cancelling_ends_an_answer_and_its_readers_see_it(connect_stored: Connect) -> None:
     engine = FakeEngine(says("x" * 100), manual=True)
     client = await connect_stored(engine)
-    created = (await client.post("/v1/responses", json=body(background=True))).json()
+    created = await begin(client)
     engine.allow(3)
     await until(lambda: engine.num_steps == 3)
     cancelled = await client.post(f"/v1/responses/{created['id']}/cancel")
@@ -198,7 +204,7 @@ async def test_an_answer_that_nobody_follows_ends_after_the_grace_period(
             if line.startswith("data: "):
                 id = json.loads(line.removeprefix("data: "))["response"]["id"]
                 break
-    background = (await client.post("/v1/responses", json=body(background=True))).json()
+    background = await begin(client)
     await until(lambda: engine.cancelled)
     assert engine.cancelled == [id]
     text = (await client.get(f"/v1/responses/{id}?stream=true")).text
@@ -221,7 +227,7 @@ async def test_an_answer_goes_on_when_its_reader_is_back_in_time(connect_stored:
 async def test_a_reader_that_does_not_read_holds_up_nobody(connect_stored: Connect) -> None:
     long = "x" * 20_000
     client = await connect_stored(FakeEngine(says(long), max_model_len=50_000))
-    created = (await client.post("/v1/responses", json=body(background=True))).json()
+    created = await begin(client)
     path = f"/v1/responses/{created['id']}?stream=true"
     async with client.stream("GET", path) as slow:
         quick = (await client.get(path)).text
@@ -260,7 +266,7 @@ async def test_unknown_foreign_and_deleted_are_answered_alike(connect_stored: Co
 async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> None:
     engine = FakeEngine(says("abc"), manual=True)
     client = await connect_stored(engine)
-    created = (await client.post("/v1/responses", json=body(background=True))).json()
+    created = await begin(client)
     assert (await client.delete(f"/v1/responses/{created['id']}")).json()["deleted"] is True
     await until(lambda: engine.num_alive == 0)
     assert (await client.get(f"/v1/responses/{created['id']}")).status_code == 404

@@ -1,6 +1,5 @@
 """The official `openai` client, unchanged, on stored responses and conversations."""
 
-import httpx
 import openai
 import pytest
 from openai.types.responses import Response
@@ -8,17 +7,13 @@ from openai.types.responses import Response
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import last_user_words, says
 from tests.doubles.waiting import until
-from tests.server.conftest import Connect
+from tests.server.conftest import Connect, openai_client
 
 TEXT = "Paris, é 😀."
 
 
-def async_client(server: httpx.AsyncClient) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="EMPTY", max_retries=0)
-
-
 async def test_create_whole_and_streamed(connect_stored: Connect) -> None:
-    async with async_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
         whole = await client.responses.create(model="demo", input="Capital?")
         assert whole.output_text == TEXT
         assert whole.status == "completed"
@@ -30,7 +25,7 @@ async def test_create_whole_and_streamed(connect_stored: Connect) -> None:
 
 
 async def test_the_streaming_helper_sees_the_final_response(connect_stored: Connect) -> None:
-    async with async_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
         async with client.responses.stream(model="demo", input="Capital?") as stream:
             deltas = [e.delta async for e in stream if e.type == "response.output_text.delta"]
             final = await stream.get_final_response()
@@ -41,7 +36,7 @@ async def test_a_background_response_is_followed_later_from_any_event(
     connect_stored: Connect,
 ) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
-    async with async_client(await connect_stored(engine)) as client:
+    async with openai_client(await connect_stored(engine)) as client:
         created = await client.responses.create(model="demo", input="Capital?", background=True)
         assert created.status == "in_progress"
         engine.allow(100)
@@ -56,7 +51,7 @@ async def test_a_background_response_is_followed_later_from_any_event(
 
 async def test_cancel_and_delete(connect_stored: Connect) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
-    async with async_client(await connect_stored(engine)) as client:
+    async with openai_client(await connect_stored(engine)) as client:
         created = await client.responses.create(model="demo", input="Capital?", background=True)
         assert (await client.responses.cancel(created.id)).status == "cancelled"
         await client.responses.delete(created.id)
@@ -66,7 +61,7 @@ async def test_cancel_and_delete(connect_stored: Connect) -> None:
 
 async def test_a_response_goes_on_from_the_one_before_it(connect_stored: Connect) -> None:
     engine = FakeEngine(last_user_words)
-    async with async_client(await connect_stored(engine)) as client:
+    async with openai_client(await connect_stored(engine)) as client:
         first = await client.responses.create(
             model="demo", input="My name is Ada.", instructions="Be kind."
         )
@@ -83,7 +78,7 @@ async def test_a_response_goes_on_from_the_one_before_it(connect_stored: Connect
 
 async def test_a_conversation_keeps_what_was_said(connect_stored: Connect) -> None:
     engine = FakeEngine(says("Fine."))
-    async with async_client(await connect_stored(engine)) as client:
+    async with openai_client(await connect_stored(engine)) as client:
         conversation = await client.conversations.create(
             metadata={"topic": "health"},
             items=[{"type": "message", "role": "user", "content": "Hello"}],
@@ -106,7 +101,7 @@ async def test_a_conversation_keeps_what_was_said(connect_stored: Connect) -> No
 
 
 async def test_conversations_are_changed_and_deleted(connect_stored: Connect) -> None:
-    async with async_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
+    async with openai_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
         conversation = await client.conversations.create()
         changed = await client.conversations.update(conversation.id, metadata={"a": "b"})
         assert changed.metadata == {"a": "b"}
@@ -132,7 +127,7 @@ async def test_conversations_are_changed_and_deleted(connect_stored: Connect) ->
 
 async def test_the_clients_websocket_follows_many_responses(connect_stored: Connect) -> None:
     engine = FakeEngine(last_user_words)
-    async with async_client(await connect_stored(engine)) as client:
+    async with openai_client(await connect_stored(engine)) as client:
         async with client.responses.connect() as socket:
             for k in range(3):
                 await socket.response.create(model="demo", input=f"word {k}", stream_id=f"s{k}")
@@ -146,7 +141,7 @@ async def test_the_clients_websocket_follows_many_responses(connect_stored: Conn
 
 async def test_a_lost_reader_does_not_stop_a_stored_response(connect_stored: Connect) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
-    async with async_client(await connect_stored(engine)) as client:
+    async with openai_client(await connect_stored(engine)) as client:
         stream = await client.responses.create(model="demo", input="Capital?", stream=True)
         created = await anext(aiter(stream))
         await stream.close()

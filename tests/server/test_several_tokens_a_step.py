@@ -12,7 +12,7 @@ from llamastream.messages import ChatRequest, Message, Token
 from llamastream.sampling import SamplingParams
 from llamastream.service.responses import Draft
 from tests.doubles.engine import FakeEngine
-from tests.doubles.jina_servers import Readiness, http_port
+from tests.doubles.jina_servers import http_port
 from tests.doubles.service import running_responses, running_service, says
 from tests.doubles.waiting import until
 from tests.server.conftest import Connect
@@ -118,16 +118,11 @@ async def test_a_step_is_one_transaction_and_the_next_server_goes_on_behind_it(
     assert second.submitted[0].output_ids == tuple(TEXT.encode()[:10])
 
 
-@pytest.fixture
-def ready() -> Readiness:
-    return Readiness()
-
-
-async def test_jina_gets_one_document_per_visible_token(ready: Readiness) -> None:
+async def test_jina_gets_one_document_per_visible_token() -> None:
     found = []
     for count in (1, 4):
         engine = FakeEngine(says(TEXT), tokens_per_step=count)
-        async with running_service(engine) as service, http_port(service, ready) as port:
+        async with running_service(engine) as service, http_port(service) as port:
             async with httpx.AsyncClient() as client:
                 document = {"prompt": "Hi", "max_tokens": 100}
                 response = await client.post(f"http://127.0.0.1:{port}/stream", json=document)

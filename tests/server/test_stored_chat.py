@@ -10,7 +10,7 @@ import pytest
 from llamastream.errors import InternalError
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
-from tests.server.conftest import Connect
+from tests.server.conftest import Connect, openai_client
 from tests.server.schemas import needs_schemas, validate
 from tests.server.sse import chat_body, content_of, events
 
@@ -69,7 +69,7 @@ async def test_a_stop_string_ends_it_for_every_reader_alike(connect_stored: Conn
 
 async def test_a_whole_answer_is_retrieved_and_deleted(connect_stored: Connect) -> None:
     server = await connect_stored(FakeEngine(says(TEXT)))
-    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="E") as client:
+    async with openai_client(server) as client:
         made = await client.chat.completions.create(
             model="demo",
             messages=[{"role": "user", "content": "hi"}],
@@ -87,7 +87,7 @@ async def test_a_whole_answer_is_retrieved_and_deleted(connect_stored: Connect) 
 async def test_stored_chats_are_listed_filtered_and_changed(connect_stored: Connect) -> None:
     engine = FakeEngine(says(TEXT))
     server = await connect_stored(engine)
-    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="E") as client:
+    async with openai_client(server) as client:
         made = [
             await client.chat.completions.create(
                 model="demo",
@@ -115,7 +115,7 @@ async def test_stored_chats_are_listed_filtered_and_changed(connect_stored: Conn
 
 async def test_the_messages_of_a_stored_chat_come_in_pages(connect_stored: Connect) -> None:
     server = await connect_stored(FakeEngine(says(TEXT)))
-    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="E") as client:
+    async with openai_client(server) as client:
         made = await client.chat.completions.create(
             model="demo",
             messages=[

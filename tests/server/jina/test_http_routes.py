@@ -212,13 +212,13 @@ async def test_dry_run_tells_readiness(start_http: Start, ready: Readiness) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket holds back")
-async def test_a_reader_that_lags_gets_few_large_events(tmp_path: Path, ready: Readiness) -> None:
+async def test_a_reader_that_lags_gets_few_large_events(tmp_path: Path) -> None:
     """What a socket holds back would reach jina.Client cut anywhere."""
     num_tokens = 3000
     engine = FakeEngine(says("x" * num_tokens), max_model_len=2 * num_tokens)
     async with (
         running_responses(engine, tmp_path) as responses,
-        http_port(responses.chat, ready, responses) as port,
+        http_port(responses.chat, responses=responses) as port,
     ):
         loop, rest = asyncio.get_running_loop(), b""
         with socket.create_connection(("127.0.0.1", port)) as reader:

@@ -14,7 +14,7 @@ from llamastream.errors import InternalError
 from llamastream.server.jina import wire
 from llamastream.service.responses import Responses
 from tests.doubles.engine import FakeEngine
-from tests.doubles.jina_servers import KEY, Readiness, grpc_port, http_port
+from tests.doubles.jina_servers import KEY, grpc_port, http_port
 from tests.doubles.service import running_responses, says
 from tests.doubles.waiting import until
 from tests.server.jina.test_grpc_server import call_bytes, connect, failure, stream_doc
@@ -28,15 +28,15 @@ Start = Callable[[FakeEngine], AbstractAsyncContextManager[Started]]
 
 
 @pytest.fixture
-def serve(ready: Readiness, tmp_path: Path) -> Start:
+def serve(tmp_path: Path) -> Start:
     """`async with serve(engine) as (responses, channel, http)`: again on the same store."""
 
     @asynccontextmanager
     async def start(engine: FakeEngine) -> AsyncIterator[Started]:
         async with (
             running_responses(engine, tmp_path) as responses,
-            grpc_port(responses.chat, ready, responses=responses) as rpc,
-            http_port(responses.chat, ready, responses) as web,
+            grpc_port(responses.chat, responses=responses) as rpc,
+            http_port(responses.chat, responses=responses) as web,
             connect(rpc) as channel,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=10) as http,
         ):
@@ -234,12 +234,12 @@ async def test_bad_fields_are_refused_by_name(
 
 @pytest.mark.parametrize("fields", [STORED, {"stream_id": "stream_0"}], ids=["store", "stream_id"])
 async def test_a_server_without_a_store_refuses_by_name(
-    ready: Readiness, serve: Start, fields: dict[str, Any]
+    serve: Start, fields: dict[str, Any]
 ) -> None:
     async with (
         serve(FakeEngine(says(TEXT))) as (responses, _, _http),
-        grpc_port(responses.chat, ready) as rpc,
-        http_port(responses.chat, ready) as web,
+        grpc_port(responses.chat) as rpc,
+        http_port(responses.chat) as web,
         connect(rpc) as channel,
     ):
         error = await failure(stream_doc(channel, call_bytes(**fields)))

@@ -9,7 +9,7 @@ from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
 from llamastream.server.delivery import EventStream, WholeAnswer
-from llamastream.server.errors import model_not_found
+from llamastream.server.errors import check_model
 from llamastream.server.framing import Answer, Format
 from llamastream.server.idempotency import HEADER, refuse_key
 from llamastream.server.openai_chat import ChatCompletionBody, ChatFormat
@@ -37,7 +37,7 @@ class CompletionsApi:
     async def chat(self, request: Request) -> ASGIApp:
         raw = await read_json(request, self._max_body_bytes)
         body = validate(ChatCompletionBody, raw)
-        self._check_model(body)
+        check_model(body.model, self._service.model_name)
         if body.store:
             return await self._store().create(request, raw, body)
         refuse_key(request.headers.get(HEADER))
@@ -47,15 +47,11 @@ class CompletionsApi:
 
     async def completion(self, request: Request) -> ASGIApp:
         body = validate(CompletionBody, await read_json(request, self._max_body_bytes))
-        self._check_model(body)
+        check_model(body.model, self._service.model_name)
         refuse_key(request.headers.get(HEADER))
         stream = await self._open(request, body)
         answer = self._answer("cmpl-", stream, body, logprobs=body.logprobs is not None)
         return self._deliver(stream, body, CompletionFormat(answer))
-
-    def _check_model(self, body: GenerationOptions) -> None:
-        if body.model != self._service.model_name:
-            raise model_not_found(body.model, self._service.model_name)
 
     def _store(self) -> StoredChatApi:
         if self._stored is None:

@@ -72,10 +72,12 @@ async def on_bug(_: Request, error: Exception) -> Response:
     return error_response(InternalError(f"Internal error: {type(error).__name__}."))
 
 
-def model_not_found(name: str, served: str) -> ModelNotFound:
-    return ModelNotFound(
-        f"The model {name[:100]!r} is not served here. Available: {served}.", param="model"
-    )
+def check_model(name: str, served: str) -> None:
+    """Raises ModelNotFound."""
+    if name != served:
+        raise ModelNotFound(
+            f"The model {name[:100]!r} is not served here. Available: {served}.", param="model"
+        )
 
 
 def check_id(id: str, prefix: str) -> str:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from llamastream import __version__
 from llamastream.metrics import CONTENT_TYPE
-from llamastream.server.errors import model_not_found
+from llamastream.server.errors import check_model
 from llamastream.server.queries import json_response
 from llamastream.service.chat_service import ChatService
 
@@ -22,9 +22,7 @@ class OperatorApi:
         return json_response({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name != self._service.model_name:
-            raise model_not_found(name, self._service.model_name)
+        check_model(request.path_params["name"], self._service.model_name)
         return json_response(self._model())
 
     async def health(self, _: Request) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.server.body import read_json
-from llamastream.server.errors import model_not_found
+from llamastream.server.errors import check_model
 from llamastream.server.messages import parse_messages
 from llamastream.server.options import WireModel, validate
 from llamastream.server.queries import json_response
@@ -85,7 +85,6 @@ class PromptsApi:
     async def _read(self, request: Request) -> dict[str, Any]:
         """The body. Raises ModelNotFound if it names another model."""
         body = await read_json(request, self._max_body_bytes)
-        name = body.get("model")
-        if isinstance(name, str) and name != self._service.model_name:
-            raise model_not_found(name, self._service.model_name)
+        if isinstance(name := body.get("model"), str):
+            check_model(name, self._service.model_name)
         return body

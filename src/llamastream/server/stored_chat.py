@@ -4,6 +4,7 @@ Frame n is the n-th event of the stream, `id: n` on the wire; a client that was 
 by GET with `Last-Event-ID` (or `starting_after`).
 """
 
+import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -56,6 +57,7 @@ class ChatFeed:
             events = self._events_of(deltas)
             if events or not deltas:
                 return events
+            await asyncio.sleep(0)  # a long way to `after` must not hold up the others
 
     def whole(self) -> bytes:
         usage = self._reader.log.usage()

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from llamastream.errors import EngineDead, InternalError
 from llamastream.messages import Delta, FinishReason, Usage
@@ -33,18 +32,6 @@ PREFIX = "stream_"
 
 Authorize = Callable[[str | None], str]
 """Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""
-
-
-class Documents(Protocol):
-    """An answer, read by one consumer: never an empty list."""
-
-    finish_reason: FinishReason | None
-
-    def __aiter__(self) -> AsyncIterator[list[OutputFields]]: ...
-
-    def usage(self) -> Usage | None:
-        """Token counts, at the end, if they are known."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,7 @@ class StreamDesk:
         self._responses = responses
 
     @asynccontextmanager
-    async def open(self, ask: Ask) -> AsyncIterator[Documents]:
+    async def open(self, ask: Ask) -> AsyncIterator["Documents"]:
         """The answer that is asked for, from its start or from where a reader left it."""
         scope = self._authorize(authorization(ask.authorization, ask.fields))
         keeping = parse_keeping(ask.fields, text=ask.text)
@@ -184,3 +171,6 @@ class StoredAnswer:
         return output_document(self._id[len(PREFIX) :][:24], delta, last[-1]) | {
             "stream_id": self._id
         }
+
+
+Documents = Answer | StoredAnswer

@@ -118,11 +118,7 @@ async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
 
 
 def _update(document: OutputFields) -> bytes:
-    return b"event: update\r\ndata: " + _json(document) + b"\r\n\r\n"
-
-
-def _json(document: OutputFields) -> bytes:
-    return _unmarked(orjson.dumps(document))
+    return b"event: update\r\ndata: " + _unmarked(orjson.dumps(document)) + b"\r\n\r\n"
 
 
 def _unmarked(json: bytes) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llamastream.errors import InvalidRequest
 from llamastream.messages import ChatRequest
-from llamastream.server.errors import check_id, model_not_found
+from llamastream.server.errors import check_id, check_model
 from llamastream.server.feed import START, Opening
 from llamastream.server.messages import parse_input
 from llamastream.server.responses.events import Snapshot
@@ -90,8 +90,7 @@ class ResponseDesk:
             return feed.snapshot
 
     def _check(self, body: ResponseBody) -> tuple[Item, ...]:
-        if body.model != self._chat.model_name:
-            raise model_not_found(body.model, self._chat.model_name)
+        check_model(body.model, self._chat.model_name)
         if body.previous_response_id is not None:
             check_id(body.previous_response_id, PREFIX)
         if body.input is None and not (body.conversation_id or body.previous_response_id):

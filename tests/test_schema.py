@@ -7,7 +7,7 @@ import pytest
 from docarray import BaseDoc
 
 from llamastream.schema import ModelOutputDocument, PromptDocument
-from llamastream.server.jina.documents import Keeping, parse_prompt
+from llamastream.server.jina.documents import Ask, Keeping
 
 
 class ArticlePrompt(BaseDoc):
@@ -67,10 +67,10 @@ def test_server_reads_every_field_of_the_document() -> None:
     }
     others = {"id", "messages", "api_key", *Keeping.model_fields}
     assert set(values) == set(PromptDocument.model_fields) - others
-    plain = parse_prompt({"prompt": "a", "max_tokens": 3}, scope="", label="")
+    plain = Ask({"prompt": "a", "max_tokens": 3}).prompt()
     for name in values.keys() - {"prompt", "max_tokens"}:
         fields = {"prompt": "a", "max_tokens": 3, name: values[name]}
-        assert parse_prompt(fields, scope="", label="") != plain, f"{name} has no effect"
+        assert Ask(fields).prompt() != plain, f"{name} has no effect"
 
 
 def test_a_stream_id_stands_for_the_prompt() -> None:

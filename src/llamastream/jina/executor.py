@@ -16,13 +16,8 @@ from llamastream.config import DType, ModelSettings
 from llamastream.errors import ChatError, InternalError
 from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, error_document
 from llamastream.schema import ModelOutputDocument
-from llamastream.server.jina.documents import (
-    ENDPOINT,
-    Answer,
-    check_not_kept,
-    parse_keeping,
-    parse_prompt,
-)
+from llamastream.server.jina.answers import Answer
+from llamastream.server.jina.documents import ENDPOINT, Ask, check_not_kept
 from llamastream.service.chat_service import ChatService
 from llamastream.wiring import Assembly, assemble
 
@@ -73,9 +68,9 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
             yield error_document(InternalError("internal error"))
 
     async def _answer(self, doc: LenientPromptDocument) -> AsyncIterator[ModelOutputDocument]:
-        given = {"max_tokens": self._max_tokens} | doc.fields()
-        check_not_kept(parse_keeping(given))
-        prompt = parse_prompt(given, scope="", label="")
+        ask = Ask({"max_tokens": self._max_tokens} | doc.fields())
+        check_not_kept(ask.keeping())
+        prompt = ask.prompt()
         service = await asyncio.shield(self._starting)
         stream = await service.open(prompt)
         try:

@@ -7,17 +7,13 @@ import pytest
 from llamastream.errors import InvalidRequest
 from llamastream.messages import Delta, FinishReason, Message, TokenLogprob
 from llamastream.sampling import SamplingParams
-from llamastream.server.jina.documents import (
-    MAX_PROMPT_BYTES,
-    Answer,
-    authorization,
-    parse_prompt,
-)
+from llamastream.server.jina.answers import Answer
+from llamastream.server.jina.documents import MAX_PROMPT_BYTES, Ask
 from tests.doubles.scripted_service import ScriptedStream
 
 
 def parse(text: bool = False, **fields: object) -> Any:
-    return parse_prompt(fields, scope="", label="", text=text)
+    return Ask(fields, text=text).prompt()
 
 
 def test_article_document_is_a_greedy_raw_prompt() -> None:
@@ -102,7 +98,7 @@ def test_empty_prompt_is_a_prompt() -> None:
 )
 def test_bad_document_is_refused_by_field(fields: dict[str, Any], param: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_prompt(fields, scope="", label="")
+        Ask(fields).prompt()
     assert caught.value.param == param
     assert said in caught.value.message
 
@@ -120,11 +116,11 @@ def test_query_strings_are_read_as_the_types_of_the_fields() -> None:
 
 
 def test_key_in_the_document_stands_for_the_header() -> None:
-    assert authorization(None, {"api_key": "k"}) == "Bearer k"
-    assert authorization("Bearer h", {"api_key": "k"}) == "Bearer h"
-    assert authorization(None, {}) is None
+    assert Ask({"api_key": "k"}).authorization() == "Bearer k"
+    assert Ask({"api_key": "k"}, "Bearer h").authorization() == "Bearer h"
+    assert Ask({}).authorization() is None
     with pytest.raises(InvalidRequest, match="api_key"):
-        authorization(None, {"api_key": 5})
+        Ask({"api_key": 5}).authorization()
 
 
 class OneRead(ScriptedStream):

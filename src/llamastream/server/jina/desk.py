@@ -5,44 +5,20 @@ n of it is the same for every reader, now and after a restart.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-from llamastream.errors import EngineDead, InternalError
-from llamastream.messages import Delta, FinishReason, Usage
+from llamastream.errors import EngineDead
 from llamastream.server.errors import check_id
-from llamastream.server.idempotency import make_key, refuse_key
-from llamastream.server.jina.documents import (
-    ENDPOINT,
-    Answer,
-    OutputFields,
-    authorization,
-    check_not_kept,
-    output_document,
-    parse_keeping,
-    parse_prompt,
-    prompt_json,
-)
+from llamastream.server.idempotency import refuse_key
+from llamastream.server.jina.answers import PREFIX, Answer, Documents, StoredAnswer
+from llamastream.server.jina.documents import Ask, check_not_kept
 from llamastream.service.chat_service import ChatService
-from llamastream.service.response_log import FINISH_REASONS, Reader, ResponseLog
+from llamastream.service.response_log import ResponseLog
 from llamastream.service.responses import Draft, Responses
-
-PREFIX = "stream_"
 
 Authorize = Callable[[str | None], str]
 """Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A PromptDocument's fields and what came beside it. `text`: see parse_prompt."""
-
-    fields: Mapping[str, object]
-    authorization: str | None
-    idempotency_key: str | None
-    label: str
-    text: bool = False
 
 
 class StreamDesk:
@@ -62,16 +38,15 @@ class StreamDesk:
         self._responses = responses
 
     @asynccontextmanager
-    async def open(self, ask: Ask) -> AsyncIterator["Documents"]:
+    async def open(self, ask: Ask) -> AsyncIterator[Documents]:
         """The answer that is asked for, from its start or from where a reader left it."""
-        scope = self._authorize(authorization(ask.authorization, ask.fields))
-        keeping = parse_keeping(ask.fields, text=ask.text)
+        scope = self._authorize(ask.authorization())
+        keeping = ask.keeping()
         if self._responses is None:
             check_not_kept(keeping)
         if self._responses is None or not (keeping.store or keeping.stream_id):
             refuse_key(ask.idempotency_key)
-            prompt = parse_prompt(ask.fields, scope=scope, label=ask.label, text=ask.text)
-            stream = await self._service.open(prompt)
+            stream = await self._service.open(ask.prompt(scope))
             try:
                 yield Answer(stream)
             finally:
@@ -100,77 +75,7 @@ def _opened(responses: Responses) -> Responses:
 
 
 async def _begin(responses: Responses, ask: Ask, scope: str) -> ResponseLog:
-    prompt = parse_prompt(ask.fields, scope=scope, label=ask.label, text=ask.text)
-    key = None
-    if ask.idempotency_key is not None:
-        key = make_key(ask.idempotency_key, ENDPOINT, prompt_json(ask.fields, text=ask.text))
+    prompt = ask.prompt(scope)
     wire = {"max_tokens": prompt.sampling.max_tokens}
-    draft = Draft(id=PREFIX + uuid.uuid4().hex, wire=wire, idempotency=key)
+    draft = Draft(id=PREFIX + uuid.uuid4().hex, wire=wire, idempotency=ask.key())
     return await responses.create(prompt, draft)
-
-
-class StoredAnswer:
-    """The documents with a number over `after`. The number is the position of the token, so it has
-    gaps where a token brings no text; text that the end releases has the next one. An answer
-    without any text is one document with that number, so that its reader learns the id.
-
-    A reason to finish is on a document only where every reader finds it: the last token that
-    `max_tokens` allows waits for the end, which is recorded next.
-    """
-
-    def __init__(self, reader: Reader, *, after: int) -> None:
-        """`reader` starts behind `after`."""
-        self.finish_reason: FinishReason | None = None
-        self._reader = reader
-        self._after = after
-        self._id = reader.record.id
-        self._last = reader.record.request["wire"]["max_tokens"] - 1
-        self._held: OutputFields | None = None
-
-    def usage(self) -> Usage | None:
-        return self._reader.log.usage()
-
-    async def __aiter__(self) -> AsyncIterator[list[OutputFields]]:
-        """Raises the ChatError that keeps the answer from going on here."""
-        while not self._reader.exhausted:
-            documents = self._documents(await self._reader.read())
-            if documents:
-                yield documents
-        if self._reader.record.error is not None:
-            raise InternalError(self._reader.record.error)
-
-    def _empty(self) -> list[OutputFields]:
-        """What is read of an answer that ended without any text."""
-        usage = self.usage()
-        number = 0 if usage is None else usage.num_output_tokens
-        self.finish_reason = FINISH_REASONS[self._reader.record.status]
-        if number <= self._after:
-            return []
-        return [self._document(Delta(0, number, "", ())) | {"finish_reason": self.finish_reason}]
-
-    def _documents(self, deltas: list[Delta]) -> list[OutputFields]:
-        if self._reader.exhausted and not (self._reader.text or self._reader.record.error):
-            return self._empty()
-        held, self._held = self._held, None
-        documents = [] if held is None else [held]
-        for delta in deltas:
-            is_shown = bool(delta.text) and delta.sequence_number > self._after
-            if is_shown:
-                documents.append(self._document(delta))
-            if delta.finish_reason is not None:
-                self.finish_reason = delta.finish_reason
-                if is_shown or held is not None:
-                    documents[-1]["finish_reason"] = delta.finish_reason.value
-            elif is_shown and delta.sequence_number == self._last:
-                self._held = documents.pop()
-        return documents
-
-    def _document(self, delta: Delta) -> OutputFields:
-        tokens = self._reader.log.tokens
-        last = delta.token_ids or [token.token_id for token in tokens[-1:]] or [-1]
-        return output_document(self._id[len(PREFIX) :][:24], delta, last[-1]) | {
-            "stream_id": self._id
-        }
-
-
-Documents = Answer | StoredAnswer

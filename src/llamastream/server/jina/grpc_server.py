@@ -16,8 +16,9 @@ from llamastream.errors import ChatError, InvalidRequest, NotFound
 from llamastream.server.gate import LABEL
 from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.server.jina import small_calls, wire
-from llamastream.server.jina.desk import Ask, Documents, StreamDesk
-from llamastream.server.jina.documents import ENDPOINT
+from llamastream.server.jina.answers import Documents
+from llamastream.server.jina.desk import StreamDesk
+from llamastream.server.jina.documents import ENDPOINT, Ask
 from llamastream.server.jina.small_calls import Context
 
 logger = logging.getLogger(__name__)

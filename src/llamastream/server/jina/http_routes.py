@@ -19,8 +19,9 @@ from llamastream.server.delivery import EVENT_STREAM_HEADERS
 from llamastream.server.errors import error_body, error_response
 from llamastream.server.feed import until_client_leaves
 from llamastream.server.idempotency import HEADER as IDEMPOTENCY_KEY
-from llamastream.server.jina.desk import Ask, Documents, StreamDesk
-from llamastream.server.jina.documents import ENDPOINT, OutputFields
+from llamastream.server.jina.answers import Documents, OutputFields
+from llamastream.server.jina.desk import StreamDesk
+from llamastream.server.jina.documents import ENDPOINT, Ask
 from llamastream.server.transport import unsent_is_none
 
 logger = logging.getLogger(__name__)

@@ -6,16 +6,20 @@ A client that leaves only stops reading: whether that stops the answer is the se
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
 from llamastream.errors import ChatError, InternalError
+from llamastream.messages import Delta
 from llamastream.server.delivery import EVENT_STREAM_HEADERS, PING
 from llamastream.server.errors import error_fields
+from llamastream.service.response_log import Reader
+from llamastream.service.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +33,37 @@ class Event(NamedTuple):
     is_last: bool = False
 
 
-class Feed(Protocol):
+class Feed(ABC):
     """Read by one consumer, until an event is the last."""
 
-    id: str  # of the answer
+    def __init__(self, id: str, source: Reader | Stream, opening: list[Event]) -> None:
+        """`opening` events are there before the answer's first delta."""
+        self.id = id
+        self._source = source
+        self._opening = opening
 
     async def read(self, timeout_s: float | None) -> list[Event]:
         """Events that are ready, waiting for at least one; empty when the time passed without any.
 
         Raises the ChatError that keeps the answer from going on here.
         """
-        ...
+        if self._opening:
+            opening, self._opening = self._opening, []
+            return opening
+        while True:
+            deltas = await self._source.read(timeout_s)
+            events = self._events_of(deltas)
+            if events or not deltas:
+                return events
+            await asyncio.sleep(0)  # a long way to what was not seen must not hold up the others
 
+    @abstractmethod
+    def _events_of(self, deltas: list[Delta]) -> list[Event]:
+        """Those that were not seen; the end's as well, once the source is exhausted."""
+
+    @abstractmethod
     def whole(self) -> bytes:
         """All of it as one JSON object, after the last event."""
-        ...
 
 
 Opening = AbstractAsyncContextManager[Feed]

@@ -4,7 +4,6 @@ Frame n is the n-th event of the stream, `id: n` on the wire; a client that was 
 by GET with `Last-Event-ID` (or `starting_after`).
 """
 
-import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -38,26 +37,18 @@ PREFIX = "chatcmpl-"
 METADATA_FILTER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
-class ChatFeed:
+class ChatFeed(Feed):
     """The frames with a number over `after`, and one without any bytes as the last."""
 
     def __init__(self, reader: Reader, *, after: int) -> None:
         """`reader` starts at the first token."""
-        self.id = reader.record.id
+        super().__init__(reader.record.id, reader, opening=[])
         self._reader = reader
         self._after = after
         wire = reader.record.request["wire"]
         self._format = ChatFormat(_answer(reader.record), wire["metadata"])
         self._next = 0
         self._deltas: list[Delta] = []
-
-    async def read(self, timeout_s: float | None) -> list[Event]:
-        while True:
-            deltas = await self._reader.read(timeout_s)
-            events = self._events_of(deltas)
-            if events or not deltas:
-                return events
-            await asyncio.sleep(0)  # a long way to `after` must not hold up the others
 
     def whole(self) -> bytes:
         usage = self._reader.log.usage()

@@ -1,51 +1,41 @@
 """The feed of one response: of a stored one behind any event, or of a stream that nobody keeps."""
 
-import asyncio
 import time
 from dataclasses import replace
 
 import orjson
 
 from llamastream.messages import Delta, FinishReason, TokenLogprob
-from llamastream.server.feed import START, Event
+from llamastream.server.feed import START, Event, Feed
 from llamastream.server.responses.events import NUM_OPENING, ResponseEvents, Snapshot
 from llamastream.service.generations import STATUSES
 from llamastream.service.response_log import Reader
 from llamastream.service.stream import Stream
 
 
-class ResponseFeed:
-    """A Feed of the events with a number over `after`, and of the last, which always comes.
+class ResponseFeed(Feed):
+    """The events with a number over `after`, and of the last, which always comes.
 
     Deltas are read from the first on, since the end repeats the whole text. A stored response has
     one per token, so that its events are the same for every reader; an unstored one as they come.
     """
 
     def __init__(self, source: Reader | Stream, opened: Snapshot, *, after: int = START) -> None:
-        self.id = opened.id
         self.snapshot = opened
-        self._source = source
         self._after = after
         self._events = ResponseEvents(opened)
-        self._next = 0  # number of the next event
+        self._next = NUM_OPENING  # number of the next event
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: FinishReason | None = None
+        super().__init__(opened.id, source, self._new(self._events.opening()))
 
-    async def read(self, timeout_s: float | None) -> list[Event]:
-        if not self._next:
-            self._next = NUM_OPENING
-            if events := self._new(self._events.opening()):
-                return events
-        while True:
-            deltas = await self._source.read(timeout_s)
-            events = [event for delta in deltas for event in self._take(delta)]
-            if self._source.exhausted:
-                self.snapshot = self._ended()
-                events += self._new(self._events.closing(self._next, self.snapshot))
-            if events or not deltas:
-                return events
-            await asyncio.sleep(0)  # a long way to `after` must not hold up the others
+    def _events_of(self, deltas: list[Delta]) -> list[Event]:
+        events = [event for delta in deltas for event in self._take(delta)]
+        if self._source.exhausted:
+            self.snapshot = self._ended()
+            events += self._new(self._events.closing(self._next, self.snapshot))
+        return events
 
     def whole(self) -> bytes:
         return orjson.dumps(self.snapshot.to_json())

@@ -1,5 +1,6 @@
 """Streams through nginx with the configuration in deploy/, which is the one people will use."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -52,7 +53,8 @@ class Front(NamedTuple):
 
 
 @pytest.fixture
-async def front(tmp_path: Path) -> AsyncIterator[Front]:
+async def front(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Front]:
+    """Its parameter, if any: lines of the file that are to be others."""
     engine = FakeEngine(says("abcdef"), manual=True)
     service = make_service(engine)
     responses = make_responses(service, tmp_path)
@@ -62,7 +64,12 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
         running_server(service, responses=responses) as server,
         grpc_port(service, responses=responses) as rpc,
     ):
-        with running_nginx(tmp_path, httpx.URL(server).port, rpc) as port:
+        changes = {
+            "127.0.0.1:8000": f"127.0.0.1:{httpx.URL(server).port}",
+            "127.0.0.1:12345": f"127.0.0.1:{rpc}",
+            **getattr(request, "param", {}),
+        }
+        with running_nginx(tmp_path, changes) as port:
             await until(lambda: is_listening(port))
             url = f"https://127.0.0.1:{port}"
             credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
@@ -82,12 +89,10 @@ def make_certificate(folder: Path) -> Path:
 
 
 @contextmanager
-def running_nginx(folder: Path, http: int | None, rpc: int) -> Iterator[int]:
-    """With the file of deploy/ and nothing changed but ports and paths."""
+def running_nginx(folder: Path, changes: dict[str, str]) -> Iterator[int]:
+    """With the file of deploy/, and of that nothing changed but `changes`, port and paths."""
     port = free_port()
-    changes = {
-        "127.0.0.1:8000": f"127.0.0.1:{http}",
-        "127.0.0.1:12345": f"127.0.0.1:{rpc}",
+    changes |= {
         "listen 443 ": f"listen 127.0.0.1:{port} ",
         "/etc/ssl/llamastream.crt": f"{folder}/certificate",
         "/etc/ssl/llamastream.key": f"{folder}/key",
@@ -192,3 +197,18 @@ async def test_logs_hold_no_prompt_and_metrics_stay_inside(front: Front, tmp_pat
     await until(lambda: " /stream 200 " in log.read_text())
     assert "my-secret" not in log.read_text()
     assert (await front.http.get("/metrics")).status_code == 200  # from the machine itself
+
+
+@pytest.mark.parametrize("front", [{"send_timeout 60s": "send_timeout 1s"}], indirect=True)
+async def test_a_reader_that_takes_nothing_is_given_up(front: Front) -> None:
+    front.engine.script = lambda _: [ord("x")]  # for ever
+    front.engine.max_model_len = 1_000_000
+    data = json.dumps(chat_body(stream=True, logprobs=True, top_logprobs=20)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    url = httpx.URL(front.url)
+    _, writer = await asyncio.open_connection(url.host, url.port, ssl=front.tls, limit=1024)
+    writer.write(head.encode() + data)
+    await until(lambda: front.engine.num_alive)
+    front.engine.allow(10_000)  # 2 KiB each, more than all buffers on the way
+    await until(lambda: front.engine.num_alive == 0)
+    writer.transport.abort()

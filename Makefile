@@ -6,11 +6,15 @@ JINA_BIN := .venv-jina/bin
 STAMPS := .make
 GPU_SITE := .gpu-site
 CORE := CMakeLists.txt $(wildcard csrc/*)
+PAGE := $(wildcard web/*.* web/src/*)
+NODE_OK := $(shell command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split("."); \
+  console.log(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? "yes" : "")' 2>/dev/null)
 
-.PHONY: help serve chat test test-jina test-gpu soak check format demo-model core protos clean
+.PHONY: help serve web chat test test-jina test-gpu soak check format demo-model core protos clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
+	@echo "make web     the chat page alone (Node.js 20.19 or later; serve and test do it too)"
 	@echo "make chat    a conversation in the terminal"
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
@@ -18,14 +22,24 @@ help:
 	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|disk ROUNDS=20)"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
+# Without the page the service is whole but for `/`, which then says how to build it.
 serve: $(STAMPS)/install
+	@$(MAKE) --no-print-directory web || echo "The chat page is not built; the API works without it."
 	$(BIN)/llamastream serve $(ARGS)
 
 chat: $(STAMPS)/install
 	$(BIN)/llamastream chat $(ARGS)
 
-test: $(STAMPS)/test demo-model
+ifeq ($(NODE_OK),yes)
+web: $(STAMPS)/web
+else
+web:
+	@echo "No chat page: building it needs Node.js 20.19 or 22.12 or later, with npm."
+endif
+
+test: $(STAMPS)/test demo-model web
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(if $(NODE_OK),cd web && npm test)
 	$(BIN)/pytest $(ARGS)
 
 test-jina: $(STAMPS)/test $(STAMPS)/jina
@@ -63,7 +77,7 @@ protos: $(STAMPS)/test
 	  --descriptor_set_out=descriptors.binpb jina.proto docarray.proto
 
 clean:
-	rm -rf $(VENV) .venv-* $(GPU_SITE) $(STAMPS) build
+	rm -rf $(VENV) .venv-* $(GPU_SITE) $(STAMPS) build web/node_modules src/llamastream/server/web
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +87,10 @@ $(STAMPS)/venv:
 $(STAMPS)/install: $(STAMPS)/venv pyproject.toml constraints.txt $(CORE)
 	$(BIN)/pip install --constraint constraints.txt --editable .
 	@touch $@
+
+$(STAMPS)/web: $(PAGE)
+	cd web && npm ci --no-audit --no-fund && npm run build
+	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/test: $(STAMPS)/install
 	$(BIN)/pip install --constraint constraints.txt --group test

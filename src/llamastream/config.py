@@ -257,6 +257,7 @@ class ServeSettings(Settings):
         description="Web origins that may call the service from a browser, e.g. "
         "https://chat.example.org; several with commas, * for all. [none]",
     )
+    page: bool = Field(True, description="Serve the chat page at /.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log: debug, info, warning or error."
     )

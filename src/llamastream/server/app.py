@@ -19,6 +19,7 @@ from llamastream.server.gate import Gate
 from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.http_routes import jina_routes
 from llamastream.server.operator_api import OperatorApi
+from llamastream.server.page import page_routes
 from llamastream.server.prompts_api import PromptsApi
 from llamastream.server.responses.api import ResponsesApi
 from llamastream.server.responses.desk import ResponseDesk
@@ -76,6 +77,7 @@ def _routes(
         stored = _stored_routes(responses, stored_chat, settings)
     return [
         *stored,
+        *(page_routes() if settings.page and stored else []),
         Route("/v1/chat/completions", completions.chat, methods=["POST"]),
         Route("/v1/completions", completions.completion, methods=["POST"]),
         Route("/v1/models", operator.models),

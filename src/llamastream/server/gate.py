@@ -12,9 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llamastream.errors import Unauthorized
 from llamastream.server.auth import KeyRing
 from llamastream.server.errors import error_response
+from llamastream.server.page import ASSETS
 
-# Probes of load balancers carry no key, and jina.Client's may be inside the document.
-OPEN_PATHS = frozenset({"/health", "/dry_run", "/stream"})
+# Probes of load balancers carry no key, jina.Client's may be inside the document, and the page asks
+# for one.
+OPEN_PATHS = frozenset({"/", "/health", "/dry_run", "/stream"})
 LABEL = re.compile(r"[\w.:-]{1,128}", re.ASCII)  # safe in a log line and in a header
 
 
@@ -35,7 +37,9 @@ class Gate:
         state = scope.setdefault("state", {})
         state["label"] = label
         labelled = _labelled(send, label.encode())
-        if scope["path"] not in OPEN_PATHS and scope.get("method") != "OPTIONS":
+        path = scope["path"]
+        is_open = path in OPEN_PATHS or path.startswith(ASSETS)
+        if not is_open and scope.get("method") != "OPTIONS":
             try:
                 state["key_scope"] = self._keys.scope_of_header(headers.get("authorization"))
             except Unauthorized as error:

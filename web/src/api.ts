@@ -1,0 +1,197 @@
+// The server's HTTP interface, as far as the page uses it. Knows no DOM.
+
+export interface Conversation {
+  id: string;
+  created_at: number;
+  metadata: { title?: string; response?: string };
+}
+
+export interface Item {
+  id: string;
+  role: "user" | "assistant" | "system" | "developer";
+  status: "completed" | "incomplete";
+  content: { text: string }[];
+}
+
+export interface Usage {
+  input_tokens: number;
+  output_tokens: number;
+}
+
+export interface ResponseObject {
+  id: string;
+  status: "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
+  error: { message: string } | null;
+  max_output_tokens: number | null;
+  output: Item[];
+  usage: Usage | null;
+}
+
+export interface Model {
+  id: string;
+  max_model_len: number | null;
+}
+
+interface List<T> {
+  data: T[];
+  has_more: boolean;
+  last_id: string | null;
+}
+
+/** A refusal in the server's own words. */
+export class ApiError extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly param: string | null = null,
+    readonly retryAfterS: number | null = null,
+  ) {
+    super(message);
+  }
+
+  /** Whether the same request may succeed later without anybody's doing. */
+  get isTemporary(): boolean {
+    return [502, 503, 504].includes(this.status);
+  }
+}
+
+/** The server cannot be reached, or went away in the middle. */
+export class ConnectionLost extends Error {}
+
+/** Asks the person for an API key; null when they decline. */
+export type AskKey = (why: string) => Promise<string | null>;
+
+interface Options {
+  method?: string;
+  body?: string; // JSON
+  headers?: Record<string, string>;
+  signal?: AbortSignal;
+}
+
+export class Api {
+  constructor(
+    private readonly base: string,
+    public key: string | null,
+    private readonly askKey: AskKey,
+  ) {}
+
+  /** Send a request, with a key as soon as one is wanted. Raises ApiError and ConnectionLost. */
+  async send(path: string, options: Options = {}): Promise<Response> {
+    for (;;) {
+      const usedKey = this.key;
+      const response = await this.attempt(path, options);
+      if (response.ok) return response;
+      const error = await toError(response);
+      if (error.status !== 401) throw error;
+      if (this.key === usedKey) this.key = await this.askKey(usedKey ? error.message : "");
+      if (this.key === null) throw error;
+    }
+  }
+
+  async health(): Promise<string> {
+    const response = await this.attempt("health", {});
+    if (response.ok) return "ready";
+    const body = (await response.json().catch(() => ({}))) as { status?: string };
+    return body.status ?? "unreachable";
+  }
+
+  async model(): Promise<Model> {
+    const models = await this.json<List<Model>>("v1/models");
+    return models.data[0]!;
+  }
+
+  conversations(after?: string): Promise<List<Conversation>> {
+    return this.json(`v1/conversations?limit=50${after ? `&after=${after}` : ""}`);
+  }
+
+  conversation(id: string): Promise<Conversation> {
+    return this.json(`v1/conversations/${id}`);
+  }
+
+  createConversation(metadata: Conversation["metadata"]): Promise<Conversation> {
+    return this.json("v1/conversations", { method: "POST", body: JSON.stringify({ metadata }) });
+  }
+
+  /** Replaces the metadata. */
+  updateConversation(id: string, metadata: Conversation["metadata"]): Promise<Conversation> {
+    return this.json(`v1/conversations/${id}`, {
+      method: "POST",
+      body: JSON.stringify({ metadata }),
+    });
+  }
+
+  async deleteConversation(id: string): Promise<void> {
+    await this.send(`v1/conversations/${id}`, { method: "DELETE" });
+  }
+
+  /** All items, oldest first. */
+  async items(conversation: string): Promise<Item[]> {
+    return this.all(`v1/conversations/${conversation}/items`);
+  }
+
+  async deleteItem(conversation: string, id: string): Promise<void> {
+    await this.send(`v1/conversations/${conversation}/items/${id}`, { method: "DELETE" });
+  }
+
+  /** Begin a response, or find the one that `key` began, and return it as it is. */
+  begin(body: string, key: string): Promise<ResponseObject> {
+    const headers = { "Idempotency-Key": key };
+    return this.json("v1/responses", { method: "POST", body, headers });
+  }
+
+  response(id: string): Promise<ResponseObject> {
+    return this.json(`v1/responses/${id}`);
+  }
+
+  inputItems(response: string): Promise<Item[]> {
+    return this.all(`v1/responses/${response}/input_items`);
+  }
+
+  async cancel(response: string): Promise<void> {
+    await this.send(`v1/responses/${response}/cancel`, { method: "POST" });
+  }
+
+  private async all(path: string): Promise<Item[]> {
+    const items: Item[] = [];
+    for (let after = ""; ; ) {
+      const page = await this.json<List<Item>>(`${path}?order=asc&limit=100${after}`);
+      items.push(...page.data);
+      if (!page.has_more) return items;
+      after = `&after=${page.last_id}`;
+    }
+  }
+
+  private async json<T>(path: string, options: Options = {}): Promise<T> {
+    const response = await this.send(path, options);
+    try {
+      return (await response.json()) as T;
+    } catch {
+      throw new ConnectionLost();
+    }
+  }
+
+  private async attempt(path: string, options: Options): Promise<Response> {
+    const headers: Record<string, string> = { ...options.headers };
+    if (this.key !== null) headers["Authorization"] = `Bearer ${this.key}`;
+    if (options.body !== undefined) headers["Content-Type"] = "application/json";
+    try {
+      return await fetch(this.base + path, { ...options, headers, cache: "no-store" });
+    } catch (error) {
+      if (options.signal?.aborted) throw error;
+      throw new ConnectionLost();
+    }
+  }
+}
+
+async function toError(response: Response): Promise<ApiError> {
+  const body = (await response.json().catch(() => null)) as {
+    error?: { message?: string; param?: string | null };
+  } | null;
+  const after = Number(response.headers.get("Retry-After") ?? NaN);
+  return new ApiError(
+    body?.error?.message ?? `The server answered ${response.status}.`,
+    response.status,
+    body?.error?.param ?? null,
+    Number.isFinite(after) ? after : null,
+  );
+}

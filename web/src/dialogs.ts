@@ -1,0 +1,111 @@
+// Settings, the API key, and the question before something is deleted.
+
+import type { Model } from "./api.ts";
+import { byId } from "./dom.ts";
+import { DEFAULTS, type Settings } from "./request.ts";
+import { storage } from "./storage.ts";
+
+export class SettingsDialog {
+  private readonly dialog = byId<HTMLDialogElement>("settings-dialog");
+  private readonly fields = {
+    instructions: byId<HTMLTextAreaElement>("instructions"),
+    temperature: byId<HTMLInputElement>("temperature"),
+    maxTokens: byId<HTMLInputElement>("max-tokens"),
+    seed: byId<HTMLInputElement>("seed"),
+  };
+  private readonly dropOldest = byId<HTMLInputElement>("drop-oldest");
+
+  constructor(onForgetKey: () => void) {
+    const settings = { ...DEFAULTS, ...storage.settings() };
+    for (const [name, field] of this.entries()) field.value = settings[name];
+    this.dropOldest.checked = settings.dropOldest;
+    this.dialog.addEventListener("input", (event) => {
+      this.mark(event.target as HTMLElement, null);
+      storage.setSettings(this.settings);
+    });
+    byId("settings").addEventListener("click", () => this.open());
+    byId("forget-key").addEventListener("click", () => {
+      this.dialog.close();
+      onForgetKey();
+    });
+  }
+
+  get settings(): Settings {
+    const { instructions, temperature, maxTokens, seed } = this.fields;
+    return {
+      instructions: instructions.value,
+      temperature: temperature.value,
+      maxTokens: maxTokens.value,
+      seed: seed.value,
+      dropOldest: this.dropOldest.checked,
+    };
+  }
+
+  show(model: Model): void {
+    const limit = model.max_model_len;
+    this.fields.maxTokens.placeholder = limit ? `up to ${limit}` : "";
+  }
+
+  /** Open at the field that the server calls `param`, with what it said; whether there is one. */
+  refuse(param: string, message: string): boolean {
+    const field = this.dialog.querySelector<HTMLElement>(`[data-param="${CSS.escape(param)}"]`);
+    if (field === null) return false;
+    this.open();
+    this.mark(field, message);
+    field.focus();
+    return true;
+  }
+
+  private open(): void {
+    byId("forget-key").hidden = storage.key() === null;
+    this.dialog.showModal();
+  }
+
+  private entries() {
+    return Object.entries(this.fields) as [keyof typeof this.fields, HTMLInputElement][];
+  }
+
+  private mark(field: HTMLElement, message: string | null): void {
+    field.setAttribute("aria-invalid", String(message !== null));
+    const place = field.nextElementSibling;
+    if (!(place instanceof HTMLElement && place.classList.contains("field-error"))) return;
+    place.textContent = message;
+    place.hidden = message === null;
+  }
+}
+
+let asking: Promise<string | null> | null = null;
+
+/** Ask for the API key, once for all requests that want it. Null when the person declines. */
+export function askKey(why: string): Promise<string | null> {
+  asking ??= new Promise<string | null>((resolve) => {
+    const field = byId<HTMLInputElement>("key");
+    byId("key-error").textContent = why;
+    byId("key-error").hidden = !why;
+    void ask("key-dialog").then((isGiven) => {
+      const key = isGiven ? field.value.trim() : null;
+      if (key) storage.setKey(key, byId<HTMLInputElement>("remember").checked);
+      field.value = "";
+      asking = null;
+      resolve(key || null);
+    });
+  });
+  return asking;
+}
+
+export function confirmDelete(title: string): Promise<boolean> {
+  byId("delete-name").textContent = `“${title}”`;
+  return ask("delete-dialog");
+}
+
+function ask(id: string): Promise<boolean> {
+  const dialog = byId<HTMLDialogElement>(id);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    const onClose = () => resolve(dialog.returnValue === "ok");
+    dialog.addEventListener("close", onClose, { once: true });
+    const cancel = dialog.querySelector<HTMLButtonElement>("[value=cancel]")!;
+    cancel.onclick = () => dialog.close("cancel"); // not by way of the form, which may be invalid
+  });
+}

@@ -1,0 +1,219 @@
+// Joins the parts: what the person does, what the chat does, and what is shown.
+
+import { Api, ApiError, ConnectionLost, type Conversation, type Model } from "./api.ts";
+import { Chat, Refused } from "./chat.ts";
+import { askKey, confirmDelete, SettingsDialog } from "./dialogs.ts";
+import { byId } from "./dom.ts";
+import type { Link } from "./follow.ts";
+import { MessageList } from "./messages.ts";
+import { SettingError } from "./request.ts";
+import { Sidebar } from "./sidebar.ts";
+import { storage } from "./storage.ts";
+
+const LINK_TEXTS: Record<Link, string> = {
+  live: "",
+  lost: "Connection lost, resuming…",
+  loading: "The server is starting, the answer goes on as soon as it is ready…",
+};
+const HEALTH_MS = 1000;
+
+const text = byId<HTMLTextAreaElement>("text");
+const title = byId<HTMLInputElement>("title");
+const api = new Api(document.baseURI.replace(/[#?].*$/, ""), storage.key(), askKey);
+let model: Model | null = null;
+
+const settings = new SettingsDialog(() => {
+  storage.setKey(null, false);
+  location.reload();
+});
+const chat = new Chat(api, storage, {
+  onMessages: update,
+  onAnswer: update,
+  onLink: (link) => say(LINK_TEXTS[link]),
+  onConversation(conversation) {
+    sidebar.put(conversation);
+    showOpen();
+  },
+});
+const list = new MessageList(
+  byId("scroller"),
+  byId("messages"),
+  byId("to-end"),
+  chat,
+  {
+    regenerate: () => act(() => chat.regenerate(settings.settings, model!.id)),
+    edit: (index, words) => act(() => chat.edit(index, words, settings.settings, model!.id)),
+  },
+);
+const sidebar = new Sidebar(api, remove, fail);
+
+function update(): void {
+  const { isAnswering, isBusy } = chat;
+  byId("stop").hidden = !isAnswering;
+  byId("send").hidden = isAnswering;
+  byId<HTMLButtonElement>("send").disabled = isBusy || model === null || !text.value.trim();
+  list.update();
+}
+
+/** Do something with the chat, and show what comes of it. */
+async function act(action: () => Promise<void>): Promise<void> {
+  byId("error").hidden = true;
+  list.scrollToEnd();
+  try {
+    await action();
+    speak();
+  } catch (error) {
+    if (error instanceof Refused) giveBack(error.text);
+    fail(error instanceof Refused ? error.cause : error);
+  }
+}
+
+function send(): void {
+  const words = text.value;
+  if (!words.trim() || chat.isBusy || model === null) return;
+  const { id } = model;
+  write("");
+  void act(() => chat.send(words, settings.settings, id));
+}
+
+/** A text that was not answered returns to where it was typed, unless something else is there. */
+function giveBack(words: string | null): void {
+  if (words !== null && !text.value.trim()) write(words);
+}
+
+function fail(error: unknown): void {
+  if (error instanceof DOMException && error.name === "AbortError") return;
+  if (error instanceof SettingError || error instanceof ApiError) {
+    if (error.param && settings.refuse(error.param, error.message)) return;
+  }
+  let message = error instanceof Error ? error.message : String(error);
+  if (error instanceof ConnectionLost) message = "The server cannot be reached. Try again later.";
+  if (error instanceof ApiError && error.retryAfterS !== null) {
+    message += ` Try again in ${error.retryAfterS} s.`;
+  }
+  byId("error").textContent = message;
+  byId("error").hidden = false;
+  if (!(error instanceof ApiError || error instanceof ConnectionLost)) console.error(error);
+}
+
+function say(words: string): void {
+  byId("status").textContent = words;
+  byId("status").hidden = !words;
+}
+
+/** For screen readers: the whole answer, once. */
+function speak(): void {
+  const last = chat.messages.at(-1);
+  if (last?.answer) byId("spoken").textContent = last.text;
+}
+
+function write(words: string): void {
+  text.value = words;
+  onInput();
+}
+
+function onInput(): void {
+  storage.setDraft(text.value);
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight}px`;
+  update();
+}
+
+function showOpen(): void {
+  const { conversation } = chat;
+  const name = conversation?.metadata.title ?? "";
+  if (conversation && location.hash !== `#${conversation.id}`) {
+    history.pushState(null, "", `#${conversation.id}`);
+  }
+  title.hidden = conversation === null;
+  title.value = name;
+  document.title = name ? `${name} · llamastream` : "llamastream";
+  sidebar.mark(conversation?.id ?? null);
+}
+
+/** Show what the address names. */
+async function openAddress(): Promise<void> {
+  const id = location.hash.slice(1);
+  if (id === (chat.conversation?.id ?? "")) return;
+  byId("error").hidden = true;
+  if (!id) {
+    chat.startNew();
+    showOpen();
+    text.focus();
+    return;
+  }
+  await act(() => chat.open(id, showOpen));
+}
+
+async function remove(conversation: Conversation): Promise<void> {
+  if (!(await confirmDelete(conversation.metadata.title || "Untitled"))) return;
+  try {
+    await api.deleteConversation(conversation.id);
+  } catch (error) {
+    if (!(error instanceof ApiError && error.status === 404)) return fail(error);
+  }
+  sidebar.remove(conversation.id);
+  if (conversation.id === chat.conversation?.id) startNew();
+}
+
+function startNew(): void {
+  history.pushState(null, "", location.pathname + location.search);
+  void openAddress();
+}
+
+/** Return when the server takes requests, saying meanwhile why it does not. */
+async function ready(): Promise<void> {
+  for (;;) {
+    const state = await api.health().catch(() => "unreachable");
+    if (state === "ready") return say("");
+    say(state === "loading" ? "The model is loading…" : `The server is ${state}, waiting…`);
+    await new Promise((resolve) => setTimeout(resolve, HEALTH_MS));
+  }
+}
+
+async function start(): Promise<void> {
+  await ready();
+  try {
+    model = await api.model();
+    byId("model").textContent = model.id;
+    settings.show(model);
+    await sidebar.load();
+  } catch (error) {
+    fail(error);
+  }
+  update();
+  await openAddress();
+}
+
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  send();
+});
+text.addEventListener("input", onInput);
+text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  send();
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) void act(() => chat.stop());
+});
+byId("stop").addEventListener("click", () => chat.stop().catch(fail));
+byId("new").addEventListener("click", startNew);
+title.addEventListener("change", () => {
+  const name = title.value.trim();
+  if (name) chat.rename(name).catch(fail);
+});
+title.addEventListener("keydown", (event) => {
+  if (event.key === "Enter") title.blur();
+});
+for (const idea of byId("ideas").querySelectorAll("button")) {
+  idea.addEventListener("click", () => {
+    write(idea.textContent!);
+    send();
+  });
+}
+addEventListener("hashchange", () => void openAddress());
+addEventListener("popstate", () => void openAddress());
+write(storage.draft());
+void start();

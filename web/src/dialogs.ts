@@ -48,7 +48,7 @@ export class SettingsDialog {
 
   /** Open at the field that the server calls `param`, with what it said; whether there is one. */
   refuse(param: string, message: string): boolean {
-    const field = this.dialog.querySelector<HTMLElement>(`[data-param="${CSS.escape(param)}"]`);
+    const field = this.dialog.querySelector<HTMLElement>(`[data-param~="${CSS.escape(param)}"]`);
     if (field === null) return false;
     this.open();
     this.mark(field, message);

@@ -20,7 +20,9 @@ const HEALTH_MS = 1000;
 const text = byId<HTMLTextAreaElement>("text");
 const title = byId<HTMLInputElement>("title");
 const api = new Api(document.baseURI.replace(/[#?].*$/, ""), storage.key(), askKey);
-let model: Model | null = null;
+let model: Model | null = null; // none until the server takes requests
+let isStarting = false;
+let isSendDue = false; // asked for before that
 
 const settings = new SettingsDialog(() => {
   storage.setKey(null, false);
@@ -51,7 +53,7 @@ function update(): void {
   const { isAnswering, isBusy } = chat;
   byId("stop").hidden = !isAnswering;
   byId("send").hidden = isAnswering;
-  byId<HTMLButtonElement>("send").disabled = isBusy || model === null || !text.value.trim();
+  byId<HTMLButtonElement>("send").disabled = isBusy || !text.value.trim();
   list.update();
 }
 
@@ -70,7 +72,11 @@ async function act(action: () => Promise<void>): Promise<void> {
 
 function send(): void {
   const words = text.value;
-  if (!words.trim() || chat.isBusy || model === null) return;
+  if (!words.trim() || chat.isBusy) return;
+  if (model === null) {
+    isSendDue = true;
+    return void start();
+  }
   const { id } = model;
   write("");
   void act(() => chat.send(words, settings.settings, id));
@@ -172,17 +178,21 @@ async function ready(): Promise<void> {
 }
 
 async function start(): Promise<void> {
-  await ready();
+  if (isStarting) return;
+  isStarting = true;
   try {
+    await ready();
     model = await api.model();
     byId("model").textContent = model.id;
     settings.show(model);
     await sidebar.load();
+    await openAddress();
+    if (isSendDue) send();
   } catch (error) {
     fail(error);
+  } finally {
+    isStarting = isSendDue = false;
   }
-  update();
-  await openAddress();
 }
 
 byId("composer").addEventListener("submit", (event) => {

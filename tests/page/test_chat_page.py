@@ -134,6 +134,23 @@ async def test_stopped_answers_keep_what_they_said(
     await expect(page.locator("article.assistant .note")).to_have_text("not complete")
 
 
+async def test_an_answer_stopped_before_it_began(serve: Serve, open_page: OpenPage) -> None:
+    engine = FakeEngine(last_user_words, manual=True)
+    url = await serve(engine)
+    page = await open_page(url)
+    await send(page, "Tell me")
+    await page.get_by_label("Stop").click()
+    await expect(page.get_by_label("Stop")).to_be_hidden()
+    assert (await stored_texts(url))[0] == "Tell me"
+    await page.reload()
+    await expect(questions(page)).to_have_text(["Tell me"])
+    engine.allow(1000)
+    await page.get_by_label("Answer again").click()
+    await expect(answers(page)).to_have_text(["Tell me"])
+    await expect(page.get_by_label("Stop")).to_be_hidden()
+    assert await stored_texts(url) == ["Tell me", "Tell me"]
+
+
 async def test_an_answer_is_given_again(serve: Serve, open_page: OpenPage) -> None:
     replies = iter(("one", "two"))
     engine = FakeEngine(lambda request: says(next(replies))(request))
@@ -227,7 +244,7 @@ async def test_limits_are_the_servers(serve: Serve, open_page: OpenPage) -> None
     await page.get_by_role("button", name="Send").click()
     await expect(answers(page)).to_have_text("keep")
     note = page.locator("article.assistant .note")
-    await expect(note).to_contain_text("ended at the limit of 4 tokens")
+    await expect(note).to_contain_text("ended at the limit · 4 tokens")
 
 
 async def test_settings_reach_the_model(serve: Serve, open_page: OpenPage) -> None:

@@ -19,7 +19,6 @@ export class Answer {
   status: AnswerStatus = "in_progress";
   error: string | null = null;
   usage: Usage | null = null;
-  maxTokens: number | null = null;
   /** The number of the last event that was taken: where the next connection goes on. */
   last = -1;
   private firstMs: number | null = null;
@@ -64,7 +63,6 @@ export class Answer {
   private end(response: ResponseObject): void {
     this.status = response.status;
     this.usage = response.usage;
-    this.maxTokens = response.max_output_tokens;
     this.error = response.error?.message ?? null;
     const text = response.output[0]?.content[0]?.text;
     if (text !== undefined) this.text = text; // the server's word is the last

@@ -22,7 +22,6 @@ export interface ResponseObject {
   id: string;
   status: "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
   error: { message: string } | null;
-  max_output_tokens: number | null;
   output: Item[];
   usage: Usage | null;
 }

@@ -96,9 +96,9 @@ export class Chat {
     this.listener.onMessages();
     try {
       const id = this.conversation?.id ?? (await this.create(here, titleOf(text)));
-      if (id !== null) await this.begin(here, id, text, requestBody(settings, model, id, text));
+      await this.begin(here, id, text, requestBody(settings, model, id, text));
     } catch (error) {
-      if (error instanceof Refused || here.signal.aborted) throw error;
+      if (error instanceof Refused) throw error;
       this.remove(message);
       throw new Refused(text, error);
     } finally {
@@ -156,9 +156,9 @@ export class Chat {
     }
   }
 
-  private async create(here: AbortController, title: string): Promise<string | null> {
+  private async create(here: AbortController, title: string): Promise<string> {
     const conversation = await this.api.createConversation({ title });
-    if (here.signal.aborted) return null;
+    here.signal.throwIfAborted(); // nothing was sent, so nothing may look as if it was
     this.conversation = conversation;
     this.listener.onConversation(conversation);
     return conversation.id;

@@ -82,9 +82,10 @@ function send(): void {
   void act(() => chat.send(words, settings.settings, id));
 }
 
-/** A text that was not answered returns to where it was typed, unless something else is there. */
+/** A text that was not answered returns to where it was typed, before what is there by now. */
 function giveBack(words: string | null): void {
-  if (words !== null && !text.value.trim()) write(words);
+  if (words === null || text.value.includes(words)) return;
+  write(text.value.trim() ? `${words}\n\n${text.value}` : words);
 }
 
 function fail(error: unknown): void {
@@ -120,9 +121,13 @@ function write(words: string): void {
 
 function onInput(): void {
   storage.setDraft(text.value);
+  grow();
+  update();
+}
+
+function grow(): void {
   text.style.height = "auto";
   text.style.height = `${text.scrollHeight}px`;
-  update();
 }
 
 function showOpen(): void {
@@ -149,6 +154,7 @@ async function openAddress(): Promise<void> {
     return;
   }
   await act(() => chat.open(id, showOpen));
+  if (chat.conversation === null) showOpen(); // it could not be opened
 }
 
 async function remove(conversation: Conversation): Promise<void> {
@@ -206,7 +212,7 @@ text.addEventListener("keydown", (event) => {
   send();
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) void act(() => chat.stop());
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) chat.stop().catch(fail);
 });
 byId("stop").addEventListener("click", () => chat.stop().catch(fail));
 byId("new").addEventListener("click", startNew);
@@ -223,7 +229,11 @@ for (const idea of byId("ideas").querySelectorAll("button")) {
     send();
   });
 }
+addEventListener("resize", grow);
 addEventListener("hashchange", () => void openAddress());
-addEventListener("popstate", () => void openAddress());
+document.addEventListener("visibilitychange", () => {
+  // Meanwhile another browser may have begun something.
+  if (!document.hidden && model !== null) sidebar.load().catch(() => {});
+});
 write(storage.draft());
 void start();

@@ -169,11 +169,8 @@ class MessageView {
 /** What there is to say of an answer: why it ended early, how long it is, how fast it came. */
 function describe({ answer, isCut }: Message): string {
   const parts: string[] = [];
-  if (isCut) {
-    const atLimit = answer?.status === "incomplete";
-    const limit = answer?.maxTokens ? `the limit of ${answer.maxTokens} tokens` : "the limit";
-    parts.push(answer === null ? "not complete" : atLimit ? `ended at ${limit}` : "stopped");
-  }
+  if (isCut && answer === null) parts.push("not complete");
+  else if (isCut) parts.push(answer?.status === "incomplete" ? "ended at the limit" : "stopped");
   if (answer?.usage) parts.push(`${answer.usage.output_tokens} tokens`);
   const rate = answer?.tokensPerSecond;
   if (rate) parts.push(`${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s`);

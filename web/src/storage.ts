@@ -43,6 +43,10 @@ function read<T>(from: Storage, name: string): T | null {
 }
 
 function write(to: Storage, name: string, value: unknown): void {
-  if (value === null) to.removeItem(PREFIX + name);
-  else to.setItem(PREFIX + name, JSON.stringify(value));
+  try {
+    if (value === null) to.removeItem(PREFIX + name);
+    else to.setItem(PREFIX + name, JSON.stringify(value));
+  } catch {
+    // No room, or none given: what is kept is a help, and the server has the rest.
+  }
 }

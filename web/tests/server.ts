@@ -8,7 +8,6 @@ export function eventsOf(id: string, text: string, status = "completed"): string
     id,
     status,
     error: status === "failed" ? { message: "it broke" } : null,
-    max_output_tokens: null,
     output: [{ content: [{ text }] }],
     usage: { input_tokens: 3, output_tokens: text.length + 1 },
   };

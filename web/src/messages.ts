@@ -129,8 +129,9 @@ class MessageView {
         if (isLast) tools.push(iconButton("again", "Answer this", regenerate));
       } else if (isLast) tools.push(iconButton("again", "Answer again", regenerate));
     }
-    const note = el("span", { class: "note" }, describe(this.message));
-    return [el("div", { class: "tools" }, ...tools), note];
+    const note = describe(this.message);
+    const row = el("div", { class: "tools" }, ...tools);
+    return note ? [el("span", { class: "note" }, note), row] : [row];
   }
 
   private edit(index: number): void {

@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from llamastream.config import ServeSettings
-from llamastream.server.page import FOLDER, INDEX
+from llamastream.server.page import is_built
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service
@@ -31,7 +31,7 @@ async def browser() -> AsyncIterator[Browser]:
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is installed")
-    if not (FOLDER / INDEX).is_file():
+    if not is_built():
         pytest.skip("the chat page is not built: make web")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))

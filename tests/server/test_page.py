@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from llamastream.config import ServeSettings
-from llamastream.server.page import FOLDER, INDEX, page_routes
+from llamastream.server.page import is_built, page_routes
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.server.conftest import Connect
@@ -104,9 +104,8 @@ def test_a_page_that_is_not_built_says_how(tmp_path: Path) -> None:
 async def test_the_page_needs_no_key_and_its_requests_do(connect_stored: Connect) -> None:
     client = await connect_stored(FakeEngine(says("x")), ServeSettings(api_key="secret"))
     answers = [await client.get(path) for path in ("/", "/assets/none.js", "/v1/models")]
-    is_built = (FOLDER / INDEX).is_file()
     statuses = [answer.status_code for answer in answers]
-    assert statuses == [200 if is_built else 404, 404, 401]
+    assert statuses == [200 if is_built() else 404, 404, 401]
     for path in (
         "/assets/../v1/models",
         "/assets/%2e%2e/v1/models",

@@ -153,6 +153,7 @@ async function openAddress(): Promise<void> {
     text.focus();
     return;
   }
+  if (matchMedia("(hover: hover)").matches) text.focus(); // no keyboard that covers the screen
   await act(() => chat.open(id, showOpen));
   if (chat.conversation === null) showOpen(); // it could not be opened
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { Answer } from "../src/answer.ts";
 import { ApiError, ConnectionLost } from "../src/api.ts";
 import { follow, type Link, type Open } from "../src/follow.ts";
@@ -90,6 +90,29 @@ test("a server that is not ready is waited for, and called so", async () => {
   });
   assert.deepEqual(links, ["lost", "loading", "live"]);
   assert.equal(answer.text, TEXT);
+});
+
+test("a connection that is silent for 40 s is given up", async () => {
+  mock.timers.enable({ apis: ["setInterval"] });
+  const clock = new FastClock();
+  let isFirst = true;
+  const { answer, links } = await run(async ({ last }, signal) => {
+    if (!isFirst) return stream(EVENTS.slice(last + 1));
+    isFirst = false;
+    const pieces = new TransformStream<Uint8Array>();
+    const writer = pieces.writable.getWriter();
+    signal.addEventListener("abort", () => void writer.abort(signal.reason));
+    void writer.write(new TextEncoder().encode(`data: ${EVENTS[0]}\n\n`)).then(() => {
+      mock.timers.tick(2_000); // heard of a moment ago
+      assert.ok(!signal.aborted);
+      clock.sleep(41_000);
+      mock.timers.tick(2_000);
+    });
+    return new Response(pieces.readable);
+  }, clock);
+  mock.timers.reset();
+  assert.equal(answer.text, TEXT);
+  assert.deepEqual(links, ["live", "lost", "live"]);
 });
 
 test("a refusal is final", async () => {

@@ -46,6 +46,10 @@ export class FastClock implements Clock {
     return (this.ms += 10);
   }
 
+  sleep(ms: number): void {
+    this.ms += ms;
+  }
+
   async pause(ms: number): Promise<void> {
     this.pauses.push(ms);
   }

@@ -18,6 +18,7 @@ from llamastream.logs import configure_logging
 from llamastream.server.app import create_app, key_ring
 from llamastream.server.jina.desk import StreamDesk
 from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.server.page import is_built
 from llamastream.server.transport import HttpProtocol
 from llamastream.service.chat_service import ChatService
 from llamastream.service.responses import Responses
@@ -70,8 +71,10 @@ async def _serve(
     grpc, where = await _serve_grpc(assembly.service, settings, responses)
     host, port = listener.getsockname()[:2]
     ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"
+    page = f"chat page on http://{host}:{port}/" if is_built() else "no chat page: make web"
+    greeting = (ready, page, where) if settings.page else (ready, where)
     try:
-        await _serve_http(http, listener, assembly, greeting=(ready, where))
+        await _serve_http(http, listener, assembly, greeting=greeting)
     finally:
         if grpc is not None:
             await grpc.stop()

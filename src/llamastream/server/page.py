@@ -37,6 +37,10 @@ The chat page is not built. With Node.js 20.19 or later: make web, and then star
 """
 
 
+def is_built() -> bool:
+    return (FOLDER / INDEX).is_file()
+
+
 class File(NamedTuple):
     body: bytes
     zipped: bytes

@@ -236,7 +236,8 @@ export class Chat {
   private async unfinished(conversation: Conversation): Promise<ResponseObject | null> {
     const pending = this.kept.pending(conversation.id);
     if (pending !== null) {
-      const response = await this.api.begin(delivered(pending.body, { stream: false }), pending.key);
+      const body = delivered(pending.body, { stream: false });
+      const response = await this.api.begin(body, pending.key);
       conversation.metadata = { ...conversation.metadata, response: response.id };
       await this.api.updateConversation(conversation.id, conversation.metadata);
       this.kept.setPending(conversation.id, null);

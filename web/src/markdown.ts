@@ -1,7 +1,7 @@
 // Markdown to elements, while it is still being written.
 //
-// Only elements made here reach the page: HTML in the text is shown as the text it is, links lead to
-// http, https and mailto only, and images are links, since fetching one would tell others.
+// Only elements made here reach the page: HTML in the text is shown as the text it is, links lead
+// to http, https and mailto only, and images are links, since fetching one would tell others.
 
 import { Lexer, type Token, type Tokens } from "marked";
 import { copyButton, el } from "./dom.ts";

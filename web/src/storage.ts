@@ -20,7 +20,7 @@ export const storage = {
   draft: (): string => read<string>(sessionStorage, "draft") ?? "",
   setDraft: (text: string) => write(sessionStorage, "draft", text || null),
 
-  key: (): string | null => read<string>(sessionStorage, "key") ?? read<string>(localStorage, "key"),
+  key: () => read<string>(sessionStorage, "key") ?? read<string>(localStorage, "key"),
   setKey(key: string | null, forever: boolean) {
     write(sessionStorage, "key", forever ? null : key);
     write(localStorage, "key", forever ? key : null);

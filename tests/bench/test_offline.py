@@ -14,7 +14,7 @@ from llamastream.bench.offline import OfflineReport, run_offline
 from llamastream.bench.offline_report import render, to_json
 from llamastream.bench.roofline import Roofline
 from llamastream.config import BenchSettings, EngineConfig
-from llamastream.engine.runner import ForwardBatch, StepResult
+from llamastream.engine.runner import ForwardBatch, Runner, StepResult
 
 CELLS: dict[str, Any] = {
     "concurrency": (1, 4),
@@ -27,7 +27,7 @@ CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=16, block_size=4, s
 WORK = Roofline(1e6, 1000, num_layer_weights=400_000, num_head_weights=100_000)
 
 
-class ConstantRunner:
+class ConstantRunner(Runner):
     """Draws token 1 always, and keeps the prompts it saw and the contexts of every step."""
 
     num_blocks = 64

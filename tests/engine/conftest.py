@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pytest
+from ahead_runner import AheadRunner
 from fake_runner import FakeRunner
 from tiny_llama import random_tensors, tiny_config
 
@@ -71,11 +72,33 @@ class MakeCpu:
         return runner
 
 
+@dataclass(frozen=True)
+class MakeAhead:
+    inner: MakeRunner
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        return self.inner.block_sizes
+
+    def __call__(
+        self, *, num_blocks: int, block_size: int, max_model_len: int, threads: int = 2
+    ) -> Runner:
+        runner = self.inner(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_model_len=max_model_len,
+            threads=threads,
+        )
+        return AheadRunner(runner)
+
+
 RUNNERS: dict[str, MakeRunner] = {
     "fake": MakeFake(),
     "reference": MakeReference(),
     "cpu-int8": MakeCpu("int8"),
     "cpu-float32": MakeCpu("float32"),
+    "fake, ahead": MakeAhead(MakeFake()),
+    "cpu-int8, ahead": MakeAhead(MakeCpu("int8")),
 }
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llamastream.engine.runner import ForwardBatch, SamplingBatch, StepResult
+from llamastream.engine.runner import ForwardBatch, Runner, SamplingBatch, StepResult
 from llamastream.messages import GenerationRequest
 
 
@@ -29,8 +29,8 @@ def chain(parent: bytes, token_id: int, position: int) -> bytes:
     return hashlib.blake2b(data, digest_size=8).digest()
 
 
-class FakeRunner:
-    """Implements Runner. `failures` numbers the calls of `run` (from 0) that raise half-way.
+class FakeRunner(Runner):
+    """`failures` numbers the calls of `run` (from 0) that raise half-way.
 
     With `gate` set, each call waits for one release of it.
     """

@@ -12,14 +12,14 @@ from driver import make_request
 
 from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
-from llamastream.engine.runner import ForwardBatch, StepResult
+from llamastream.engine.runner import ForwardBatch, Runner, StepResult
 
 NUM_SEQS, NUM_STEPS, WARM_UP = 32, 2000, 100
 PROMPT_LEN = 512
 
 
-class NullRunner:
-    """Implements Runner and computes nothing: always token 5."""
+class NullRunner(Runner):
+    """Computes nothing: always token 5."""
 
     num_blocks, block_size, max_model_len, vocab_size = 8192, 32, 8192, 49152
 

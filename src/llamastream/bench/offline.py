@@ -100,7 +100,7 @@ class _Step(NamedTuple):
     is_decode: bool  # every stream drew tokens, and none its first or had ended before
 
 
-class _TimedRunner:
+class _TimedRunner(Runner):
     """Passes everything on, and keeps how long the last step took and what it attended to."""
 
     def __init__(self, runner: Runner) -> None:

@@ -18,7 +18,7 @@ from llamastream.engine import _core
 from llamastream.engine.limits import check_max_model_len, choose_num_blocks
 from llamastream.engine.memory import available_bytes
 from llamastream.engine.rope import rope_tables
-from llamastream.engine.runner import Float32, ForwardBatch, SamplingBatch, StepResult
+from llamastream.engine.runner import Float32, ForwardBatch, Runner, SamplingBatch, StepResult
 from llamastream.errors import InternalError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class _WeightsOptions(TypedDict):
     threads: int
 
 
-class CpuRunner:
+class CpuRunner(Runner):
     """Runner on the C++ core. Not safe for two threads at once.
 
     `isa` forces a kernel set ("avx512", "avxvnni", "avx2", "neon", "portable"); all give the same

@@ -2,9 +2,20 @@
 
 The invariant: every request that was added ends in exactly one Finished or Failed, also when the
 runner raises.
+
+A runner that looks ahead is given step n + 1 before the result of step n is taken:
+
+    runner       | step n            | step n + 1        | step n + 2
+    this thread    start n + 1, take n | start n + 2, take n + 1 |
+
+Whose answer turns out to have ended in step n has a row in step n + 1 for nothing. Its blocks may
+be given away at once, for steps are computed in the order in which they were begun.
 """
 
 import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 from llamastream.config import EngineConfig
 from llamastream.engine.admission import Admission
@@ -31,6 +42,14 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3  # a runner that fails this often without a good step will not recover
 
 
+class _Begun(NamedTuple):
+    """A step whose result is still to be taken."""
+
+    scheduled: list[Scheduled]
+    num_drawn: list[int]  # rows of each sequence
+    result: Callable[[], StepResult]
+
+
 class LLMEngine:
     """Owns the runner and everything that decides what it computes."""
 
@@ -53,6 +72,7 @@ class LLMEngine:
         self._speculation = speculation or Speculation(config)
         self._sequences: dict[str, Sequence] = {}  # all that have not ended
         self._events: list[Event] = []  # since the last step returned
+        self._begun: deque[_Begun] = deque()  # oldest first
         self._num_failures = 0
         self._empty_cache()
 
@@ -63,7 +83,7 @@ class LLMEngine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to compute or to report."""
-        return bool(self._sequences or self._events)
+        return bool(self._sequences or self._events or self._begun)
 
     def add(self, request: GenerationRequest) -> None:
         """Queue a request. Raises InvalidRequest, ContextLengthExceeded, Overloaded, EngineDead."""
@@ -103,7 +123,10 @@ class LLMEngine:
         return events
 
     def fail_all(self, error: ChatError) -> None:
-        """End every request by `error` and empty the cache; the next step reports it."""
+        """End every request by `error` and empty the cache; the next step reports it.
+
+        The results of steps that were begun are never taken.
+        """
         for seq in list(self._sequences.values()):
             self._forget(seq)
             self._events.append(Failed(seq.request_id, error))
@@ -134,6 +157,7 @@ class LLMEngine:
 
     def _empty_cache(self) -> None:
         """All blocks free and no prefix cached, whatever state the old objects are in."""
+        self._begun.clear()
         self._blocks = BlockManager(
             self._runner.num_blocks,
             self._runner.block_size,
@@ -143,31 +167,56 @@ class LLMEngine:
         self._batch_builder = BatchBuilder(self._runner.block_size)
 
     def _advance(self) -> None:
-        if not self._sequences:
-            return
-        scheduled = self._speculation.extend(
+        """Begin the next step, if there is one, and take the results that it need not wait for."""
+        scheduled = self._schedule()
+        if scheduled:
+            self._begun.append(self._begin(scheduled))
+        must_wait = not scheduled or self._speculation.may_draft(len(scheduled))
+        self._take_results(leave=0 if must_wait else self._runner.look_ahead)
+
+    def _schedule(self) -> list[Scheduled]:
+        running = self._scheduler.running
+        if self._begun and self._blocks.num_free_blocks < len(running):
+            self._take_results(leave=0)  # only sequences whose tokens are known are preempted
+        return self._speculation.extend(
             self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free()
         )
+
+    def _begin(self, scheduled: list[Scheduled]) -> _Begun:
+        """Start a step, and count its tokens as computed. What drafts give is known afterwards."""
         batch = self._batch_builder.build(scheduled)
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
-        self._update(scheduled, self._runner.run(batch))
-        self._num_failures = 0
+        result = self._runner.start(batch)
+        row, rows = 0, []
+        for seq, num_tokens in scheduled:
+            num_drawn = max(seq.num_computed_tokens + num_tokens - seq.num_tokens + 1, 0)
+            if num_drawn <= 1:
+                seq.num_computed_tokens += num_tokens
+            if num_drawn == 1:
+                seq.expect(row)
+            row += num_drawn
+            rows.append(num_drawn)
+        return _Begun(scheduled, rows, result)
 
-    def _update(self, scheduled: list[Scheduled], result: StepResult) -> None:
+    def _take_results(self, *, leave: int) -> None:
+        """Wait for the oldest steps until `leave` are left, and report what they drew."""
+        while len(self._begun) > leave:
+            begun = self._begun.popleft()
+            self._update(begun, begun.result())
+            self._num_failures = 0
+
+    def _update(self, begun: _Begun, result: StepResult) -> None:
         token_ids = result.token_ids.tolist()
         row = 0
-        for seq, num_tokens in scheduled:
-            num_computed = seq.num_computed_tokens + num_tokens
-            num_drawn = num_computed - seq.num_tokens + 1
+        for (seq, _), num_drawn in zip(begun.scheduled, begun.num_drawn, strict=True):
+            first, row = row, row + num_drawn
+            if not seq.block_table:
+                continue  # it ended when the step had begun
             reason = None
             if num_drawn == 1:
-                reason = self._take(seq, token_ids[row], result, row)
-                row += 1
+                reason = self._take(seq, token_ids[first], result, first)
             elif num_drawn > 1:
-                reason = self._take_drafted(seq, token_ids[row : row + num_drawn], result, row)
-                row += num_drawn
-            # What was computed for a wrong draft is written over.
-            seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
+                reason = self._take_drafted(seq, token_ids[first:row], result, first)
             self._blocks.register(seq)
             if reason is not None:
                 self._scheduler.remove(seq)
@@ -191,6 +240,7 @@ class LLMEngine:
             reason = self._take(seq, token_id, result, row + num_right)
             if reason is not None or num_right == num_drafted or token_id != drafts[num_right]:
                 break
+        seq.num_computed_tokens = seq.num_tokens - 1  # what was computed behind is written over
         self._speculation.learn(seq, num_drafted, num_right)
         return reason
 

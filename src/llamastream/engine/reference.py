@@ -11,11 +11,11 @@ import numpy as np
 from llamastream.config import LlamaConfig
 from llamastream.engine.reference_sampler import sample
 from llamastream.engine.rope import rope_tables
-from llamastream.engine.runner import Float32, ForwardBatch, Int32, StepResult
+from llamastream.engine.runner import Float32, ForwardBatch, Int32, Runner, StepResult
 
 
-class ReferenceRunner:
-    """Implements Runner. `tensors` have Hugging Face names; values are float32."""
+class ReferenceRunner(Runner):
+    """`tensors` have Hugging Face names; values are float32."""
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ and on its row's sampling parameters. Not on the rest of the batch, on how a pro
 chunks, or on the number of threads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -55,6 +56,9 @@ class ForwardBatch:
     context_lens[s] - 1. `block_tables` rows are padded with -1. A token at position p lives in slot
     block_table[p // P] * P + p % P. `logits_indices` are the rows of the T tokens whose next token
     is sampled, in ascending order.
+
+    A token id below 0, here and in the histories, is one that the host does not know yet: -1 - r
+    stands for what row r of the step before drew. Only a runner that looks ahead gets such ids.
     """
 
     token_ids: Int32  # (T,)
@@ -79,8 +83,13 @@ class StepResult(NamedTuple):
 
 
 class Runner(Protocol):
-    """Computes steps. Called from one thread only."""
+    """Computes steps, in the order in which they come. Called from one thread only.
 
+    `look_ahead`: steps that may be begun while the one before them is still computed, 0 or 1.
+    Runners that compute at once inherit 0, and `start`.
+    """
+
+    look_ahead: int = 0
     num_blocks: int
     block_size: int
     max_model_len: int
@@ -93,6 +102,14 @@ class Runner(Protocol):
         among equals.
         """
         ...
+
+    def start(self, batch: ForwardBatch) -> Callable[[], StepResult]:
+        """Begin what `run` does. What is returned waits for the result and is called once at most.
+
+        `batch` is read before this returns. Either call may raise for any step that was begun.
+        """
+        result = self.run(batch)
+        return lambda: result
 
     def close(self) -> None:
         """Free weights, cache and threads. Nothing may be called afterwards."""

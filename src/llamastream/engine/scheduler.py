@@ -57,7 +57,7 @@ class Scheduler:
         get a share only, so that none of them makes answers stutter.
 
         Takes blocks, and preempts (latest arrival first) when there are none. Empty only when
-        there is no sequence at all.
+        there is no sequence at all, or none that does not wait for its last token.
         """
         scheduled = self._schedule_decodes()
         budget = self._max_num_batched_tokens - len(scheduled)
@@ -73,7 +73,8 @@ class Scheduler:
         index = 0
         while index < len(self.running):  # preemption shortens the list while we walk it
             seq = self.running[index]
-            if seq.num_tokens - seq.num_computed_tokens == 1 and self._grow(seq):
+            is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not seq.is_full
+            if is_decode and self._grow(seq):
                 scheduled.append(Scheduled(seq, 1))
             index += 1
         return scheduled

@@ -61,6 +61,10 @@ class Speculation:
         self.num_drafted = 0
         self.num_accepted = 0
 
+    def may_draft(self, num_seqs: int) -> bool:
+        """Whether steps of so many sequences may hold drafts: then last tokens must be known."""
+        return self._is_on and num_seqs <= MAX_SEQS
+
     def extend(
         self, scheduled: list[Scheduled], blocks: BlockManager, *, keep_free: int
     ) -> list[Scheduled]:
@@ -68,13 +72,14 @@ class Speculation:
 
         Uses the budget that is left over, and takes blocks while more than `keep_free` are free.
         """
-        if not self._is_on or len(scheduled) > MAX_SEQS:
+        if not self.may_draft(len(scheduled)):
             return scheduled
         budget = self._max_num_batched_tokens - sum(num_tokens for _, num_tokens in scheduled)
         step = Step(len(scheduled))
         extended = []
         for seq, num_tokens in scheduled:
-            if num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens:
+            is_decode = num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens
+            if is_decode and not seq.num_unknown_tokens:
                 # The last token that may be drawn is never computed.
                 limit = min(budget, seq.max_num_tokens - seq.num_tokens - 1)
                 draft = self.propose(seq, step, limit)

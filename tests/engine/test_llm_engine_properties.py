@@ -80,6 +80,7 @@ def random_engine(
         max_num_seqs=rng.randint(2, 6),
         max_num_batched_tokens=rng.choice([6, 7, 16, 64]),
         enable_prefix_caching=rng.random() < 0.8,
+        speculation=rng.choice(["auto", "off"]),
     )
     return LLMEngine(runner, config, speculation=make_speculation(config))
 
@@ -135,12 +136,13 @@ def check_outcome(outcome: Outcome, expected: Outcome, *, is_cancelled: bool) ->
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 8, 13, 29, 30, 64])
 def test_a_prompt_may_be_cut_into_chunks_anywhere(make_runner: MakeRunner, budget: int) -> None:
     request = make_request("a", list(range(30)), max_tokens=4, logprobs=2)
+    runner = small_runner(make_runner, num_blocks=4)
     engine = LLMEngine(
-        small_runner(make_runner, num_blocks=4),
-        EngineConfig(max_num_seqs=1, max_num_batched_tokens=budget),
+        runner,
+        EngineConfig(max_num_seqs=1, max_num_batched_tokens=budget, speculation="off"),
     )
     engine.add(request)
-    steps = 0
+    steps = -runner.look_ahead  # the first step gives no result yet
     tokens: list[tuple[object, ...]] = []
     while engine.has_work:
         tokens += [event[1:] for event in engine.step() if isinstance(event, Token)]
@@ -166,7 +168,8 @@ def test_a_preempted_sequence_resumes_with_the_same_tokens(make_runner: MakeRunn
     ]
     # The cache holds 64 tokens: each sequence alone nearly fills it in the end.
     engine = LLMEngine(
-        small_runner(make_runner, num_blocks=4), EngineConfig(enable_prefix_caching=False)
+        small_runner(make_runner, num_blocks=4),
+        EngineConfig(enable_prefix_caching=False, speculation="off"),
     )
     outcomes: dict[str, Outcome] = defaultdict(Outcome)
     for request in requests:

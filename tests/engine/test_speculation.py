@@ -21,6 +21,7 @@ from test_llm_engine_properties import (
 )
 
 from llamastream.config import EngineConfig
+from llamastream.engine.block_manager import BlockManager
 from llamastream.engine.drafting import KINDS, LONGEST, Drafting, find_match, kind_of
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Int32
@@ -192,6 +193,16 @@ class Guessing(Speculation):
     def __init__(self, config: EngineConfig, rng: Random, answers: dict[str, list[int]]) -> None:
         super().__init__(config)
         self._rng, self._answers = rng, answers
+        self._is_calm = False
+
+    def extend(
+        self, scheduled: list[Scheduled], blocks: BlockManager, *, keep_free: int
+    ) -> list[Scheduled]:
+        self._is_calm = self._rng.random() < 0.3  # then the next step may be begun at once
+        return super().extend(scheduled, blocks, keep_free=keep_free)
+
+    def may_draft(self, num_seqs: int) -> bool:
+        return not self._is_calm and super().may_draft(num_seqs)
 
     def propose(self, seq: Sequence, step: Step, limit: int) -> Int32:
         rng, known = self._rng, self._answers[seq.request_id][seq.num_output_tokens :]
@@ -221,12 +232,12 @@ def test_no_draft_right_or_wrong_changes_a_token(make_runner: MakeRunner, rng: R
 
 
 def right_guesses(outcome: Outcome) -> Speculation:
-    class Right(Guessing):
+    class Right(Speculation):
         def propose(self, seq: Sequence, step: Step, limit: int) -> Int32:
             known = outcome.token_ids[seq.num_output_tokens :][:limit]
             return np.array(known[:MAX_DRAFT], np.int32)
 
-    return Right(EngineConfig(), Random(0), {})
+    return Right(EngineConfig())
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.0, "seed": 3}])

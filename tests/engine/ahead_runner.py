@@ -14,7 +14,7 @@ class AheadRunner(Runner):
     Each step runs as soon as it comes, which is the earliest that a device could.
     """
 
-    look_ahead = 1
+    looks_ahead = True
 
     def __init__(self, runner: Runner) -> None:
         self.num_blocks, self.block_size = runner.num_blocks, runner.block_size

@@ -142,7 +142,7 @@ def test_a_prompt_may_be_cut_into_chunks_anywhere(make_runner: MakeRunner, budge
         EngineConfig(max_num_seqs=1, max_num_batched_tokens=budget, speculation="off"),
     )
     engine.add(request)
-    steps = -runner.look_ahead  # the first step gives no result yet
+    steps = -int(runner.looks_ahead)  # the first step gives no result yet
     tokens: list[tuple[object, ...]] = []
     while engine.has_work:
         tokens += [event[1:] for event in engine.step() if isinstance(event, Token)]

@@ -101,13 +101,13 @@ def test_a_cancelled_answer_counts_what_was_reported(num_steps: int) -> None:
 
 
 def test_the_blocks_of_an_ended_answer_serve_the_next_one() -> None:
-    """Also the last token's, which a step that was begun too early has computed after all."""
+    """But not the last token's, though a step that was begun too early has computed that one."""
     engine = make_engine(AheadRunner(FakeRunner(num_blocks=16, block_size=4)))
-    stopped = stopping("a", at=4)  # 8 tokens with the stop token: two full blocks
+    stopped = stopping("a", at=4)  # 8 tokens, two blocks, with the stop token
     first = run_all(engine, [stopped])["a"]
     again = make_request("b", [1, 2, 3, *first.token_ids, 7], max_tokens=3)
     outcome = run_all(engine, [again])["b"]
-    assert outcome.end == Finished("b", FinishReason.LENGTH, 9, 8, 3)
+    assert outcome.end == Finished("b", FinishReason.LENGTH, 9, 4, 3)
     assert outcome.token_ids == expected(again)
 
 

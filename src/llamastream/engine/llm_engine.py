@@ -13,7 +13,6 @@ be given away at once, for steps are computed in the order in which they were be
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,7 +45,6 @@ class _Begun(NamedTuple):
     """A step whose result is still to be taken."""
 
     scheduled: list[Scheduled]
-    num_drawn: list[int]  # rows of each sequence
     result: Callable[[], StepResult]
 
 
@@ -72,7 +70,6 @@ class LLMEngine:
         self._speculation = speculation or Speculation(config)
         self._sequences: dict[str, Sequence] = {}  # all that have not ended
         self._events: list[Event] = []  # since the last step returned
-        self._begun: deque[_Begun] = deque()  # oldest first
         self._num_failures = 0
         self._empty_cache()
 
@@ -83,7 +80,7 @@ class LLMEngine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to compute or to report."""
-        return bool(self._sequences or self._events or self._begun)
+        return bool(self._sequences or self._events or self._in_flight)
 
     def add(self, request: GenerationRequest) -> None:
         """Queue a request. Raises InvalidRequest, ContextLengthExceeded, Overloaded, EngineDead."""
@@ -125,7 +122,7 @@ class LLMEngine:
     def fail_all(self, error: ChatError) -> None:
         """End every request by `error` and empty the cache; the next step reports it.
 
-        The results of steps that were begun are never taken.
+        The result of a step in flight is never taken.
         """
         for seq in list(self._sequences.values()):
             self._forget(seq)
@@ -157,7 +154,7 @@ class LLMEngine:
 
     def _empty_cache(self) -> None:
         """All blocks free and no prefix cached, whatever state the old objects are in."""
-        self._begun.clear()
+        self._in_flight: _Begun | None = None
         self._blocks = BlockManager(
             self._runner.num_blocks,
             self._runner.block_size,
@@ -167,56 +164,55 @@ class LLMEngine:
         self._batch_builder = BatchBuilder(self._runner.block_size)
 
     def _advance(self) -> None:
-        """Begin the next step, if there is one, and take the results that it need not wait for."""
-        scheduled = self._schedule()
-        if scheduled:
-            self._begun.append(self._begin(scheduled))
-        must_wait = not scheduled or self._speculation.may_draft(len(scheduled))
-        self._take_results(leave=0 if must_wait else self._runner.look_ahead)
+        """Begin the next step, take the result of the last one if it is in flight, and that of the
+        new one unless the runner may go on without."""
+        begun = self._begin()
+        self._land()
+        if begun is None:
+            return
+        if self._runner.looks_ahead and not self._speculation.may_draft(len(begun.scheduled)):
+            self._in_flight = _foresee(begun)
+        else:
+            self._update(begun)
 
-    def _schedule(self) -> list[Scheduled]:
-        running = self._scheduler.running
-        if self._begun and self._blocks.num_free_blocks < len(running):
-            self._take_results(leave=0)  # only sequences whose tokens are known are preempted
-        return self._speculation.extend(
+    def _begin(self) -> _Begun | None:
+        if self._in_flight and self._blocks.num_free_blocks < len(self._scheduler.running):
+            self._land()  # only sequences whose tokens are known may be preempted
+        scheduled = self._speculation.extend(
             self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free()
         )
-
-    def _begin(self, scheduled: list[Scheduled]) -> _Begun:
-        """Start a step, and count its tokens as computed. What drafts give is known afterwards."""
+        if not scheduled:
+            return None
         batch = self._batch_builder.build(scheduled)
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
-        result = self._runner.start(batch)
-        row, rows = 0, []
-        for seq, num_tokens in scheduled:
-            num_drawn = max(seq.num_computed_tokens + num_tokens - seq.num_tokens + 1, 0)
-            if num_drawn <= 1:
-                seq.num_computed_tokens += num_tokens
-            if num_drawn == 1:
-                seq.expect(row)
-            row += num_drawn
-            rows.append(num_drawn)
-        return _Begun(scheduled, rows, result)
+        return _Begun(scheduled, self._runner.start(batch))
 
-    def _take_results(self, *, leave: int) -> None:
-        """Wait for the oldest steps until `leave` are left, and report what they drew."""
-        while len(self._begun) > leave:
-            begun = self._begun.popleft()
-            self._update(begun, begun.result())
-            self._num_failures = 0
+    def _land(self) -> None:
+        begun, self._in_flight = self._in_flight, None
+        if begun is not None:
+            self._update(begun)
 
-    def _update(self, begun: _Begun, result: StepResult) -> None:
+    def _update(self, begun: _Begun) -> None:
+        """Wait for a step's result and report it."""
+        result = begun.result()
+        self._num_failures = 0
         token_ids = result.token_ids.tolist()
         row = 0
-        for (seq, _), num_drawn in zip(begun.scheduled, begun.num_drawn, strict=True):
-            first, row = row, row + num_drawn
-            if not seq.block_table:
-                continue  # it ended when the step had begun
+        for seq, num_tokens in begun.scheduled:
+            num_computed = seq.num_computed_tokens + num_tokens
+            num_drawn = num_computed - seq.num_tokens + 1 + seq.num_unknown_tokens
             reason = None
+            if not seq.block_table:  # it ended when this step had begun
+                row += max(num_drawn, 0)
+                continue
             if num_drawn == 1:
-                reason = self._take(seq, token_ids[first], result, first)
+                reason = self._take(seq, token_ids[row], result, row)
+                row += 1
             elif num_drawn > 1:
-                reason = self._take_drafted(seq, token_ids[first:row], result, first)
+                reason = self._take_drafted(seq, token_ids[row : row + num_drawn], result, row)
+                row += num_drawn
+            # What was computed for a wrong draft is written over.
+            seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
             self._blocks.register(seq)
             if reason is not None:
                 self._scheduler.remove(seq)
@@ -240,7 +236,6 @@ class LLMEngine:
             reason = self._take(seq, token_id, result, row + num_right)
             if reason is not None or num_right == num_drafted or token_id != drafts[num_right]:
                 break
-        seq.num_computed_tokens = seq.num_tokens - 1  # what was computed behind is written over
         self._speculation.learn(seq, num_drafted, num_right)
         return reason
 
@@ -265,6 +260,20 @@ class LLMEngine:
     def _forget(self, seq: Sequence) -> None:
         del self._sequences[seq.request_id]
         self.admission.release(seq.request_id)
+
+
+def _foresee(begun: _Begun) -> _Begun:
+    """Count the tokens of a step as computed, and one more where it draws one, still unknown.
+
+    Returns the step with no tokens left to count.
+    """
+    row = 0
+    for seq, num_tokens in begun.scheduled:
+        seq.num_computed_tokens += num_tokens
+        if seq.num_computed_tokens == seq.num_tokens:
+            seq.expect(row)
+            row += 1
+    return begun._replace(scheduled=[Scheduled(seq, 0) for seq, _ in begun.scheduled])
 
 
 def _max_model_len(runner: Runner, config: EngineConfig) -> int:

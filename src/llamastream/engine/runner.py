@@ -58,7 +58,7 @@ class ForwardBatch:
     is sampled, in ascending order.
 
     A token id below 0, here and in the histories, is one that the host does not know yet: -1 - r
-    stands for what row r of the step before drew. Only a runner that looks ahead gets such ids.
+    stands for what row r of the step before drew. Only a runner that `looks_ahead` gets such ids.
     """
 
     token_ids: Int32  # (T,)
@@ -85,11 +85,11 @@ class StepResult(NamedTuple):
 class Runner(Protocol):
     """Computes steps, in the order in which they come. Called from one thread only.
 
-    `look_ahead`: steps that may be begun while the one before them is still computed, 0 or 1.
-    Runners that compute at once inherit 0, and `start`.
+    `looks_ahead`: a step may be begun before the result of the last one was taken. Runners that
+    compute at once inherit False, and `start`.
     """
 
-    look_ahead: int = 0
+    looks_ahead: bool = False
     num_blocks: int
     block_size: int
     max_model_len: int

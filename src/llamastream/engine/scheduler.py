@@ -73,7 +73,11 @@ class Scheduler:
         index = 0
         while index < len(self.running):  # preemption shortens the list while we walk it
             seq = self.running[index]
-            is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not seq.is_full
+            num_tokens = seq.num_tokens
+            # A full sequence waits for the result of a step in flight.
+            is_decode = num_tokens - seq.num_computed_tokens == 1 and num_tokens < len(
+                seq.token_ids
+            )
             if is_decode and self._grow(seq):
                 scheduled.append(Scheduled(seq, 1))
             index += 1

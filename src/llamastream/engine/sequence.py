@@ -3,8 +3,8 @@
 Knows neither scheduler nor runner. The invariant: num_computed_tokens < num_tokens <=
 max_num_tokens while the sequence lives, and token_ids[:num_tokens] only ever grows.
 
-The last token may be unknown yet, where a step was begun before the result of the one before it
-had come. It counts in num_tokens, as to be computed next, and not among the outputs.
+The last token is unknown while the step that draws it is in flight. It counts in num_tokens, as to
+be computed next, and not among the outputs.
 """
 
 import time
@@ -34,7 +34,7 @@ class Sequence:
     seed: int
     cache_salt: bytes = b""
     num_computed_tokens: int = 0
-    num_unknown_tokens: int = 0
+    num_unknown_tokens: int = 0  # or 1
     num_cached_tokens: int | None = None  # of the prompt, None until first scheduled
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
@@ -51,32 +51,28 @@ class Sequence:
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_unknown_tokens - self.num_prompt_tokens
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more can be drawn, be the last token known or not."""
-        return self.num_tokens == len(self.token_ids)
-
     def expect(self, row: int) -> None:
-        """One token more, which row `row` of the step that is computed draws (runner.py)."""
+        """One token more, which row `row` of the step in flight draws (runner.py)."""
         self.token_ids[self.num_tokens] = -1 - row
         self.num_tokens += 1
-        self.num_unknown_tokens += 1
+        self.num_unknown_tokens = 1
 
     def append(self, token_id: int) -> None:
-        """The oldest unknown token is known now; if there is none, it is one more."""
+        """What was drawn: the token that was expected, or one more."""
         if self.num_unknown_tokens:
-            self.token_ids[self.num_tokens - self.num_unknown_tokens] = token_id
-            self.num_unknown_tokens -= 1
+            self.num_unknown_tokens = 0
         else:
-            self.token_ids[self.num_tokens] = token_id
             self.num_tokens += 1
+        self.token_ids[self.num_tokens - 1] = token_id
 
     def finish_reason(self) -> FinishReason | None:
-        """Why the last known token ends the sequence, None if not. A stop token goes first."""
-        num_known = self.num_tokens - self.num_unknown_tokens
-        if num_known == self.num_prompt_tokens:
+        """Why the last token, which is known, ends the sequence, None if it does not.
+
+        A stop token goes first.
+        """
+        if self.num_tokens == self.num_prompt_tokens:
             return None
         stop_token_ids = self.sampling.stop_token_ids
-        if stop_token_ids and int(self.token_ids[num_known - 1]) in stop_token_ids:
+        if stop_token_ids and int(self.token_ids[self.num_tokens - 1]) in stop_token_ids:
             return FinishReason.STOP
-        return FinishReason.LENGTH if num_known >= len(self.token_ids) else None
+        return FinishReason.LENGTH if self.num_tokens >= len(self.token_ids) else None

@@ -32,10 +32,7 @@ def draw(logits: Float32, sampling: SamplingBatch, device: str) -> StepResult:
         sampling=sampling,
     )
     step.send(batch, Bucket.of(rows, limits, is_decode=True))
-    sampler.queue(torch.from_numpy(logits).to(device), sampling)
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return sampler.result(sampling, None)
+    return sampler.queue(torch.from_numpy(logits).to(device), sampling).result()
 
 
 def check(logits: Float32, sampling: SamplingBatch, device: str) -> None:

@@ -7,18 +7,20 @@ Thresholds are found by bisection over the bits of a probability, which order as
 import triton
 import triton.language as tl
 
+from llamastream.engine.gpu.rows import known_id
+
 LARGEST = tl.constexpr(3.4028234e38)  # float32
 INFINITY_BITS = tl.constexpr(0x7F800000)
 SEEN = tl.constexpr(1 << 30)  # this id occurs in the prompt; below, how often in the output
 
 
 @triton.jit
-def count_kernel(counts, ids, offsets, num_prompt, V: tl.constexpr, BLOCK: tl.constexpr):
+def count_kernel(counts, ids, drawn, offsets, num_prompt, V: tl.constexpr, BLOCK: tl.constexpr):
     """counts: (R, V) int32, all zero before. Program (row, chunk of BLOCK of its history)."""
     row = tl.program_id(0)
     start, stop = tl.load(offsets + row), tl.load(offsets + row + 1)
     at = start + tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    token = tl.load(ids + at, mask=at < stop, other=0)
+    token = known_id(tl.load(ids + at, mask=at < stop, other=0), drawn, at < stop)
     of_prompt = at < start + tl.load(num_prompt + row)
     where = counts + row.to(tl.int64) * V + token
     tl.atomic_or(where, tl.full((BLOCK,), SEEN, tl.int32), mask=(at < stop) & of_prompt)

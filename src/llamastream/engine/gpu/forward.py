@@ -162,11 +162,13 @@ class Forward:
         limits: Limits,
         tables: tuple[torch.Tensor, torch.Tensor],
         step: dict[str, torch.Tensor],
+        drawn: torch.Tensor,
     ) -> None:
-        """tables: cosine and sine, (max_model_len, D / 2) float32. step: StepInput's arrays."""
+        """tables: cosine and sine, (max_model_len, D / 2) float32. step: StepInput's arrays. drawn:
+        (max_rows,) int32, where the ids of the step before lie."""
         self._config, self._weights, self._limits = config, weights, limits
         self._cos, self._sin = tables
-        self._step = step
+        self._step, self._drawn = step, drawn
         self._heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self._work = Workspace(config, weights, limits, weights.norm.device)
 
@@ -176,7 +178,12 @@ class Forward:
         hidden = self._config.hidden_size
         block = triton.next_power_of_2(hidden)
         embed_kernel[(tokens,)](
-            self._step["token_ids"], self._weights.embedding, work.residual, hidden, block
+            self._step["token_ids"],
+            self._drawn,
+            self._weights.embedding,
+            work.residual,
+            hidden,
+            block,
         )
         num_parts = 0  # of the last product: what the residual still lacks
         for layer, keys, values in zip(self._weights.layers, cache.keys, cache.values, strict=True):

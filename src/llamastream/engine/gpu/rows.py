@@ -14,11 +14,21 @@ def _sum_parts(parts, at, mask, stride, NUM_PARTS: tl.constexpr):
 
 
 @triton.jit
-def embed_kernel(token_ids, table, residual, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
+def known_id(ids, drawn, mask):
+    """Ids, those below 0 looked up in what the step before drew: -1 - r stands for its row r.
+
+    That step may have found no token (-1): it fails, so 0 does for what is computed behind it.
+    """
+    found = tl.load(drawn - 1 - ids, mask=mask & (ids < 0), other=0)
+    return tl.where(ids < 0, tl.maximum(found, 0), ids)
+
+
+@triton.jit
+def embed_kernel(token_ids, drawn, table, residual, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
     """residual: (T, HIDDEN) float32, the embedding of each token."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    row = tl.load(token_ids + token).to(tl.int64)
+    row = known_id(tl.load(token_ids + token), drawn, True).to(tl.int64)
     x = tl.load(table + row * HIDDEN + column, mask=column < HIDDEN)
     tl.store(residual + token * HIDDEN + column, x.to(tl.float32), mask=column < HIDDEN)
 

@@ -5,20 +5,21 @@ its step: the kernels see to that.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 
 from llamastream.config import EngineConfig, LlamaConfig
 from llamastream.engine.gpu.forward import Cache, Forward
-from llamastream.engine.gpu.sampler import Sampler, every_option
+from llamastream.engine.gpu.sampler import Draws, Sampler, every_option
 from llamastream.engine.gpu.step_input import Bucket, Limits, StepInput, bucket_sizes
 from llamastream.engine.gpu.weights import Weights, load_weights
 from llamastream.engine.limits import check_max_model_len, choose_num_blocks
 from llamastream.engine.memory import available_bytes
 from llamastream.engine.rope import rope_tables
-from llamastream.engine.runner import ForwardBatch, StepResult
+from llamastream.engine.runner import ForwardBatch, Runner, StepResult
 from llamastream.engine.speculation import MAX_DRAFT
 from llamastream.errors import InternalError, ModelError
 
@@ -32,12 +33,14 @@ Tensors = Callable[[], Iterable[tuple[str, Any]]]
 Progress = Callable[[int, int], None]  # tensors stored, tensors in all
 
 
-class GpuRunner:
-    """Runner on one CUDA device, or under Triton's interpreter on the host's memory.
+class GpuRunner(Runner):
+    """On one CUDA device, or under Triton's interpreter on the host's memory.
 
     Not safe for two threads at once. After a step that failed, the next one first builds cache and
     graphs anew.
     """
+
+    looks_ahead = True
 
     def __init__(
         self, config: LlamaConfig, engine: EngineConfig, weights: Weights, device: torch.device
@@ -63,8 +66,10 @@ class GpuRunner:
         self._input = StepInput(self._limits, device)
         step = self._input.device_arrays
         cos, sin = (torch.from_numpy(t).to(device) for t in rope_tables(config, self.max_model_len))
-        self._forward: Forward | None = Forward(config, weights, self._limits, (cos, sin), step)
         self._sampler = Sampler(self._limits.max_rows, config.vocab_size, step, device)
+        self._forward: Forward | None = Forward(
+            config, weights, self._limits, (cos, sin), step, self._sampler.drawn
+        )
         self._decode_sizes = bucket_sizes(engine.max_num_seqs)
         self._prefill_sizes = [
             size
@@ -120,12 +125,27 @@ class GpuRunner:
             ) from error
 
     def run(self, batch: ForwardBatch) -> StepResult:
+        return self.start(batch)()
+
+    def start(self, batch: ForwardBatch) -> Callable[[], StepResult]:
         if self._forward is None:
             raise InternalError("The runner is closed.")
-        try:
+        with self._watched():
             if self._has_failed:
                 self._rebuild()
-            return self._step(self._forward, batch)
+            draws = self._start(self._forward, batch)
+
+        def finish() -> StepResult:
+            with self._watched():
+                return draws.result()
+
+        return finish
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Raise InternalError for whatever goes wrong on the device, and remember that it did."""
+        try:
+            yield
         except RuntimeError as error:  # torch's and Triton's; out of memory is one of them
             self._has_failed = True
             raise InternalError(f"{self.device} failed: {error}") from error
@@ -139,12 +159,14 @@ class GpuRunner:
             self._queue(self._forward, *self._last)
 
     def close(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # the last step may still be under way
         self._graphs.clear()
         self._forward = self._cache = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step(self, forward: Forward, batch: ForwardBatch) -> StepResult:
+    def _start(self, forward: Forward, batch: ForwardBatch) -> Draws:
         num_rows = len(batch.logits_indices)
         max_seqs, max_rows = self._limits.max_seqs, self._limits.max_rows
         if len(batch.context_lens) > max_seqs or num_rows > max_rows:
@@ -154,23 +176,19 @@ class GpuRunner:
             )
         bucket = self._bucket(batch)
         self._input.send(batch, bucket)
-        logits = self._queue(forward, bucket, batch)
-        if self.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
-        return self._sampler.result(batch.sampling, logits if batch.return_logits else None)
+        return self._queue(forward, bucket, batch)
 
-    def _queue(self, forward: Forward, bucket: Bucket, batch: ForwardBatch) -> torch.Tensor:
-        """Queue a step that has been sent, and the way back of its result. Returns the logits."""
+    def _queue(self, forward: Forward, bucket: Bucket, batch: ForwardBatch) -> Draws:
+        """Queue a step that has been sent, and the way back of its result."""
         graph = self._graphs.get(bucket)
         if graph is not None:
             graph.replay()
         else:
             assert self._cache is not None
             forward.body(bucket, self._cache)
-        logits = forward.head(len(batch.logits_indices))
-        self._sampler.queue(logits, batch.sampling)
         self._last = bucket, batch
-        return logits
+        logits = forward.head(len(batch.logits_indices))
+        return self._sampler.queue(logits, batch.sampling, return_logits=batch.return_logits)
 
     def _bucket(self, batch: ForwardBatch) -> Bucket:
         num_tokens, num_seqs = len(batch.token_ids), len(batch.context_lens)

@@ -4,6 +4,7 @@ What few requests ask for costs those steps alone: penalties and biases, whose r
 copied by themselves, and log-probabilities.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from llamastream.engine.gpu.drawing import (
     logprob_kernel,
     penalty_kernel,
 )
-from llamastream.engine.runner import SamplingBatch, StepResult
+from llamastream.engine.gpu.step_input import two_host_tensors
+from llamastream.engine.runner import Int32, SamplingBatch, StepResult
 from llamastream.errors import InternalError
 from llamastream.sampling import MAX_LOGPROBS
 
@@ -50,8 +52,41 @@ def every_option(num_rows: int) -> SamplingBatch:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """A step's tokens, on their way to the host."""
+
+    parts: tuple[torch.Tensor, ...]  # on the host, valid until the step after the next is queued
+    num_logprobs: Int32
+    vocab_size: int
+    logits: torch.Tensor | None
+    arrival: torch.cuda.Event | None  # None: they are here
+
+    def result(self) -> StepResult:
+        """Wait for them. Raises InternalError for logits that are not finite."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        wanted, num_rows = self.num_logprobs, len(self.num_logprobs)
+        parts = [part.numpy() for part in self.parts]
+        token_ids = parts[0][:num_rows].copy()
+        if (token_ids < 0).any():
+            raise InternalError(f"The logits of row {token_ids.argmin()} are not finite.")
+        width = max(int(wanted.max(initial=0)), 0)
+        given = np.arange(width) < np.minimum(wanted, self.vocab_size)[:, None]  # (R, width)
+        logprobs = parts[1].view(np.float32)[:num_rows]
+        top_ids = parts[2].reshape(-1, MAX_LOGPROBS)[:num_rows, :width]
+        top_logprobs = parts[3].view(np.float32).reshape(-1, MAX_LOGPROBS)[:num_rows, :width]
+        return StepResult(
+            token_ids,
+            np.where(wanted >= 0, logprobs, np.float32(np.nan)),
+            np.where(given, top_ids, np.int32(-1)),
+            np.where(given, top_logprobs, np.float32(np.nan)),
+            None if self.logits is None else self.logits.cpu().numpy(),
+        )
+
+
 class Sampler:
-    """Called by the runner, on its stream: `queue`, then `result` once the stream has ended."""
+    """Draws on the runner's stream. `drawn` (max_rows,) int32: the last step's ids, -1 for none."""
 
     def __init__(
         self, max_rows: int, vocab_size: int, step: dict[str, torch.Tensor], device: torch.device
@@ -67,15 +102,31 @@ class Sampler:
         # Flat: drawn ids, their log-probabilities, the likeliest ids, theirs. Floats by their bits.
         size = max_rows * (2 + 2 * MAX_LOGPROBS)
         self._result = new(size, dtype=torch.int32)
-        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._hosts = two_host_tensors(size, device)  # by turns, as in StepInput
         self._sizes = [max_rows, max_rows, max_rows * MAX_LOGPROBS, max_rows * MAX_LOGPROBS]
+        self.drawn = self._result[:max_rows]
 
-    def queue(self, logits: torch.Tensor, sampling: SamplingBatch) -> None:
+    def queue(
+        self, logits: torch.Tensor, sampling: SamplingBatch, *, return_logits: bool = False
+    ) -> Draws:
         """Draw a token for each row of `logits` (R, V) and queue the copy to the host."""
+        self._hosts = self._hosts[::-1]
+        if len(logits):
+            self._queue_draws(logits, sampling)
+        arrival = None
+        if self._device.type == "cuda":
+            arrival = torch.cuda.Event()
+            arrival.record()
+        return Draws(
+            self._hosts[0].split(self._sizes),
+            sampling.num_logprobs.copy(),
+            self._vocab_size,
+            logits.clone() if return_logits else None,
+            arrival,
+        )
+
+    def _queue_draws(self, logits: torch.Tensor, sampling: SamplingBatch) -> None:
         num_rows, step = len(logits), self._step
-        if not num_rows:
-            return
-        token_ids = self._result.split(self._sizes)[0]
         draw_kernel[(num_rows,)](
             logits,
             self._changed_logits(logits, sampling),
@@ -86,7 +137,7 @@ class Sampler:
             step["min_p"],
             step["seeds"],
             step["position"],
-            token_ids,
+            self.drawn,
             V=self._vocab_size,
             BLOCK=self._tile,
             num_warps=16,
@@ -96,28 +147,7 @@ class Sampler:
         if sampling.num_logprobs.max() >= 0:
             used = len(self._result)
             self._queue_logprobs(logits)
-        self._host[:used].copy_(self._result[:used], non_blocking=True)
-
-    def result(self, sampling: SamplingBatch, logits: torch.Tensor | None) -> StepResult:
-        """What `queue` drew, once its stream has been waited for. Raises InternalError."""
-        num_rows = len(sampling.num_logprobs)
-        parts = [part.numpy() for part in self._host.split(self._sizes)]
-        token_ids = parts[0][:num_rows].copy()
-        if (token_ids < 0).any():
-            raise InternalError(f"The logits of row {token_ids.argmin()} are not finite.")
-        wanted = sampling.num_logprobs
-        width = max(int(wanted.max(initial=0)), 0)
-        given = np.arange(width) < np.minimum(wanted, self._vocab_size)[:, None]  # (R, width)
-        logprobs = parts[1].view(np.float32)[:num_rows]
-        top_ids = parts[2].reshape(-1, MAX_LOGPROBS)[:num_rows, :width]
-        top_logprobs = parts[3].view(np.float32).reshape(-1, MAX_LOGPROBS)[:num_rows, :width]
-        return StepResult(
-            token_ids,
-            np.where(wanted >= 0, logprobs, np.float32(np.nan)),
-            np.where(given, top_ids, np.int32(-1)),
-            np.where(given, top_logprobs, np.float32(np.nan)),
-            None if logits is None else logits.cpu().numpy().copy(),
-        )
+        self._hosts[0][:used].copy_(self._result[:used], non_blocking=True)
 
     def _changed_logits(self, logits: torch.Tensor, sampling: SamplingBatch) -> torch.Tensor:
         """The logits after penalties and biases; themselves where no row has any."""
@@ -130,6 +160,7 @@ class Sampler:
             count_kernel[(num_rows, -(-longest // SMALL_TILE))](
                 counts,
                 self._copy(sampling.history_ids),
+                self.drawn,
                 self._copy(sampling.history_offsets),
                 self._copy(sampling.history_num_prompt),
                 V=self._vocab_size,

@@ -1,11 +1,11 @@
 """What one step tells the device, in one copy from pinned memory.
 
 The arrays keep their place from step to step, so that a recorded graph finds them again. The block
-tables stand last: only the rows in use are copied.
+tables stand last: only the rows in use are copied. On the host there are two sets, by turns: the
+device may not have read the last step's yet when the next one is written.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,48 +93,57 @@ class StepInput:
             places[name] = slice(end, end + size)
             end += -(-size // ALIGNMENT) * ALIGNMENT
         self._tables_start = places["tables"].start
-        pinned = device.type == "cuda"
-        self._host = torch.zeros(end, dtype=torch.int32, pin_memory=pinned)
+        self._hosts = two_host_tensors(end, device)
         self._device = torch.zeros(end, dtype=torch.int32, device=device)
-        host = self._host.numpy()
-        self._arrays: dict[str, Any] = {name: host[place] for name, place in places.items()}
         self.device_arrays = {name: self._device[place] for name, place in places.items()}
         for name in FLOAT_FIELDS:
-            self._arrays[name] = self._arrays[name].view(np.float32)
             self.device_arrays[name] = self.device_arrays[name].view(torch.float32)
+        self._places = places
 
     def send(self, batch: ForwardBatch, bucket: Bucket) -> None:
         """Queue the copy of a step, padded to its bucket, on the current stream.
 
-        The step before must have ended: its copy has read the pinned memory.
+        The step before the last one must have ended: its copy has read the pinned memory.
         """
-        arrays, num_seqs = self._arrays, len(batch.context_lens)
-        self._pad("token_ids", batch.token_ids, bucket.num_tokens, 0)
-        self._pad("positions", batch.positions, bucket.num_tokens, 0)
-        self._pad("slots", batch.slot_mapping, bucket.num_tokens, -1)
+        self._hosts = self._hosts[::-1]
+        host = self._hosts[0].numpy()
+        arrays = {name: host[place] for name, place in self._places.items()}
+        num_seqs = len(batch.context_lens)
+        _pad(arrays["token_ids"], batch.token_ids, bucket.num_tokens, 0)
+        _pad(arrays["positions"], batch.positions, bucket.num_tokens, 0)
+        _pad(arrays["slots"], batch.slot_mapping, bucket.num_tokens, -1)
         seqs, rows = attention_blocks(batch.cu_seqlens_q, bucket.rows, self.limits.query_groups)
-        self._pad("block_seqs", seqs, bucket.num_blocks, -1)
-        self._pad("block_rows", rows, bucket.num_blocks, 0)
+        _pad(arrays["block_seqs"], seqs, bucket.num_blocks, -1)
+        _pad(arrays["block_rows"], rows, bucket.num_blocks, 0)
         arrays["starts"][: num_seqs + 1] = batch.cu_seqlens_q
         arrays["context_lens"][:num_seqs] = batch.context_lens
         width = batch.block_tables.shape[1]
         tables = arrays["tables"].reshape(-1, self.limits.table_width)
         tables[:num_seqs, :width] = batch.block_tables
-        self._write_sampling(batch)
+        _write_sampling(arrays, batch)
         used = self._tables_start + num_seqs * self.limits.table_width
-        self._device[:used].copy_(self._host[:used], non_blocking=True)
+        self._device[:used].copy_(self._hosts[0][:used], non_blocking=True)
 
-    def _write_sampling(self, batch: ForwardBatch) -> None:
-        num_rows = len(batch.logits_indices)
-        self._arrays["rows"][:num_rows] = batch.logits_indices
-        for name in (*FLOAT_FIELDS, *INT_FIELDS):
-            self._arrays[name][:num_rows] = getattr(batch.sampling, name)
-        self._arrays["seeds"][: 2 * num_rows] = batch.sampling.seed.astype("<u8").view(np.int32)
 
-    def _pad(self, name: str, values: Int32, size: int, padding: int) -> None:
-        array = self._arrays[name]
-        array[: len(values)] = values
-        array[len(values) : size] = padding
+def two_host_tensors(size: int, device: torch.device) -> list[torch.Tensor]:
+    """int32, that a copy from or to the device need not wait for."""
+    pinned = device.type == "cuda"
+    return [torch.zeros(size, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
+
+
+def _write_sampling(arrays: dict[str, Int32], batch: ForwardBatch) -> None:
+    num_rows = len(batch.logits_indices)
+    arrays["rows"][:num_rows] = batch.logits_indices
+    for name in FLOAT_FIELDS:
+        arrays[name][:num_rows] = getattr(batch.sampling, name).view(np.int32)
+    for name in INT_FIELDS:
+        arrays[name][:num_rows] = getattr(batch.sampling, name)
+    arrays["seeds"][: 2 * num_rows] = batch.sampling.seed.astype("<u8").view(np.int32)
+
+
+def _pad(array: Int32, values: Int32, size: int, padding: int) -> None:
+    array[: len(values)] = values
+    array[len(values) : size] = padding
 
 
 def attention_blocks(cu_seqlens_q: Int32, rows: int, groups: int) -> tuple[Int32, Int32]:

@@ -1,6 +1,7 @@
 """The GPU runner against the NumPy oracle, float32, and on a real model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.reference import ReferenceRunner
 from llamastream.engine.runner import Runner
 from llamastream.errors import InternalError
+from llamastream.messages import Failed, Token
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 CONFIGS = {
@@ -59,10 +61,15 @@ def test_greedy_ids_of_stories260k(make_runner: MakeGpuRunner) -> None:
 
 
 def test_the_engine_draws_the_oracles_tokens(make_runner: MakeGpuRunner) -> None:
-    """Prompts in chunks beside decodes, a shared prefix, penalties: all that a step may hold."""
+    """Prompts in chunks beside decodes, a shared prefix, penalties: all that a step may hold.
+
+    Without drafts each step is begun before the last one's ids are known to the host.
+    """
     config = tiny_config()
     tensors = random_tensors(config)
-    engine = EngineConfig(max_num_seqs=4, max_num_batched_tokens=16, block_size=16)
+    engine = EngineConfig(
+        max_num_seqs=4, max_num_batched_tokens=16, block_size=16, speculation="off"
+    )
     oracle = ReferenceRunner(config, tensors, num_blocks=32, block_size=16)
     runner = make_runner(config, tensors, max_num_seqs=4, max_num_batched_tokens=16)
     wanted, found = (answers(LLMEngine(r, engine)) for r in (oracle, runner))
@@ -84,6 +91,36 @@ def answers(engine: LLMEngine) -> dict[str, list[int]]:
         for number, (name, option) in enumerate(options.items())
     ]
     return {name: outcome.token_ids for name, outcome in run_all(engine, requests).items()}
+
+
+def test_a_failure_on_the_device_fails_the_open_requests_and_the_engine_goes_on(
+    device: str,
+) -> None:
+    """Found when the step's result is taken, with the next step on its way."""
+    import torch
+
+    from llamastream.engine.gpu.runner import GpuRunner
+    from llamastream.engine.gpu.weights import load_weights
+
+    config, limits = tiny_config(), EngineConfig(speculation="off", dtype="float32", block_size=16)
+    limits = replace(limits, max_num_seqs=4, max_num_batched_tokens=16)
+    place = torch.device(device)
+    weights = load_weights(config, "float32", random_tensors(config).items(), place)
+    engine = LLMEngine(GpuRunner(config, limits, weights, place), limits)
+    requests = [make_request(name, [1, 2, 3], max_tokens=6) for name in "ab"]
+    wanted = run_all(engine, requests)["a"].token_ids
+    for request in requests:
+        engine.add(request)
+    assert not engine.step()  # nothing is known yet
+    good = weights.norm.clone()
+    weights.norm.fill_(float("nan"))
+    events = [event for _ in range(3) for event in engine.step()]
+    assert [event.token_id for event in events if isinstance(event, Token)] == wanted[:1] * 2
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert [event.request_id for event in failed] == ["a", "b"]
+    assert not engine.has_work and not engine.is_dead
+    weights.norm.copy_(good)
+    assert run_all(engine, requests)["b"].token_ids == wanted
 
 
 def test_after_a_failed_step_the_runner_starts_over(make_runner: MakeGpuRunner) -> None:

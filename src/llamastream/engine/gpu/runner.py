@@ -159,7 +159,7 @@ class GpuRunner(Runner):
             self._queue(self._forward, *self._last)
 
     def close(self) -> None:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not self._has_failed:
             torch.cuda.synchronize()  # the last step may still be under way
         self._graphs.clear()
         self._forward = self._cache = None

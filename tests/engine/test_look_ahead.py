@@ -117,15 +117,10 @@ def test_a_failure_fails_all_and_no_later_answer_sees_it(fails_at: str) -> None:
     runner = Recorder(inner, failing=3 if fails_at == "take" else None)
     engine = make_engine(runner)
     requests = [make_request(str(i), [i] * 9, max_tokens=9) for i in range(3)]
-    for request in requests:
-        engine.add(request)
-    ends = []
-    while engine.has_work:
-        ends += [event for event in engine.step() if isinstance(event, Failed | Finished)]
-        engine.check_integrity()
-    assert [end.request_id for end in ends] == ["0", "1", "2"]
-    assert all(isinstance(end, Failed) and type(end.error) is InternalError for end in ends)
-    assert not engine.is_dead and engine.status().num_free_blocks == 64
+    for outcome in run_all(engine, requests).values():  # nothing follows the end of any
+        assert isinstance(outcome.end, Failed) and type(outcome.end.error) is InternalError
+        assert len(outcome.tokens) == (2 if fails_at == "start" else 3)
+    assert not engine.is_dead
     assert run_all(engine, [requests[0]])["0"].token_ids == expected(requests[0])
 
 

@@ -73,11 +73,9 @@ class Scheduler:
         index = 0
         while index < len(self.running):  # preemption shortens the list while we walk it
             seq = self.running[index]
-            num_tokens = seq.num_tokens
-            # A full sequence waits for the result of a step in flight.
-            is_decode = num_tokens - seq.num_computed_tokens == 1 and num_tokens < len(
-                seq.token_ids
-            )
+            # A sequence that is full waits for the last token's id, which is in flight.
+            is_full = seq.num_tokens == len(seq.token_ids)
+            is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not is_full
             if is_decode and self._grow(seq):
                 scheduled.append(Scheduled(seq, 1))
             index += 1

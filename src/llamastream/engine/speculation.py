@@ -62,7 +62,7 @@ class Speculation:
         self.num_accepted = 0
 
     def may_draft(self, num_seqs: int) -> bool:
-        """Whether steps of so many sequences may hold drafts: then last tokens must be known."""
+        """Whether steps of so many sequences hold drafts: those are made from known tokens."""
         return self._is_on and num_seqs <= MAX_SEQS
 
     def extend(
@@ -78,8 +78,7 @@ class Speculation:
         step = Step(len(scheduled))
         extended = []
         for seq, num_tokens in scheduled:
-            is_decode = num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens
-            if is_decode and not seq.num_unknown_tokens:
+            if num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens:
                 # The last token that may be drawn is never computed.
                 limit = min(budget, seq.max_num_tokens - seq.num_tokens - 1)
                 draft = self.propose(seq, step, limit)

@@ -1,9 +1,12 @@
-"""Parameters that every sampler must draw the same ids with as the NumPy one."""
+"""What every sampler must draw as the NumPy one does, and the checks that all of them share."""
+
+from collections.abc import Callable
 
 import numpy as np
-from paged_steps import int32
+from paged_steps import int32, sampling_batch
 
-from llamastream.engine.runner import Float32
+from llamastream.engine import reference_sampler
+from llamastream.engine.runner import Float32, SamplingBatch, StepResult
 
 ROWS, VOCAB = 64, 1000
 
@@ -26,6 +29,39 @@ def make_history(seed: int) -> dict[str, np.ndarray]:
         "bias_values": rng.uniform(-5, 5, biases.sum()).astype(np.float32),
         "bias_offsets": int32(np.cumsum([0, *biases])),
     }
+
+
+Draw = Callable[[Float32, SamplingBatch], StepResult]
+
+
+def check_draw(draw: Draw, logits: Float32, sampling: SamplingBatch) -> None:
+    wanted = reference_sampler.sample(logits, sampling, return_logits=False)
+    found = draw(logits, sampling)
+    np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
+    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=2e-6, rtol=1e-6)
+    np.testing.assert_array_equal(found.top_ids, wanted.top_ids)
+    np.testing.assert_allclose(found.top_logprobs, wanted.top_logprobs, atol=2e-6, rtol=1e-6)
+
+
+def check_equals(draw: Draw) -> None:
+    """Of equal logits the lowest id is drawn, and reported first."""
+    logits = np.zeros((4, 100), np.float32)
+    logits[:, [37, 90]] = 5.0
+    options = {"temperature": [0.0, 1.0, 1.0, 0.0], "top_k": [0, 1, 0, 0]}
+    sampling = sampling_batch(4, top_p=[1.0, 1.0, 1e-6, 1.0], num_logprobs=3, **options)
+    found = draw(logits, sampling)
+    assert found.token_ids.tolist() == [37] * 4
+    assert found.top_ids.tolist() == [[37, 90, 0]] * 4
+
+
+def check_extremes(draw: Draw) -> None:
+    """Parameters at the ends of floating point draw a token that exists."""
+    logits = make_logits(9, rows=3, scale=50.0)
+    options = {"temperature": [1e-38, 100.0, 1e-3], "repetition_penalty": [1e-37, 100.0, 1.0]}
+    history = {"history_ids": int32([1, 2, 3, 4]), "history_offsets": int32([0, 2, 4, 4])}
+    found = draw(logits, sampling_batch(3, min_p=[0.0, 1.0, 0.0], **options, **history))
+    assert ((found.token_ids >= 0) & (found.token_ids < VOCAB)).all()
+    assert found.token_ids[2] == logits[2].argmax()
 
 
 CASES: dict[str, dict[str, object]] = {

@@ -1,16 +1,17 @@
 """Drawing on the device against the NumPy sampler."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from paged_steps import int32, sampling_batch
-from sampler_cases import CASES, ROWS, make_logits
+from sampler_cases import CASES, ROWS, Draw, check_draw, check_equals, check_extremes, make_logits
 
-from llamastream.engine import reference_sampler
 from llamastream.engine.runner import Float32, ForwardBatch, SamplingBatch, StepResult
 from llamastream.errors import InternalError
 
 
-def draw(logits: Float32, sampling: SamplingBatch, device: str) -> StepResult:
+def draw_on(device: str, logits: Float32, sampling: SamplingBatch) -> StepResult:
     import torch
 
     from llamastream.engine.gpu.sampler import Sampler
@@ -35,64 +36,48 @@ def draw(logits: Float32, sampling: SamplingBatch, device: str) -> StepResult:
     return sampler.queue(torch.from_numpy(logits).to(device), sampling).result()
 
 
-def check(logits: Float32, sampling: SamplingBatch, device: str) -> None:
-    wanted = reference_sampler.sample(logits, sampling, return_logits=False)
-    found = draw(logits, sampling, device)
-    np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
-    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=2e-6, rtol=1e-6)
-    np.testing.assert_array_equal(found.top_ids, wanted.top_ids)
-    np.testing.assert_allclose(found.top_logprobs, wanted.top_logprobs, atol=2e-6, rtol=1e-6)
+@pytest.fixture
+def draw(device: str) -> Draw:
+    return partial(draw_on, device)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_draws_what_the_numpy_sampler_draws(name: str, device: str) -> None:
+def test_draws_what_the_numpy_sampler_draws(name: str, draw: Draw) -> None:
     seeds = np.random.default_rng(1).integers(0, 2**64, ROWS, np.uint64)
     wanted = np.where(np.arange(ROWS) % 8 == 0, 4, -1)
     common = {"seed": seeds, "position": np.arange(ROWS), "num_logprobs": wanted}
-    check(make_logits(1), sampling_batch(ROWS, **common, **CASES[name]), device)
+    check_draw(draw, make_logits(1), sampling_batch(ROWS, **common, **CASES[name]))
 
 
 @pytest.mark.parametrize("vocab", [1, 5, 61, 8192, 20000])
-def test_draws_the_same_over_any_number_of_tiles(vocab: int, device: str) -> None:
+def test_draws_the_same_over_any_number_of_tiles(vocab: int, draw: Draw) -> None:
     options = {"temperature": 2.0, "top_p": 0.9, "top_k": 50, "num_logprobs": min(vocab, 3)}
     sampling = sampling_batch(8, seed=np.arange(8, dtype=np.uint64), **options)
-    check(make_logits(vocab, rows=8, vocab=vocab), sampling, device)
+    check_draw(draw, make_logits(vocab, rows=8, vocab=vocab), sampling)
 
 
-def test_equals_go_to_the_lowest_id(device: str) -> None:
-    logits = np.zeros((4, 100), np.float32)
-    logits[:, [37, 90]] = 5.0
-    options = {"temperature": [0.0, 1.0, 1.0, 0.0], "top_k": [0, 1, 0, 0]}
-    sampling = sampling_batch(4, top_p=[1.0, 1.0, 1e-6, 1.0], num_logprobs=3, **options)
-    found = draw(logits, sampling, device)
-    assert found.token_ids.tolist() == [37] * 4
-    assert found.top_ids.tolist() == [[37, 90, 0]] * 4
+def test_equals_go_to_the_lowest_id(draw: Draw) -> None:
+    check_equals(draw)
 
 
-def test_as_many_of_equals_as_the_limits_let_in(device: str) -> None:
+def test_as_many_of_equals_as_the_limits_let_in(draw: Draw) -> None:
     """All alike: the first three, or the first seven of twenty, may be drawn, and each is."""
     rows = 64
     top_k, top_p = np.where(np.arange(rows) % 2, 3, 0), np.where(np.arange(rows) % 2, 1, 0.35)
     options = {"temperature": 1.0, "top_k": top_k, "top_p": top_p, "position": np.arange(rows)}
     logits, sampling = np.zeros((rows, 20), np.float32), sampling_batch(rows, **options)
-    ids = draw(logits, sampling, device).token_ids
+    ids = draw(logits, sampling).token_ids
     assert set(ids[1::2]) == {0, 1, 2} and set(ids[::2]) == set(range(7))
-    check(logits, sampling, device)
+    check_draw(draw, logits, sampling)
 
 
-def test_extreme_parameters_draw_a_possible_token(device: str) -> None:
-    logits = make_logits(9, rows=3, scale=50.0)
-    options = {"temperature": [1e-38, 100.0, 1e-3], "repetition_penalty": [1e-37, 100.0, 1.0]}
-    history = {"history_ids": int32([1, 2, 3, 4]), "history_offsets": int32([0, 2, 4, 4])}
-    sampling = sampling_batch(3, min_p=[0.0, 1.0, 0.0], **options, **history)
-    found = draw(logits, sampling, device)
-    assert ((found.token_ids >= 0) & (found.token_ids < 1000)).all()
-    assert found.token_ids[2] == logits[2].argmax()
+def test_extreme_parameters_draw_a_possible_token(draw: Draw) -> None:
+    check_extremes(draw)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_are_an_error(bad: float, device: str) -> None:
+def test_logits_that_are_not_finite_are_an_error(bad: float, draw: Draw) -> None:
     logits = make_logits(0, rows=2)
     logits[1, 17] = bad
     with pytest.raises(InternalError, match="row 1"):
-        draw(logits, sampling_batch(2), device)
+        draw(logits, sampling_batch(2))

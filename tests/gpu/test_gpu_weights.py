@@ -1,12 +1,15 @@
 """Weights of 8 and 4 bits, and bfloat16, against the numbers they stand for."""
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from gpu_runners import MakeGpuRunner
 from paged_steps import all_logits, random_ids
 from tiny_llama import random_tensors, tiny_config
 
-from llamastream.config import DType
+from llamastream.config import DType, EngineConfig
 from llamastream.engine.reference import ReferenceRunner
 from llamastream.errors import ModelError
 
@@ -66,6 +69,47 @@ def test_a_tied_output_matrix_is_quantised_by_itself(make_runner: MakeGpuRunner)
     one = all_logits(make_runner(tied, tensors, "int8", max_model_len=32), ids)
     other = make_runner(tiny_config(intermediate_size=64), apart, "int8", max_model_len=32)
     np.testing.assert_array_equal(one, all_logits(other, ids))
+
+
+def test_weights_stream_through_the_host_and_report_how_far_they_are(device: str) -> None:
+    """No more than the tensor that is stored and the one that is read exist at a time."""
+    import torch
+
+    from llamastream.engine.gpu.weights import load_weights, tensor_shapes
+
+    shapes, given = tensor_shapes(CONFIG), list[weakref.ref[np.ndarray]]()
+    most, told = 0, list[tuple[int, int]]()
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal most
+        for name, shape in shapes.items():
+            tensor = np.ones(shape, np.float32)
+            given.append(weakref.ref(tensor))
+            most = max(most, sum(ref() is not None for ref in given))
+            yield name, tensor
+
+    load_weights(
+        CONFIG,
+        "int8",
+        tensors(),
+        torch.device(device),
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert most <= 2
+    assert told == [(number, len(shapes)) for number in range(1, len(shapes) + 1)]
+
+
+def test_a_model_that_does_not_fit_the_device_is_refused_with_what_to_lower(device: str) -> None:
+    import torch
+
+    from llamastream.engine.gpu.runner import GpuRunner
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        yield "model.norm.weight", np.ones(CONFIG.hidden_size, np.float32)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(ModelError, match=r"not fit .* in bfloat16: CUDA out.*--max-num-seqs"):
+        GpuRunner.load(CONFIG, EngineConfig(dtype="bfloat16"), tensors, device=device)
 
 
 def test_what_does_not_fit_is_named(make_runner: MakeGpuRunner) -> None:

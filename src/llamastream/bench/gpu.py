@@ -167,7 +167,7 @@ def _measure_model(
     device: torch.device,
     report: gpu_report.GpuReport,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    engine = EngineConfig(**{**_fields(plan.engine), "dtype": name})
+    engine = replace(plan.engine, dtype=name)
     start_s = time.perf_counter()
     shapes = tensor_shapes(plan.config)
     runner = GpuRunner.load(
@@ -192,10 +192,6 @@ def _measure_model(
         yield "device_share", bench.device_share(plan.streams[0])
     finally:
         runner.close()
-
-
-def _fields(engine: EngineConfig) -> dict[str, Any]:
-    return {name: getattr(engine, name) for name in EngineConfig.__dataclass_fields__}
 
 
 class _ModelBench:

@@ -18,7 +18,14 @@ from llamastream.engine import _core
 from llamastream.engine.limits import check_max_model_len, choose_num_blocks
 from llamastream.engine.memory import available_bytes
 from llamastream.engine.rope import rope_tables
-from llamastream.engine.runner import Float32, ForwardBatch, Runner, SamplingBatch, StepResult
+from llamastream.engine.runner import (
+    Float32,
+    ForwardBatch,
+    Progress,
+    Runner,
+    SamplingBatch,
+    StepResult,
+)
 from llamastream.errors import InternalError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +37,6 @@ CACHE_SHARE = 0.25  # of the available memory, at most, when nobody says how lar
 
 Array = NDArray[Any]
 Tensors = Callable[[], Iterable[tuple[str, Float32]]]
-Progress = Callable[[int, int], None]  # tensors packed, tensors in all
 
 
 class _WeightsOptions(TypedDict):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
+Progress = Callable[[int, int], None]  # tensors stored, tensors in all
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from llamastream.engine.gpu.weights import Weights, load_weights
 from llamastream.engine.limits import check_max_model_len, choose_num_blocks
 from llamastream.engine.memory import available_bytes
 from llamastream.engine.rope import rope_tables
-from llamastream.engine.runner import ForwardBatch, Runner, StepResult
+from llamastream.engine.runner import ForwardBatch, Progress, Runner, StepResult
 from llamastream.engine.speculation import MAX_DRAFT
 from llamastream.errors import InternalError, ModelError
 
@@ -30,7 +30,6 @@ INTERPRETER_CACHE_SHARE = 0.1  # there it is the host's memory
 MIN_PREFILL_TOKENS = 16  # smallest size of a step that is not decode alone
 
 Tensors = Callable[[], Iterable[tuple[str, Any]]]
-Progress = Callable[[int, int], None]  # tensors stored, tensors in all
 
 
 class GpuRunner(Runner):
@@ -200,10 +199,12 @@ class GpuRunner(Runner):
         return Bucket.of(size, self._limits, is_decode=is_decode)
 
     def _buckets(self) -> list[Bucket]:
-        """Every size of step, largest first, so that later graphs fit the first one's memory."""
-        prefill = [Bucket.of(n, self._limits, is_decode=False) for n in self._prefill_sizes[::-1]]
-        return prefill + [
-            Bucket.of(n, self._limits, is_decode=True) for n in self._decode_sizes[::-1]
+        """Every size of step."""
+        kinds = ((self._prefill_sizes, False), (self._decode_sizes, True))
+        return [
+            Bucket.of(size, self._limits, is_decode=is_decode)
+            for sizes, is_decode in kinds
+            for size in sizes
         ]
 
     def queue_every_size(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from llamastream.config import DType, LlamaConfig
+from llamastream.engine.runner import Progress
 from llamastream.errors import ModelError
 
 BITS: dict[DType, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
@@ -153,7 +154,7 @@ def load_weights(
     tensors: Iterable[tuple[str, Any]],
     device: torch.device,
     *,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Weights:
     """Fill the matrices from (Hugging Face name, array or tensor) pairs, in any order.
 

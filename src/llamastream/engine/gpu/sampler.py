@@ -204,4 +204,7 @@ class Sampler:
         )
 
     def _copy(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        host = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            host = host.pin_memory()  # else the copy would wait for the step in flight
+        return host.to(self._device, non_blocking=True)

@@ -5,11 +5,11 @@ runner raises.
 
 A runner that looks ahead is given step n + 1 before the result of step n is taken:
 
-    runner       | step n            | step n + 1        | step n + 2
+    runner         step n              | step n + 1              | step n + 2
     this thread    start n + 1, take n | start n + 2, take n + 1 |
 
-Whose answer turns out to have ended in step n has a row in step n + 1 for nothing. Its blocks may
-be given away at once, for steps are computed in the order in which they were begun.
+A sequence that turns out to have ended in step n has a row in step n + 1 for nothing. Its blocks
+may be given away at once, for steps are computed in the order in which they were begun.
 """
 
 import logging
@@ -164,8 +164,8 @@ class LLMEngine:
         self._batch_builder = BatchBuilder(self._runner.block_size)
 
     def _advance(self) -> None:
-        """Begin the next step, take the result of the last one if it is in flight, and that of the
-        new one unless the runner may go on without."""
+        """Begin a step, take the result of the one in flight, and the new one's unless it may be
+        in flight from now on."""
         begun = self._begin()
         self._land()
         if begun is None:

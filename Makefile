@@ -19,7 +19,7 @@ help:
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
 	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
-	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|disk ROUNDS=20)"
+	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|hang|disk ROUNDS=20)"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 # Without the page the service is whole but for `/`, which then says how to build it.
@@ -53,7 +53,7 @@ test-jina: $(STAMPS)/test $(STAMPS)/jina
 test-gpu: $(STAMPS)/test $(STAMPS)/gpu
 	PYTHONPATH=$(GPU_SITE) $(BIN)/python -m pytest tests/gpu $(ARGS)
 
-# Streams under failures: kill, reader, rst, half-open, slow, postgres, disk, or all of them.
+# Streams under failures: kill, reader, rst, half-open, slow, postgres, hang, disk, or all of them.
 SCENARIO ?= all
 soak: $(STAMPS)/test
 	$(BIN)/python -m tests.soak --scenario $(SCENARIO) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)

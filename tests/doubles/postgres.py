@@ -57,12 +57,25 @@ class Postgres:
 
     def kill(self) -> None:
         """`kill -9` of the server and of all its processes."""
-        postmaster = psutil.Process(self._pid())
-        postmaster.suspend()  # it would start others
-        processes = [postmaster, *postmaster.children()]
+        processes = self.freeze()
         for process in processes:
             process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes)
+
+    def freeze(self) -> list[psutil.Process]:
+        """Stop all its processes where they are: connections stay open, and nobody answers."""
+        postmaster = psutil.Process(self._pid())
+        postmaster.suspend()  # first, or it would start others
+        processes = [postmaster, *postmaster.children()]
+        for process in processes[1:]:
+            process.suspend()
+        return processes
+
+    def thaw(self) -> None:
+        """Let them go on as if nothing had been."""
+        postmaster = psutil.Process(self._pid())
+        for process in (*postmaster.children(), postmaster):
+            process.resume()
 
     def _pid(self) -> int:
         """Left behind by a server that was killed. Raises FileNotFoundError after `crash`."""

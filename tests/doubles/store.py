@@ -15,6 +15,10 @@ class FailingStore(Store):
     is_failing = False
     num_refused = 0
 
+    @property
+    def is_working(self) -> bool:
+        return not self.is_failing
+
     def append(self, tokens: Sequence[Token]) -> "asyncio.Future[Any]":
         if not self.is_failing:
             return super().append(tokens)

@@ -1,5 +1,8 @@
 """What operators ask: health, metrics, version, models; and API keys."""
 
+from pathlib import Path
+
+import httpx
 import pytest
 
 from llamastream import __version__
@@ -7,7 +10,9 @@ from llamastream.errors import Unauthorized
 from llamastream.messages import EngineState
 from llamastream.server.auth import KeyRing
 from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
+from tests.doubles.server import running_server
+from tests.doubles.service import make_responses, make_service, says
+from tests.doubles.store import FailingStore
 from tests.server.conftest import Connect
 from tests.server.schemas import needs_schemas, validate
 from tests.server.sse import chat_body, stream_chat
@@ -28,6 +33,20 @@ async def test_health_tells_the_load(connect: Connect) -> None:
     async with client.stream("POST", "/v1/chat/completions", json=BODY):
         health = (await client.get("/health")).json()
     assert health == {"status": "ready", "running": 1, "waiting": 0}
+
+
+async def test_health_tells_of_a_failing_database(tmp_path: Path) -> None:
+    service = make_service(FakeEngine(says("abc")))
+    responses = make_responses(service, tmp_path)
+    async with (
+        running_server(service, None, responses) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        assert (await client.get("/health")).json()["store"] == "ready"
+        assert isinstance(responses.store, FailingStore)
+        responses.store.fail()
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["store"]) == (200, "unavailable")
 
 
 async def test_version(connect: Connect) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.disk import NotHere
-from tests.soak.databases import disk, postgres
+from tests.soak.databases import disk, hang, postgres
 from tests.soak.dying_readers import reader
 from tests.soak.kill import kill
 from tests.soak.network import half_open, rst
@@ -28,6 +28,7 @@ SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = 
     "half-open": (half_open, 10),
     "slow": (slow, 3),
     "postgres": (postgres, 20),
+    "hang": (hang, 8),
     "disk": (disk, 20),
 }
 

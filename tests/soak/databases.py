@@ -1,4 +1,4 @@
-"""The database under a running server: PostgreSQL killed and started again, and a full disk.
+"""The database under a running server: PostgreSQL killed or hanging, and a full disk.
 
 Each is played with both of `--on-store-failure`: streams that wait until it is back, and streams
 that go on without. After each failure the server itself is killed while new streams run: they
@@ -7,34 +7,55 @@ must be as durable as before.
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from llamastream.store.postgres import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 from tests.doubles.disk import NotHere, fill, small_disk
 from tests.doubles.postgres import Postgres
 from tests.soak.rounds import Disturb, Figures, Rounds
 from tests.soak.server import Server
 
 POLICIES = ("fail", "continue")
+LONG_HANG_S = ANSWER_TIMEOUT_S + CONNECT_TIMEOUT_S + 2  # until streams hear of it
 DISK_BYTES = 32 * 2**20  # SQLite's WAL alone comes to some MB
 
 
-async def postgres(
-    rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()
+async def _on_postgres(
+    fail: Callable[[Postgres, random.Random], Coroutine[Any, Any, None]],
+    name: str,
+    rounds: int,
+    *,
+    seed: int,
+    folder: Path,
+    options: tuple[str, ...] = (),
 ) -> Figures:
     rng = random.Random(seed)
     with _database() as database:
-
-        async def crash() -> None:
-            await asyncio.sleep(rng.random() * 0.6)
-            await asyncio.to_thread(database.kill)
-            await asyncio.sleep(rng.random() * 2)
-            await asyncio.to_thread(database.start)
-
         more = ("--store", database.url, *options)
-        return await _play(rounds, crash, "crashes", rng=rng, folder=folder, options=more)
+        failing = partial(fail, database, rng)
+        return await _play(rounds, failing, name, rng=rng, folder=folder, options=more)
+
+
+async def _crash(database: Postgres, rng: random.Random) -> None:
+    await asyncio.sleep(rng.random() * 0.6)
+    await asyncio.to_thread(database.kill)
+    await asyncio.sleep(rng.random() * 2)
+    await asyncio.to_thread(database.start)
+
+
+async def _hang(database: Postgres, rng: random.Random) -> None:
+    await asyncio.sleep(rng.random() * 0.6)
+    await asyncio.to_thread(database.freeze)
+    await asyncio.sleep(rng.choice((rng.random(), LONG_HANG_S)))
+    await asyncio.to_thread(database.thaw)
+
+
+postgres = partial(_on_postgres, _crash, "crashes")
+hang = partial(_on_postgres, _hang, "hangs")
 
 
 async def disk(rounds: int, *, seed: int, folder: Path, options: tuple[str, ...] = ()) -> Figures:

@@ -54,7 +54,7 @@ async def test_readers_at_one_byte_per_second(tmp_path: Path) -> None:
     assert figures.connections == figures.readers  # none was given up
 
 
-@pytest.mark.parametrize("name", ["postgres", "disk"])
+@pytest.mark.parametrize("name", ["postgres", "hang", "disk"])
 async def test_a_database_that_fails_and_comes_back(tmp_path: Path, name: str) -> None:
     figures = await played(name, 2, tmp_path)
     assert figures.events["kills"] == 2

@@ -1,10 +1,13 @@
 import asyncio
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
-from llamastream.store import Store
+from llamastream.store import PageQuery, Store
+from llamastream.store.database import Database
+from llamastream.store.postgres import KEEPALIVE, connect_arguments
 from tests.doubles.postgres import Postgres
 from tests.store.conftest import DELETE_ROWS, run_sql
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens
@@ -52,6 +55,54 @@ async def test_tokens_that_the_crash_lost_are_written_again(server: Postgres) ->
     async with await Store.open(server.url) as second:
         (interrupted,) = (await second.recover()).interrupted
         assert len(interrupted.output_ids) == 51
+
+
+@pytest.mark.slow
+async def test_a_server_that_hangs_is_given_up_until_it_goes_on(server: Postgres) -> None:
+    async with await Store.open(server.url) as store:
+        await start(store, "r1")
+        await store.append(tokens("r1", 0, 3))
+        assert store.is_working
+        server.freeze()
+        try:
+            step, page = await asyncio.gather(
+                store.append(tokens("r1", 3, 4)),
+                store.conversations.list(scope=SCOPE, query=PageQuery()),
+                return_exceptions=True,
+            )
+        finally:
+            server.thaw()
+        assert isinstance(step, StoreUnavailable)
+        assert isinstance(page, StoreUnavailable)
+        assert not store.is_working
+        # The step that was given up may be done after all: its token is there once.
+        assert await store.append(tokens("r1", 3, 5)) == {}
+        assert store.is_working
+        await store.responses.finish("r1", DONE)
+        assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 5)
+
+
+@pytest.mark.slow
+async def test_a_session_that_hangs_keeps_its_lock_until_it_goes_on(server: Postgres) -> None:
+    async with await Store.open(server.url) as store:
+        await start(store, "r1")
+        connection = store._writer._conn.connection.driver_connection  # type: ignore[union-attr]
+        session = psutil.Process(connection.info.backend_pid)  # type: ignore[union-attr]
+        session.suspend()
+        try:
+            with pytest.raises(StoreUnavailable, match="Another server generates"):
+                await store.append(tokens("r1", 0, 1))
+        finally:
+            session.resume()
+        assert await store.append(tokens("r1", 0, 2)) == {}
+        assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 2)
+
+
+async def test_what_the_url_says_wins(server: Postgres) -> None:
+    database = Database(f"{server.url}&options=-c work_mem=7MB&connect_timeout=9")
+    assert database.read_now(lambda conn: conn.exec_driver_sql("SHOW work_mem").scalar()) == "7MB"
+    assert connect_arguments(database.url).keys() == {"options", *KEEPALIVE}
+    database.close()
 
 
 async def test_replicas_have_their_own_streams(server: Postgres) -> None:

@@ -71,7 +71,7 @@ def _routes(
     stored_chat = None if responses is None else StoredChatApi(responses, settings)
     completions = CompletionsApi(service, settings, stored_chat)
     prompts = PromptsApi(service, settings)
-    operator = OperatorApi(service)
+    operator = OperatorApi(service, responses)
     stored = []
     if responses is not None and stored_chat is not None:
         stored = _stored_routes(responses, stored_chat, settings)

@@ -11,11 +11,13 @@ from llamastream.metrics import CONTENT_TYPE
 from llamastream.server.errors import check_model
 from llamastream.server.queries import json_response
 from llamastream.service.chat_service import ChatService
+from llamastream.service.responses import Responses
 
 
 class OperatorApi:
-    def __init__(self, service: ChatService) -> None:
+    def __init__(self, service: ChatService, responses: Responses | None) -> None:
         self._service = service
+        self._responses = responses
         self._created = int(time.time())
 
     async def models(self, _: Request) -> Response:
@@ -26,7 +28,10 @@ class OperatorApi:
         return json_response(self._model())
 
     async def health(self, _: Request) -> Response:
-        """200 when requests are taken, otherwise 503 with the state."""
+        """200 when requests are taken, otherwise 503 with the state.
+
+        Without its database a server goes on with what is not stored.
+        """
         status = self._service.status()
         is_ready = self._service.is_ready()
         is_stopping = self._service.is_draining
@@ -35,6 +40,8 @@ class OperatorApi:
             "running": status.num_running,
             "waiting": status.num_waiting,
         }
+        if self._responses is not None and self._responses.is_open:
+            body["store"] = "ready" if self._responses.store.is_working else "unavailable"
         return json_response(body, 200 if is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:

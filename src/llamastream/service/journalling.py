@@ -69,7 +69,7 @@ class Journalling:
                 live.log.publish(num_tokens)
             elif self._may_lapse:
                 live.is_lapsed = True
-                live.log.publish(num_tokens)
+                live.log.publish(len(live.log.tokens))
             else:
                 assert isinstance(problem, ChatError), problem
                 self._park(live, problem)

@@ -5,11 +5,14 @@ run on a few threads of their own, which was measured at less than half the time
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
@@ -21,10 +24,6 @@ T = TypeVar("T")
 
 NUM_READERS = 4
 BUSY_TIMEOUT_S = 5.0  # SQLite: how long to wait for another process's write
-CONNECT_TIMEOUT_S = 3  # PostgreSQL
-LOCK_TIMEOUT_MS = 1000  # PostgreSQL: how long the session of a dead server may linger
-# PostgreSQL notices a dead peer in 25 s and not in two hours, on both sides of the wire.
-KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 NOT_UNAVAILABLE = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 
 
@@ -65,21 +64,21 @@ class Database:
         self._lock: Connection | None = None
         if self.is_sqlite:
             _create_private(Path(self.url.database or ""))
-        try:
-            self.engine = create_engine(
-                self.url,
-                isolation_level="AUTOCOMMIT",
-                hide_parameters=True,  # an error's text must not hold what people said
-                pool_size=NUM_READERS + 2,  # the writer's own, and one for the command line
-                max_overflow=0,
-                pool_pre_ping=not self.is_sqlite,
-                connect_args={"timeout": BUSY_TIMEOUT_S} if self.is_sqlite else _pg_arguments(),
-            )
-        except ModuleNotFoundError as error:
-            raise StoreError(
-                f"PostgreSQL needs {error.name}: pip install 'llamastream[postgres]'."
-            ) from error
+            arguments: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
+        else:
+            arguments = _postgres().connect_arguments(self.url)
+        self.engine = create_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # an error's text must not hold what people said
+            pool_size=NUM_READERS + 2,  # the writer's own, and one for the command line
+            max_overflow=0,
+            pool_pre_ping=not self.is_sqlite,
+            connect_args=arguments,
+        )
         event.listen(self.engine, "connect", self._configure)
+        if not self.is_sqlite:
+            event.listen(self.engine, "do_connect", _connect_postgres)
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
 
     @property
@@ -87,8 +86,18 @@ class Database:
         """For messages: the URL without its password."""
         return self.url.render_as_string(hide_password=True)
 
-    def connect(self) -> Connection:
-        return self.engine.connect()
+    def connect(self, *, is_patient: bool = False) -> Connection:
+        """`is_patient` is for statements about whole tables, which may take minutes."""
+        conn = self.engine.connect()
+        if not self.is_sqlite:
+            driver: Any = conn.connection.driver_connection
+            driver.answer_timeout_s = math.inf if is_patient else _postgres().ANSWER_TIMEOUT_S
+        return conn
+
+    def forget_idle(self) -> None:
+        """PostgreSQL: what one connection met, the others would meet. Let nobody wait for them."""
+        if not self.is_sqlite:
+            self.engine.dispose()
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on a thread with a connection of its own. Raises StoreUnavailable."""
@@ -133,7 +142,11 @@ class Database:
         """
         if self._lock is not None:
             return
-        if self._lock_file() if self.is_sqlite else _lock_session(conn, f"llamastream {owner}"):
+        if (
+            self._lock_file()
+            if self.is_sqlite
+            else _postgres().lock_session(conn, f"llamastream {owner}")
+        ):
             return
         raise StoreError(
             f"Another server generates on this database as '{owner}': stop it, or give this one "
@@ -142,7 +155,7 @@ class Database:
         )
 
     def vacuum(self) -> None:
-        with translated_errors(), self.connect() as conn:
+        with translated_errors(), self.connect(is_patient=True) as conn:
             conn.exec_driver_sql("VACUUM")
 
     def close(self) -> None:
@@ -213,19 +226,15 @@ def _create_private(path: Path) -> None:
         raise StoreError(f"The database {path} cannot be opened: {error.strerror}.") from error
 
 
-def _lock_session(conn: Connection, name: str) -> bool:
-    """Waits a little: the server may not have noticed yet that the last holder was killed."""
-    conn.exec_driver_sql(f"SET lock_timeout TO '{LOCK_TIMEOUT_MS}ms'")
+def _postgres() -> ModuleType:
+    """Raises StoreError without its driver."""
     try:
-        conn.exec_driver_sql("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
-    except exc.OperationalError as error:
-        if error.connection_invalidated:
-            raise
-        return False
-    conn.exec_driver_sql("SET lock_timeout TO 0")
-    return True
+        return import_module("llamastream.store.postgres")
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"PostgreSQL needs {error.name}: pip install 'llamastream[postgres]'."
+        ) from error
 
 
-def _pg_arguments() -> dict[str, object]:
-    options = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVE.items())
-    return {"connect_timeout": CONNECT_TIMEOUT_S, "options": options, **KEEPALIVE}
+def _connect_postgres(dialect: Any, record: Any, args: Any, options: Any) -> Any:
+    return _postgres().ImpatientConnection.connect(*args, **options)

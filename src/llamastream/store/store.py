@@ -60,6 +60,11 @@ class Store:
             raise
         return cls(database, journal, writer, clock)
 
+    @property
+    def is_working(self) -> bool:
+        """Whether the last transaction came through."""
+        return self._writer.is_working
+
     def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
         """Journal one step of all streams; a token's request_id is its response's id.
 
@@ -122,7 +127,7 @@ class Store:
 
 def _prepare(database: Database) -> None:
     try:
-        with database.connect() as conn:
+        with database.connect(is_patient=True) as conn:
             database.begin(conn)
             try:
                 upgrade(conn)
@@ -139,7 +144,11 @@ def _export(database: Database, path: Path) -> int:
     num_lines = 0
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        with translated_errors(), database.connect() as conn, database.snapshot(conn):
+        with (
+            translated_errors(),
+            database.connect(is_patient=True) as conn,
+            database.snapshot(conn),
+        ):
             for line in transfer.export_lines(conn):
                 file.write(line)
                 num_lines += 1

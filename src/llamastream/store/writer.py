@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from llamastream.errors import ChatError, StoreUnavailable
+from llamastream.errors import ChatError, StoreError, StoreUnavailable
 from llamastream.messages import Token
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal
@@ -47,6 +47,7 @@ class Writer:
         self._is_committing = False
         self._num_commits = 0
         self._closed = False
+        self.is_working = True  # the last transaction came through
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
 
     def start(self) -> None:
@@ -110,24 +111,19 @@ class Writer:
 
     def _write(self, jobs: list[_Job]) -> list[object]:
         """The outcome of each job: a result or an exception."""
-        try:
-            try:
-                return self._transact(jobs)
-            except Exception as error:
-                if not self._can_repeat(error):
-                    raise
-                self._abandon()
-                return self._transact(jobs)
+        was_connected = self._conn is not None
         # Broad, since nothing may end this thread: whoever waits must hear of it.
+        try:
+            outcomes = self._transact(jobs)
         except Exception as error:
-            self._abandon()
-            if is_unavailable(error):
-                error = unavailable(error)
-            if isinstance(error, ChatError):
-                logger.warning("%s", error)
-            else:
-                logger.exception("a transaction failed")
-            return [error] * len(jobs)
+            can_repeat = was_connected and self._can_repeat(error)
+            failure = self._abandon(error)
+            if can_repeat:
+                return self._write(jobs)
+            self.is_working = False
+            return [failure] * len(jobs)
+        self.is_working = True
+        return outcomes
 
     def _can_repeat(self, error: Exception) -> bool:
         """A server that was started again since the last transaction costs no stream anything.
@@ -137,9 +133,19 @@ class Writer:
         is_lost = is_unavailable(error) or isinstance(error, StoreUnavailable)
         return is_lost and not self._database.is_sqlite and not self._is_committing
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: Exception) -> Exception:
+        """Forget what the transaction has changed, and its connection. Gives what callers hear."""
         self._journal.ledger.rollback()
         self._drop_connection()
+        if is_unavailable(error):
+            error = unavailable(error)
+        elif isinstance(error, StoreError):  # the session that was lost still holds the lock
+            error = StoreUnavailable(error.message)
+        if isinstance(error, ChatError):
+            logger.warning("%s", error)
+        else:
+            logger.error("a transaction failed", exc_info=error)
+        return error
 
     def _transact(self, jobs: list[_Job]) -> list[object]:
         conn = self._conn or self._connect()
@@ -197,6 +203,7 @@ class Writer:
             self._conn.invalidate()
             self._conn.close()
             self._conn = None
+            self._database.forget_idle()
 
 
 def _resolve(jobs: list[_Job], outcomes: list[object]) -> None:

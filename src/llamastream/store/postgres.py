@@ -1,0 +1,76 @@
+"""What PostgreSQL needs and SQLite does not: limits on waiting for it, and a lock per session.
+
+Imported for such a database only: its driver is an extra.
+"""
+
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import psycopg
+from sqlalchemy import URL, Connection, exc
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 3
+ANSWER_TIMEOUT_S = 5.0  # many times what a busy server takes for a statement of ours
+LOCK_TIMEOUT_MS = 1000  # how long the session of a dead server may linger
+# A dead peer is noticed in 25 s and not in two hours, on both sides of the wire.
+KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """Closes itself when nothing is answered for `answer_timeout_s` within a statement.
+
+    A server that hangs, or whose machine was paused, would hold its caller for ever: connections to
+    it stay open. A statement that was given up may still be done when it wakes.
+    """
+
+    answer_timeout_s = ANSWER_TIMEOUT_S
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+        return super().wait(self._limited(gen), *args, **options)
+
+    def _limited(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Passes on what the driver's loop says to `gen`, who waits: ready, or (0) not yet."""
+        last_s = time.monotonic()
+        try:
+            waits_for = next(gen)
+            while True:
+                ready = yield waits_for
+                now_s = time.monotonic()
+                if ready:
+                    last_s = now_s
+                elif now_s - last_s > self.answer_timeout_s:
+                    self.close()
+                    raise psycopg.OperationalError(
+                        f"PostgreSQL gave no answer for {self.answer_timeout_s:g} s"
+                    )
+                waits_for = gen.send(ready)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def connect_arguments(url: URL) -> dict[str, Any]:
+    """For the driver. What the URL says itself is left to it."""
+    options = [f"-c tcp_{name}={value}" for name, value in KEEPALIVE.items()]
+    given = url.query.get("options", ())
+    options += [given] if isinstance(given, str) else given
+    defaults = {"connect_timeout": CONNECT_TIMEOUT_S, **KEEPALIVE}
+    return {"options": " ".join(options)} | {
+        name: value for name, value in defaults.items() if name not in url.query
+    }
+
+
+def lock_session(conn: Connection, name: str) -> bool:
+    """Waits a little: the server may not have noticed yet that the last holder was killed."""
+    conn.exec_driver_sql(f"SET lock_timeout TO '{LOCK_TIMEOUT_MS}ms'")
+    try:
+        conn.exec_driver_sql("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+    except exc.OperationalError as error:
+        if error.connection_invalidated:
+            raise
+        return False
+    conn.exec_driver_sql("SET lock_timeout TO 0")
+    return True

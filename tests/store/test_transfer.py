@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, StoreError
 from llamastream.messages import Token
 from llamastream.store import IdempotencyKey, PageQuery, Status, Store, sqlite_url
 from tests.store.doubles import DONE, SCOPE, items, run, start, tokens
@@ -49,9 +49,18 @@ async def test_imported_database_works(store: Store, tmp_path: Path) -> None:
         assert ended.status is Status.COMPLETED
 
 
-async def test_export_is_private(store: Store, tmp_path: Path) -> None:
-    await store.export(tmp_path / "file")
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_export_is_private(store: Store, tmp_path: Path, is_there: bool) -> None:
+    file = tmp_path / "file"
+    if is_there:
+        file.touch(0o644)
+    await store.export(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_export_to_where_nothing_can_be_written_says_so(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
+        await store.export(tmp_path / "missing" / "file")
 
 
 BAD = {

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import httpx
 
@@ -81,21 +81,27 @@ class RemoteAnswers:
             "stream": True,
             **options.model_dump(exclude_none=True),
         }
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.is_error:
-                await response.aread()
-                raise _refusal(response)
-            async for line in response.aiter_lines():
-                if not line.startswith("data: ") or line == "data: [DONE]":
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise ChatError(event["error"]["message"])
-                for choice in event["choices"]:
-                    yield choice["delta"].get("content") or ""
+        try:
+            async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise _refusal(response)
+                async for line in response.aiter_lines():
+                    if line.startswith("data: {"):
+                        yield _text(json.loads(line.removeprefix("data: ")))
+        except httpx.HTTPError as error:
+            raise ChatError(
+                f"lost the server at {self._client.base_url}: {error or type(error).__name__}"
+            ) from None
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _text(event: dict[str, Any]) -> str:
+    if "error" in event:
+        raise ChatError(event["error"]["message"])
+    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
 
 
 def _refusal(response: httpx.Response) -> ChatError:

@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from sqlalchemy import Connection, exc
 
@@ -90,7 +91,10 @@ class Store:
         return await self._writer.run(lambda conn: retention.sweep(conn, planned, now))
 
     async def export(self, path: Path) -> int:
-        """Write all of the database, as of one moment, and return the number of lines."""
+        """Write all of the database, as of one moment, and return the number of lines.
+
+        Raises StoreError for a file that cannot be written.
+        """
         return await asyncio.to_thread(_export, self._database, path)
 
     async def import_(self, path: Path) -> int:
@@ -140,11 +144,10 @@ def _prepare(database: Database) -> None:
 
 
 def _export(database: Database, path: Path) -> int:
-    """Readable by its owner only: it holds what people said."""
     num_lines = 0
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    try:
         with (
+            _private_file(path) as file,
             translated_errors(),
             database.connect(is_patient=True) as conn,
             database.snapshot(conn),
@@ -152,4 +155,14 @@ def _export(database: Database, path: Path) -> int:
             for line in transfer.export_lines(conn):
                 file.write(line)
                 num_lines += 1
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
     return num_lines
+
+
+def _private_file(path: Path) -> BinaryIO:
+    """Readable by its owner only, also if it was there before: it holds what people said."""
+    file = os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        os.fchmod(file.fileno(), 0o600)
+    return file

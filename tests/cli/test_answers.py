@@ -1,0 +1,21 @@
+"""Answers of a running server, as `llamastream chat --url` reads them."""
+
+import pytest
+from tests.doubles.engine import FakeEngine
+from tests.doubles.server import running_server
+from tests.doubles.service import make_service, says
+
+from llamastream.cli.answers import RemoteAnswers
+from llamastream.config import AnswerSettings
+from llamastream.errors import ChatError
+from llamastream.messages import Message
+
+
+async def test_a_server_that_went_away_is_an_error_for_people() -> None:
+    prompt, options = (Message("user", "hi"),), AnswerSettings()
+    async with running_server(make_service(FakeEngine(says("abc")))) as url:
+        answers = await RemoteAnswers.connect(url, None)
+        assert "".join([text async for text in answers.stream(prompt, options)]) == "abc"
+    with pytest.raises(ChatError, match="lost the server"):
+        await anext(answers.stream(prompt, options))
+    await answers.close()

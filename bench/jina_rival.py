@@ -1,6 +1,6 @@
 """A Jina Deployment that streams scripted tokens: what `jina_transport.py` measures against.
 
-Runs in jina's environment (`make jina-env`). Arguments: port, and `gateway` or `direct`.
+Runs in jina's environment (`make test-jina` makes it). Arguments: port, and `gateway` or `direct`.
 """
 
 import asyncio

@@ -10,22 +10,33 @@ from llamastream.store import Outcome, Response, Store
 
 
 class FailingStore(Store):
-    """Opened like any; refuses steps and ends while `is_failing`."""
+    """Opened like any; refuses steps and ends while `is_failing`, at once unless `is_slow`."""
 
     is_failing = False
+    is_slow = False
     num_refused = 0
 
     @property
     def is_working(self) -> bool:
         return not self.is_failing
 
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.waiting: list[asyncio.Future[Any]] = []
+
     def append(self, tokens: Sequence[Token]) -> "asyncio.Future[Any]":
         if not self.is_failing:
             return super().append(tokens)
         self.num_refused += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.set_exception(StoreUnavailable("The database failed: disk full."))
+        self.waiting.append(future)
+        if not self.is_slow:
+            self.give_up()
         return future
+
+    def give_up(self) -> None:
+        """Refuse the oldest step that waits."""
+        self.waiting.pop(0).set_exception(StoreUnavailable("The database failed: disk full."))
 
     def fail(self, is_failing: bool = True) -> None:
         self.is_failing = is_failing

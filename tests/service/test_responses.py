@@ -259,6 +259,25 @@ async def test_durability_may_lapse_if_the_operator_says_so(tmp_path: Path) -> N
         assert text_of(await read(responses, log)) == TEXT
 
 
+async def test_all_that_was_drawn_is_shown_once_durability_lapses(tmp_path: Path) -> None:
+    """Steps that were given to the store later wait for it to give up each of them."""
+    engine = FakeEngine(says(TEXT), manual=True)
+    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+        store = responses.store
+        assert isinstance(store, FailingStore)
+        log = await begin(responses, "r")
+        store.is_slow = True
+        store.fail()
+        for num_steps in (1, 2, 3):
+            engine.allow(1)
+            await until(lambda expected=num_steps: len(store.waiting) == expected)  # type: ignore[misc]
+        store.give_up()
+        await until(lambda: log.num_public == 3)
+        store.is_slow = False
+        while store.waiting:
+            store.give_up()
+
+
 async def test_what_ended_while_durability_had_lapsed_is_stored_when_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

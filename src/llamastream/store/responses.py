@@ -10,7 +10,6 @@ from sqlalchemy import (
     Select,
     delete,
     insert,
-    literal_column,
     select,
     update,
 )
@@ -149,7 +148,7 @@ class Responses:
         """
         base = select(*RESPONSE_COLUMNS).where(
             responses.c.scope == scope,
-            literal_column(KIND.text) == prefix[:KIND_CHARS],
+            KIND == prefix[:KIND_CHARS],
             responses.c.result.is_not(None),
             responses.c.error.is_(None),
         )

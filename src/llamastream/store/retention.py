@@ -7,7 +7,7 @@ What is to go is looked up on a reader's thread; the writer only looks at those 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Select, delete, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select
 
 from llamastream.store.conversations import remove_conversations
 from llamastream.store.records import Retention, Swept
@@ -74,7 +74,7 @@ def _idle_conversations() -> Select[tuple[Any]]:
     return select(conversations.c.num).where(~is_busy)
 
 
-def _excess(conn: Connection, time: Column[float], maximum: int | None) -> int:
+def _excess(conn: Connection, time: ColumnElement[float], maximum: int | None) -> int:
     if maximum is None:
         return 0
     return max(0, conn.execute(select(func.count(time))).scalar_one() - maximum)  # not NULL
@@ -83,7 +83,7 @@ def _excess(conn: Connection, time: Column[float], maximum: int | None) -> int:
 def _oldest(
     conn: Connection,
     candidates: Select[tuple[Any]],
-    time: Column[float],
+    time: ColumnElement[float],
     *,
     before: float | None,
     excess: int,

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, TableClause, select
 
 from llamastream.errors import NotFound
 from llamastream.sampling import SamplingParams
@@ -14,13 +14,8 @@ from llamastream.store.tables import conversations, items, responses
 
 ID = re.compile(r"[\x21-\x7e]{1,255}")
 
-RESPONSE_COLUMNS = tuple(
-    responses.c[name]
-    for name in (
-        *("num", "id", "scope", "status", "created_at", "finished_at", "conversation_id"),
-        *("previous_response_id", "request", "result", "error"),
-    )
-)
+RESPONSE_FIELDS = tuple(field.name for field in fields(Response))
+RESPONSE_COLUMNS = tuple(responses.c[name] for name in ("num", *RESPONSE_FIELDS))
 
 
 def find(
@@ -67,18 +62,8 @@ def fetch_page(
 
 def to_response(row: Row[Any]) -> Response:
     """From a row of RESPONSE_COLUMNS."""
-    return Response(
-        id=row.id,
-        scope=row.scope,
-        status=Status(row.status),
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-        conversation_id=row.conversation_id,
-        previous_response_id=row.previous_response_id,
-        request=row.request,
-        result=row.result,
-        error=row.error,
-    )
+    values = {name: row._mapping[name] for name in RESPONSE_FIELDS}
+    return Response(**values | {"status": Status(row.status)})
 
 
 def to_conversation(row: Row[Any]) -> Conversation:
@@ -105,4 +90,4 @@ def sampling_from_json(fields: Json) -> SamplingParams:
     return SamplingParams(**fields)
 
 
-_TABLES: dict[str, Table] = {"conversation": conversations, "response": responses}
+_TABLES: dict[str, TableClause] = {"conversation": conversations, "response": responses}

@@ -1,4 +1,4 @@
-"""The tables as the code of today reads them; `migrations` is how a database gets there.
+"""The tables as the code of today reads them; `migrations` makes them, with keys and indexes.
 
 `num` is the key between tables, `id` the name that people see. `scope` names the API key that made
 a row (empty: anonymous). `owner` names the server that generates a response: replicas that share
@@ -10,18 +10,15 @@ from typing import Any
 import orjson
 from sqlalchemy import (
     BigInteger,
-    Column,
     Dialect,
     Double,
-    ForeignKey,
-    Index,
-    Integer,
     LargeBinary,
-    MetaData,
-    Table,
+    TableClause,
     Text,
     TypeDecorator,
-    text,
+    column,
+    literal_column,
+    table,
 )
 
 
@@ -38,90 +35,66 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else orjson.loads(value)
 
 
-# SQLite numbers rows by itself only where the type is exactly INTEGER.
-Num = BigInteger().with_variant(Integer, "sqlite")
+def _table(name: str, **types: Any) -> TableClause:
+    return table(name, *(column(column_name, kind) for column_name, kind in types.items()))
 
-# How an id begins tells what it is of. Text, since an index is used for the same text only.
-KIND = text("substr(id, 1, 5)")
+
+# How an id begins tells what it is of. An index is used for exactly this text only.
+KIND = literal_column("substr(id, 1, 5)", Text)
 KIND_CHARS = 5
 
-metadata = MetaData()
-
-conversations = Table(
+conversations = _table(
     "conversations",
-    metadata,
-    Column("num", Num, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("scope", Text, nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("updated_at", Double, nullable=False),
-    Column("metadata", JsonText, nullable=False),
-    Index("conversations_scope", "scope", "num"),
-    Index("conversations_updated_at", "updated_at"),
+    num=BigInteger,
+    id=Text,
+    scope=Text,
+    created_at=Double,
+    updated_at=Double,
+    metadata=JsonText,
 )
 
-responses = Table(
+responses = _table(
     "responses",
-    metadata,
-    Column("num", Num, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("scope", Text, nullable=False),
-    Column("owner", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("finished_at", Double),
-    Column("conversation_id", Text),  # kept when the conversation is deleted
-    Column("previous_response_id", Text),  # kept likewise: a hole in a chain must show
-    Column("request", JsonText, nullable=False),
-    Column("result", JsonText),
-    Column("error", Text),
-    Column("prompt_ids", LargeBinary),  # NULL once finished
-    Column("sampling", JsonText, nullable=False),
-    Column("token_ids", LargeBinary, nullable=False),  # those folded so far; all, once finished
-    Column("logprobs", LargeBinary),
-    Column("journal_start", Num, nullable=False),  # journal rows below hold nothing new of it
-    Column("restarts", Integer, nullable=False),
-    Column("tokens_at_restart", Integer, nullable=False),
-    Index("responses_previous", "previous_response_id"),
-    Index("responses_finished_at", "finished_at"),
-    Index("responses_status", "status", "owner"),
-    Index("responses_kind", "scope", KIND, "num"),
+    num=BigInteger,
+    id=Text,
+    scope=Text,
+    owner=Text,
+    status=Text,
+    created_at=Double,
+    finished_at=Double,
+    conversation_id=Text,  # kept when the conversation is deleted
+    previous_response_id=Text,  # kept likewise: a hole in a chain must show
+    request=JsonText,
+    result=JsonText,
+    error=Text,
+    prompt_ids=LargeBinary,  # NULL once finished
+    sampling=JsonText,
+    token_ids=LargeBinary,  # those folded so far; all, once finished
+    logprobs=LargeBinary,
+    journal_start=BigInteger,  # journal rows below hold nothing new of it
+    restarts=BigInteger,
+    tokens_at_restart=BigInteger,
 )
 
-items = Table(
+items = _table(
     "items",
-    metadata,
-    Column("num", Num, primary_key=True),
-    Column("id", Text, nullable=False),
-    Column("body", JsonText, nullable=False),
-    Column("conversation_num", Num, ForeignKey("conversations.num", ondelete="SET NULL")),
-    Column("position", Num),  # in the conversation
-    Column("response_num", Num, ForeignKey("responses.num", ondelete="SET NULL")),
-    Column("part", Integer),  # of the response: 0 input, 1 output
-    Index("items_conversation", "conversation_num", "position", unique=True),
-    Index("items_conversation_id", "conversation_num", "id", unique=True),
-    Index("items_response", "response_num", "part", "num"),
+    num=BigInteger,
+    id=Text,
+    body=JsonText,
+    conversation_num=BigInteger,
+    position=BigInteger,  # in the conversation
+    response_num=BigInteger,
+    part=BigInteger,  # of the response: 0 input, 1 output
 )
 
 # One row per step, for all streams: an append to the end of one B-tree.
-journal = Table(
-    "journal",
-    metadata,
-    Column("owner", Text, primary_key=True),
-    Column("seq", Num, primary_key=True, autoincrement=False),
-    Column("tokens", LargeBinary, nullable=False),
-    Column("logprobs", LargeBinary),
-    sqlite_with_rowid=False,
-)
+journal = _table("journal", owner=Text, seq=BigInteger, tokens=LargeBinary, logprobs=LargeBinary)
 
-idempotency_keys = Table(
+idempotency_keys = _table(
     "idempotency_keys",
-    metadata,
-    Column("scope", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("digest", LargeBinary, nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("response_num", Num, ForeignKey("responses.num", ondelete="CASCADE"), nullable=False),
-    Index("idempotency_keys_response", "response_num"),
-    Index("idempotency_keys_created_at", "created_at"),
+    scope=Text,
+    key=Text,
+    digest=LargeBinary,
+    created_at=Double,
+    response_num=BigInteger,
 )

@@ -35,7 +35,9 @@ def export_lines(conn: Connection) -> Iterator[bytes]:
     for row in _rows(conn, select(responses).order_by(responses.c.num)):
         yield _line("response", _response_fields(conn, row))
     yield from _export_items(conn)
-    keys = select(idempotency_keys, responses.c.id.label("response_id")).join(responses)
+    keys = select(idempotency_keys, responses.c.id.label("response_id")).join(
+        responses, responses.c.num == idempotency_keys.c.response_num
+    )
     for row in _rows(conn, keys.order_by(idempotency_keys.c.scope, idempotency_keys.c.key)):
         fields = {
             name: getattr(row, name) for name in ("scope", "key", "created_at", "response_id")

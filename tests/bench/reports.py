@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from llamastream.bench.load import Target
 from llamastream.bench.machine import Bounds
 from llamastream.bench.online import Cell, OnlineOptions, OnlineReport
-from llamastream.bench.summary import Percentiles, Summary
+from llamastream.bench.summary import Summary
 from llamastream.bench.workload import plan
 from llamastream.config import BenchSettings, LoadSettings
 
@@ -14,7 +14,11 @@ BOUNDS = (Bounds(40e9, 2e12), Bounds(60e9, 1.8e12), Bounds(50e9, 1.9e12))
 
 
 def summary(speed: float, counted_by: str = "usage", num_short: int = 0) -> Summary:
-    latency = Percentiles(1e3 / speed, 2e3 / speed, 3e3 / speed)
+    latencies = {
+        f"{name}_ms.p{quantile}": times * 1e3 / speed
+        for name in ("ttft", "itl", "e2e")
+        for times, quantile in enumerate((50, 90, 99), 1)
+    }
     return Summary(
         num_requests=4,
         num_short=num_short,
@@ -22,13 +26,7 @@ def summary(speed: float, counted_by: str = "usage", num_short: int = 0) -> Summ
         num_output_tokens=512,
         counted_by=counted_by,  # type: ignore[arg-type]
         duration_s=512 / speed,
-        output_tok_s=speed,
-        decode_tok_s=speed * 1.1,
-        prefill_tok_s=None,
-        ttft_ms=latency,
-        itl_ms=latency,
-        e2e_ms=latency,
-        background_itl_ms=None,
+        values={"output_tok_s": speed, "decode_tok_s": speed * 1.1, **latencies},
     )
 
 

@@ -16,7 +16,7 @@ from llamastream.bench.machine import Bounds, measure_bounds
 from llamastream.bench.openai import RequestOptions
 from llamastream.bench.probe import parse_server, probe
 from llamastream.bench.roofline import Roofline
-from llamastream.bench.summary import METRICS, Metric, Spread, Summary, spread, summarize
+from llamastream.bench.summary import METRICS, Spread, Summary, spread, summarize
 from llamastream.bench.workload import Workload
 
 WARM_UP_TOKENS = 8
@@ -52,7 +52,7 @@ class Ratio(NamedTuple):
 
     workload: str
     server: str
-    metric: Metric
+    metric: str
     spread: Spread
 
 
@@ -132,18 +132,18 @@ def with_shares(
     summary: Summary, workload: Workload, report: OnlineReport, *, is_first: bool
 ) -> Summary:
     """How many bytes the weights of another server have is not known."""
-    if report.options.roofline is None or summary.decode_tok_s is None:
+    speed = summary.values.get("decode_tok_s")
+    if report.options.roofline is None or speed is None:
         return summary
     streams = workload.concurrency or 1
     context = (summary.num_prompt_tokens + summary.num_output_tokens / 2) / summary.num_requests
     memory, compute = report.options.roofline.shares(
-        [context] * streams, streams / summary.decode_tok_s, report.bounds[-1]
+        [context] * streams, streams / speed, report.bounds[-1]
     )
-    return replace(
-        summary,
-        memory_percent=100 * memory if is_first else None,
-        compute_percent=100 * compute,
-    )
+    shares = {"compute_percent": 100 * compute}
+    if is_first:
+        shares["memory_percent"] = 100 * memory
+    return replace(summary, values=summary.values | shares)
 
 
 def ratios(report: OnlineReport) -> list[Ratio]:
@@ -151,11 +151,12 @@ def ratios(report: OnlineReport) -> list[Ratio]:
     found: list[Ratio] = []
     for first, other in _pairs(report):
         for metric in METRICS:
-            pairs = [
-                (metric.value(a), metric.value(b))
-                for a, b in zip(first.rounds, other.rounds, strict=True)
+            pairs = zip(first.rounds, other.rounds, strict=True)
+            values = [
+                a.values[metric] / b.values[metric]
+                for a, b in pairs
+                if metric in a.values and b.values.get(metric)
             ]
-            values = [a / b for a, b in pairs if a is not None and b]
             if values:
                 found.append(Ratio(first.workload.name, other.server, metric, spread(values)))
     return found

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from llamastream.bench.console import bounds_note, span, table
 from llamastream.bench.online import Cell, OnlineReport, ratios
-from llamastream.bench.summary import METRICS, Metric, Spread, Summary, over_rounds
+from llamastream.bench.summary import METRICS, Spread, Summary, over_rounds
 
 SPEEDS = ("output_tok_s", "decode_tok_s", "prefill_tok_s", "memory_percent", "compute_percent")
 LATENCIES = (
@@ -66,7 +67,7 @@ def to_json(report: OnlineReport) -> str:
             {
                 "workload": ratio.workload,
                 "over": ratio.server,
-                "metric": ratio.metric.key,
+                "metric": ratio.metric,
                 **ratio.spread._asdict(),
             }
             for ratio in ratios(report)
@@ -77,9 +78,9 @@ def to_json(report: OnlineReport) -> str:
 
 def _medians(report: OnlineReport, title: str, keys: tuple[str, ...]) -> Table:
     summaries = [summary for cell in report.cells for summary in cell.rounds]
-    metrics = [m for m in _pick(keys) if any(m.value(s) is not None for s in summaries)]
+    metrics = [key for key in keys if any(key in summary.values for summary in summaries)]
     with_range = keys == SPEEDS
-    shown = table(title, ("workload", "server"), [metric.title for metric in metrics])
+    shown = table(title, ("workload", "server"), [METRICS[metric] for metric in metrics])
     for number, cell in enumerate(report.cells):
         spreads = [None if cell.error else over_rounds(cell.rounds, m) for m in metrics]
         if not with_range:
@@ -94,18 +95,14 @@ def _medians(report: OnlineReport, title: str, keys: tuple[str, ...]) -> Table:
 
 def _ratios(report: OnlineReport) -> Table:
     found = ratios(report)
-    metrics = [m for m in _pick(RATIOS) if any(ratio.metric == m for ratio in found)]
+    metrics = [key for key in RATIOS if any(ratio.metric == key for ratio in found)]
     by_key = {(r.workload, r.server, r.metric): r.spread for r in found}
     title = f"{report.targets[0].name} over the others, ratios (lowest-highest)"
-    shown = table(title, ("workload", "server"), [metric.title for metric in metrics])
+    shown = table(title, ("workload", "server"), [METRICS[metric] for metric in metrics])
     for workload, server in dict.fromkeys((r.workload, r.server) for r in found):
         spreads = [by_key.get((workload, server, metric)) for metric in metrics]
         shown.add_row(workload, server, *(span(spread, "{:.2f}".format) for spread in spreads))
     return shown
-
-
-def _pick(keys: tuple[str, ...]) -> list[Metric]:
-    return [metric for metric in METRICS if metric.key in keys]
 
 
 def _notes(report: OnlineReport) -> Iterator[str]:
@@ -133,18 +130,11 @@ def _number(value: float) -> str:
 def _median_values(cell: Cell) -> dict[str, float]:
     if cell.error:
         return {}  # the rounds before the failure stand by themselves
-    spreads = {metric.key: over_rounds(cell.rounds, metric) for metric in METRICS}
+    spreads = {metric: over_rounds(cell.rounds, metric) for metric in METRICS}
     return {key: spread.median for key, spread in spreads.items() if spread}
 
 
 def _values(summary: Summary) -> dict[str, Any]:
-    numbers = {metric.key: metric.value(summary) for metric in METRICS}
-    return {
-        "num_requests": summary.num_requests,
-        "num_short": summary.num_short,
-        "num_prompt_tokens": summary.num_prompt_tokens,
-        "num_output_tokens": summary.num_output_tokens,
-        "counted_by": summary.counted_by,
-        "duration_s": summary.duration_s,
-        **{key: value for key, value in numbers.items() if value is not None},
-    }
+    counts = asdict(summary)
+    values: dict[str, float] = counts.pop("values")
+    return counts | values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llamastream.bench.errors import BenchError
 from llamastream.bench.online import Cell, OnlineReport
-from llamastream.bench.summary import METRICS, Spread, over_rounds
+from llamastream.bench.summary import Spread, over_rounds
 from llamastream.bench.workload import Workload
 
 if TYPE_CHECKING:
@@ -135,11 +135,10 @@ def _lines(axes: "Axes", cells: Sequence[Cell], names: Sequence[str], key: str) 
 
 def _points(cells: Sequence[Cell], name: str, key: str) -> list[tuple[int, Spread]]:
     """Concurrency and what a server reached there, in rising order."""
-    metric = next(metric for metric in METRICS if metric.key == key)
     return sorted(
         (cell.workload.concurrency or 0, spread)
         for cell in cells
-        if cell.server == name and (spread := over_rounds(cell.rounds, metric))
+        if cell.server == name and (spread := over_rounds(cell.rounds, key))
     )
 
 

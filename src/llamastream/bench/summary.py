@@ -14,24 +14,35 @@ from llamastream.bench.load import LoadResult, Outcome
 from llamastream.bench.openai import Timeline
 from llamastream.bench.workload import Workload
 
-
-class Percentiles(NamedTuple):
-    p50: float
-    p90: float
-    p99: float
+QUANTILES = (50, 90, 99)
+# Every number that is measured, by its key: how it is called. `output_tok_s` is all output tokens
+# over the whole time, prefill and queueing included; `decode_tok_s` counts only the time in which
+# all streams of a closed loop were decoding; `prefill_tok_s` is prompt tokens over TTFT, for
+# requests that were alone on the server. The percentages are what decoding reached of the machine's
+# bounds, known only with the model's weights. ITL is the gap between chunks.
+METRICS = {
+    "output_tok_s": "tok/s",
+    "decode_tok_s": "decode tok/s",
+    "prefill_tok_s": "prefill tok/s",
+    "memory_percent": "% of memory",
+    "compute_percent": "% of compute",
+} | {
+    f"{name}_ms.p{quantile}": f"{title} p{quantile}"
+    for name, title in (
+        ("ttft", "TTFT"),
+        ("itl", "ITL"),
+        ("e2e", "whole"),
+        ("background_itl", "others' ITL"),
+    )
+    for quantile in QUANTILES
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One workload on one server, once. What the workload cannot show is None.
+    """One workload on one server, once. `values` has no entry for what it cannot show.
 
-    `output_tok_s` is all output tokens over the whole time, prefill and queueing included; answers
-    of one token show a prefill, and have none.
-    `decode_tok_s` counts only the time in which all streams of a closed loop were decoding.
-    `prefill_tok_s` is prompt tokens over TTFT, for requests that were alone on the server.
-    `num_short` answers ended before the output length asked for. ITL is the gap between chunks.
-    `memory_percent` and `compute_percent` are what decoding reached of the machine's bounds, known
-    only with the model's weights.
+    `num_short` answers ended before the output length asked for.
     """
 
     num_requests: int
@@ -40,48 +51,7 @@ class Summary:
     num_output_tokens: int
     counted_by: Literal["usage", "chunks"]
     duration_s: float
-    output_tok_s: float | None
-    decode_tok_s: float | None
-    prefill_tok_s: float | None
-    ttft_ms: Percentiles
-    itl_ms: Percentiles | None
-    e2e_ms: Percentiles
-    background_itl_ms: Percentiles | None
-    memory_percent: float | None = None
-    compute_percent: float | None = None
-
-
-class Metric(NamedTuple):
-    """One number of a Summary: where it stands, and how it is called."""
-
-    key: str
-    title: str
-
-    def value(self, summary: Summary) -> float | None:
-        """The number, None where the workload cannot show it."""
-        name, _, quantile = self.key.partition(".")
-        found = getattr(summary, name)
-        if found is None:
-            return None
-        return float(getattr(found, quantile) if quantile else found)
-
-
-METRICS = (
-    Metric("output_tok_s", "tok/s"),
-    Metric("decode_tok_s", "decode tok/s"),
-    Metric("prefill_tok_s", "prefill tok/s"),
-    Metric("memory_percent", "% of memory"),
-    Metric("compute_percent", "% of compute"),
-) + tuple(
-    Metric(f"{name}_ms.{quantile}", f"{title} {quantile}")
-    for name, title in (
-        ("ttft", "TTFT"),
-        ("itl", "ITL"),
-        ("e2e", "whole"),
-        ("background_itl", "others' ITL"),
-    )
-    for quantile in Percentiles._fields
-)
+    values: dict[str, float]  # by the keys of METRICS
 
 
 class Spread(NamedTuple):
@@ -97,10 +67,22 @@ def summarize(result: LoadResult, workload: Workload) -> Summary:
     sent_s = [outcome.sent_s for outcome in result.measured]
     start_s, end_s = min(sent_s), max(t.end_s for t in timelines)
     firsts = [t.token_times_s[0] - sent for t, sent in zip(timelines, sent_s, strict=True)]
+    wholes = [t.end_s - sent for t, sent in zip(timelines, sent_s, strict=True)]
     prompt_tokens = [t.num_prompt_tokens or workload.prompt_tokens for t in timelines]
     output_tokens = [t.num_output_tokens for t in timelines]
-    alone = workload.concurrency == 1 and workload.background == 0
-    speeds = [tokens / first for tokens, first in zip(prompt_tokens, firsts, strict=True)]
+    values = (
+        _percentiles("ttft_ms", firsts)
+        | _percentiles("itl_ms", [gap for t in timelines for gap in np.diff(t.token_times_s)])
+        | _percentiles("e2e_ms", wholes)
+        | _percentiles("background_itl_ms", _background_gaps(result.background, start_s, end_s))
+    )
+    if workload.output_tokens > 1:  # answers of one token show a prefill
+        values["output_tok_s"] = sum(output_tokens) / (end_s - start_s)
+    if (speed := _decode_speed(timelines, workload.concurrency)) is not None:
+        values["decode_tok_s"] = speed
+    if workload.concurrency == 1 and workload.background == 0:
+        speeds = [tokens / first for tokens, first in zip(prompt_tokens, firsts, strict=True)]
+        values["prefill_tok_s"] = float(np.median(speeds))
     return Summary(
         num_requests=len(timelines),
         num_short=sum(count < workload.output_tokens for count in output_tokens),
@@ -108,15 +90,7 @@ def summarize(result: LoadResult, workload: Workload) -> Summary:
         num_output_tokens=sum(output_tokens),
         counted_by="usage" if all(t.counted_by == "usage" for t in timelines) else "chunks",
         duration_s=end_s - start_s,
-        output_tok_s=(
-            sum(output_tokens) / (end_s - start_s) if workload.output_tokens > 1 else None
-        ),
-        decode_tok_s=_decode_speed(timelines, workload.concurrency),
-        prefill_tok_s=float(np.median(speeds)) if alone else None,
-        ttft_ms=_percentiles_ms(firsts),
-        itl_ms=_percentiles_or_none([gap for t in timelines for gap in np.diff(t.token_times_s)]),
-        e2e_ms=_percentiles_ms([t.end_s - sent for t, sent in zip(timelines, sent_s, strict=True)]),
-        background_itl_ms=_percentiles_or_none(_background_gaps(result.background, start_s, end_s)),
+        values=values,
     )
 
 
@@ -124,9 +98,9 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.median(values)), min(values), max(values))
 
 
-def over_rounds(rounds: Sequence[Summary], metric: Metric) -> Spread | None:
+def over_rounds(rounds: Sequence[Summary], metric: str) -> Spread | None:
     """A metric's median and range over the rounds, None if the workload cannot show it."""
-    values = [value for summary in rounds if (value := metric.value(summary)) is not None]
+    values = [summary.values[metric] for summary in rounds if metric in summary.values]
     return spread(values) if values else None
 
 
@@ -137,12 +111,12 @@ def _all_succeeded(outcomes: Sequence[Outcome]) -> list[Timeline]:
     return [outcome.timeline for outcome in outcomes if outcome.timeline]
 
 
-def _percentiles_ms(values_s: Sequence[float]) -> Percentiles:
-    return Percentiles(*(float(ms) for ms in np.percentile(values_s, (50, 90, 99)) * 1e3))
-
-
-def _percentiles_or_none(values_s: Sequence[float]) -> Percentiles | None:
-    return _percentiles_ms(values_s) if values_s else None
+def _percentiles(name: str, values_s: Sequence[float]) -> dict[str, float]:
+    """By the keys of METRICS, in milliseconds; none of no values."""
+    if not values_s:
+        return {}
+    found_ms = np.percentile(values_s, QUANTILES) * 1e3
+    return {f"{name}.p{q}": float(ms) for q, ms in zip(QUANTILES, found_ms, strict=True)}
 
 
 def _background_gaps(outcomes: Sequence[Outcome], start_s: float, end_s: float) -> list[float]:

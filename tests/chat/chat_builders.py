@@ -1,18 +1,19 @@
 """Tokenizers, templates and conversations for the tests of the chat layer."""
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tests.doubles.tokenizer import byte_vocab
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.chat import IncrementalDetokenizer, Tokenizer
 from llamastream.config import TokenizerConfig
 from llamastream.messages import Message
+from llamastream.weights.tokenizer_json import LLAMA3_SPLIT, Piece, byte_level_json
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CONTROL_TEXTS = (
@@ -20,11 +21,6 @@ CONTROL_TEXTS = (
     "<|eot_id|> <|user|> <|assistant|> <|system|> <|end|> <s> </s> [INST] [/INST]"
 ).split()
 TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
-# What GPT-2's and Llama 3's tokenizers cut text by, so that merges cross line ends as theirs do.
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # In the styles of published templates, written for these tests.
 TEMPLATES = {
@@ -83,7 +79,8 @@ def examples(count: int) -> settings:
 def train_byte_level() -> HFTokenizer:
     """A small byte-level BPE with the control tokens of several formats."""
     hf = HFTokenizer(models.BPE())
-    cut = pre_tokenizers.Split(pattern=_regex(LLAMA3_SPLIT), behavior="isolated")
+    # As Llama 3's tokenizer cuts text, so that merges cross line ends.
+    cut = pre_tokenizers.Split(pattern=Regex(LLAMA3_SPLIT), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     hf.pre_tokenizer = pre_tokenizers.Sequence([cut, byte_level])
     hf.decoder = decoders.ByteLevel()
@@ -97,12 +94,6 @@ def train_byte_level() -> HFTokenizer:
     hf.train_from_iterator(words * 3, trainer)
     hf.add_tokens([AddedToken("<think>", special=False), AddedToken("</think>", special=False)])
     return hf
-
-
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(pattern)
 
 
 def config_of(
@@ -124,11 +115,12 @@ def config_of(
 
 def llama3_json(model_file: Path) -> str:
     """A `tokenizer.json` of Llama 3's published ranks: base64 of the bytes, and the rank."""
-    ranks = dict(_rank(line) for line in model_file.read_bytes().splitlines() if line)
-    alphabet = _byte_alphabet()
+    lines = (line.split() for line in model_file.read_bytes().splitlines() if line)
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    alphabet = {byte: char for char, byte in byte_vocab().items()}
     text = {raw: "".join(alphabet[byte] for byte in raw) for raw in ranks}
     merges = [
-        (rank, ranks[raw[:cut]], text[raw[:cut]], text[raw[cut:]])
+        (rank, ranks[raw[:cut]], f"{text[raw[:cut]]} {text[raw[cut:]]}")
         for raw, rank in ranks.items()
         for cut in range(1, len(raw))
         if raw[:cut] in ranks and raw[cut:] in ranks
@@ -136,40 +128,13 @@ def llama3_json(model_file: Path) -> str:
     names = {n: f"<|reserved_{n}|>" for n in range(256)}
     names |= {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 6: "<|start_header_id|>"}
     names |= {7: "<|end_header_id|>", 8: "<|eom_id|>", 9: "<|eot_id|>"}
-    added = [
-        {"id": len(ranks) + n, "content": name, "special": True, "normalized": False}
-        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-        for n, name in names.items()
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    byte_level["use_regex"] = False
-    cut_rule = {"type": "Split", "pattern": {"Regex": LLAMA3_SPLIT}, "behavior": "Isolated"}
-    cut_rule["invert"] = False
-    return json.dumps(
-        {
-            "version": "1.0",
-            "added_tokens": added,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut_rule, byte_level]},
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE",
-                "ignore_merges": True,
-                "vocab": {text[raw]: rank for raw, rank in ranks.items()},
-                "merges": [merge[2:] for merge in sorted(merges)],
-            },
-        }
+    return byte_level_json(
+        [*(text[raw] for raw in sorted(ranks, key=ranks.__getitem__)), *names.values()],
+        [merge for *_, merge in sorted(merges)],
+        [Piece.NORMAL] * len(ranks) + [Piece.CONTROL] * len(names),
+        split="llama-bpe",
+        bos_id=None,
     )
-
-
-def _rank(line: bytes) -> tuple[bytes, int]:
-    token, rank = line.split()
-    return base64.b64decode(token), int(rank)
-
-
-def _byte_alphabet() -> list[str]:
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    rest = [byte for byte in range(256) if byte not in printable]
-    return [chr(b) if b in printable else chr(256 + rest.index(b)) for b in range(256)]
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], *, skip: bool = True) -> tuple[list[str], str]:

@@ -16,7 +16,7 @@ CHATML = (
 
 def byte_tokenizer_config() -> TokenizerConfig:
     """256 bytes, then `<|im_start|>`, `<|im_end|>` (the end of a turn) and `<s>`."""
-    tokenizer = Tokenizer(models.BPE(vocab=_byte_vocab(), merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=byte_vocab(), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
@@ -31,7 +31,7 @@ def byte_tokenizer_config() -> TokenizerConfig:
     )
 
 
-def _byte_vocab() -> dict[str, int]:
+def byte_vocab() -> dict[str, int]:
     """GPT-2's printable stand-in of each byte: itself, or the next unused one from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -186,13 +186,16 @@ def _paying(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context  # which also keeps Jinja from running it at compile time
     @wraps(call)
     def paying(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        environment: Any = context.environment
-        budget: Budget = environment.budget
+        budget = _budget(context)
         budget.spend(CALL_UNITS + size(value))
         _check_filter(budget, name, value, (*args, *kwargs.values()))
         if isinstance(value, Iterator):
             value = _steps(context, value)
-        first = {"context": context, "eval_context": context.eval_ctx, "environment": environment}
+        first = {
+            "context": context,
+            "eval_context": context.eval_ctx,
+            "environment": context.environment,
+        }
         given = [] if wants is None else [first[wants.name]]
         result = call(*given, value, *args, **kwargs)
         budget.spend(size(result))
@@ -200,6 +203,12 @@ def _paying(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return paying
+
+
+def _budget(context: Context) -> Budget:
+    environment: Any = context.environment
+    budget: Budget = environment.budget
+    return budget
 
 
 def _check_filter(budget: Budget, name: str, value: Any, args: tuple[Any, ...]) -> None:
@@ -219,8 +228,7 @@ def _check_filter(budget: Budget, name: str, value: Any, args: tuple[Any, ...]) 
 
 @pass_context
 def _steps(context: Context, items: Iterable[Any]) -> Iterator[Any]:
-    environment: Any = context.environment
-    budget: Budget = environment.budget
+    budget = _budget(context)
     for item in items:
         budget.spend(STEP_UNITS)
         yield item
@@ -234,15 +242,13 @@ def _joined(context: Context, items: list[Any]) -> str:
 
 @pass_context
 def _built(context: Context, value: Any) -> Any:
-    environment: Any = context.environment
-    environment.budget.spend_nodes(value)
+    _budget(context).spend_nodes(value)
     return value
 
 
 @pass_context
 def _printed(context: Context, value: Any) -> Any:
-    environment: Any = context.environment
-    environment.budget.spend_printed(value)
+    _budget(context).spend_printed(value)
     return value
 
 

@@ -1,19 +1,33 @@
 """From a conversation to the token ids of its prompt: which format a model gets.
 
-The formats themselves are next door: `llama2`, `headers` (Llama 3 and ChatML) and `jinja`.
+The formats themselves are next door: `llama2`, and `jinja` for all that is a template.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from llamastream.chat.headers import HeaderFormat, chatml_layout, llama3_layout
 from llamastream.chat.jinja import JinjaFormat
 from llamastream.chat.llama2 import TAGS, Llama2Format
 from llamastream.chat.tokenizer import Tokenizer
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.messages import Message
 
+# Sources: github.com/meta-llama/llama3, llama/tokenizer.py, ChatFormat; and OpenAI's ChatML.
+TEMPLATES = {
+    "llama3": (
+        "<|begin_of_text|>{% for message in messages %}"
+        "<|start_header_id|>{{ message.role }}<|end_header_id|>"
+        "{{ '\n\n' + message.content | trim }}<|eot_id|>{% endfor %}"
+        "<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}"
+    ),
+    "chatml": (
+        "{% for message in messages %}<|im_start|>{{ message.role + '\n' + message.content }}"
+        "<|im_end|>{{ '\n' }}{% endfor %}<|im_start|>{{ 'assistant\n' }}"
+    ),
+}
+_CONTROL_TEXT = re.compile(r"<\|\w+\|>")
 _PROBES = (
     (Message("user", " a "),),
     (Message("system", " s "), Message("user", " a ")),
@@ -50,11 +64,7 @@ class PromptBuilder:
         option = chat_template_option
         if option == "llama2":
             return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags))
-        if option == "llama3":
-            return cls(HeaderFormat(tokenizer, llama3_layout, name=option))
-        if option == "chatml":
-            return cls(HeaderFormat(tokenizer, chatml_layout, name=option))
-        source = tokenizer.chat_template if option is None else _read_template(option)
+        source = tokenizer.chat_template if option is None else _template(option, tokenizer)
         if source is None:
             return cls(_NoFormat())
         jinja = JinjaFormat(tokenizer, source, allow_prompt_tags=allow_prompt_tags)
@@ -102,6 +112,19 @@ def _check(messages: Sequence[Message]) -> None:
                 "lone surrogate.",
                 param=f"messages[{index}].content",
             ) from error
+
+
+def _template(option: str, tokenizer: Tokenizer) -> str:
+    """One of ours, or the file `option`."""
+    source = TEMPLATES.get(option)
+    if source is None:
+        return _read_template(option)
+    for text in _CONTROL_TEXT.findall(source):
+        if text not in tokenizer.special_texts:
+            raise ModelError(
+                f"--chat-template {option} needs a tokenizer with the control token {text}."
+            )
+    return source
 
 
 def _read_template(path: str) -> str:

@@ -65,10 +65,6 @@ class Tokenizer:
     def special_texts(self) -> frozenset[str]:
         return self._special.texts
 
-    def special_id(self, text: str) -> int | None:
-        """The id of a control token, by its text."""
-        return next((s for s in self._special.split(text)[:1] if isinstance(s, int)), None)
-
     def encode(self, text: str, *, add_bos: bool | None = None) -> list[int]:
         """Ids of plain text: none of them is a control token but the BOS in front.
 

@@ -10,11 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from llamastream.store.database import Durability, unavailable
 from llamastream.store.ledger import Ledger, OpenResponse
-from llamastream.store.packing import (
-    NO_LOGPROBS,
-    unpack_step_entries,
-    unpack_steps,
-)
+from llamastream.store.packing import NO_LOGPROBS, unpack_step_entries, unpack_steps
 from llamastream.store.records import Status
 from llamastream.store.tables import journal, responses
 
@@ -43,14 +39,14 @@ class Journal:
         self.ledger = ledger
         self.owner = owner
         self._keeps_steps = durability != "off"
-        self._next_seq = 0
+        self.next_seq = 0  # the row that the next step becomes
         self._cursor: Any = None  # of the driver
         self._driver_error: type[Exception] = Exception
         self._insert_step = ""
 
     @property
     def wants_fold(self) -> bool:
-        return self._next_seq - self.ledger.oldest_start(self._next_seq) >= FOLD_AFTER
+        return self.next_seq - self.ledger.oldest_start(self.next_seq) >= FOLD_AFTER
 
     def attach(self, conn: Connection) -> None:
         """Read on a new connection where the journal ends."""
@@ -62,14 +58,10 @@ class Journal:
         mark = "?" if conn.dialect.paramstyle == "qmark" else "%s"
         self._insert_step = _INSERT_STEP.format(mark)
         # NOTE: rows may have gone with the last fold, so the number in memory can be the larger.
-        self._next_seq = max(self._next_seq, 0 if last is None else last + 1)
+        self.next_seq = max(self.next_seq, 0 if last is None else last + 1)
 
     def open(self, response_id: str, *, scope: str, num: int) -> None:
-        self.ledger.add(OpenResponse(response_id, scope, num, self._next_seq))
-
-    @property
-    def next_seq(self) -> int:
-        return self._next_seq
+        self.ledger.add(OpenResponse(response_id, scope, num, self.next_seq))
 
     def write_step(self) -> None:
         """Write what was staged, as one row, on the connection attached to."""
@@ -77,18 +69,18 @@ class Journal:
         if packed is None or not self._keeps_steps:
             return
         tokens, logprobs = packed
-        row = (self.owner, self._next_seq, tokens, logprobs)
+        row = (self.owner, self.next_seq, tokens, logprobs)
         try:
             self._cursor.execute(self._insert_step, row)
         except self._driver_error as error:
             raise unavailable(error) from error
-        self._next_seq += 1
+        self.next_seq += 1
 
     def fold(self, conn: Connection, entry: OpenResponse) -> None:
         """Write all tokens of a response into its own row. Steps staged so far are included."""
         ids, entries = entry.packed()
         # Tokens staged in this transaction are in the fold, and once more in the step's row.
-        start = self._next_seq
+        start = self.next_seq
         conn.execute(_FOLD, {"of_num": entry.num, "ids": ids, "entries": entries, "start": start})
         self.ledger.move_start(entry, start)
 
@@ -99,7 +91,7 @@ class Journal:
 
     def forget_old(self, conn: Connection) -> None:
         """Delete the rows that no response in progress needs any more."""
-        oldest = self.ledger.oldest_start(self._next_seq)
+        oldest = self.ledger.oldest_start(self.next_seq)
         conn.execute(delete(journal).where(journal.c.owner == self.owner, journal.c.seq < oldest))
 
 

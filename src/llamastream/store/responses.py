@@ -4,15 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
 from llamastream.messages import Token

@@ -4,8 +4,7 @@ Knows no engine and no text. Nothing is executed from a checkpoint: no pickle, n
 """
 
 from llamastream.weights.checkpoint import Checkpoint, Progress, TensorEntry
-from llamastream.weights.listing import list_local
-from llamastream.weights.opening import open_checkpoint
+from llamastream.weights.opening import list_local, open_checkpoint
 
 __all__ = [
     "Checkpoint",

@@ -1,5 +1,6 @@
-"""From what a person calls a model to an opened Checkpoint."""
+"""From what a person calls a model to an opened Checkpoint, and the models that are here."""
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 from llamastream.errors import ModelError
 from llamastream.sampling import SamplingParams
 from llamastream.weights.checkpoint import Checkpoint, Progress
-from llamastream.weights.demo import fetch_demo
+from llamastream.weights.demo import demo_file, fetch_demo
 from llamastream.weights.folder import open_folder
 from llamastream.weights.gguf_file import open_gguf
-from llamastream.weights.hub_cache import find_fetched
+from llamastream.weights.hub_cache import find_fetched, list_fetched
+
+logger = logging.getLogger(__name__)
 
 DEMO = "demo"
 DEMO_SAMPLING = SamplingParams(temperature=0.0)  # so small a model wanders off when it draws
@@ -46,6 +49,25 @@ def open_checkpoint(
         )
     folder = fetch_model(model, revision, cache_dir, progress)
     return open_folder(folder, name=model)
+
+
+def list_local(cache_dir: Path) -> list[Checkpoint]:
+    """The models fetched into `cache_dir`, by name. One that cannot be read is logged, not listed.
+
+    Never reaches for the network.
+    """
+    demo = demo_file(cache_dir)
+    found = [*([(DEMO, demo)] if demo.is_file() else []), *list_fetched(cache_dir)]
+    models = []
+    for name, path in found:
+        try:
+            if path.is_dir():
+                models.append(open_folder(path, name=name))
+            else:
+                models.append(open_gguf(path, name=name, cache_dir=cache_dir))
+        except ModelError as error:
+            logger.warning("cannot read model %s: %s", name, error)
+    return models
 
 
 def fetch_model(

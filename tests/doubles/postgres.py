@@ -38,7 +38,7 @@ class Postgres:
             yield server
         finally:
             if server.is_running():
-                server.crash()
+                server.kill()  # also one that is frozen
             shutil.rmtree(folder)
 
     def start(self) -> None:

@@ -49,9 +49,11 @@ async def _crash(database: Postgres, rng: random.Random) -> None:
 
 async def _hang(database: Postgres, rng: random.Random) -> None:
     await asyncio.sleep(rng.random() * 0.6)
-    await asyncio.to_thread(database.freeze)
-    await asyncio.sleep(rng.choice((rng.random(), LONG_HANG_S)))
-    await asyncio.to_thread(database.thaw)
+    try:
+        await asyncio.to_thread(database.freeze)
+        await asyncio.sleep(rng.choice((rng.random(), LONG_HANG_S)))
+    finally:
+        await asyncio.to_thread(database.thaw)
 
 
 postgres = partial(_on_postgres, _crash, "crashes")

@@ -1,9 +1,8 @@
 """Conversations and their items, in the order they were added."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from llamastream.errors import InvalidRequest, NotFound
 from llamastream.store.database import Database
@@ -68,22 +67,14 @@ class Conversations:
     async def list(self, *, scope: str, query: PageQuery) -> Page[Conversation]:
         base = select(*COLUMNS).where(conversations.c.scope == scope)
         return await self._database.read(
-            lambda conn: fetch_page(
-                conn,
-                base,
-                to_conversation,
-                query,
-                id_column=conversations.c.id,
-                order=conversations.c.num,
-            )
+            lambda conn: fetch_page(conn, base, to_conversation, query, conversations)
         )
 
     async def items(self, id: str, *, scope: str, query: PageQuery) -> Page[Item]:
         def read(conn: Connection) -> Page[Item]:
             num = find(conn, "conversation", id, scope).num
             base = select(*ITEM_COLUMNS).where(items.c.conversation_num == num)
-            position: ColumnElement[Any] = items.c.position
-            return fetch_page(conn, base, to_item, query, id_column=items.c.id, order=position)
+            return fetch_page(conn, base, to_item, query, items, order_by="position")
 
         return await self._database.read(read)
 

@@ -32,7 +32,7 @@ class ImpatientConnection(psycopg.Connection[Any]):
         return super().wait(self._limited(gen), *args, **options)
 
     def _limited(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        """Passes on what the driver's loop says to `gen`, who waits: ready, or (0) not yet."""
+        """Passes on what the driver's loop says to `gen`: ready, or every 0.1 s (psycopg 3.3) 0."""
         last_s = time.monotonic()
         try:
             waits_for = next(gen)

@@ -155,7 +155,7 @@ class Responses:
         def read(conn: Connection) -> Page[Item]:
             num = find(conn, "response", id, scope).num
             base = select(*ITEM_COLUMNS).where(items.c.response_num == num, items.c.part == INPUT)
-            return fetch_page(conn, base, to_item, query, id_column=items.c.id, order=items.c.num)
+            return fetch_page(conn, base, to_item, query, items)
 
         return await self._database.read(read)
 
@@ -253,9 +253,7 @@ def _matching(
     found: list[Response] = []
     part, has_more = replace(query, limit=MAX_LIMIT), True
     while has_more and len(found) <= query.limit:
-        page = fetch_page(
-            conn, base, to_response, part, id_column=responses.c.id, order=responses.c.num
-        )
+        page = fetch_page(conn, base, to_response, part, responses)
         found += filter(matches, page.data)
         has_more = page.has_more
         part = replace(part, after=page.data[-1].id) if page.data else part

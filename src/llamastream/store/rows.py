@@ -39,16 +39,18 @@ def fetch_page(
     base: Select[Any],
     make: Callable[[Row[Any]], T],
     query: PageQuery,
+    table: TableClause,
     *,
-    id_column: ColumnElement[str],
-    order: ColumnElement[int],
+    order_by: str = "num",
 ) -> Page[T]:
-    """The part of `base` that `query` asks for, ordered by `order`, which an index must serve.
+    """The part of `base`, rows of `table`, that `query` asks for, in an order that an index serves.
 
     Raises NotFound when `query.after` is not in the list.
     """
+    order = table.c[order_by]
     if query.after is not None:
-        after = base.with_only_columns(order).where(id_column == query.after).limit(1)
+        of_id = table.c.id == query.after
+        after = base.with_only_columns(order).where(of_id).limit(1)
         anchor = conn.execute(after).scalar() if ID.fullmatch(query.after) else None
         if anchor is None:
             raise NotFound(

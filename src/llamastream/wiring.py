@@ -5,10 +5,10 @@ Knows no command line and no wire format: `cli` and `jina` call it with settings
 
 import asyncio
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llamastream import store as store_layer
 from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
@@ -19,11 +19,11 @@ from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError
 from llamastream.service import ChatService
 from llamastream.service.responses import Responses, StorePolicy
-from llamastream.store import Retention
+from llamastream.store.records import Retention
 from llamastream.weights import Checkpoint, Progress, open_checkpoint
 
 if TYPE_CHECKING:
-    from llamastream.store import Store
+    from llamastream.store.store import Store
 
 DAY_S = 86_400.0
 
@@ -128,9 +128,10 @@ def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) ->
 async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
     """Open the database, made if need be. Raises StoreError."""
     # The import takes 0.2 s, in which the weights go on loading.
-    opener = await asyncio.to_thread(getattr, store_layer, "Store")
-    opened: Store = await opener.open(
-        store.store or store_layer.sqlite_url(data_dir),
+    module = await asyncio.to_thread(import_module, "llamastream.store.store")
+    sqlite_url = import_module("llamastream.store.database").sqlite_url
+    opened: Store = await module.Store.open(
+        store.store or sqlite_url(data_dir),
         durability=store.durability,
         owner=store.server_name,
         exclusive=exclusive,

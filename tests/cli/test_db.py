@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from llamastream.cli.db import db
 from llamastream.errors import ConfigError
-from llamastream.store import Store, sqlite_url
+from llamastream.store.database import sqlite_url
+from llamastream.store.store import Store
 
 
 async def _fill(folder: Path) -> None:

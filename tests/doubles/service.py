@@ -8,7 +8,7 @@ from llamastream.chat import PromptBuilder, Tokenizer
 from llamastream.messages import GenerationRequest
 from llamastream.service import ChatService
 from llamastream.service.responses import Responses, StorePolicy
-from llamastream.store import sqlite_url
+from llamastream.store.database import sqlite_url
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.store import FailingStore
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config

@@ -6,7 +6,8 @@ from typing import Any
 
 from llamastream.errors import StoreUnavailable
 from llamastream.messages import Token
-from llamastream.store import Outcome, Response, Store
+from llamastream.store.records import Outcome, Response
+from llamastream.store.store import Store
 
 
 class FailingStore(Store):

@@ -16,7 +16,7 @@ from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, 
 from llamastream.sampling import SamplingParams
 from llamastream.service.response_log import MAX_READ, ResponseLog
 from llamastream.service.responses import Draft, Responses, StorePolicy
-from llamastream.store import IdempotencyKey, Status
+from llamastream.store.records import IdempotencyKey, Status
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
 from tests.doubles.store import FailingStore

@@ -6,7 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from llamastream.store import Store, sqlite_url
+from llamastream.store.database import sqlite_url
+from llamastream.store.store import Store
 from tests.doubles.postgres import Postgres, find_postgres
 
 

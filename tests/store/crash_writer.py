@@ -3,7 +3,8 @@
 import asyncio
 from multiprocessing.connection import Connection
 
-from llamastream.store import Interrupted, Store
+from llamastream.store.records import Interrupted
+from llamastream.store.store import Store
 from tests.store.doubles import DONE, start, tokens
 
 STREAMS = 8

@@ -2,7 +2,8 @@
 
 from llamastream.messages import Token
 from llamastream.sampling import SamplingParams
-from llamastream.store import Item, NewResponse, Outcome, Status, Store
+from llamastream.store.records import Item, NewResponse, Outcome, Status
+from llamastream.store.store import Store
 
 SCOPE = "key-1"
 DONE = Outcome(Status.COMPLETED, {"usage": {"output_tokens": 3}})

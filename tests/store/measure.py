@@ -12,7 +12,9 @@ from pathlib import Path
 
 from llamastream.messages import Token
 from llamastream.sampling import SamplingParams
-from llamastream.store import Durability, NewResponse, Outcome, Status, Store, sqlite_url
+from llamastream.store.database import Durability, sqlite_url
+from llamastream.store.records import NewResponse, Outcome, Status
+from llamastream.store.store import Store
 
 STREAMS = 32
 SECONDS = 5.0

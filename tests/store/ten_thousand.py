@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 from sqlalchemy import Connection, Row, insert, select
 
-from llamastream.store import Store, sqlite_url
+from llamastream.store.database import sqlite_url
+from llamastream.store.store import Store
 from llamastream.store.tables import conversations, items, responses
 from tests.soak.server import Server
 

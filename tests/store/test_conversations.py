@@ -1,7 +1,8 @@
 import pytest
 
 from llamastream.errors import InvalidRequest, NotFound
-from llamastream.store import Outcome, PageQuery, Status, Store
+from llamastream.store.records import Outcome, PageQuery, Status
+from llamastream.store.store import Store
 from tests.store.doubles import SCOPE, items, run, start
 
 ALL = PageQuery(limit=100, order="asc")

@@ -14,7 +14,9 @@ import pytest
 
 from llamastream.errors import StoreUnavailable
 from llamastream.messages import Token
-from llamastream.store import Status, Store, sqlite_url
+from llamastream.store.database import sqlite_url
+from llamastream.store.records import Status
+from llamastream.store.store import Store
 from tests.doubles.disk import NotHere, fill, small_disk
 from tests.store.crash_writer import LENGTH, write_until_killed
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens

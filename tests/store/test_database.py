@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import Connection, TableClause, inspect
 
 from llamastream.errors import StoreError
-from llamastream.store import Store, sqlite_url, tables
-from llamastream.store.database import Database
+from llamastream.store import tables
+from llamastream.store.database import Database, sqlite_url
 from llamastream.store.migrations import INITIAL, MIGRATIONS, Migration, upgrade
+from llamastream.store.store import Store
 
 
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection")  # SQLite, responses_kind

@@ -5,9 +5,10 @@ import psutil
 import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
-from llamastream.store import PageQuery, Store
 from llamastream.store.database import Database
 from llamastream.store.postgres import KEEPALIVE, connect_arguments
+from llamastream.store.records import PageQuery
+from llamastream.store.store import Store
 from tests.doubles.postgres import Postgres
 from tests.store.conftest import DELETE_ROWS, run_sql
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens

@@ -4,7 +4,8 @@ import pytest
 
 from llamastream.errors import StoreError
 from llamastream.sampling import SamplingParams
-from llamastream.store import PageQuery, Recovery, Status, Store
+from llamastream.store.records import PageQuery, Recovery, Status
+from llamastream.store.store import Store
 from tests.store.doubles import DONE, SCOPE, start, tokens
 
 

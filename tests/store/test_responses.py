@@ -2,7 +2,8 @@ import pytest
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
 from llamastream.sampling import SamplingParams
-from llamastream.store import IdempotencyKey, NewResponse, Outcome, PageQuery, Status, Store
+from llamastream.store.records import IdempotencyKey, NewResponse, Outcome, PageQuery, Status
+from llamastream.store.store import Store
 from tests.store.conftest import Clock
 from tests.store.doubles import DONE, SCOPE, a_response, items, run, start, tokens
 

@@ -1,8 +1,9 @@
 import pytest
 
 from llamastream.errors import NotFound
-from llamastream.store import IdempotencyKey, PageQuery, Retention, Store
+from llamastream.store.records import IdempotencyKey, PageQuery, Retention
 from llamastream.store.retention import KEY_AGE_S, SWEEP_LIMIT
+from llamastream.store.store import Store
 from tests.store.conftest import Clock
 from tests.store.doubles import SCOPE, a_response, items, run, start
 

@@ -4,7 +4,9 @@ import pytest
 
 from llamastream.errors import InvalidRequest, StoreError
 from llamastream.messages import Token
-from llamastream.store import IdempotencyKey, PageQuery, Status, Store, sqlite_url
+from llamastream.store.database import sqlite_url
+from llamastream.store.records import IdempotencyKey, PageQuery, Status
+from llamastream.store.store import Store
 from tests.store.doubles import DONE, SCOPE, items, run, start, tokens
 
 

@@ -13,7 +13,7 @@ from llamastream.errors import ConfigError, InvalidRequest
 from llamastream.wiring import open_store
 
 if TYPE_CHECKING:
-    from llamastream.store import Store
+    from llamastream.store.store import Store
 
 T = TypeVar("T")
 

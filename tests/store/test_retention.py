@@ -1,9 +1,11 @@
 import pytest
+from sqlalchemy import Connection, insert, select
 
 from llamastream.errors import NotFound
 from llamastream.store.records import IdempotencyKey, PageQuery, Retention
 from llamastream.store.retention import KEY_AGE_S, SWEEP_LIMIT
 from llamastream.store.store import Store
+from llamastream.store.tables import idempotency_keys, responses
 from tests.store.conftest import Clock
 from tests.store.doubles import SCOPE, a_response, items, run, start
 
@@ -94,3 +96,23 @@ async def test_idempotency_keys_are_forgotten_after_a_day(store: Store, clock: C
     assert (await store.sweep(Retention())).num_keys == 1
     created = await store.responses.create(a_response("r2", idempotency=key), scope=SCOPE)
     assert not created.existing
+
+
+async def test_old_idempotency_keys_are_forgotten_a_bounded_number_at_a_time(
+    store: Store, clock: Clock
+) -> None:
+    await start(store, "r1")
+    number = SWEEP_LIMIT + 5
+    common = {"scope": SCOPE, "digest": b"d", "created_at": clock.now}
+
+    def fill(conn: Connection) -> None:
+        num = conn.execute(select(responses.c.num)).scalar_one()
+        rows = [common | {"key": f"k{k}", "response_num": num} for k in range(number)]
+        conn.execute(insert(idempotency_keys), rows)
+
+    await store._writer.run(fill)
+    clock.now += KEY_AGE_S + 1
+    swept = await store.sweep(Retention())
+    assert (swept.num_keys, swept.more) == (SWEEP_LIMIT, True)
+    assert (await store.sweep(Retention())).num_keys == 5
+    assert not (await store.sweep(Retention())).more

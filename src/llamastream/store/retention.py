@@ -7,7 +7,7 @@ What is to go is looked up on a reader's thread; the writer only looks at those 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, tuple_
 
 from llamastream.store.conversations import remove_conversations
 from llamastream.store.records import Retention, Swept
@@ -51,10 +51,14 @@ def sweep(conn: Connection, planned: Plan, now: float) -> Swept:
     idle_of_plan = _idle_conversations().where(conversations.c.num.in_(planned.conversations))
     idle = conn.execute(idle_of_plan).scalars().all()
     remove_conversations(conn, idle)
-    keys = conn.execute(
-        delete(idempotency_keys).where(idempotency_keys.c.created_at < now - KEY_AGE_S)
-    )
-    return Swept(len(old), len(idle), keys.rowcount, more=bool(old or idle))
+    num_keys = _forget_keys(conn, before=now - KEY_AGE_S)
+    return Swept(len(old), len(idle), num_keys, more=bool(old or idle or num_keys))
+
+
+def _forget_keys(conn: Connection, *, before: float) -> int:
+    name = (idempotency_keys.c.scope, idempotency_keys.c.key)
+    old = select(*name).where(idempotency_keys.c.created_at < before).limit(SWEEP_LIMIT)
+    return conn.execute(delete(idempotency_keys).where(tuple_(*name).in_(old))).rowcount
 
 
 def _old_responses() -> Select[tuple[Any]]:

@@ -39,9 +39,15 @@ class Roofline:
         return 2 * self.num_layer_weights * tok_s / bounds.ops_per_s
 
 
-def weight_bytes(tensor: str, dtype: DType) -> float:
-    """Of one weight of the tensor: outside the layers int4 stays at 8 bits."""
-    return WEIGHT_BYTES["int8" if dtype == "int4" and ".layers." not in tensor else dtype]
+def weight_bytes(tensor: str, stored: str, dtype: DType) -> float:
+    """Of one weight of the tensor, kept at `dtype`, which the checkpoint stores as `stored`.
+
+    What is stored in 4 bits stays so at int8; outside the layers int4 stays at 8 bits.
+    """
+    if dtype != "float32":
+        is_four_bits = stored in ("Q4_0", "Q4_1") or (dtype == "int4" and ".layers." in tensor)
+        dtype = "int4" if is_four_bits else "int8"
+    return WEIGHT_BYTES[dtype]
 
 
 def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:

@@ -66,7 +66,7 @@ def facts(model: Checkpoint) -> dict[str, str]:
     memory: dict[str, str] = {}
     for dtype in WEIGHT_BYTES:
         weights = _bytes(
-            sum(math.prod(e.shape) * weight_bytes(e.name, dtype) for e in model.entries)
+            sum(math.prod(e.shape) * weight_bytes(e.name, e.dtype, dtype) for e in model.entries)
         )
         per_token = _bytes(kv_bytes_per_token(model.config, dtype))
         memory[dtype] = f"{weights} of weights, {per_token} of KV cache per token"

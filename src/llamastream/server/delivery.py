@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +16,7 @@ from llamastream.errors import ChatError, InternalError
 from llamastream.messages import Delta
 from llamastream.server.errors import error_body
 from llamastream.server.framing import Format
+from llamastream.server.transport import HttpProtocol, connection_of
 from llamastream.service.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -40,13 +42,14 @@ class EventStream:
             await send(
                 {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS}
             )
-            await self._send_events(send)
+            await self._send_events(send, connection_of(scope))
 
-    async def _send_events(self, send: Send) -> None:
+    async def _send_events(self, send: Send, connection: HttpProtocol | None) -> None:
         stream, wire = self._stream, self._wire
+        take = None if connection is None else partial(self._send_now, connection)
         try:
             while not stream.exhausted:
-                deltas = await stream.read(self._ping_interval_s)
+                deltas = await stream.read(self._ping_interval_s, take)
                 frames = [frame for delta in deltas for frame in wire.frames(delta)]
                 if frames:
                     await send(_body(b"".join(frames), more=True))
@@ -59,6 +62,18 @@ class EventStream:
             logger.exception("failed while sending request_id=%s", stream.id)
             end = _error_event(InternalError("Internal error while sending the answer."))
         await send(_body(end, more=False))
+
+    def _send_now(self, connection: HttpProtocol, delta: Delta) -> bool:
+        """Send one delta without waking the task. False: that is the task's to do."""
+        if connection.lags:
+            return False
+        try:
+            frames = self._wire.frames(delta)
+        except Exception:  # the task will meet it as well, and ends this answer only
+            return False
+        if frames:
+            connection.write_soon(b"".join(frames))
+        return True
 
 
 class WholeAnswer:

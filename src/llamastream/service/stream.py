@@ -44,6 +44,7 @@ class Stream(AsyncIterator[Delta]):
         self._error: ChatError | None = None
         self._closed = False
         self._waiter = Waiter()
+        self._take: Callable[[Delta], bool] | None = None
 
     # What the reader calls.
 
@@ -63,14 +64,19 @@ class Stream(AsyncIterator[Delta]):
             raise RuntimeError("usage() is known after the end of the stream only")
         return self._usage
 
-    async def read(self, timeout_s: float | None = None) -> list[Delta]:
+    async def read(
+        self, timeout_s: float | None = None, take: Callable[[Delta], bool] | None = None
+    ) -> list[Delta]:
         """All deltas that are ready, waiting for at least one.
 
-        Empty when `timeout_s` passed without any, and at the end (see `exhausted`). Raises the
-        stream's ChatError in place of its end.
+        While it waits `take` is offered each delta as it comes; one that it takes (True) is not
+        returned, and does not end the wait. Empty when `timeout_s` passed, and at the end (see
+        `exhausted`). Raises the stream's ChatError in place of its end.
         """
         if not self._pending and not self._over and not self._closed:
+            self._take = take
             await self._waiter.wait(timeout_s)
+            self._take = None
         deltas = list(self._pending)
         self._pending.clear()
         if self._melted:
@@ -114,6 +120,8 @@ class Stream(AsyncIterator[Delta]):
     def push(self, delta: Delta) -> None:
         """Hand one delta to the reader, without waiting for it."""
         if self._closed:
+            return
+        if self._take is not None and not self._pending and self._take(delta):
             return
         if self._melted or len(self._pending) >= MAX_PENDING:
             self._melt(delta)

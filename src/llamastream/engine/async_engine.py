@@ -45,6 +45,7 @@ class AsyncEngine:
         self._engine: LLMEngine | None = None
         self._status = LOADING_STATUS
         self._error: Exception | None = None
+        self._events: list[Event] = []  # of the last step: the engine thread's own
         # The event loop's own.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_events: Callable[[list[Event]], None]
@@ -136,22 +137,30 @@ class AsyncEngine:
             logger.exception("the engine thread failed")
         engine.fail_all(_stopped())
         self._status = engine.status()._replace(state=EngineState.DEAD)
-        self._post(self._close, engine.step())
+        self._post(self._close, self._events + engine.step())
         engine.close()
 
     def _serve(self, engine: LLMEngine) -> None:
-        """Step until stopped or dead; sleep in the inbox while there is nothing to compute."""
-        while not engine.is_dead:
-            if not self._take_commands(engine):
-                return
-            events = engine.step()
+        """Step until stopped or dead; sleep in the inbox while there is nothing to compute.
+
+        A step's events are delivered when the next one is prepared. Woken earlier, the event loop
+        would only wait for the GIL, or take it from the thread for which two cores wait.
+        """
+        while not engine.is_dead and self._take_commands(engine):
+            events = engine.step(self._deliver)
+            self._events += events
             self._status = engine.status()
-            if events:
-                self._post(self._on_events, events)
+
+    def _deliver(self) -> None:
+        if self._events:
+            self._post(self._on_events, self._events)
+            self._events = []
 
     def _take_commands(self, engine: LLMEngine) -> bool:
         """Apply what has come in; False when asked to stop."""
         while not (engine.has_work and self._inbox.empty()):
+            if not engine.has_work:
+                self._deliver()
             command = self._inbox.get()
             if command is None:
                 return False

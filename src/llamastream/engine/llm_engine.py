@@ -104,13 +104,14 @@ class LLMEngine:
             self._scheduler.remove(seq)
             self._end(seq, FinishReason.CANCELLED)
 
-    def step(self) -> list[Event]:
+    def step(self, before_run: Callable[[], None] | None = None) -> list[Event]:
         """Compute one step and return what happened since the last one; [] when idle.
 
-        A failing runner never raises here: it fails all requests and empties the cache.
+        `before_run` is called when the step is prepared and Python has nothing to do until it is
+        computed. A failing runner never raises here: it fails all requests and empties the cache.
         """
         try:
-            self._advance()
+            self._advance(before_run)
         except Exception:
             # Whatever it was, the cache may be half written: nobody's next token can be trusted.
             logger.exception("step failed with %d requests", len(self._sequences))
@@ -163,10 +164,10 @@ class LLMEngine:
         self._scheduler = Scheduler(self._blocks, self._config)
         self._batch_builder = BatchBuilder(self._runner.block_size)
 
-    def _advance(self) -> None:
+    def _advance(self, before_run: Callable[[], None] | None) -> None:
         """Begin a step, take the result of the one in flight, and the new one's unless it may be
         in flight from now on."""
-        begun = self._begin()
+        begun = self._begin(before_run)
         self._land()
         if begun is None:
             return
@@ -175,7 +176,7 @@ class LLMEngine:
         else:
             self._update(begun)
 
-    def _begin(self) -> _Begun | None:
+    def _begin(self, before_run: Callable[[], None] | None) -> _Begun | None:
         if self._in_flight and self._blocks.num_free_blocks < len(self._scheduler.running):
             self._land()  # only sequences whose tokens are known may be preempted
         scheduled = self._speculation.extend(
@@ -185,6 +186,8 @@ class LLMEngine:
             return None
         batch = self._batch_builder.build(scheduled)
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
+        if before_run is not None:
+            before_run()
         return _Begun(scheduled, self._runner.start(batch))
 
     def _land(self) -> None:

@@ -132,8 +132,11 @@ class CpuRunner(Runner):
         width = max(int(sampling.num_logprobs.max(initial=0)), 0)
         token_ids = np.empty(num_rows, np.int32)
         logprobs = np.empty(num_rows, np.float32)
-        top_ids = np.full((num_rows, width), -1, np.int32)
-        top_logprobs = np.full((num_rows, width), np.nan, np.float32)
+        top_ids = np.empty((num_rows, width), np.int32)
+        top_logprobs = np.empty((num_rows, width), np.float32)
+        if width:
+            top_ids.fill(-1)
+            top_logprobs.fill(np.nan)
         results: tuple[Array, ...] = (token_ids, logprobs, top_ids, top_logprobs)
         logits: Float32 | None = None
         if batch.return_logits:

@@ -44,6 +44,18 @@ def test_penalties_and_bias_see_prompt_and_output() -> None:
         assert outcomes[each.request_id].token_ids == expected
 
 
+def test_a_step_says_when_it_is_prepared_and_not_yet_run() -> None:
+    runner = FakeRunner()
+    engine = make_engine(runner)
+    num_run: list[int] = []
+    engine.step(lambda: num_run.append(len(runner.step_sizes)))
+    assert num_run == []  # idle
+    engine.add(make_request("a", [1, 2, 3], max_tokens=2))
+    for _ in range(2):
+        engine.step(lambda: num_run.append(len(runner.step_sizes)))
+    assert num_run == [0, 1]
+
+
 def test_an_idle_engine_has_no_work_and_steps_to_nothing() -> None:
     engine = make_engine()
     assert not engine.has_work

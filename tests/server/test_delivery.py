@@ -9,7 +9,9 @@ import pytest
 
 from llamastream.config import ServeSettings
 from llamastream.errors import EngineDead, InternalError
-from llamastream.messages import EngineState
+from llamastream.messages import Delta, EngineState
+from llamastream.server.delivery import EventStream
+from llamastream.service.stream import Stream
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.doubles.waiting import until
@@ -205,3 +207,43 @@ async def test_a_bug_is_a_500_in_the_same_shape(connect: Connect) -> None:
         "param": None,
         "code": "internal_error",
     }
+
+
+class Failing:
+    """A wire format that cannot write one of the deltas."""
+
+    def frames(self, delta: Delta) -> list[bytes]:
+        if delta.text == "b":
+            raise ValueError("a bug")
+        return [delta.text.encode()]
+
+
+class Connection:
+    lags = False
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write_soon(self, body: bytes) -> None:
+        self.written.append(body)
+
+
+async def test_a_bug_while_sending_ends_its_own_answer_with_an_error() -> None:
+    stream = Stream("s", ((1,),), num_dropped_turns=0, on_close=lambda: None)
+    connection, sent = Connection(), []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    answer = EventStream(stream, Failing(), ping_interval_s=60)  # type: ignore[arg-type]
+    sending = asyncio.create_task(answer({"state": {"connection": connection}}, receive, send))
+    await until(lambda: bool(sent))  # it waits for deltas
+    for number, letter in enumerate("ab"):
+        stream.push(Delta(0, number, letter, (5,), (), None))
+    await sending
+    assert connection.written == [b"a"]
+    assert b"Internal error" in sent[-1]["body"]
+    assert not sent[-1]["more_body"]

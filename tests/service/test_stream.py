@@ -69,6 +69,35 @@ async def test_deltas_behind_a_lagging_reader_melt_into_one_per_choice() -> None
     assert numbers == sorted(numbers)
 
 
+async def test_what_is_taken_at_once_is_not_read_and_what_is_refused_keeps_its_place() -> None:
+    stream = make_stream()
+    offered: list[str] = []
+
+    def take(delta: Delta) -> bool:
+        offered.append(delta.text)
+        return delta.text != "c"
+
+    push(stream, 0, "a")
+    assert [delta.text for delta in await stream.read(None, take)] == ["a"]
+    reader = asyncio.create_task(stream.read(None, take))
+    await asyncio.sleep(0)
+    for letter in "bcd":
+        push(stream, 0, letter)
+    assert [delta.text for delta in await reader] == ["c", "d"]
+    push(stream, 0, "e")  # nobody waits now
+    assert offered == ["b", "c"]
+
+
+async def test_taking_leaves_the_end_to_the_reader() -> None:
+    stream = make_stream()
+    reader = asyncio.create_task(stream.read(None, lambda _: True))
+    await asyncio.sleep(0)
+    push(stream, 0, "a", FinishReason.STOP)
+    stream.end(USAGE)
+    assert await reader == []
+    assert stream.exhausted
+
+
 async def test_a_reader_that_catches_up_gets_single_deltas_again() -> None:
     stream = make_stream()
     for _ in range(MAX_PENDING + 10):

@@ -214,9 +214,8 @@ class LLMEngine:
             elif num_drawn > 1:
                 reason = self._take_drafted(seq, token_ids[row : row + num_drawn], result, row)
                 row += num_drawn
-                # What was computed for a wrong draft is written over.
-                num_computed = seq.num_tokens - 1
-            seq.num_computed_tokens = num_computed
+            # What was computed for a wrong draft is written over.
+            seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
             self._blocks.register(seq)
             if reason is not None:
                 self._scheduler.remove(seq)
@@ -287,7 +286,7 @@ def _max_model_len(runner: Runner, config: EngineConfig) -> int:
 
 
 def _token(seq: Sequence, token_id: int, result: StepResult, row: int) -> Token:
-    position = seq.num_tokens - seq.num_prompt_tokens
+    position = seq.num_output_tokens
     num_logprobs = seq.sampling.logprobs
     if num_logprobs is None:
         return Token(seq.request_id, position, token_id)

@@ -35,16 +35,27 @@ struct Prefetch {
   }
 };
 
+// Inputs of products as integers a = 256 * high + low. Few have a high part: per group, bit k of the mark says that one
+// of the values 4 k to 4 k + 3 has, so only those are multiplied twice.
+struct Inputs {
+  struct Group {
+    float scale, scaled_sum;  // a_scale, and a_scale * sum a
+    uint32_t marks;  // NOTE: as bytes of their own, threads that round neighbouring groups would write to one cache line
+  };
+  int8_t *low, *high;  // 32 a group; high is written only in groups with marks
+  Group* group;
+
+  Inputs from_group(long g) const { return {low + g * kGroup, high + g * kGroup, group + g}; }
+};
+
 // out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
 // Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
-// q[4] to q[7]. scales: per row and group { a_scale, a_scale * sum a }. Row of a: groups x 32 values, or if fine
-// groups x { 32 high parts, 32 low parts }: a is then 128 times the first plus the second.
+// q[4] to q[7].
 struct GemmQ8 {
   const uint8_t* tiles;
-  bool nibbles, fine;
+  bool nibbles;
   int num_tiles, groups;
-  const int8_t* a;
-  const float* scales;
+  Inputs a;
   int rows;
   float* out;
   int ldo;
@@ -52,9 +63,7 @@ struct GemmQ8 {
   const uint8_t* ahead;  // tiles that this thread is likely to multiply next: fetched meanwhile, perhaps beyond the end
   Prefetch* prefetch;    // advanced meanwhile
 
-  long a_step() const { return fine ? 2 * kGroup : kGroup; }  // from group to group
-  const int8_t* a_row(int row) const { return a + row * groups * a_step(); }
-  const float* scales_row(int row) const { return scales + 2L * row * groups; }
+  Inputs a_row(int row) const { return a.from_group((long)row * groups); }
 };
 
 // out[row][tile * 16 + i] (+)= sum over k of w[tile][k][i] * a[row][k], k ascending in one chain of fused operations.
@@ -116,8 +125,8 @@ struct Attend {
 struct Kernels {
   const char* isa;
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);  // rows padded to 16 with zeros
-  void (*quantize)(const float* x, int groups, int8_t* q, float* scales);
-  void (*quantize_fine)(const float* x, int groups, int8_t* q, float* scales);  // 15 bits
+  // What is more than `outlier` times the mean magnitude of its group has a high part, and no share in the group's scale.
+  void (*quantize)(const float* x, int groups, float outlier, Inputs);
   float (*round_row)(const float* x, int n, float largest, int16_t* words);  // returns the scale
   void (*gemm_q8)(const GemmQ8&);
   void (*gemm_f32)(const GemmF32&);

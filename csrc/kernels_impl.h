@@ -53,58 +53,75 @@ static void rms_norm(const float* x, const float* weight, float eps, int n, floa
   for (int i = 0; i < n; i += 16) store(out + i, mul(mul(load(x + i), scale), load(weight + i)));
 }
 
-struct Rounding {  // of values to integers up to `largest`
+inline F magnitude(F a) { return as_float(iand(bits(a), iset1(0x7fffffff))); }
+
+inline float number(int32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+struct Rounding {  // of values to integers, `largest` for `top`
   float scale, inverse;
 
-  Rounding(int32_t top, float largest) {  // top: the bits of the largest magnitude
-    float amax;
-    __builtin_memcpy(&amax, &top, 4);
-    const bool zero = amax < 1e-30f;
-    scale = zero ? 0.0f : amax / largest, inverse = zero ? 0.0f : largest / amax;
+  Rounding(float top, float largest) {
+    const bool zero = top < 1e-30f;
+    scale = zero ? 0.0f : top / largest, inverse = zero ? 0.0f : largest / top;
   }
+
+  // The bits of the largest magnitude: compared as integers, a NaN is larger than every number, so it reaches the scale
+  // and then the logits.
+  Rounding(int32_t top, float largest) : Rounding(number(top), largest) {}
 };
 
-// One group's 32 values as integers up to `largest`, and its scales.
-inline void round_group(const float* x, float largest, I& a, I& b, float* scales) {
-  const F u = load(x), v = load(x + 16);
-  // Compared as integers, a NaN is larger than every number, so it reaches the scale and then the logits.
-  const I magnitude = iset1(0x7fffffff);
-  const Rounding r(reduce_imax(imax(iand(bits(u), magnitude), iand(bits(v), magnitude))), largest);
-  a = round_int(mul(u, set1(r.inverse))), b = round_int(mul(v, set1(r.inverse)));
-  scales[0] = r.scale;
-  scales[1] = scales[0] * (float)reduce_iadd(iadd(a, b));
-}
-
-static void quantize(const float* x, int groups, int8_t* q, float* scales) {
-  for (int g = 0; g < groups; g++, q += kGroup) {
-    I a, b;
-    round_group(x + g * kGroup, 127.0f, a, b, scales + 2 * g);
-    store_bytes(q, a);
-    store_bytes(q + 16, b);
-  }
-}
-
-static void quantize_fine(const float* x, int groups, int8_t* q, float* scales) {
-  auto split = [](I v, int8_t* high_part) {
-    const I high = shift_right<7>(iadd(v, iset1(64)));  // rounds, so that the rest is within -64 to 63
-    store_bytes(high_part, high);
-    store_bytes(high_part + kGroup, isub(v, shift_left<7>(high)));
-  };
-  for (int g = 0; g < groups; g++, q += 2 * kGroup) {
-    I a, b;
-    round_group(x + g * kGroup, 127.0f * 128.0f, a, b, scales + 2 * g);
-    split(a, q);
-    split(b, q + 16);
+static void quantize(const float* x, int groups, float outlier, Inputs to) {
+  const F none = set1(0.0f);
+  for (int g = 0; g < groups; g++, x += kGroup, to = to.from_group(1)) {
+    const F u = load(x), v = load(x + 16), mu = magnitude(u), mv = magnitude(v);
+    const float bound = reduce_add(add(mu, mv)) * (outlier / kGroup);
+    float top = number(reduce_imax(imax(bits(mu), bits(mv))));
+    const bool has_outliers = top > bound;
+    if (has_outliers) {
+      const F limit = set1(bound);
+      const float rest = reduce_max(max(select_lt(mu, limit, mu, none), select_lt(mv, limit, mv, none)));
+      const float least = top * (1.0f / 256);  // two parts hold 127 * 257
+      top = rest > least ? rest : least;
+    }
+    const Rounding r(top, 127.0f);
+    const I a = round_int(mul(u, set1(r.inverse))), b = round_int(mul(v, set1(r.inverse)));
+    I high_a = iset1(0), high_b = high_a;
+    if (has_outliers) {  // rounds, so that the rest is within -128 to 127
+      high_a = shift_right<8>(iadd(a, iset1(128))), high_b = shift_right<8>(iadd(b, iset1(128)));
+      to.group->marks = store_bytes(to.high, high_a, high_b);
+    } else {
+      to.group->marks = 0;
+    }
+    store_bytes(to.low, isub(a, shift_left<8>(high_a)), isub(b, shift_left<8>(high_b)));
+    to.group->scale = r.scale;
+    to.group->scaled_sum = r.scale * (float)reduce_iadd(iadd(a, b));
   }
 }
 
 // Rounds n values, a multiple of 16, to integers up to `largest`, and returns what one of them stands for.
 static float round_row(const float* x, int n, float largest, int16_t* words) {
   I top = iset1(0);
-  for (int i = 0; i < n; i += 16) top = imax(top, iand(bits(load(x + i)), iset1(0x7fffffff)));  // as in round_group
+  for (int i = 0; i < n; i += 16) top = imax(top, bits(magnitude(load(x + i))));
   const Rounding r(reduce_imax(top), largest);
   for (int i = 0; i < n; i += 16) store_words(words + i, round_int(mul(load(x + i), set1(r.inverse))));
   return r.scale;
+}
+
+// The parts of values 4 k to 4 k + 3 of a group.
+inline int32_t low_parts(const int8_t* low, int k) {
+  int32_t four;
+  __builtin_memcpy(&four, low + 4 * k, 4);
+  return four;
+}
+
+inline int32_t high_parts(const Inputs& a, int k) {
+  int32_t four;
+  __builtin_memcpy(&four, a.high + 4 * k, 4);
+  return four & -(int32_t)(a.group->marks >> k & 1);
 }
 
 static void swiglu(const float* gate_up, int pairs, float* out) {

@@ -33,20 +33,19 @@ static void q8_tiles(const GemmQ8& g) {
   for (int t = 0; t < g.num_tiles; t++)
     for (int m = 0; m < g.rows; m++) {
       const uint8_t* tile = g.tiles + (long)t * g.groups * tile_bytes(nibbles);
-      const int8_t* a = g.a_row(m);
-      const float* scales = g.scales_row(m);
+      Inputs a = g.a_row(m);
       F f = set1(0.0f);
-      for (int group = 0; group < g.groups; group++, a += g.a_step(), scales += 2) {
-        I acc, rest;
-        dot_group<nibbles>(tile, a, acc);
-        if (g.fine) {
-          dot_group<nibbles>(tile, a + kGroup, rest);
-          acc = iadd(shift_left<7>(acc), rest);
+      for (int group = 0; group < g.groups; group++, a = a.from_group(1)) {
+        I acc, high;
+        dot_group<nibbles>(tile, a.low, acc);
+        if (a.group->marks) {
+          dot_group<nibbles>(tile, a.high, high);
+          acc = iadd(shift_left<8>(high), acc);
         }
         tile += tile_bytes(nibbles);
         const uint16_t* half = (const uint16_t*)tile - 2 * kLanes;
-        f = fma(to_float(acc), mul(load_half(half), set1(scales[0])), f);
-        f = fma(load_half(half + kLanes), set1(scales[1]), f);
+        f = fma(to_float(acc), mul(load_half(half), set1(a.group->scale)), f);
+        f = fma(load_half(half + kLanes), set1(a.group->scaled_sum), f);
       }
       float* o = g.out + (long)m * g.ldo + t * kLanes;
       store(o, g.add ? add(load(o), f) : f);

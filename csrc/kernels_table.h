@@ -9,7 +9,7 @@
 namespace KERNEL_NS {
 
 extern const Kernels table;
-const Kernels table = {KERNEL_NAME(KERNEL_NS), rms_norm, quantize, quantize_fine, round_row, gemm_q8, gemm_f32, swiglu,
+const Kernels table = {KERNEL_NAME(KERNEL_NS), rms_norm, quantize, round_row, gemm_q8, gemm_f32, swiglu,
                        rope, attend, merge, finish, max_value, softmax_terms};
 
 }  // namespace KERNEL_NS

@@ -12,6 +12,9 @@
 static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
 static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
 static constexpr int kUnitQueries = 96;   // queries that read a span while it is in the cache
+// Outliers among the inputs of a product (kernels.h) make up most of the error of 8 bits. The first and last layer and
+// the head, where errors matter most, have more of them (docs/LOG.md).
+static constexpr float kOutlier = 9, kOutlierAtEnds = 3;
 
 static const Kernels& require_kernels(const char* isa) {
   const Kernels* k = find_kernels(isa);
@@ -32,9 +35,10 @@ float* Model::floats(size_t n) {
 Model::Rows Model::make_rows(int rows) {
   const ModelShape& s = shape();
   const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
-  if (!s.quantized()) return {nullptr, nullptr, floats((size_t)rows * round_up(k, kLanes))};
-  float* q = floats((size_t)rows * 2 * k / sizeof(float));
-  return {(int8_t*)q, floats((size_t)rows * k / kGroup * 2), nullptr};
+  if (!s.quantized()) return {{}, floats((size_t)rows * round_up(k, kLanes))};
+  const size_t size = (size_t)rows * k, words = size / sizeof(float);
+  int8_t *low = (int8_t*)floats(words), *high = (int8_t*)floats(words);
+  return {{low, high, (Inputs::Group*)floats(size / kGroup * sizeof(Inputs::Group) / sizeof(float))}, nullptr};
 }
 
 Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const float* cos, const float* sin,
@@ -211,33 +215,33 @@ void Model::compute(int thread) {
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
   if (!s.num_logits) return;
   const ImageMap& map = weights_->map;
-  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), true, head_rows_.data()},
+  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), kOutlierAtEnds,
+                             head_rows_.data()},
                             s.num_logits, thread, stage);
   linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++], scratch_[thread]);
   stages_[stage].run(s.num_logits, [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
+float Model::outlier_of(int layer) const {
+  return layer == 0 || layer == shape().num_layers - 1 ? kOutlierAtEnds : kOutlier;
+}
+
 void Model::layer(int index, int thread, int& stage) {
   const LayerMap& l = weights_->map.layers[index];
   const ModelShape& s = shape();
-  const int last = s.num_layers - 1, hidden = s.hidden_size;
-  const Queries& queries = index == last ? asked_ : all_;
+  const Queries& queries = index == s.num_layers - 1 ? asked_ : all_;
   const int rows = queries.rows;
-  // Inputs are rounded to 15 bits, not 8, where that gains the most (docs/LOG.md): in the first and last layer, before
-  // all queries, keys and values, and before the head.
-  const bool fine = index == 0 || index == last;
+  const float outlier = outlier_of(index);
   project(index, thread, stage);
   if (!rows) return;
   attention(index, queries, thread, stage);
   Scratch& c = scratch_[thread];
   prefetch_cache(index + 1, c);
-  Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, fine}, rows, thread, stage);
+  Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, outlier}, rows, thread, stage);
   linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], c);
-  in = prepare({x_, hidden_ld_, hidden, weights_->vector(l.mlp_norm), fine}, rows, thread, stage);
-  Rows mid = mid_rows_;
-  mid.fine = fine;
-  gated(l, in, mid, rows, stages_[stage++], thread);
-  linear(l.down, mid, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], c);
+  in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.mlp_norm), outlier}, rows, thread, stage);
+  gated(l, in, rows, stages_[stage++], thread);
+  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], c);
 }
 
 // Queries, keys and values. The last layer needs the keys and values of all rows, all else only of those whose logits
@@ -246,8 +250,8 @@ void Model::project(int index, int thread, int& stage) {
   const LayerMap& l = weights_->map.layers[index];
   const ModelShape& s = shape();
   auto product = [&](int rows, Tiles tiles) {
-    const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm), true}, rows, thread,
-                            stage);
+    const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm), outlier_of(index)}, rows,
+                            thread, stage);
     linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], scratch_[thread],
            tiles);
   };
@@ -262,10 +266,6 @@ void Model::project(int index, int thread, int& stage) {
   product(asked_.rows, {0, (s.query_size() + kLanes - 1) / kLanes});
 }
 
-void Model::quantize(const float* x, int k, const Rows& to) const {
-  (to.fine ? kernels_.quantize_fine : kernels_.quantize)(x, k / kGroup, to.q, to.scales);
-}
-
 void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
   const float* x = s.x + (size_t)(s.index ? s.index[row] : row) * s.ldx;
   float* target = shape().quantized() ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
@@ -273,14 +273,15 @@ void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scrat
     kernels_.rms_norm(x, s.norm, shape().rms_norm_eps, s.k, target);
   else
     std::copy(x, x + s.k, target);
-  if (shape().quantized()) quantize(target, s.k, rows.from_group((size_t)row * (s.k / kGroup)));
+  const int groups = s.k / kGroup;
+  if (shape().quantized()) kernels_.quantize(target, groups, rows.outlier, rows.q.from_group((long)row * groups));
 }
 
 // Norm (if any) and quantisation of the step's rows, or of those that the source's index names.
 Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
   Rows out = rows <= kOwnRows ? scratch.rows : rows_;
-  out.fine = s.fine;
+  out.outlier = s.outlier;
   if (rows <= kOwnRows) {
     if (stages_[stage].finished()) return out;  // this thread comes too late for the product
     for (int r = 0; r < rows; r++) prepare_row(s, out, r, scratch.row);
@@ -301,8 +302,8 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
   // Threads take units in turns, and the next matrix lies behind this one.
   const char* ahead = weights + (size_t)pool_.size() * count * m.tile_bytes(shape().quantized());
   if (shape().quantized())
-    kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, in.fine, count, m.k / kGroup, in.q, in.scales, rows, out, ldo,
-                      add, (const uint8_t*)ahead, &scratch.prefetch});
+    kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, count, m.k / kGroup, in.q, rows, out, ldo, add,
+                      (const uint8_t*)ahead, &scratch.prefetch});
   else
     kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
   if (bias)
@@ -326,30 +327,31 @@ void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ld
 }
 
 // SwiGLU of gate and up, quantised for the down projection while it is still in the cache.
-void Model::gated(const LayerMap& l, const Rows& in, const Rows& mid, int rows, Stage& stage, int thread) {
+void Model::gated(const LayerMap& l, const Rows& in, int rows, Stage& stage, int thread) {
   const int tiles = l.gate_up.tiles, unit = rows == 1 ? 4 : 12;
   stage.run((tiles + unit - 1) / unit, [&](int u) {
-    gated_unit(l, in, mid, rows, {u * unit, std::min(u * unit + unit, tiles)}, scratch_[thread]);
+    gated_unit(l, in, rows, {u * unit, std::min(u * unit + unit, tiles)}, scratch_[thread]);
   });
 }
 
-void Model::gated_unit(const LayerMap& l, const Rows& in, const Rows& mid, int rows, Tiles tiles, Scratch& scratch) {
+void Model::gated_unit(const LayerMap& l, const Rows& in, int rows, Tiles tiles, Scratch& scratch) {
   const int hidden = shape().hidden_size, k = shape().intermediate_size;
   const int pairs = (tiles.last - tiles.first) / 2, column = tiles.first / 2 * kLanes, ld = 2 * pairs * kLanes;
   const float* bias = weights_->vector(l.gate_up_bias);
   for (int first = 0; first < rows; first += kPanelRows) {
     const int part = std::min(kPanelRows, rows - first);
-    const Rows slice = shape().quantized() ? in.from_group((size_t)first * (hidden / kGroup))
-                                    : Rows{nullptr, nullptr, in.f + (size_t)first * hidden_ld_};
+    const Rows slice = shape().quantized() ? Rows{in.q.from_group((long)first * (hidden / kGroup)), nullptr}
+                                           : Rows{{}, in.f + (size_t)first * hidden_ld_};
     multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, tiles, scratch);
     for (int r = 0; r < part; r++) {
       const float* row = scratch.panel + r * ld;
       if (!shape().quantized()) {
-        kernels_.swiglu(row, pairs, mid.f + (size_t)(first + r) * mid_ld_ + column);
+        kernels_.swiglu(row, pairs, mid_rows_.f + (size_t)(first + r) * mid_ld_ + column);
         continue;
       }
       kernels_.swiglu(row, pairs, scratch.row);
-      quantize(scratch.row, pairs * kLanes, mid.from_group(((size_t)(first + r) * k + column) / kGroup));
+      const Inputs to = mid_rows_.q.from_group(((long)(first + r) * k + column) / kGroup);
+      kernels_.quantize(scratch.row, pairs * kLanes / kGroup, in.outlier, to);
     }
   }
 }

@@ -40,16 +40,10 @@ class Model {
   const ModelShape& shape() const { return weights_->shape; }
 
  private:
-  // Input rows of a matrix product: 8-bit values with their scales, or floats.
-  struct Rows {
-    int8_t* q;
-    float* scales;
+  struct Rows {  // of inputs of a matrix product: as integers, or as floats
+    Inputs q;
     float* f;
-    bool fine = false;  // 15-bit values (kernels.h)
-
-    Rows from_group(size_t group) const {
-      return {q + group * kGroup * (fine ? 2 : 1), scales + 2 * group, nullptr, fine};
-    }
+    float outlier = 0;  // by which they were rounded (kernels.h)
   };
   struct Tiles {  // of a matrix
     int first, last;
@@ -57,8 +51,8 @@ class Model {
   struct Source {  // what prepare turns into Rows
     const float* x;
     int ldx, k;
-    const float* norm;               // null: none
-    bool fine = false;
+    const float* norm;  // null: none
+    float outlier;
     const int32_t* index = nullptr;  // null: all rows in order
   };
   struct Scratch {  // one thread's
@@ -87,16 +81,16 @@ class Model {
   void plan_prefetch();
   void prefetch_cache(int layer, Scratch&) const;
   void compute(int thread);
+  float outlier_of(int layer) const;
   void layer(int index, int thread, int& stage);
   void project(int index, int thread, int& stage);
   Rows prepare(const Source&, int rows, int thread, int& stage);
-  void quantize(const float* x, int k, const Rows& to) const;
   void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
   void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Tiles, Scratch&) const;
   void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Scratch&);
   void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Scratch&, Tiles);
-  void gated(const LayerMap&, const Rows& in, const Rows& mid, int rows, Stage&, int thread);
-  void gated_unit(const LayerMap&, const Rows& in, const Rows& mid, int rows, Tiles, Scratch&);
+  void gated(const LayerMap&, const Rows& in, int rows, Stage&, int thread);
+  void gated_unit(const LayerMap&, const Rows& in, int rows, Tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);
   void write_keys(int layer, Stage&);
   void attention(int layer, const Queries&, int thread, int& stage);

@@ -62,7 +62,12 @@ inline I bits(F a) { return {_mm512_castps_si512(a.v)}; }
 inline F as_float(I a) { return {_mm512_castsi512_ps(a.v)}; }
 inline I round_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
-inline void store_bytes(int8_t* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
+inline uint8_t store_bytes(int8_t* p, I a, I b) {  // which four bytes are not all 0
+  const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_cvtepi32_epi8(a.v)),
+                                                _mm512_cvtepi32_epi8(b.v), 1);
+  _mm256_storeu_si256((__m256i*)p, bytes);
+  return _mm256_test_epi32_mask(bytes, bytes);
+}
 inline void store_words(int16_t* p, I a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(a.v)); }
 inline F load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 

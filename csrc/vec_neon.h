@@ -77,11 +77,14 @@ inline I bits(F a) { I r; LANES r.v[i] = vreinterpretq_s32_f32(a.v[i]); return r
 inline F as_float(I a) { F r; LANES r.v[i] = vreinterpretq_f32_s32(a.v[i]); return r; }
 inline I round_int(F a) { I r; LANES r.v[i] = vcvtnq_s32_f32(a.v[i]); return r; }
 inline F to_float(I a) { F r; LANES r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
-inline void store_bytes(int8_t* p, I a) {
-  for (int i = 0; i < 4; i += 2) {
-    const int16x8_t words = vcombine_s16(vmovn_s32(a.v[i]), vmovn_s32(a.v[i + 1]));
-    vst1_s8(p + 4 * i, vmovn_s16(words));
+inline uint8_t store_bytes(int8_t* p, I a, I b) {  // which four bytes are not all 0
+  unsigned marks = 0;
+  for (int i = 0; i < 8; i += 2) {
+    const int32x4_t* quads = (i < 4 ? a.v : b.v) + i % 4;
+    vst1_s8(p + 4 * i, vmovn_s16(vcombine_s16(vmovn_s32(quads[0]), vmovn_s32(quads[1]))));
+    for (int j = 0; j < 2; j++) marks |= (vmaxvq_u32(vreinterpretq_u32_s32(quads[j])) != 0) << (i + j);
   }
+  return (uint8_t)marks;
 }
 inline void store_words(int16_t* p, I a) { LANES vst1_s16(p + 4 * i, vmovn_s32(a.v[i])); }
 inline F load_half(const uint16_t* p) {

@@ -61,7 +61,14 @@ inline I round_int(F a) {  // INT_MIN where it does not fit, as x86 does
   return r;
 }
 inline F to_float(I a) { F r; LANES r.v[i] = (float)a.v[i]; return r; }
-inline void store_bytes(int8_t* p, I a) { LANES p[i] = (int8_t)a.v[i]; }
+inline uint8_t store_bytes(int8_t* p, I a, I b) {  // which four bytes are not all 0
+  unsigned marks = 0;
+  for (int i = 0; i < 32; i++) {
+    p[i] = (int8_t)(i < 16 ? a.v[i] : b.v[i - 16]);
+    marks |= (p[i] != 0) << i / 4;
+  }
+  return (uint8_t)marks;
+}
 inline void store_words(int16_t* p, I a) { LANES p[i] = (int16_t)a.v[i]; }
 inline F load_half(const uint16_t* p) { F r; LANES r.v[i] = half_to_float(p[i]); return r; }
 

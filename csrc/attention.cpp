@@ -51,10 +51,10 @@ void Model::rotate_keys(int layer, int row, int kv_head) {
               : write_floats(kv, block, slot % kv.block_size, rotated, value);
 }
 
-void Model::write_keys(int layer, Stage& stage) {
+void Model::write_keys(int layer, Place place, Stage& stage) {
   constexpr int kRows = 8;
   const int kv_heads = shape().num_kv_heads, rows = step_->num_tokens;
-  stage.run((rows + kRows - 1) / kRows, [&](int u) {
+  stage.run((rows + kRows - 1) / kRows, place, [&](int u) {
     for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++)
       for (int h = 0; h < kv_heads; h++) rotate_keys(layer, r, h);
   });
@@ -63,13 +63,13 @@ void Model::write_keys(int layer, Stage& stage) {
 void Model::attention(int layer, const Queries& queries, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
   const std::vector<AttendUnit>& units = queries.units;
-  stages_[stage++].run((int)units.size(), [&](int u) {
-    const size_t next = u + pool_.size();  // threads take units in turns
+  stages_[stage++].run((int)units.size(), place(thread), [&](int u) {
+    const size_t next = u + 1;
     attend_unit(layer, queries, units[u], units[next < units.size() ? next : u], scratch);
   });
   const int heads = shape().num_heads;
   if (split_)
-    stages_[stage++].run(queries.rows * heads, [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
+    stages_[stage++].run(queries.rows * heads, place(thread), [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
 }
 
 Spans Model::spans(int layer, const Queries& queries, const AttendUnit& u) const {

@@ -11,6 +11,7 @@
 
 static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
 static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
+static constexpr int kByRows = 64;        // from so many on, products are shared out by rows: those stay with their thread
 static constexpr int kUnitQueries = 96;   // queries that read a span while it is in the cache
 // Outliers among the inputs of a product (kernels.h) make up most of the error of 8 bits. The first and last layer and
 // the head, where errors matter most, have more of them (docs/LOG.md).
@@ -169,8 +170,9 @@ void Model::plan_prefetch() {
     if (u.first_row + u.num_rows != all_.cu_seqlens[u.seq + 1]) continue;
     const Spans s = spans(0, all_, u);
     const int end = std::min(s.positions, s.last * kSpan);
+    std::vector<long>& pieces = scratch_[Stage::owner((int)i, (int)all_.units.size(), pool_.size())].pieces;
     for (int b = s.first * kSpan / first.block_size; b * first.block_size < end; b++)
-      scratch_[i % scratch_.size()].pieces.push_back(s.block_table[b] * first.block_stride + u.kv_head * head);
+      pieces.push_back(s.block_table[b] * first.block_stride + u.kv_head * head);
   }
 }
 
@@ -184,13 +186,14 @@ void Model::plan_units(Queries& queries, int part) const {
   const int kv_heads = shape().num_kv_heads, share = queries.rows * kv_heads / (8 * pool_.size());
   const int unit_rows = std::max(1, std::min(round_up(share, 4), kUnitQueries / group_));
   queries.units.clear();
-  for (int q = (int)queries.cu_seqlens.size() - 2; q >= 0; q--) {
-    const int first = queries.cu_seqlens[q], last = queries.cu_seqlens[q + 1];
-    for (int end = last; end > first; end = std::max(first, end - unit_rows)) {  // the longest contexts first
-      const int begin = std::max(first, end - unit_rows), count = (queries.positions[end - 1] + kSpan) / kSpan;
+  for (size_t q = 0; q + 1 < queries.cu_seqlens.size(); q++) {
+    const int last = queries.cu_seqlens[q + 1];
+    for (int begin = queries.cu_seqlens[q], end; begin < last; begin = end) {
+      end = std::min(begin + unit_rows, last);
+      const int count = (queries.positions[end - 1] + kSpan) / kSpan;
       for (int span = 0; span < count; span += part)
         for (int h = 0; h < kv_heads; h++)
-          queries.units.push_back({q, begin, end - begin, h, span, part < count - span ? span + part : count});
+          queries.units.push_back({(int)q, begin, end - begin, h, span, part < count - span ? span + part : count});
     }
   }
 }
@@ -209,7 +212,7 @@ void Model::forward(const Step& step) {
 void Model::compute(int thread) {
   const Step& s = *step_;
   int stage = 0;
-  stages_[stage++].run(s.num_tokens,
+  stages_[stage++].run(s.num_tokens, place(thread),
                        [&](int r) { weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_); });
   prefetch_cache(0, scratch_[thread]);
   for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
@@ -218,8 +221,8 @@ void Model::compute(int thread) {
   const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), kOutlierAtEnds,
                              head_rows_.data()},
                             s.num_logits, thread, stage);
-  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++], scratch_[thread]);
-  stages_[stage].run(s.num_logits, [&](int r) { sample_row(r, scratch_[thread]); });
+  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++], thread);
+  stages_[stage].run(s.num_logits, place(thread), [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
 float Model::outlier_of(int layer) const {
@@ -235,13 +238,12 @@ void Model::layer(int index, int thread, int& stage) {
   project(index, thread, stage);
   if (!rows) return;
   attention(index, queries, thread, stage);
-  Scratch& c = scratch_[thread];
-  prefetch_cache(index + 1, c);
+  prefetch_cache(index + 1, scratch_[thread]);
   Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, outlier}, rows, thread, stage);
-  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], c);
+  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], thread);
   in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.mlp_norm), outlier}, rows, thread, stage);
   gated(l, in, rows, stages_[stage++], thread);
-  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], c);
+  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], thread);
 }
 
 // Queries, keys and values. The last layer needs the keys and values of all rows, all else only of those whose logits
@@ -252,12 +254,11 @@ void Model::project(int index, int thread, int& stage) {
   auto product = [&](int rows, Tiles tiles) {
     const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm), outlier_of(index)}, rows,
                             thread, stage);
-    linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], scratch_[thread],
-           tiles);
+    linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], thread, tiles);
   };
   const bool narrow = index == s.num_layers - 1 && asked_.rows < all_.rows;
   product(all_.rows, {narrow ? s.query_size() / kLanes : 0, l.qkv.tiles});
-  if (keys_apart_) write_keys(index, stages_[stage++]);
+  if (keys_apart_) write_keys(index, place(thread), stages_[stage++]);
   if (!narrow || !asked_.rows) return;
   stages_[stage++].run(1, [&](int) {
     for (int i = 0; i < asked_.rows; i++)  // never moves a row down
@@ -288,7 +289,7 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
     return out;
   }
   constexpr int kRows = 4;
-  stages_[stage++].run((rows + kRows - 1) / kRows, [&](int u) {
+  stages_[stage++].run((rows + kRows - 1) / kRows, place(thread), [&](int u) {
     for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++) prepare_row(s, out, r, scratch.row);
   });
   return out;
@@ -299,8 +300,7 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
   const bool add = then == Then::add;
   const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().quantized());
   const int count = tiles.last - tiles.first;
-  // Threads take units in turns, and the next matrix lies behind this one.
-  const char* ahead = weights + (size_t)pool_.size() * count * m.tile_bytes(shape().quantized());
+  const char* ahead = weights + count * m.tile_bytes(shape().quantized());  // the thread's next unit
   if (shape().quantized())
     kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, count, m.k / kGroup, in.q, rows, out, ldo, add,
                       (const uint8_t*)ahead, &scratch.prefetch});
@@ -311,16 +311,32 @@ void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int 
       for (int i = 0; i < count * kLanes; i++) out[(size_t)r * ldo + i] += bias[tiles.first * kLanes + i];
 }
 
+Model::Rows Model::from_row(const Rows& in, int row, int k) const {
+  if (shape().quantized()) return {in.q.from_group((long)row * (k / kGroup)), nullptr, in.outlier};
+  return {{}, in.f + (size_t)row * round_up(k, kLanes)};
+}
+
+int Model::rows_of_unit(int rows) const { return round_up(std::max(16, rows / (8 * pool_.size())), 4); }
+
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   Stage& stage, Scratch& scratch) {
-  linear(m, in, rows, out, ldo, then, bias, stage, scratch, {0, m.tiles});
+                   Stage& stage, int thread) {
+  linear(m, in, rows, out, ldo, then, bias, stage, thread, {0, m.tiles});
 }
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   Stage& stage, Scratch& scratch, Tiles tiles) {
+                   Stage& stage, int thread, Tiles tiles) {
+  Scratch& scratch = scratch_[thread];
+  if (rows >= kByRows) {
+    const int unit = rows_of_unit(rows);
+    return stage.run((rows + unit - 1) / unit, place(thread), [&](int u) {
+      const int first = u * unit;
+      multiply(m, from_row(in, first, m.k), std::min(unit, rows - first),
+               out + (size_t)first * ldo + tiles.first * kLanes, ldo, then, bias, tiles, scratch);
+    });
+  }
   const int step = rows == 1 ? 4 : 3, count = tiles.last - tiles.first;  // the kernels' widest block
   const int unit = round_up(std::max(1, count / (8 * pool_.size())), step);
-  stage.run((count + unit - 1) / unit, [&](int u) {
+  stage.run((count + unit - 1) / unit, place(thread), [&](int u) {
     const int t = tiles.first + u * unit;
     multiply(m, in, rows, out + t * kLanes, ldo, then, bias, {t, std::min(t + unit, tiles.last)}, scratch);
   });
@@ -328,21 +344,24 @@ void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ld
 
 // SwiGLU of gate and up, quantised for the down projection while it is still in the cache.
 void Model::gated(const LayerMap& l, const Rows& in, int rows, Stage& stage, int thread) {
-  const int tiles = l.gate_up.tiles, unit = rows == 1 ? 4 : 12;
-  stage.run((tiles + unit - 1) / unit, [&](int u) {
-    gated_unit(l, in, rows, {u * unit, std::min(u * unit + unit, tiles)}, scratch_[thread]);
+  const int tiles = l.gate_up.tiles, width = rows == 1 ? 4 : 12, parts = (tiles + width - 1) / width;
+  auto part = [&](int u, int begin, int end) {
+    gated_unit(l, in, begin, end, {u * width, std::min(u * width + width, tiles)}, scratch_[thread]);
+  };
+  if (rows < kByRows) return stage.run(parts, place(thread), [&](int u) { part(u, 0, rows); });
+  const int unit = rows_of_unit(rows);
+  stage.run((rows + unit - 1) / unit, place(thread), [&](int u) {
+    for (int i = 0; i < parts; i++) part(i, u * unit, std::min(u * unit + unit, rows));
   });
 }
 
-void Model::gated_unit(const LayerMap& l, const Rows& in, int rows, Tiles tiles, Scratch& scratch) {
+void Model::gated_unit(const LayerMap& l, const Rows& in, int begin, int end, Tiles tiles, Scratch& scratch) {
   const int hidden = shape().hidden_size, k = shape().intermediate_size;
   const int pairs = (tiles.last - tiles.first) / 2, column = tiles.first / 2 * kLanes, ld = 2 * pairs * kLanes;
   const float* bias = weights_->vector(l.gate_up_bias);
-  for (int first = 0; first < rows; first += kPanelRows) {
-    const int part = std::min(kPanelRows, rows - first);
-    const Rows slice = shape().quantized() ? Rows{in.q.from_group((long)first * (hidden / kGroup)), nullptr}
-                                           : Rows{{}, in.f + (size_t)first * hidden_ld_};
-    multiply(l.gate_up, slice, part, scratch.panel, ld, Then::store, bias, tiles, scratch);
+  for (int first = begin; first < end; first += kPanelRows) {
+    const int part = std::min(kPanelRows, end - first);
+    multiply(l.gate_up, from_row(in, first, hidden), part, scratch.panel, ld, Then::store, bias, tiles, scratch);
     for (int r = 0; r < part; r++) {
       const float* row = scratch.panel + r * ld;
       if (!shape().quantized()) {

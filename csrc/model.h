@@ -75,6 +75,7 @@ class Model {
   };
   enum class Then { store, add };
 
+  Place place(int thread) const { return {thread, pool_.size()}; }
   void check(const Step&) const;
   void plan(const Step&);
   void plan_units(Queries&, int spans_per_unit) const;
@@ -87,12 +88,15 @@ class Model {
   Rows prepare(const Source&, int rows, int thread, int& stage);
   void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
   void multiply(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Tiles, Scratch&) const;
-  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Scratch&);
-  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, Scratch&, Tiles);
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, int thread);
+  void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, int thread,
+              Tiles);
+  Rows from_row(const Rows&, int row, int k) const;
+  int rows_of_unit(int rows) const;
   void gated(const LayerMap&, const Rows& in, int rows, Stage&, int thread);
-  void gated_unit(const LayerMap&, const Rows& in, int rows, Tiles, Scratch&);
+  void gated_unit(const LayerMap&, const Rows& in, int begin, int end, Tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);
-  void write_keys(int layer, Stage&);
+  void write_keys(int layer, Place, Stage&);
   void attention(int layer, const Queries&, int thread, int& stage);
   void attend_unit(int layer, const Queries&, const AttendUnit&, const AttendUnit& next, Scratch&);
   Spans spans(int layer, const Queries&, const AttendUnit&) const;

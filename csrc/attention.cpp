@@ -64,12 +64,12 @@ void Model::attention(int layer, const Queries& queries, int thread, int& stage)
   Scratch& scratch = scratch_[thread];
   const std::vector<AttendUnit>& units = queries.units;
   stages_[stage++].run((int)units.size(), place(thread), [&](int u) {
-    const size_t next = u + 1;
-    attend_unit(layer, queries, units[u], units[next < units.size() ? next : u], scratch);
+    attend_unit(layer, queries, units[u], units[std::min<size_t>(u + 1, units.size() - 1)], scratch);
   });
   const int heads = shape().num_heads;
   if (split_)
-    stages_[stage++].run(queries.rows * heads, place(thread), [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
+    stages_[stage++].run(queries.rows * heads, place(thread),
+                         [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
 }
 
 Spans Model::spans(int layer, const Queries& queries, const AttendUnit& u) const {

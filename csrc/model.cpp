@@ -316,7 +316,12 @@ Model::Rows Model::from_row(const Rows& in, int row, int k) const {
   return {{}, in.f + (size_t)row * round_up(k, kLanes)};
 }
 
-int Model::rows_of_unit(int rows) const { return round_up(std::max(16, rows / (8 * pool_.size())), 4); }
+template <class F>
+void Model::share_rows(int rows, Stage& stage, int thread, F compute) {
+  const int unit = round_up(std::max(16, rows / (8 * pool_.size())), 4);
+  stage.run((rows + unit - 1) / unit, place(thread),
+            [&](int u) { compute(u * unit, std::min(u * unit + unit, rows)); });
+}
 
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                    Stage& stage, int thread) {
@@ -326,14 +331,11 @@ void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ld
 void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                    Stage& stage, int thread, Tiles tiles) {
   Scratch& scratch = scratch_[thread];
-  if (rows >= kByRows) {
-    const int unit = rows_of_unit(rows);
-    return stage.run((rows + unit - 1) / unit, place(thread), [&](int u) {
-      const int first = u * unit;
-      multiply(m, from_row(in, first, m.k), std::min(unit, rows - first),
-               out + (size_t)first * ldo + tiles.first * kLanes, ldo, then, bias, tiles, scratch);
+  if (rows >= kByRows)
+    return share_rows(rows, stage, thread, [&](int begin, int end) {
+      multiply(m, from_row(in, begin, m.k), end - begin, out + (size_t)begin * ldo + tiles.first * kLanes, ldo, then,
+               bias, tiles, scratch);
     });
-  }
   const int step = rows == 1 ? 4 : 3, count = tiles.last - tiles.first;  // the kernels' widest block
   const int unit = round_up(std::max(1, count / (8 * pool_.size())), step);
   stage.run((count + unit - 1) / unit, place(thread), [&](int u) {
@@ -349,9 +351,8 @@ void Model::gated(const LayerMap& l, const Rows& in, int rows, Stage& stage, int
     gated_unit(l, in, begin, end, {u * width, std::min(u * width + width, tiles)}, scratch_[thread]);
   };
   if (rows < kByRows) return stage.run(parts, place(thread), [&](int u) { part(u, 0, rows); });
-  const int unit = rows_of_unit(rows);
-  stage.run((rows + unit - 1) / unit, place(thread), [&](int u) {
-    for (int i = 0; i < parts; i++) part(i, u * unit, std::min(u * unit + unit, rows));
+  share_rows(rows, stage, thread, [&](int begin, int end) {
+    for (int u = 0; u < parts; u++) part(u, begin, end);
   });
 }
 

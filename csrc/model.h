@@ -92,7 +92,8 @@ class Model {
   void linear(const Matrix&, const Rows&, int rows, float* out, int ldo, Then, const float* bias, Stage&, int thread,
               Tiles);
   Rows from_row(const Rows&, int row, int k) const;
-  int rows_of_unit(int rows) const;
+  template <class F>
+  void share_rows(int rows, Stage&, int thread, F compute);  // compute(begin, end)
   void gated(const LayerMap&, const Rows& in, int rows, Stage&, int thread);
   void gated_unit(const LayerMap&, const Rows& in, int begin, int end, Tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);

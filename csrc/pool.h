@@ -51,13 +51,8 @@ class alignas(64) Stage {
   }
   bool finished() const { return finished_.load(std::memory_order_acquire); }
 
-  // Whose range a unit is in.
-  static int owner(int unit, int units, int threads) {
-    const int ranges = count(threads);
-    int r = (int)((long)unit * ranges / units);
-    while (unit >= first(r + 1, ranges, units)) r++;
-    return r;
-  }
+  // Whose range a unit is in: the inverse of `first`.
+  static int owner(int unit, int units, int threads) { return (int)(((unit + 1L) * count(threads) - 1) / units); }
 
   // Computes units until none is left, then waits until those of the other threads are done too.
   template <class F>

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from tests.page.conftest import OpenPage
 from tests.page.test_chat_page import answers, questions, send, stored_texts
@@ -63,14 +63,22 @@ async def kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
+async def begin(
+    start: Start, url: str, open_page: OpenPage
+) -> tuple[asyncio.subprocess.Process, Page]:
+    """A server that stalls in the middle of an answer, and the page that shows what came."""
+    process = await start(9)
+    page = await open_page(url)
+    await send(page, TEXT)
+    await expect(answers(page)).to_have_text(TEXT[:9])
+    return process, page
+
+
 async def test_a_killed_server_loses_and_repeats_nothing(
     start: Start, port: int, open_page: OpenPage
 ) -> None:
     url = f"http://127.0.0.1:{port}/"
-    first = await start(9)
-    page = await open_page(url)
-    await send(page, TEXT)
-    await expect(answers(page)).to_have_text(TEXT[:9])
+    first, page = await begin(start, url, open_page)
     await kill(first)
     await expect(page.get_by_role("status")).to_have_text("Connection lost, resuming…")
     second = await start(20)
@@ -88,10 +96,7 @@ async def test_a_page_that_was_away_finds_the_rest(
     start: Start, port: int, open_page: OpenPage
 ) -> None:
     url = f"http://127.0.0.1:{port}/"
-    first = await start(9)
-    page = await open_page(url)
-    await send(page, TEXT)
-    await expect(answers(page)).to_have_text(TEXT[:9])
+    first, page = await begin(start, url, open_page)
     address = page.url
     await page.close()
     await kill(first)
@@ -105,10 +110,7 @@ async def test_a_stop_reaches_a_server_that_was_away(
     start: Start, port: int, open_page: OpenPage
 ) -> None:
     url = f"http://127.0.0.1:{port}/"
-    first = await start(9)
-    page = await open_page(url)
-    await send(page, TEXT)
-    await expect(answers(page)).to_have_text(TEXT[:9])
+    first, page = await begin(start, url, open_page)
     await kill(first)
     await expect(page.get_by_role("status")).to_have_text("Connection lost, resuming…")
     await page.get_by_label("Stop").click()

@@ -9,10 +9,10 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from conftest import MakeRunner
 from driver import Outcome, make_request, run_all, sort_events
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from make_runners import MakeRunner
 
 from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine

@@ -4,11 +4,11 @@ from random import Random
 
 import numpy as np
 import pytest
-from conftest import RUNNERS, MakeRunner
 from driver import Outcome, make_request, run_all
 from fake_runner import FakeRunner, expected_tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from make_runners import RUNNERS, MakeRunner
 from test_block_manager import manager, sequence
 from test_llm_engine_properties import (
     VOCAB_SIZE,

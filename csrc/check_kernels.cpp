@@ -1,5 +1,6 @@
 // Compares every kernel set that runs here with the portable one, bit for bit. A program of its own, so that kernels of
 // another machine can be checked under emulation (tests/engine/test_cpu_emulated.py).
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -77,11 +78,18 @@ static void check_rows(const Kernels& a, const Kernels& b) {
   expect_same(c, d, "softmax_terms' sums");
 }
 
+struct alignas(64) Line {
+  float lane[kLanes];
+};
+
 static void check_products(const Kernels& a, const Kernels& b) {
   const int rows = 7, num_tiles = 8, groups = 3, k = groups * kGroup, ldo = num_tiles * kLanes;
-  const auto start = floats(rows * ldo);
-  for (int flags = 0; flags < 4; flags++) {
-    const bool nibbles = flags & 1, add = flags & 2;
+  const auto random = floats(rows * ldo);
+  std::vector<Line> start(rows * num_tiles);
+  std::copy(random.begin(), random.end(), start[0].lane);
+  for (int flags = 0; flags < 6; flags++) {
+    const bool nibbles = flags & 1;
+    const Then then = (Then)(flags / 2);
     auto tiles = bytes((size_t)num_tiles * groups * tile_bytes(nibbles) + 64);
     uint8_t* first = tiles.data() + (64 - (uintptr_t)tiles.data() % 64) % 64;
     for (int i = 0; i < num_tiles * groups; i++)
@@ -90,15 +98,14 @@ static void check_products(const Kernels& a, const Kernels& b) {
     const auto wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
     QuantizedRows q = quantize(a, x);
     Prefetch none{};
-    auto run = [&](const Kernels& kernels, std::vector<float>& out) {
-      kernels.gemm_q8({first, nibbles, num_tiles, groups, q.inputs(), rows, out.data(), ldo, add, first,
-                       &none});
+    auto run = [&](const Kernels& kernels, std::vector<Line>& out) {
+      kernels.gemm_q8({first, nibbles, num_tiles, groups, q.inputs(), rows, out[0].lane, ldo, then, first, &none});
     };
     auto u = start, v = start;
     run(a, u), run(b, v);
     expect_same(u, v, "gemm_q8");
-    a.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, u.data(), ldo, add});
-    b.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, v.data(), ldo, add});
+    a.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, u[0].lane, ldo, then});
+    b.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, v[0].lane, ldo, then});
     expect_same(u, v, "gemm_f32");
   }
 }

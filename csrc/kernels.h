@@ -48,6 +48,10 @@ struct Inputs {
   Inputs from_group(long g) const { return {low + g * kGroup, high + g * kGroup, group + g}; }
 };
 
+// What becomes of a product's results. Streamed ones go past the caches: nobody reads them soon, `out` and `ldo` are
+// aligned to 64 bytes, and the lines they fill need not be fetched first.
+enum class Then { store, add, stream };
+
 // out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
 // Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
 // q[4] to q[7].
@@ -59,7 +63,7 @@ struct GemmQ8 {
   int rows;
   float* out;
   int ldo;
-  bool add;
+  Then then;
   const uint8_t* ahead;  // tiles that this thread is likely to multiply next: fetched meanwhile, perhaps beyond the end
   Prefetch* prefetch;    // advanced meanwhile
 
@@ -74,7 +78,7 @@ struct GemmF32 {
   int lda, rows;
   float* out;
   int ldo;
-  bool add;
+  Then then;
 };
 
 // The cache of a quantised model holds integers with one scale per position and kv head. Products with them are exact:

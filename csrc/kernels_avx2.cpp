@@ -83,10 +83,7 @@ static void q8_block(const GemmQ8& g, const uint8_t* tile, Inputs a, float* out)
     }
     a = a.from_group(1);
   }
-  for (int m = 0; m < MT; m++) {
-    float* o = out + (long)m * g.ldo;
-    store(o, g.add ? add(load(o), f[m]) : f[m]);
-  }
+  for (int m = 0; m < MT; m++) write(out + (long)m * g.ldo, f[m], g.then);
 }
 
 template <bool nibbles>
@@ -103,7 +100,10 @@ static void q8_tiles(const GemmQ8& g) {
   }
 }
 
-static void gemm_q8(const GemmQ8& g) { g.nibbles ? q8_tiles<true>(g) : q8_tiles<false>(g); }
+static void gemm_q8(const GemmQ8& g) {
+  g.nibbles ? q8_tiles<true>(g) : q8_tiles<false>(g);
+  end_writes(g.then);
+}
 
 }  // namespace KERNEL_NS
 

@@ -41,7 +41,10 @@ static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, Inputs a, flo
   const long lda = (long)g.groups * kGroup;
   __m512 f[MT][NT];
   for (int m = 0; m < MT; m++)
-    for (int n = 0; n < NT; n++) f[m][n] = _mm512_setzero_ps();
+    for (int n = 0; n < NT; n++) {
+      f[m][n] = _mm512_setzero_ps();
+      if (g.then != Then::stream) __builtin_prefetch(out + (long)m * g.ldo + n * kLanes, 1);
+    }
   for (int group = 0; group < g.groups; group++) {
     __m512i acc[MT][NT];
     for (int m = 0; m < MT; m++)
@@ -76,10 +79,7 @@ static inline void q8_block(const GemmQ8& g, const uint8_t* tiles, Inputs a, flo
     a = a.from_group(1);
   }
   for (int m = 0; m < MT; m++)
-    for (int n = 0; n < NT; n++) {
-      float* o = out + (long)m * g.ldo + n * kLanes;
-      _mm512_storeu_ps(o, g.add ? _mm512_add_ps(_mm512_loadu_ps(o), f[m][n]) : f[m][n]);
-    }
+    for (int n = 0; n < NT; n++) write(out + (long)m * g.ldo + n * kLanes, {f[m][n]}, g.then);
 }
 
 template <int NT, bool nibbles>
@@ -114,7 +114,10 @@ static void q8_tiles(const GemmQ8& g) {
   if (tile < g.num_tiles) q8_panel<1, nibbles>(g, tile);
 }
 
-static void gemm_q8(const GemmQ8& g) { g.nibbles ? q8_tiles<true>(g) : q8_tiles<false>(g); }
+static void gemm_q8(const GemmQ8& g) {
+  g.nibbles ? q8_tiles<true>(g) : q8_tiles<false>(g);
+  end_writes(g.then);
+}
 
 }  // namespace KERNEL_NS
 

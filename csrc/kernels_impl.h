@@ -4,6 +4,16 @@
 
 namespace KERNEL_NS {
 
+// What a product gives for 16 of its columns in one row. After the last of them: end_writes.
+inline void write(float* to, F result, Then then) {
+  if (then == Then::stream) return stream(to, result);
+  store(to, then == Then::add ? add(load(to), result) : result);
+}
+
+inline void end_writes(Then then) {
+  if (then == Then::stream) end_streams();  // before other threads hear that they are there
+}
+
 inline F exp_lanes(F x) {  // relative error below 2e-7; exactly 0 below -87
   const F low = set1(-87.0f);
   const F c = min(max(x, low), set1(88.0f));
@@ -213,10 +223,7 @@ inline void gemm_f32_block(const GemmF32& g, int tile, int row) {
     for (int j = 0; j < N; j++) acc[q][j] = set1(0.0f);
   block_product<Q, N>(g.a + (long)row * g.lda, g.lda, g.k, b, b, 16, acc);
   for (int q = 0; q < Q; q++)
-    for (int j = 0; j < N; j++) {
-      float* o = g.out + (long)(row + q) * g.ldo + (tile + j) * 16;
-      store(o, g.add ? add(load(o), acc[q][j]) : acc[q][j]);
-    }
+    for (int j = 0; j < N; j++) write(g.out + (long)(row + q) * g.ldo + (tile + j) * 16, acc[q][j], g.then);
 }
 
 static void gemm_f32(const GemmF32& g) {
@@ -229,6 +236,7 @@ static void gemm_f32(const GemmF32& g) {
       wide ? gemm_f32_block<1, kLaneBlock>(g, tile, row) : gemm_f32_block<1, 1>(g, tile, row);
     tile += wide ? kLaneBlock : 1;
   }
+  end_writes(g.then);
 }
 
 // keep, gain: by what the running result and the part that is added to it are multiplied.

@@ -47,8 +47,7 @@ static void q8_tiles(const GemmQ8& g) {
         f = fma(to_float(acc), mul(load_half(half), set1(a.group->scale)), f);
         f = fma(load_half(half + kLanes), set1(a.group->scaled_sum), f);
       }
-      float* o = g.out + (long)m * g.ldo + t * kLanes;
-      store(o, g.add ? add(load(o), f) : f);
+      write(g.out + (long)m * g.ldo + t * kLanes, f, g.then);
     }
 }
 

@@ -28,8 +28,7 @@ static void gemm_q8(const GemmQ8& g) {
         f = fma(load_half(half + kLanes), set1(a.group->scaled_sum), f);
         a = a.from_group(1);
       }
-      float* o = g.out + (long)m * g.ldo + t * kLanes;
-      store(o, g.add ? add(load(o), f) : f);
+      write(g.out + (long)m * g.ldo + t * kLanes, f, g.then);
     }
 }
 

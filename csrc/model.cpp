@@ -221,7 +221,7 @@ void Model::compute(int thread) {
   const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), kOutlierAtEnds,
                              head_rows_.data()},
                             s.num_logits, thread, stage);
-  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::store, nullptr, stages_[stage++], thread);
+  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::stream, nullptr, stages_[stage++], thread);
   stages_[stage].run(s.num_logits, place(thread), [&](int r) { sample_row(r, scratch_[thread]); });
 }
 
@@ -297,15 +297,14 @@ Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
 
 void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
                      Tiles tiles, Scratch& scratch) const {
-  const bool add = then == Then::add;
   const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().quantized());
   const int count = tiles.last - tiles.first;
   const char* ahead = weights + count * m.tile_bytes(shape().quantized());  // the thread's next unit
   if (shape().quantized())
-    kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, count, m.k / kGroup, in.q, rows, out, ldo, add,
+    kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, count, m.k / kGroup, in.q, rows, out, ldo, then,
                       (const uint8_t*)ahead, &scratch.prefetch});
   else
-    kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, add});
+    kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, then});
   if (bias)
     for (int r = 0; r < rows; r++)
       for (int i = 0; i < count * kLanes; i++) out[(size_t)r * ldo + i] += bias[tiles.first * kLanes + i];

@@ -73,7 +73,6 @@ class Model {
     std::vector<int32_t> positions, cu_seqlens;
     std::vector<AttendUnit> units;
   };
-  enum class Then { store, add };
 
   Place place(int thread) const { return {thread, pool_.size()}; }
   void check(const Step&) const;

@@ -22,6 +22,8 @@ struct P {  // 16 pairs of 16-bit integers
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+inline void stream(float* p, F x) { _mm256_stream_ps(p, x.a), _mm256_stream_ps(p + 8, x.b); }
+inline void end_streams() { _mm_sfence(); }
 inline I load(const int32_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
 }

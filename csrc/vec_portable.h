@@ -24,6 +24,8 @@ struct P {  // 16 pairs of 16-bit integers
 #define LANES for (int i = 0; i < 16; i++)
 inline F load(const float* p) { F r; LANES r.v[i] = p[i]; return r; }
 inline void store(float* p, F a) { LANES p[i] = a.v[i]; }
+inline void stream(float* p, F a) { store(p, a); }
+inline void end_streams() {}
 inline I load(const int32_t* p) { I r; LANES r.v[i] = p[i]; return r; }
 inline void store(int32_t* p, I a) { LANES p[i] = a.v[i]; }
 inline P load(const Pair<int16_t>* p) { P r; LANES r.v[i] = p[i]; return r; }

@@ -60,7 +60,8 @@ void Model::write_keys(int layer, Place place, Stage& stage) {
   });
 }
 
-void Model::attention(int layer, const Queries& queries, int thread, int& stage) {
+// Returns the inputs of the output projection.
+Model::Rows Model::attention(int layer, const Queries& queries, int thread, int& stage) {
   Scratch& scratch = scratch_[thread];
   const std::vector<AttendUnit>& units = queries.units;
   stages_[stage++].run((int)units.size(), place(thread), [&](int u) {
@@ -69,7 +70,22 @@ void Model::attention(int layer, const Queries& queries, int thread, int& stage)
   const int heads = shape().num_heads;
   if (split_)
     stages_[stage++].run(queries.rows * heads, place(thread),
-                         [&](int i) { merge_splits(queries, i / heads, i % heads, scratch); });
+                         [&](int i) { merge_splits(layer, queries, i / heads, i % heads, scratch); });
+  if (attended_at_once()) return rows_;
+  return prepare({attended_, query_ld_, shape().query_size(), nullptr, outlier_of(layer)}, queries.rows, thread, stage);
+}
+
+// Whether a head's results are rounded as soon as they are there, by the thread that has them in its cache.
+bool Model::attended_at_once() const { return shape().quantized() && shape().head_dim % kGroup == 0; }
+
+// Divides some heads' results of one row by their sums and stores them.
+void Model::put_attended(int layer, int row, int head, int heads, const float* results, const float* sums, float* scratch) {
+  const int d = shape().head_dim, width = round_up(d, kLanes);
+  float* to = attended_at_once() ? scratch : attended_ + (size_t)row * query_ld_ + head * d;
+  for (int i = 0; i < heads; i++) kernels_.finish(results + i * width, sums[i], d, to + i * d);
+  if (!attended_at_once()) return;
+  const long group = ((long)row * shape().num_heads + head) * d / kGroup;
+  kernels_.quantize(scratch, heads * d / kGroup, outlier_of(layer), rows_.q.from_group(group));
 }
 
 Spans Model::spans(int layer, const Queries& queries, const AttendUnit& u) const {
@@ -114,13 +130,14 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
     return;
   }
   kernels_.attend(a);
-  for (int i = 0; i < u.num_rows * group_; i++)
-    kernels_.finish(c.attended + (size_t)i * width, c.sum[i], d,
-                    attended_ + (size_t)(u.first_row + i / group_) * query_ld_ + (u.kv_head * group_ + i % group_) * d);
+  for (int r = 0; r < u.num_rows; r++) {
+    const size_t i = (size_t)r * group_;
+    put_attended(layer, u.first_row + r, u.kv_head * group_, group_, c.attended + i * width, c.sum + i, c.row);
+  }
 }
 
 // Adds the spans of one head in the order in which attend itself would have.
-void Model::merge_splits(const Queries& queries, int row, int head, Scratch& c) {
+void Model::merge_splits(int layer, const Queries& queries, int row, int head, Scratch& c) {
   const int d = shape().head_dim, width = round_up(d, kLanes);
   const int spans = (queries.positions[row] + kSpan) / kSpan;
   const float* part = splits_ + ((size_t)row * shape().num_heads + head) * span_stride_ * (width + 2);
@@ -130,5 +147,5 @@ void Model::merge_splits(const Queries& queries, int row, int head, Scratch& c) 
     part += width + 2;
     kernels_.merge(c.attended, &max, &sum, part, part[width], part[width + 1], width);
   }
-  kernels_.finish(c.attended, sum, d, attended_ + (size_t)row * query_ld_ + head * d);
+  put_attended(layer, row, head, 1, c.attended, &sum, c.row);
 }

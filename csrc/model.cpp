@@ -237,9 +237,8 @@ void Model::layer(int index, int thread, int& stage) {
   const float outlier = outlier_of(index);
   project(index, thread, stage);
   if (!rows) return;
-  attention(index, queries, thread, stage);
+  Rows in = attention(index, queries, thread, stage);
   prefetch_cache(index + 1, scratch_[thread]);
-  Rows in = prepare({attended_, query_ld_, s.query_size(), nullptr, outlier}, rows, thread, stage);
   linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], thread);
   in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.mlp_norm), outlier}, rows, thread, stage);
   gated(l, in, rows, stages_[stage++], thread);

@@ -97,10 +97,12 @@ class Model {
   void gated_unit(const LayerMap&, const Rows& in, int begin, int end, Tiles, Scratch&);
   void rotate_keys(int layer, int row, int kv_head);
   void write_keys(int layer, Place, Stage&);
-  void attention(int layer, const Queries&, int thread, int& stage);
+  Rows attention(int layer, const Queries&, int thread, int& stage);
   void attend_unit(int layer, const Queries&, const AttendUnit&, const AttendUnit& next, Scratch&);
   Spans spans(int layer, const Queries&, const AttendUnit&) const;
-  void merge_splits(const Queries&, int row, int head, Scratch&);
+  void merge_splits(int layer, const Queries&, int row, int head, Scratch&);
+  bool attended_at_once() const;
+  void put_attended(int layer, int row, int head, int heads, const float* results, const float* sums, float* scratch);
   KvHead cache(int layer, int kv_head) const;
   void sample_row(int row, Scratch&);
 

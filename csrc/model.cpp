@@ -11,7 +11,7 @@
 
 static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
 static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
-static constexpr int kByRows = 64;        // from so many on, products are shared out by rows: those stay with their thread
+static constexpr int kByRows = 192;       // from so many on, products are shared out by rows: those stay with their thread
 static constexpr int kUnitQueries = 96;   // queries that read a span while it is in the cache
 // Outliers among the inputs of a product (kernels.h) make up most of the error of 8 bits. The first and last layer and
 // the head, where errors matter most, have more of them (docs/LOG.md).

@@ -24,15 +24,17 @@ CONFIG = tiny_config(
 )
 ENGINE = EngineConfig(max_num_seqs=32, max_num_batched_tokens=1024, block_size=16, threads=1)
 LENGTHS = [1, 15, 16, 17, 127, 128, 129, 300, 511]  # about blocks, and spans of 128 positions
+WIDE = replace(CONFIG, head_dim=32)  # its heads are whole groups: rounded where they are attended
 KINDS = ["int8", "int8 from 4 bits", "float32"]  # 4-bit values are stored in another form
 
 
 def make_runner(kind: str, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
-    tensors = random_tensors(CONFIG)
+    config = WIDE if kind == "int8" else CONFIG
+    tensors = random_tensors(config)
     if kind == "int8 from 4 bits":
         tensors = {name: to_16_levels(name, tensor) for name, tensor in tensors.items()}
     engine = replace(ENGINE, dtype="float32" if kind == "float32" else "int8", threads=threads)
-    return CpuRunner.load(CONFIG, engine, tensors.items, isa=isa)
+    return CpuRunner.load(config, engine, tensors.items, isa=isa)
 
 
 def to_16_levels(name: str, tensor: Float32) -> Float32:

@@ -102,6 +102,8 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
   for (int r = 0; r < u.num_rows; r++) {
     const int row = u.first_row + r, position = queries.positions[row];
     const size_t angle = (size_t)position * half;
+    const float* later = qkv_ + (size_t)std::min(row + 2, queries.rows - 1) * qkv_ld_ + u.kv_head * group_ * d;
+    for (int i = 0; i < group_ * d; i += kLanes) __builtin_prefetch(later + i);
     for (int g = 0; g < group_; g++) {
       const int i = r * group_ + g;
       float* query = c.queries + (size_t)i * width;

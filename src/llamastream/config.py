@@ -85,7 +85,7 @@ class EngineConfig:
     dtype: DType = "int8"
     max_num_seqs: int = 32  # sequences computed in one step
     max_num_batched_tokens: int = 512  # tokens computed in one step, decode and prefill together
-    max_prefill_beside_decode: int = 96  # of these, of prompts, in a step that continues answers
+    max_prefill_beside_decode: int = 112  # of prompts, in a step that continues answers
     max_num_waiting: int = 256  # requests queued before new ones are refused
     max_model_len: int | None = None
     block_size: int = 32  # tokens in one KV cache block
@@ -169,11 +169,11 @@ class ModelSettings(Settings):
         description="Tokens computed in one step, prompts and answers together.",
     )
     max_prefill_beside_decode: int = Field(
-        96,
+        112,
         ge=1,
         le=65536,
-        description="Prompt tokens in a step that continues answers too. Fewer: smoother answers; "
-        "more: new ones begin sooner.",
+        description="Prompt tokens in a step that continues answers too, less one for each answer "
+        "(a quarter at least). Fewer: smoother answers; more: new ones begin sooner.",
     )
     max_num_waiting: int = Field(
         256, ge=0, description="Requests that may queue before new ones are answered 429."

@@ -58,7 +58,7 @@ def test_a_long_prompt_is_cut_by_the_budget_and_never_delays_a_decode() -> None:
 
 
 def test_beside_decodes_all_prompts_together_get_a_share() -> None:
-    s = scheduler(max_prefill_beside_decode=6)
+    s = scheduler(max_prefill_beside_decode=7)
     s.add(sequence("a", 16))
     assert step(s) == {"a": 16}  # nobody to disturb
     s.add(sequence("b", 8))
@@ -68,6 +68,21 @@ def test_beside_decodes_all_prompts_together_get_a_share() -> None:
         {"a": 1, "b": 2, "c": 4},
         {"a": 1, "b": 1, "c": 4},
     ]
+
+
+def test_beside_many_decodes_prompts_keep_a_quarter_of_their_share() -> None:
+    s = scheduler(max_prefill_beside_decode=10)
+    for name in "abcd":
+        s.add(sequence(name, 2))
+    assert sum(step(s).values()) == 8
+    s.add(sequence("e", 20))
+    assert step(s)["e"] == 6  # one less for each answer that goes on
+    s = scheduler(max_prefill_beside_decode=4)
+    for name in "abcdef":
+        s.add(sequence(name, 2))
+    assert sum(step(s).values()) == 12
+    s.add(sequence("g", 20))
+    assert step(s)["g"] == 1
 
 
 def test_decodes_come_before_older_prompts() -> None:

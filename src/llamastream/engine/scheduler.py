@@ -62,11 +62,16 @@ class Scheduler:
         scheduled = self._schedule_decodes()
         budget = self._max_num_batched_tokens - len(scheduled)
         if scheduled:
-            budget = min(budget, self._max_prefill_beside_decode)
+            budget = min(budget, self._prefill_beside(len(scheduled)))
         if len(scheduled) < len(self.running):
             budget = self._schedule_prefills(scheduled, budget)
         self._admit(scheduled, budget)
         return scheduled
+
+    def _prefill_beside(self, num_decodes: int) -> int:
+        """So many prompt tokens that such a step takes about as long whatever it continues."""
+        most = self._max_prefill_beside_decode
+        return max(most - num_decodes, -(-most // 4))
 
     def _schedule_decodes(self) -> list[Scheduled]:
         scheduled = []

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llamastream import __version__
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 STORIES = str(SHARED / "stories260K")
 
@@ -126,6 +128,11 @@ def test_chat_talks_to_a_running_server(environment: dict[str, str]) -> None:
     local = run(environment, "chat", *model, *options, stdin="Once upon a time")
     assert remote.returncode == local.returncode == 0
     assert remote.stdout == local.stdout
+
+
+def test_the_version_needs_no_command(environment: dict[str, str]) -> None:
+    result = run(environment, "--version")
+    assert (result.returncode, result.stdout) == (0, f"llamastream {__version__}\n")
 
 
 def test_help_lists_every_command_and_each_has_help(environment: dict[str, str]) -> None:

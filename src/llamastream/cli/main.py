@@ -48,15 +48,25 @@ app = typer.Typer(
 )
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"llamastream {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,  # without a command, the body below is not reached
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"llamastream {__version__}")
-        raise typer.Exit
+    pass
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 `serve` must not wait for what only `chat` or `bench` needs.
 """
 
+import gc
 import importlib
 import sys
 from typing import Annotated, Any
@@ -73,6 +74,12 @@ def run() -> None:
     """Run the command line. An error meant for people is one line on stderr and exit code 2."""
     try:
         app()
+        return
     except ChatError as error:
-        print(f"llamastream: {error.message}", file=sys.stderr)
-        sys.exit(2)
+        message = error.message
+    print(f"llamastream: {message}", file=sys.stderr)
+    # The error's frames hold what the core made. Its types complain on stderr if they outlive the
+    # interpreter, so frames go first, also those that `serve` has put out of the collector's sight.
+    gc.unfreeze()
+    gc.collect()
+    sys.exit(2)

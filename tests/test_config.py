@@ -23,6 +23,30 @@ def test_a_bad_value_is_refused_with_its_flag_and_variable(monkeypatch: pytest.M
         ServeSettings.load({}, {})
 
 
+@pytest.mark.parametrize("value", ["", " ", ",", " , "])
+def test_a_variable_without_a_key_in_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """It would let everybody in, on a public address, too."""
+    monkeypatch.setenv("LLAMASTREAM_API_KEY", value)
+    with pytest.raises(ConfigError, match=r"--api-key .* must hold a key; leave it out for none"):
+        ServeSettings.load({}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("port", 70000, "must be less than or equal to 65535. Given: 70000."),
+        ("log_level", "loud", "must be 'debug', 'info', 'warning' or 'error'. Given: 'loud'."),
+        ("page", "perhaps", "must be a valid boolean, unable to interpret input. Given: "),
+    ],
+)
+def test_an_error_says_what_a_value_must_be(name: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServeSettings.load({name: value}, {})
+    assert message in caught.value.message
+
+
 def test_toml_is_read_from_the_variable_and_shared_by_all_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

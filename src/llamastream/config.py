@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,7 +22,7 @@ from pydantic import (
     ValidationError,
 )
 
-from llamastream.errors import ConfigError
+from llamastream.errors import ConfigError, requirement
 
 DType = Literal["int8", "int4", "float32", "bfloat16"]
 Speculation = Literal["auto", "off"]
@@ -124,8 +125,8 @@ class Settings(BaseModel):
             problem = error.errors()[0]
             name = str(problem["loc"][0])
             raise ConfigError(
-                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}): {problem['msg']}. "
-                f"Given: {problem['input']!r}."
+                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) "
+                f"{requirement(problem['msg'])}. Given: {problem['input']!r}."
             ) from None
 
 
@@ -225,6 +226,13 @@ class AnswerSettings(Settings):
     seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
 
 
+def _holds_a_key(value: str | None) -> str | None:
+    """An empty variable must not open a public address to everybody."""
+    if value is not None and not value.replace(",", "").strip():
+        raise ValueError("must hold a key; leave it out for none")
+    return value
+
+
 class ServeSettings(Settings):
     """Where the service listens and whom it answers."""
 
@@ -236,7 +244,7 @@ class ServeSettings(Settings):
         le=65535,
         description="Port for jina clients (gRPC); 0 takes a free one. [12345 if it is free]",
     )
-    api_key: str | None = Field(
+    api_key: Annotated[str | None, AfterValidator(_holds_a_key)] = Field(
         None, description="Secret that clients send as a Bearer token; several with commas."
     )
     served_model_name: str | None = Field(

@@ -16,6 +16,10 @@ ChatError
 └── ModelError (exit code 2)         a model that cannot be found, read or run
 """
 
+import re
+
+PYDANTIC = re.compile(r"(?:Value error, )?(?:\w+ should )?(.*?)(?: after validation, not \w+)?")
+
 
 class ChatError(Exception):
     """Base of all errors meant for the user.
@@ -114,3 +118,10 @@ class ModelError(ChatError):
     """A model that cannot be found, read or run. One line on stderr, exit code 2."""
 
     code = "model_error"
+
+
+def requirement(problem: str) -> str:
+    """pydantic's words for what is wrong with a value, to follow the field's name: `must ...`."""
+    found = PYDANTIC.fullmatch(problem)
+    said = found[1] if found else problem
+    return said if said.startswith("must ") else f"must {said}"

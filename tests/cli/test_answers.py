@@ -11,6 +11,15 @@ from llamastream.errors import ChatError
 from llamastream.messages import Message
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+async def test_the_address_may_be_the_one_that_serve_prints(path: str) -> None:
+    async with running_server(make_service(FakeEngine(says("abc")))) as url:
+        answers = await RemoteAnswers.connect(url + path, None)
+        stream = answers.stream((Message("user", "hi"),), AnswerSettings())
+        assert "".join([text async for text in stream]) == "abc"
+        await answers.close()
+
+
 async def test_a_server_that_went_away_is_an_error_for_people() -> None:
     prompt, options = (Message("user", "hi"),), AnswerSettings()
     async with running_server(make_service(FakeEngine(says("abc")))) as url:

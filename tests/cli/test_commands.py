@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llamastream import __version__
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 STORIES = str(SHARED / "stories260K")
 
@@ -90,6 +92,16 @@ def test_weights_that_cannot_be_run_end_the_server_with_one_line(
 
 
 @needs_stories
+def test_a_failure_after_loading_ends_with_its_line(environment: dict[str, str]) -> None:
+    """The core's types once complained on stderr of what the error's frames had kept."""
+    model = ("--model", STORIES, "--dtype", "float32", "--log-level", "error")
+    result = run(environment, "serve", "--port", "0", *model, "--kv-cache-gib", "1e-6")
+    *_, packing, last = result.stderr.splitlines()
+    assert result.returncode == 2 and last.startswith("llamastream: max_model_len 512 needs ")
+    assert last.endswith("the limit is 1073. Raise --kv-cache-gib.") and packing == ""
+
+
+@needs_stories
 def test_generate_goes_on_with_a_text(environment: dict[str, str]) -> None:
     result = run(
         environment,
@@ -126,6 +138,11 @@ def test_chat_talks_to_a_running_server(environment: dict[str, str]) -> None:
     local = run(environment, "chat", *model, *options, stdin="Once upon a time")
     assert remote.returncode == local.returncode == 0
     assert remote.stdout == local.stdout
+
+
+def test_the_version_needs_no_command(environment: dict[str, str]) -> None:
+    result = run(environment, "--version")
+    assert (result.returncode, result.stdout) == (0, f"llamastream {__version__}\n")
 
 
 def test_help_lists_every_command_and_each_has_help(environment: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Everything wrong in a request is answered in OpenAI's error shape, naming field and value."""
 
+import gzip
 import json
 from typing import Any
 
@@ -26,6 +27,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("temperature", 1e9, "<= 100", None),
     ("temperature", True, "valid number", None),
     ("top_p", 0, "> 0", None),
+    ("user", 5, "user must be a valid string. Given: 5.", None),
     ("top_p", 1.5, "1.5", None),
     ("min_p", 2, "<= 1", None),
     ("top_k", -2, "-1", None),
@@ -45,7 +47,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("seed", 2**64, "seed", None),
     ("seed", "x", "integer", None),
     ("stop", "", "at least 1 character", "stop[0]"),
-    ("stop", ["a"] * 17, "at most 16", None),
+    ("stop", ["a"] * 17, "stop must have at most 16 items. Given: ", None),
     ("stop", ["a" * 257], "at most 256", "stop[0]"),
     ("stop", 5, "list", None),
     ("stop", [1], "string", "stop[0]"),
@@ -191,7 +193,7 @@ async def test_bad_option_of_text_completions(
         (b'{"temperature":NaN}', "NaN"),
         (b'{"temperature":-Infinity}', "-Infinity"),
         (b'{"temperature":1e999}', "out of range"),
-        (b'{"seed":' + b"9" * 5000 + b"}", "out of range"),
+        (b'{"seed":' + b"9" * 5000 + b"}", "out of range: an integer must have <= 4300 digits."),
         (b'{"model":"a","model":"b"}', "'model' twice"),
         (b'{"messages":[{"role":"user","role":"x"}]}', "'role' twice"),
         (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "nested too deeply"),
@@ -228,14 +230,25 @@ async def test_media_type(client: httpx.AsyncClient, kind: str) -> None:
     assert kind.partition(";")[0] in check_error(response, 415)["message"]
 
 
+async def test_a_compressed_body_is_refused_as_such(client: httpx.AsyncClient) -> None:
+    body = gzip.compress(json.dumps(chat_body()).encode())
+    response = await client.post(CHAT, content=body, headers={"content-encoding": "gzip"})
+    error = check_error(response, 415)
+    assert error["param"] == "Content-Encoding" and "Given: gzip" in error["message"]
+    identity = {"content-encoding": "identity"}
+    assert (await client.post(CHAT, json=chat_body(), headers=identity)).status_code == 200
+
+
 async def test_unknown_model_route_and_method(client: httpx.AsyncClient) -> None:
     error = check_error(await client.post(CHAT, json=chat_body() | {"model": "gpt-5"}), 404)
     assert error["code"] == "model_not_found"
     assert "Available: demo" in error["message"]
     check_error(await client.get("/v1/models/gpt-5"), 404)
     check_error(await client.post("/v1/nothing"), 404)
+    error = check_error(await client.post("/chat/completions"), 404)
+    assert "Did you mean /v1/chat/completions?" in error["message"]
     response = await client.get(CHAT)
-    check_error(response, 405)
+    assert "Allowed: POST." in check_error(response, 405)["message"]
     assert response.headers["allow"] == "POST"
 
 

@@ -260,6 +260,7 @@ async def test_unknown_foreign_and_deleted_are_answered_alike(connect_stored: Co
             "/v1/responses", json=body(previous_response_id=id), headers=caller
         )
         assert answer.status_code == 404
+        assert answer.json()["error"]["param"] == "previous_response_id"
     assert (await client.get(f"/v1/responses/{ids[1]}", headers=alice)).status_code == 200
 
 

@@ -61,10 +61,14 @@ class RemoteAnswers:
 
     @classmethod
     async def connect(cls, url: str, api_key: str | None) -> Self:
-        """Ask the server at `url` for its model. Raises ChatError when nothing answers there."""
+        """Ask the server at `url` for its model. Raises ChatError when nothing answers there.
+
+        The `/v1` of the address that `serve` prints and other clients want may be on it.
+        """
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(10.0, read=None)
-        client = httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
+        base_url = url.rstrip("/").removesuffix("/v1")
+        client = httpx.AsyncClient(base_url=base_url, headers=headers, timeout=timeout)
         try:
             response = await client.get("/v1/models")
             if response.is_error:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-db = typer.Typer(no_args_is_help=True, help="Look after the database of conversations and answers.")
+db = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Look after the database of conversations and answers.",
+)
 File = Annotated[Path, typer.Argument(help="One JSON object per line.", metavar="FILE")]
 
 

@@ -3,6 +3,7 @@
 `serve` must not wait for what only `chat` or `bench` needs.
 """
 
+import gc
 import importlib
 import sys
 from typing import Annotated, Any
@@ -48,21 +49,37 @@ app = typer.Typer(
 )
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"llamastream {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,  # without a command, the body below is not reached
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"llamastream {__version__}")
-        raise typer.Exit
+    pass
 
 
 def run() -> None:
     """Run the command line. An error meant for people is one line on stderr and exit code 2."""
     try:
         app()
+        return
     except ChatError as error:
-        print(f"llamastream: {error.message}", file=sys.stderr)
-        sys.exit(2)
+        message = error.message
+    print(f"llamastream: {message}", file=sys.stderr)
+    # The error's frames hold what the core made. Its types complain on stderr if they outlive the
+    # interpreter, so frames go first, also those that `serve` has put out of the collector's sight.
+    gc.unfreeze()
+    gc.collect()
+    sys.exit(2)

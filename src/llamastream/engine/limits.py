@@ -26,10 +26,11 @@ def choose_num_blocks(
     longest = engine.max_model_len or config.max_position_embeddings
     needed = -(-longest // engine.block_size)
     budget = free_bytes if engine.kv_cache_bytes is None else engine.kv_cache_bytes
-    if budget // block_bytes < needed:
+    fitting = budget // block_bytes
+    if fitting < needed:
+        shorter = f"Lower --max-model-len to {fitting * engine.block_size} or raise"
         raise ModelError(
             f"max_model_len {longest} needs a KV cache of {needed * block_bytes} bytes, the limit "
-            f"is {budget}. Lower --max-model-len to {budget // block_bytes * engine.block_size} "
-            "or raise --kv-cache-gib."
+            f"is {budget}. {shorter if fitting else 'Raise'} --kv-cache-gib."
         )
-    return int(min(budget // block_bytes, needed * engine.max_num_seqs))
+    return int(min(fitting, needed * engine.max_num_seqs))

@@ -140,7 +140,11 @@ def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
     if not origins:
         return [gate]
     cors = Middleware(
-        CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After", "X-Request-Id"],
     )
     return [cors, gate]
 

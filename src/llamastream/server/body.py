@@ -7,6 +7,7 @@ are errors here, so that nothing behind this module has to think of them.
 import json
 import math
 import re
+import sys
 from collections import Counter
 from typing import Any, NoReturn
 
@@ -24,6 +25,11 @@ SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 async def read_json(request: Request, max_body_bytes: int) -> dict[str, Any]:
     """The body as a JSON object. Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest."""
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise UnsupportedMediaType(
+            f"Content-Encoding must be identity: send the body uncompressed. Given: {coding[:60]}.",
+            param="Content-Encoding",
+        )
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not JSON_TYPES.match(media_type):
         raise UnsupportedMediaType(
@@ -49,8 +55,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise InvalidRequest(f"The body holds a number out of range: {error}.") from None
+    except ValueError:  # so says Python of an integer of thousands of digits
+        raise InvalidRequest(
+            "The body holds a number out of range: an integer must have <= "
+            f"{sys.get_int_max_str_digits()} digits."
+        ) from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
     if SURROGATE_ESCAPE.search(text):

@@ -6,6 +6,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from llamastream.errors import (
     ChatError,
@@ -59,12 +60,32 @@ async def on_chat_error(_: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such route, wrong method."""
     assert isinstance(error, HTTPException)
-    refusal = ChatError(f"{request.method} {request.url.path}: {error.detail}.")
+    path, hint = request.url.path, ""
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # of the routes with this path, Starlette names the first one's
+        headers["allow"] = _methods(request, path)
+        hint = f" Allowed: {headers['allow']}."
+    elif error.status_code == 404 and request.method in _methods(request, f"/v1{path}"):
+        hint = f" Did you mean /v1{path}?"
+    refusal = ChatError(f"{request.method} {path}: {error.detail}.{hint}")
     refusal.status = error.status_code
     refusal.code = HTTP_CODES.get(error.status_code, "http_error")
     response = error_response(refusal)
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response
+
+
+def _methods(request: Request, path: str) -> str:
+    """Those that `path` has, as in an `Allow` header."""
+    scope = {**request.scope, "path": path}
+    return ", ".join(
+        sorted(
+            method
+            for route in request.app.routes
+            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        )
+    )
 
 
 async def on_bug(_: Request, error: Exception) -> Response:
@@ -80,8 +101,8 @@ def check_model(name: str, served: str) -> None:
         )
 
 
-def check_id(id: str, prefix: str) -> str:
+def check_id(id: str, prefix: str, param: str = "response_id") -> str:
     """`id`, if it can be one of these. Raises NotFound as for one that is not there."""
     if not id.startswith(prefix):
-        raise NotFound(f"Response {id!r} not found.", param="response_id")
+        raise NotFound(f"Response {id!r} not found.", param=param)
     return id

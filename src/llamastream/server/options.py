@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, requirement
 from llamastream.messages import ChatRequest, Prompt
 from llamastream.sampling import MAX_SEED, SamplingParams
 
@@ -181,9 +181,9 @@ def validate(model: type[Model], body: dict[str, Any]) -> Model:
         raise unknown_option(path, model.model_fields)
     if first["type"] == "missing":
         raise InvalidRequest(f"{path} is required.", param=path)
-    problem = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
+    problem = requirement(first["msg"])
     given = "" if "Given" in problem else f" Given: {_shown(first['input'])}."
-    raise InvalidRequest(f"{path}: {problem}.{given}".replace("..", "."), param=path)
+    raise InvalidRequest(f"{path} {problem}.{given}", param=path)
 
 
 def unknown_option(name: str, known: Iterable[str]) -> InvalidRequest:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, requirement
 from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import SamplingParams
 from llamastream.server.idempotency import make_key
@@ -165,4 +165,4 @@ def invalid_field(error: ValidationError) -> InvalidRequest:
     given = repr(first["input"])
     if len(given) > MAX_SHOWN_CHARS:
         given = given[:MAX_SHOWN_CHARS] + "..."
-    return InvalidRequest(f"{name}: {first['msg']}. Given: {given}.", param=param)
+    return InvalidRequest(f"{name} {requirement(first['msg'])}. Given: {given}.", param=param)

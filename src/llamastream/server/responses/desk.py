@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, NotFound
 from llamastream.messages import ChatRequest
 from llamastream.server.errors import check_id, check_model
 from llamastream.server.feed import START, Opening
@@ -22,6 +22,8 @@ from llamastream.service.responses import Draft, Responses
 from llamastream.service.stream import Stream
 
 PREFIX = "resp_"
+# What was not found -> the field of the body that named it.
+FIELDS = {"response_id": "previous_response_id", "conversation_id": "conversation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class ResponseDesk:
     def _check(self, body: ResponseBody) -> tuple[Item, ...]:
         check_model(body.model, self._chat.model_name)
         if body.previous_response_id is not None:
-            check_id(body.previous_response_id, PREFIX)
+            check_id(body.previous_response_id, PREFIX, "previous_response_id")
         if body.input is None and not (body.conversation_id or body.previous_response_id):
             raise InvalidRequest("input is required.", param="input")
         return () if body.input is None else parse_input(body.input)
@@ -100,11 +102,15 @@ class ResponseDesk:
     async def _request(
         self, body: ResponseBody, items: tuple[Item, ...], caller: Caller
     ) -> ChatRequest:
-        history = await self.responses.history(
-            scope=caller.scope,
-            conversation_id=body.conversation_id,
-            previous_response_id=body.previous_response_id,
-        )
+        try:
+            history = await self.responses.history(
+                scope=caller.scope,
+                conversation_id=body.conversation_id,
+                previous_response_id=body.previous_response_id,
+            )
+        except NotFound as error:
+            error.param = FIELDS.get(error.param or "", error.param)
+            raise
         messages = history + to_messages(items)
         return body.to_request(messages, self._chat.sampling, caller.scope, caller.label)
 

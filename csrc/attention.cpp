@@ -79,7 +79,8 @@ Model::Rows Model::attention(int layer, const Queries& queries, int thread, int&
 bool Model::attended_at_once() const { return shape().quantized() && shape().head_dim % kGroup == 0; }
 
 // Divides some heads' results of one row by their sums and stores them.
-void Model::put_attended(int layer, int row, int head, int heads, const float* results, const float* sums, float* scratch) {
+void Model::put_attended(int layer, int row, int head, int heads, const float* results, const float* sums,
+                         float* scratch) {
   const int d = shape().head_dim, width = round_up(d, kLanes);
   float* to = attended_at_once() ? scratch : attended_ + (size_t)row * query_ld_ + head * d;
   for (int i = 0; i < heads; i++) kernels_.finish(results + i * width, sums[i], d, to + i * d);
@@ -102,6 +103,7 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
   for (int r = 0; r < u.num_rows; r++) {
     const int row = u.first_row + r, position = queries.positions[row];
     const size_t angle = (size_t)position * half;
+    // Rows lie too far apart for the processor to foresee them.
     const float* later = qkv_ + (size_t)std::min(row + 2, queries.rows - 1) * qkv_ld_ + u.kv_head * group_ * d;
     for (int i = 0; i < group_ * d; i += kLanes) __builtin_prefetch(later + i);
     for (int g = 0; g < group_; g++) {

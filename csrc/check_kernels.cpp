@@ -1,6 +1,5 @@
 // Compares every kernel set that runs here with the portable one, bit for bit. A program of its own, so that kernels of
 // another machine can be checked under emulation (tests/engine/test_cpu_emulated.py).
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -82,16 +81,22 @@ struct alignas(64) Line {
   float lane[kLanes];
 };
 
+// The same bytes, but from a multiple of 64 on.
+template <class T>
+static std::vector<Line> aligned(const std::vector<T>& v) {
+  std::vector<Line> lines(v.size() * sizeof(T) / sizeof(Line));
+  std::memcpy(lines.data(), v.data(), lines.size() * sizeof(Line));
+  return lines;
+}
+
 static void check_products(const Kernels& a, const Kernels& b) {
   const int rows = 7, num_tiles = 8, groups = 3, k = groups * kGroup, ldo = num_tiles * kLanes;
-  const auto random = floats(rows * ldo);
-  std::vector<Line> start(rows * num_tiles);
-  std::copy(random.begin(), random.end(), start[0].lane);
+  const auto start = aligned(floats(rows * ldo));
   for (int flags = 0; flags < 6; flags++) {
     const bool nibbles = flags & 1;
     const Then then = (Then)(flags / 2);
-    auto tiles = bytes((size_t)num_tiles * groups * tile_bytes(nibbles) + 64);
-    uint8_t* first = tiles.data() + (64 - (uintptr_t)tiles.data() % 64) % 64;
+    auto tiles = aligned(bytes((size_t)num_tiles * groups * tile_bytes(nibbles)));
+    uint8_t* first = (uint8_t*)tiles.data();
     for (int i = 0; i < num_tiles * groups; i++)
       for (int j = 0; j < 2 * kLanes; j++)
         ((uint16_t*)(first + (i + 1) * tile_bytes(nibbles)))[-1 - j] = float_to_half(floats(1, 0.01f)[0]);

@@ -234,13 +234,12 @@ void Model::layer(int index, int thread, int& stage) {
   const ModelShape& s = shape();
   const Queries& queries = index == s.num_layers - 1 ? asked_ : all_;
   const int rows = queries.rows;
-  const float outlier = outlier_of(index);
   project(index, thread, stage);
   if (!rows) return;
   Rows in = attention(index, queries, thread, stage);
   prefetch_cache(index + 1, scratch_[thread]);
   linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], thread);
-  in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.mlp_norm), outlier}, rows, thread, stage);
+  in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.mlp_norm), outlier_of(index)}, rows, thread, stage);
   gated(l, in, rows, stages_[stage++], thread);
   linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], thread);
 }

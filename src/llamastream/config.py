@@ -226,9 +226,14 @@ class AnswerSettings(Settings):
     seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
 
 
+def split_commas(value: str | None) -> list[str]:
+    """The parts of an option that holds several with commas between them; none if it is absent."""
+    return [part.strip() for part in (value or "").split(",") if part.strip()]
+
+
 def _holds_a_key(value: str | None) -> str | None:
     """An empty variable must not open a public address to everybody."""
-    if value is not None and not value.replace(",", "").strip():
+    if value is not None and not split_commas(value):
         raise ValueError("must hold a key; leave it out for none")
     return value
 
@@ -314,7 +319,7 @@ class StoreSettings(Settings):
 
 
 def _split(value: Any) -> Any:
-    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return split_commas(value) if isinstance(value, str) else value
 
 
 COMMAS = BeforeValidator(_split)  # a flag or variable holds numbers with commas between them

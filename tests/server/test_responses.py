@@ -261,6 +261,12 @@ async def test_unknown_foreign_and_deleted_are_answered_alike(connect_stored: Co
         )
         assert answer.status_code == 404
         assert answer.json()["error"]["param"] == "previous_response_id"
+    for conversation in ("conv_unknown", {"id": "conv_unknown"}, ""):
+        answer = await client.post(
+            "/v1/responses", json=body(conversation=conversation), headers=alice
+        )
+        assert answer.status_code == 404
+        assert answer.json()["error"]["param"] == "conversation"
     assert (await client.get(f"/v1/responses/{ids[1]}", headers=alice)).status_code == 200
 
 

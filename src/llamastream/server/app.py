@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from llamastream.config import ServeSettings
+from llamastream.config import ServeSettings, split_commas
 from llamastream.errors import ChatError
 from llamastream.server import errors
 from llamastream.server.auth import KeyRing
@@ -130,13 +130,13 @@ def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
 
 def key_ring(settings: ServeSettings) -> KeyRing:
     """The API keys that the options accept."""
-    return KeyRing(_split(settings.api_key))
+    return KeyRing(split_commas(settings.api_key))
 
 
 def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
     gate = Middleware(Gate, keys=keys)
-    origins = _split(settings.cors_origins)
+    origins = split_commas(settings.cors_origins)
     if not origins:
         return [gate]
     cors = Middleware(
@@ -147,7 +147,3 @@ def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
         expose_headers=["Retry-After", "X-Request-Id"],
     )
     return [cors, gate]
-
-
-def _split(option: str | None) -> list[str]:
-    return [part.strip() for part in (option or "").split(",") if part.strip()]

@@ -22,8 +22,6 @@ from llamastream.service.responses import Draft, Responses
 from llamastream.service.stream import Stream
 
 PREFIX = "resp_"
-# What was not found -> the field of the body that named it.
-FIELDS = {"response_id": "previous_response_id", "conversation_id": "conversation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,9 @@ class ResponseDesk:
                 conversation_id=body.conversation_id,
                 previous_response_id=body.previous_response_id,
             )
-        except NotFound as error:
-            error.param = FIELDS.get(error.param or "", error.param)
+        except NotFound as error:  # names its own id, not the field of the body that gave it
+            in_conversation = body.conversation_id is not None
+            error.param = "conversation" if in_conversation else "previous_response_id"
             raise
         messages = history + to_messages(items)
         return body.to_request(messages, self._chat.sampling, caller.scope, caller.label)

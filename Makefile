@@ -47,7 +47,7 @@ endif
 	$(BIN)/pytest $(ARGS)
 
 test-jina: $(STAMPS)/test $(STAMPS)/jina
-	$(BIN)/pytest tests/jina tests/server/jina tests/test_schema.py $(ARGS)
+	$(BIN)/pytest tests/jina tests/jina_wire tests/test_schema.py $(ARGS)
 
 # Triton is 180 MB and its interpreter needs an older numpy: both stand apart from the environment.
 test-gpu: $(STAMPS)/test $(STAMPS)/gpu
@@ -77,11 +77,11 @@ core: $(STAMPS)/test
 
 # The descriptors of Jina's wire, from the .proto files beside them.
 protos: $(STAMPS)/test
-	cd src/llamastream/server/jina/protos && $(abspath $(BIN))/python -m grpc_tools.protoc -I. \
+	cd src/llamastream/jina/protos && $(abspath $(BIN))/python -m grpc_tools.protoc -I. \
 	  --descriptor_set_out=descriptors.binpb jina.proto docarray.proto
 
 clean:
-	rm -rf $(VENV) .venv-* $(GPU_SITE) $(STAMPS) build web/node_modules src/llamastream/server/web
+	rm -rf $(VENV) .venv-* $(GPU_SITE) $(STAMPS) build web/node_modules src/llamastream/api/web
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)

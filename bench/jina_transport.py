@@ -22,9 +22,9 @@ import uvloop
 from http2_reader import read_streams
 
 from llamastream.messages import ChatRequest, Delta, Usage
-from llamastream.server.jina import wire
-from llamastream.server.jina.desk import StreamDesk
-from llamastream.server.jina.grpc_server import serve_grpc
+from llamastream.jina import wire
+from llamastream.jina.desk import StreamDesk
+from llamastream.jina.grpc_server import serve_grpc
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
 RIVAL = Path(__file__).parent / "jina_rival.py"

@@ -15,18 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from llamastream.chat import PromptBuilder, Tokenizer
+from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.config import EngineConfig, ModelSettings
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.messages import GenerationRequest, Message, Token
 from llamastream.sampling import SamplingParams
-from llamastream.wiring import find_model, load_runner
+from llamastream.app import find_model, load_runner
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "tests/data/english.txt").read_text()
-CODE = (ROOT / "src/llamastream/chat/stops.py").read_text()
+CODE = (ROOT / "src/llamastream/text/stops.py").read_text()
 MODES = ("off", "auto")
 
 # Name, question, temperature. The demo model is small: greedily it falls into repeating itself,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamastream.config import default_data_dir
-from llamastream.weights.demo import demo_file
+from llamastream.models.demo import demo_file
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)

@@ -7,7 +7,7 @@ import pytest
 from docarray import BaseDoc
 
 from llamastream.schema import ModelOutputDocument, PromptDocument
-from llamastream.server.jina.documents import Ask, Keeping
+from llamastream.jina.documents import Ask, Keeping
 
 
 class ArticlePrompt(BaseDoc):
@@ -79,6 +79,6 @@ def test_a_stream_id_stands_for_the_prompt() -> None:
 
 
 def test_server_imports_neither_docarray_nor_jina() -> None:
-    script = "import sys, llamastream.server.jina.grpc_server; print(*sys.modules)"
+    script = "import sys, llamastream.jina.grpc_server; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"docarray", "jina"} & set(run.stdout.split())

@@ -3,7 +3,7 @@ import { defineConfig } from "vite";
 export default defineConfig({
   base: "./", // behind a reverse proxy the page may live under a path
   build: {
-    outDir: "../src/llamastream/server/web",
+    outDir: "../src/llamastream/api/web",
     emptyOutDir: true,
     modulePreload: false,
     assetsInlineLimit: 0, // the page's Content-Security-Policy allows no data: URLs

@@ -12,7 +12,7 @@ from tests.doubles.service import make_responses, make_service, says
 from tests.doubles.waiting import until
 
 from llamastream.cli.stopping import Stopping
-from llamastream.service.responses import Responses
+from llamastream.generation.responses import Responses
 
 BODY = {"model": "demo", "input": "hi", "background": True}
 

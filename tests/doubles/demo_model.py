@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llamastream.config import default_data_dir
-from llamastream.weights.demo import demo_file
+from llamastream.models.demo import demo_file
 
 
 def demo_path() -> Path:

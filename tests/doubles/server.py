@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from llamastream.config import ServeSettings
-from llamastream.server.app import create_app
-from llamastream.server.transport import HttpProtocol
-from llamastream.service import ChatService
-from llamastream.service.responses import Responses
+from llamastream.api.app import create_app
+from llamastream.api.http.transport import HttpProtocol
+from llamastream.generation import ChatService
+from llamastream.generation.responses import Responses
 
 
 @asynccontextmanager

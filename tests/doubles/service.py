@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from llamastream.chat import PromptBuilder, Tokenizer
+from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.messages import GenerationRequest
-from llamastream.service import ChatService
-from llamastream.service.responses import Responses, StorePolicy
+from llamastream.generation import ChatService
+from llamastream.generation.responses import Responses, StorePolicy
 from llamastream.store.database import sqlite_url
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.store import FailingStore

@@ -1,4 +1,4 @@
-"""The crowd of tests/server/crowd.py on the real engine, with real weights.
+"""The crowd of tests/api/crowd.py on the real engine, with real weights.
 
 No block leaked, no task left, every other stream unharmed. The right answer
 is the one that the same question gets alone, so this is also a test of the engine's determinism.
@@ -12,13 +12,13 @@ import pytest
 from llamastream.config import ModelSettings
 from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import SamplingParams
-from llamastream.service import ChatService
+from llamastream.generation import ChatService
 from tests.doubles.server import running_server
 from tests.doubles.waiting import until
-from tests.server.crowd import ACTS, Crowd
+from tests.api.crowd import ACTS, Crowd
 
 pytest.importorskip("llamastream.engine._core", reason="the C++ core is not built")
-from llamastream.wiring import assemble
+from llamastream.app import assemble
 
 NUM_REQUESTS, NUM_ASKED_AGAIN = 1000, 100
 MODEL = Path(__file__).parents[3] / "shared" / "data" / "stories260K"

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from llamastream.config import EngineConfig
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
-from llamastream.weights import Checkpoint, open_checkpoint
+from llamastream.models import Checkpoint, open_checkpoint
 
 TEXT = Path(__file__).parents[1] / "data" / "english.txt"
 CHUNK = 256

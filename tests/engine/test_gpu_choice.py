@@ -16,7 +16,7 @@ from llamastream.errors import ConfigError, ModelError
 
 WITHOUT_TORCH = """
 import sys
-from llamastream.wiring import choose_device
+from llamastream.app import choose_device
 assert choose_device("cpu") == "cpu"
 assert not {"torch", "triton"} & set(sys.modules)
 """

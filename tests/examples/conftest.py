@@ -1,1 +1,1 @@
-from tests.weights.conftest import demo_model as demo_model
+from tests.models.conftest import demo_model as demo_model

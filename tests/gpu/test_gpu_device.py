@@ -12,7 +12,7 @@ from tiny_llama import random_tensors, tiny_config
 from llamastream.config import DType
 from llamastream.engine.reference import ReferenceRunner
 from llamastream.engine.runner import Float32, Runner
-from llamastream.weights import Checkpoint, open_checkpoint
+from llamastream.models import Checkpoint, open_checkpoint
 
 TEXT = Path(__file__).parents[1] / "data" / "english.txt"
 CHUNK = 256

@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from llamastream.config import ServeSettings
-from llamastream.server.page import is_built
+from llamastream.api.http.page import is_built
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from llamastream.server.jina import wire
+from llamastream.jina import wire
 from tests.soak.following import Disagreement, Following, Interrupted
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"

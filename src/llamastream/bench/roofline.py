@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llamastream.bench.machine import Bounds
 from llamastream.config import DType, LlamaConfig
-from llamastream.weights.layout import EMBEDDING, expected_shapes
+from llamastream.models.layout import EMBEDDING, expected_shapes
 
 # As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
 # that fit in 4 bits without loss take less); keys in 16 bits, values in 8, with a float scale each.

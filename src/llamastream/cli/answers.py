@@ -11,7 +11,7 @@ import httpx
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.messages import ChatRequest, Message
-from llamastream.wiring import Assembly
+from llamastream.app import Assembly
 
 Messages = tuple[Message, ...]
 

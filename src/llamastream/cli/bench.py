@@ -25,8 +25,8 @@ from llamastream.bench.workload import plan
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import BenchSettings, LoadSettings, ModelSettings
-from llamastream.weights import Checkpoint
-from llamastream.wiring import find_model, load_runner, packed_bytes
+from llamastream.models import Checkpoint
+from llamastream.app import find_model, load_runner, packed_bytes
 
 bench = typer.Typer(
     no_args_is_help=True,

@@ -16,7 +16,7 @@ from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
 from llamastream.messages import Message
-from llamastream.wiring import assemble
+from llamastream.app import assemble
 
 COMMANDS = """\
 /new            forget the conversation

@@ -10,7 +10,7 @@ import typer
 from llamastream.cli.options import with_settings
 from llamastream.config import DataSettings, StoreSettings
 from llamastream.errors import ConfigError, InvalidRequest
-from llamastream.wiring import open_store
+from llamastream.app import open_store
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

@@ -10,8 +10,8 @@ from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token, weight_
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import ModelSettings
-from llamastream.weights import Checkpoint, list_local
-from llamastream.wiring import find_model
+from llamastream.models import Checkpoint, list_local
+from llamastream.app import find_model
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 

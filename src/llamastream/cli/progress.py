@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from llamastream.weights import Progress as ProgressCallback
+from llamastream.models import Progress as ProgressCallback
 
 
 @contextmanager

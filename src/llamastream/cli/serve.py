@@ -15,14 +15,14 @@ from llamastream.cli.stopping import HttpServer, Stopping
 from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.logs import configure_logging
-from llamastream.server.app import create_app, key_ring
-from llamastream.server.jina.desk import StreamDesk
-from llamastream.server.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
-from llamastream.server.page import is_built
-from llamastream.server.transport import HttpProtocol
-from llamastream.service.chat_service import ChatService
-from llamastream.service.responses import Responses
-from llamastream.wiring import Assembly, assemble, join_store
+from llamastream.api.app import create_app, key_ring
+from llamastream.jina.desk import StreamDesk
+from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.api.http.page import is_built
+from llamastream.api.http.transport import HttpProtocol
+from llamastream.generation.chat_service import ChatService
+from llamastream.generation.responses import Responses
+from llamastream.app import Assembly, assemble, join_store
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 SEND_BUFFER_BYTES = 256 * 1024  # of a connection in the kernel: what a reader may lag unnoticed

@@ -13,8 +13,8 @@ from types import FrameType
 
 import uvicorn
 
-from llamastream.service.chat_service import ChatService
-from llamastream.service.responses import Responses
+from llamastream.generation.chat_service import ChatService
+from llamastream.generation.responses import Responses
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.schema import PromptDocument
-from llamastream.server.jina.documents import invalid_field
+from llamastream.jina.documents import invalid_field
 
 RETRY_WINDOW_S = 10.0  # the gateway tries again at once
 

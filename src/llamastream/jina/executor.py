@@ -16,10 +16,10 @@ from llamastream.config import DType, ModelSettings
 from llamastream.errors import ChatError, InternalError
 from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, error_document
 from llamastream.schema import ModelOutputDocument
-from llamastream.server.jina.answers import Answer
-from llamastream.server.jina.documents import ENDPOINT, Ask, check_not_kept
-from llamastream.service.chat_service import ChatService
-from llamastream.wiring import Assembly, assemble
+from llamastream.jina.answers import Answer
+from llamastream.jina.documents import ENDPOINT, Ask, check_not_kept
+from llamastream.generation.chat_service import ChatService
+from llamastream.app import Assembly, assemble
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,130 @@
+"""/v1/conversations and their items over HTTP."""
+
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llamastream.config import ServeSettings
+from llamastream.errors import InvalidRequest
+from llamastream.api.http.body import read_json
+from llamastream.api.http.idempotency import HEADER, refuse_key
+from llamastream.api.messages import Json, parse_input, wire_item
+from llamastream.api.options import ChangedMetadata, Metadata, WireModel, validate
+from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
+from llamastream.generation.records import Conversation, Item, Page
+from llamastream.generation.responses import Responses
+
+MAX_NEW_ITEMS = 20  # OpenAI's limit of one request
+
+
+class NewConversation(WireModel):
+    items: list[Any] | None = None
+    metadata: Metadata | None = None
+
+
+class NewItems(WireModel):
+    items: list[Any]
+
+
+class ConversationsApi:
+    def __init__(self, responses: Responses, settings: ServeSettings) -> None:
+        self._responses = responses
+        self._max_body_bytes = settings.max_body_bytes
+
+    async def create(self, request: Request) -> Response:
+        _refuse_key(request)
+        body = validate(NewConversation, await read_json(request, self._max_body_bytes))
+        conversation = await self._responses.store.conversations.create(
+            f"conv_{uuid.uuid4().hex}",
+            scope=_scope(request),
+            metadata=body.metadata or {},
+            items=_parse_items(body.items) if body.items else (),
+        )
+        return json_response(_to_json(conversation))
+
+    async def list(self, request: Request) -> Response:
+        page = await self._responses.store.conversations.list(
+            scope=_scope(request), query=page_query(request)
+        )
+        return json_response(page_json(page, _to_json))
+
+    async def retrieve(self, request: Request) -> Response:
+        return json_response(_to_json(await self._conversation(request)))
+
+    async def update(self, request: Request) -> Response:
+        body = validate(ChangedMetadata, await read_json(request, self._max_body_bytes))
+        conversation = await self._responses.store.conversations.update(
+            _id(request), scope=_scope(request), metadata=body.metadata or {}
+        )
+        return json_response(_to_json(conversation))
+
+    async def delete(self, request: Request) -> Response:
+        await self._responses.store.conversations.delete(_id(request), scope=_scope(request))
+        return json_response(
+            {"id": _id(request), "object": "conversation.deleted", "deleted": True}
+        )
+
+    async def add_items(self, request: Request) -> Response:
+        check_include(request)
+        _refuse_key(request)
+        body = validate(NewItems, await read_json(request, self._max_body_bytes))
+        items = _parse_items(body.items)
+        await self._responses.store.conversations.add_items(
+            _id(request), items, scope=_scope(request)
+        )
+        return json_response(page_json(Page(items, has_more=False), wire_item))
+
+    async def items(self, request: Request) -> Response:
+        query = page_query(request, known=INCLUDE)
+        page = await self._responses.store.conversations.items(
+            _id(request), scope=_scope(request), query=query
+        )
+        return json_response(page_json(page, wire_item))
+
+    async def item(self, request: Request) -> Response:
+        check_include(request)
+        item = await self._responses.store.conversations.item(
+            _id(request), request.path_params["item_id"], scope=_scope(request)
+        )
+        return json_response(wire_item(item))
+
+    async def delete_item(self, request: Request) -> Response:
+        await self._responses.store.conversations.delete_item(
+            _id(request), request.path_params["item_id"], scope=_scope(request)
+        )
+        return json_response(_to_json(await self._conversation(request)))
+
+    async def _conversation(self, request: Request) -> Conversation:
+        return await self._responses.store.conversations.get(_id(request), scope=_scope(request))
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _scope(request: Request) -> str:
+    return str(request.state.key_scope)
+
+
+def _refuse_key(request: Request) -> None:
+    refuse_key(request.headers.get(HEADER), "is not supported here: leave it out")
+
+
+def _parse_items(raw: list[Any]) -> tuple[Item, ...]:
+    if len(raw) > MAX_NEW_ITEMS:
+        raise InvalidRequest(
+            f"items must hold <= {MAX_NEW_ITEMS} items at a time. Given: {len(raw)}.",
+            param="items",
+        )
+    return parse_input(raw, "items")
+
+
+def _to_json(conversation: Conversation) -> Json:
+    return {
+        "id": conversation.id,
+        "object": "conversation",
+        "created_at": int(conversation.created_at),
+        "metadata": conversation.metadata,
+    }

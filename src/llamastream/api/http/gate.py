@@ -1,0 +1,57 @@
+"""What happens to every request before its route: a request id, and the API key's scope.
+
+Leaves in `scope["state"]`: `label` (the id, as the client gave it or made here) and `key_scope`.
+"""
+
+import re
+import uuid
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamastream.errors import Unauthorized
+from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.errors import error_response
+from llamastream.api.http.page import ASSETS
+
+# Probes of load balancers carry no key, jina.Client's may be inside the document, and the page asks
+# for one.
+OPEN_PATHS = frozenset({"/", "/health", "/dry_run", "/stream"})
+LABEL = re.compile(r"[\w.:-]{1,128}", re.ASCII)  # safe in a log line and in a header
+
+
+class Gate:
+    """ASGI middleware. Answers 401 itself."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        label = given if LABEL.fullmatch(given) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state["label"] = label
+        labelled = _labelled(send, label.encode())
+        path = scope["path"]
+        is_open = path in OPEN_PATHS or path.startswith(ASSETS)
+        if not is_open and scope.get("method") != "OPTIONS":
+            try:
+                state["key_scope"] = self._keys.scope_of_header(headers.get("authorization"))
+            except Unauthorized as error:
+                await error_response(error)(scope, receive, labelled)
+                return
+        await self._app(scope, receive, labelled)
+
+
+def _labelled(send: Send, label: bytes) -> Send:
+    async def labelled(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"x-request-id", label)]
+        await send(message)
+
+    return labelled

@@ -1,0 +1,142 @@
+"""Messages of text on the wire, in both of OpenAI's interfaces: those of a chat, and the items of
+conversations and responses."""
+
+from collections.abc import Collection
+from typing import Any
+
+from llamastream.errors import InvalidRequest
+from llamastream.messages import Message, Role
+from llamastream.generation.items import new_item
+from llamastream.generation.records import Item
+
+Json = dict[str, Any]
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",  # OpenAI's newer name for it
+    "user": "user",
+    "assistant": "assistant",
+}
+# Fields that clients send back with what they were given. Empty, or of ours, they say nothing.
+MESSAGE_FIELDS = ("refusal", "tool_calls", "function_call", "audio", "annotations", "name")
+ITEM_FIELDS = {"type", "role", "content", "id", "status", "phase"}
+PART_FIELDS = ("annotations", "logprobs")
+PART_TYPES = ("input_text", "output_text", "text")
+MAX_INPUT_ITEMS = 10_000
+
+
+def parse_messages(raw: list[dict[str, Any]]) -> tuple[Message, ...]:
+    """The messages of a chat. Raises InvalidRequest."""
+    return tuple(_parse_message(message, f"messages[{k}]") for k, message in enumerate(raw))
+
+
+def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
+    """A text, or a list of messages, as items with new ids. Raises InvalidRequest."""
+    if isinstance(value, str):
+        return (new_item("user", [value]),)
+    if not isinstance(value, list) or not value:
+        given = "nothing" if value is None or value == [] else type(value).__name__
+        raise InvalidRequest(
+            f"{where} must be a string or a list of messages. Given: {given}.", param=where
+        )
+    if len(value) > MAX_INPUT_ITEMS:
+        raise InvalidRequest(
+            f"{where} must hold <= {MAX_INPUT_ITEMS} items. Given: {len(value)}.", param=where
+        )
+    return tuple(_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
+
+
+def wire_item(item: Item) -> Json:
+    body = item.body
+    return message(item.id, body["role"], body["parts"], status=body["status"])
+
+
+def message(id: str, role: str, parts: list[str], *, status: str) -> Json:
+    content = [
+        output_text(text) if role == "assistant" else {"type": "input_text", "text": text}
+        for text in parts
+    ]
+    return {"type": "message", "id": id, "status": status, "role": role, "content": content}
+
+
+def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+
+
+def _parse_message(raw: dict[str, Any], where: str) -> Message:
+    role = _parse_role(raw, where)
+    for name, value in raw.items():
+        is_empty = name in MESSAGE_FIELDS and value in (None, [])
+        if name not in ("role", "content") and not is_empty:
+            raise _unsupported(f"{where}.{name[:60]}")
+    return Message(role, "".join(_parse_content(raw, where, types=("text",))))
+
+
+def _parse_item(raw: object, where: str) -> Item:
+    if not isinstance(raw, dict):
+        raise InvalidRequest(
+            f"{where} must be a message. Given: {type(raw).__name__}.", param=where
+        )
+    kind = raw.get("type", "message")
+    if kind != "message":
+        raise InvalidRequest(
+            f"{where}.type must be 'message': other kinds of items are not supported. "
+            f"Given: {kind!r}."[:300],
+            param=f"{where}.type",
+        )
+    role = _parse_role(raw, where)
+    _refuse_others(raw, ITEM_FIELDS, where)
+    return new_item(role, _parse_content(raw, where, types=PART_TYPES, known=PART_FIELDS))
+
+
+def _parse_role(raw: dict[str, Any], where: str) -> Role:
+    role = raw.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        given = "nothing" if role is None else repr(role)[:60]
+        raise InvalidRequest(
+            f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
+            param=f"{where}.role",
+        )
+    return ROLES[role]
+
+
+def _parse_content(
+    raw: dict[str, Any], where: str, *, types: Collection[str], known: Collection[str] = ()
+) -> list[str]:
+    """The texts of a string or of parts of `types`, which may have `known` fields."""
+    content, where = raw.get("content"), f"{where}.content"
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list) or not content:
+        given = "nothing" if content is None or content == [] else type(content).__name__
+        raise InvalidRequest(
+            f"{where} must be a string or a list of text parts. Given: {given}.", param=where
+        )
+    fields = {"type", "text", *known}
+    return [_parse_part(part, f"{where}[{k}]", types, fields) for k, part in enumerate(content)]
+
+
+def _parse_part(part: object, where: str, types: Collection[str], known: Collection[str]) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or kind not in types:
+        given = type(part).__name__ if kind is None else repr(kind)[:60]
+        raise InvalidRequest(
+            f"{where}.type must be {' or '.join(map(repr, types))}: other kinds of content are not "
+            f"supported. Given: {given}.",
+            param=f"{where}.type",
+        )
+    _refuse_others(part, known, where)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{where}.text must be a string.", param=f"{where}.text")
+    return text
+
+
+def _refuse_others(raw: dict[str, Any], known: Collection[str], where: str) -> None:
+    for name, value in raw.items():
+        if name not in known and value not in (None, [], {}):
+            raise _unsupported(f"{where}.{name[:60]}")
+
+
+def _unsupported(field: str) -> InvalidRequest:
+    return InvalidRequest(f"{field} is not supported. Leave it out.", param=field)

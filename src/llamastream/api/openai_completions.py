@@ -1,0 +1,153 @@
+"""Text completions on the wire: the body of a request, and `text_completion`, whole and in chunks
+of the same shape."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+
+from llamastream.errors import InvalidRequest
+from llamastream.messages import ChatRequest, Delta, FinishReason, TokenLogprob, Usage
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.api.framing import (
+    FINISH_REASONS,
+    Answer,
+    by_choice,
+    event,
+    finite,
+    token_string,
+    usage_fields,
+)
+from llamastream.api.options import MAX_CHOICES, GenerationOptions
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
+
+
+class CompletionBody(GenerationOptions):
+    """`prompt` is a text, a list of token ids, or a list of such prompts."""
+
+    UNSUPPORTED = {
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+    }
+
+    prompt: Any
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
+        """Raises InvalidRequest."""
+        if self.truncation == "auto":
+            raise InvalidRequest(
+                "truncation: auto drops turns of a chat; a text prompt has none. Leave it out.",
+                param="truncation",
+            )
+        max_tokens = self.max_tokens or DEFAULT_MAX_TOKENS
+        sampling = self.sampling(defaults, max_tokens, self.logprobs, self.logit_bias)
+        first, *more = _prompts(self.prompt, MAX_CHOICES // (self.n or 1))
+        request = self.build(first, sampling, scope=scope, label=label)
+        return replace(request, more_prompts=tuple(more))
+
+
+class CompletionFormat:
+    """A delta is a chunk; the last one of a choice carries its finish reason."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._is_plain = not (answer.logprobs or answer.return_token_ids)
+        self._num_chars = [0] * answer.n  # begun by the tokens so far, for text_offset
+        self._started = False
+        self._before = [self._split(index)[0] for index in range(answer.n)]
+        self._after = self._split(0)[1]
+
+    def frames(self, delta: Delta) -> list[bytes]:
+        if self._is_plain and self._started and delta.finish_reason is None:
+            if not delta.text:
+                return []
+            return [self._before[delta.choice] + orjson.dumps(delta.text) + self._after]
+        chunk = self._chunk(self._choice(delta, delta.finish_reason))
+        if not self._started:
+            chunk |= self._answer.extras()
+            self._started = True
+        return [event(chunk)]
+
+    def last_frames(self, usage: Usage) -> list[bytes]:
+        return self._answer.last_frames("text_completion", usage)
+
+    def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
+        choices = [
+            self._choice(delta, delta.finish_reason) for delta in by_choice(deltas, self._answer.n)
+        ]
+        head = self._answer.head("text_completion")
+        body = {**head, "choices": choices, "usage": usage_fields(usage), **self._answer.extras()}
+        return orjson.dumps(body)
+
+    def _choice(self, delta: Delta, finish: FinishReason | None) -> dict[str, Any]:
+        choice: dict[str, Any] = {
+            "index": delta.choice,
+            "text": delta.text,
+            "logprobs": self._logprobs(delta),
+            "finish_reason": None if finish is None else FINISH_REASONS[finish],
+        }
+        if self._answer.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return choice
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        chunk = {**self._answer.head("text_completion"), "choices": [choice]}
+        if self._answer.include_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _split(self, index: int) -> tuple[bytes, bytes]:
+        """A plain chunk's bytes before and after its text."""
+        choice = {"index": index, "text": 0, "logprobs": None, "finish_reason": None}
+        before, _, after = event(self._chunk(choice)).partition(b'"text":0')
+        return before + b'"text":', after
+
+    def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
+        if not self._answer.logprobs:
+            return None
+        return {
+            "tokens": [token_string(entry) for entry in delta.logprobs],
+            "token_logprobs": [finite(entry.logprob) for entry in delta.logprobs],
+            "top_logprobs": [
+                {token_string(top): finite(top.logprob) for top in entry.top}
+                for entry in delta.logprobs
+            ],
+            "text_offset": [self._offset(delta.choice, entry) for entry in delta.logprobs],
+        }
+
+    def _offset(self, choice: int, entry: TokenLogprob) -> int:
+        """Where a token's first character stands; it may have begun in the token before."""
+        begun = self._num_chars[choice]
+        self._num_chars[choice] += sum(not _continues(byte) for byte in entry.token)
+        return begun - (begun > 0 and _continues(entry.token[0]) if entry.token else 0)
+
+
+def _prompts(value: Any, maximum: int) -> tuple[str | tuple[int, ...], ...]:
+    if not (isinstance(value, list) and value and isinstance(value[0], str | list)):
+        return (_prompt(value),)
+    if len(value) > maximum:
+        raise InvalidRequest(
+            f"prompt must hold <= {maximum} prompts: {MAX_CHOICES} choices in all. "
+            f"Given: {len(value)}.",
+            param="prompt",
+        )
+    return tuple(map(_prompt, value))
+
+
+def _prompt(value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(type(token_id) is int for token_id in value):
+        return tuple(value)
+    raise InvalidRequest(
+        "prompt must be a string, a list of token ids, or a list of such prompts.", param="prompt"
+    )
+
+
+def _continues(byte: int) -> bool:
+    """Whether a byte of UTF-8 continues a character."""
+    return byte & 0xC0 == 0x80

@@ -1,0 +1,90 @@
+"""POST /tokenize, /detokenize and /apply-template: what a prompt becomes, for people who debug one.
+
+Named and shaped as in vLLM and llama.cpp, where the two do not contradict each other.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llamastream.config import ServeSettings
+from llamastream.errors import InvalidRequest
+from llamastream.api.http.body import read_json
+from llamastream.api.http.errors import check_model
+from llamastream.api.messages import parse_messages
+from llamastream.api.options import WireModel, validate
+from llamastream.api.http.query import json_response
+from llamastream.generation.chat_service import ChatService
+
+Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class TokenizeBody(WireModel):
+    """A text as /v1/completions would read it, or a conversation as /v1/chat/completions would."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool = True  # the BOS
+    parse_special: bool = True  # the text of a control token is that token
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(WireModel):
+    model: str | None = None
+    tokens: list[int]
+    skip_special_tokens: bool = False
+
+
+class TemplateBody(WireModel):
+    model: str | None = None
+    messages: Messages
+
+
+class PromptsApi:
+    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
+        self._service = service
+        self._prompting = service.prompting
+        self._max_body_bytes = settings.max_body_bytes
+
+    async def tokenize(self, request: Request) -> Response:
+        body = validate(TokenizeBody, await self._read(request))
+        if (body.prompt is None) == (body.messages is None):
+            raise InvalidRequest("Send either prompt or messages.", param="prompt")
+        if body.prompt is not None:
+            ids = await self._prompting.encode(
+                body.prompt, add_special=body.add_special_tokens, parse_special=body.parse_special
+            )
+        else:
+            _, ids = await self._prompting.apply_template(parse_messages(body.messages or []))
+        answer = {
+            "tokens": ids,
+            "count": len(ids),
+            "max_model_len": self._service.status().max_model_len,
+        }
+        if body.return_token_strs:
+            answer["token_strs"] = self._prompting.token_texts(ids)
+        return json_response(answer)
+
+    async def detokenize(self, request: Request) -> Response:
+        body = validate(DetokenizeBody, await self._read(request))
+        text = await self._prompting.decode(
+            body.tokens,
+            self._service.status().vocab_size,
+            skip_special=body.skip_special_tokens,
+        )
+        return json_response({"prompt": text})
+
+    async def apply_template(self, request: Request) -> Response:
+        body = validate(TemplateBody, await self._read(request))
+        text, ids = await self._prompting.apply_template(parse_messages(body.messages))
+        return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
+
+    async def _read(self, request: Request) -> dict[str, Any]:
+        """The body. Raises ModelNotFound if it names another model."""
+        body = await read_json(request, self._max_body_bytes)
+        if isinstance(name := body.get("model"), str):
+            check_model(name, self._service.model_name)
+        return body

@@ -1,0 +1,134 @@
+"""The body of POST /v1/responses, checked and turned into what the service takes."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llamastream.errors import InvalidRequest
+from llamastream.messages import ChatRequest, Message
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.api.options import MaxTokens, Metadata, SamplingOptions, WireModel, validate
+
+MAX_INSTRUCTIONS_CHARS = 2**20
+LOGPROBS = "message.output_text.logprobs"
+
+
+class TextFormat(WireModel):
+    type: Literal["text"]
+
+
+class TextOptions(WireModel):
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class ConversationReference(WireModel):
+    id: str
+
+
+class ResponseStreamOptions(WireModel):
+    include_obfuscation: Literal[False] | None = None
+
+
+class ResponseBody(SamplingOptions):
+    UNSUPPORTED = {
+        "access_programs": (),
+        "background_options": (),
+        "context_management": ([],),
+        "image": (),
+        "max_tool_calls": (),
+        "moderation": (),
+        "parallel_tool_calls": (True, False),
+        "prompt": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
+        "service_tier": ("auto", "default"),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+    }
+
+    input: Any = None
+    instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
+    previous_response_id: str | None = None
+    conversation: str | ConversationReference | None = None
+    store: bool | None = None
+    background: bool | None = None
+    stream_options: ResponseStreamOptions | None = None
+    metadata: Metadata | None = None
+    max_output_tokens: MaxTokens | None = None
+    truncation: Literal["disabled", "auto"] | None = None
+    text: TextOptions | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        given = self.conversation
+        return given.id if isinstance(given, ConversationReference) else given
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return LOGPROBS in (self.include or [])
+
+    @property
+    def is_stored(self) -> bool:
+        return self.store is not False
+
+    def to_request(
+        self, messages: tuple[Message, ...], defaults: SamplingParams, scope: str, label: str
+    ) -> ChatRequest:
+        """`messages` are those before the model's answer, `defaults` the model's own.
+
+        Raises InvalidRequest.
+        """
+        logprobs = (self.top_logprobs or 0) if self.wants_logprobs else None
+        if self.instructions is not None:
+            messages = (Message("system", self.instructions), *messages)
+        return ChatRequest(
+            prompt=messages,
+            sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
+            ignore_eos=bool(self.ignore_eos),
+            truncation=self.truncation or "disabled",
+            scope=scope,
+            label=label,
+        )
+
+    def wire(self, sampling: SamplingParams) -> dict[str, Any]:
+        """What answers repeat of the request, and what shapes them."""
+        return {
+            "model": self.model,
+            "instructions": self.instructions,
+            "background": bool(self.background),
+            "store": self.is_stored,
+            "metadata": self.metadata or {},
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "max_output_tokens": self.max_output_tokens,
+            "top_logprobs": self.top_logprobs or 0,
+            "truncation": self.truncation or "disabled",
+            "user": self.user,
+            "safety_identifier": self.safety_identifier,
+            "prompt_cache_key": self.prompt_cache_key,
+            "logprobs": self.wants_logprobs,
+            "return_token_ids": bool(self.return_token_ids),
+        }
+
+
+def parse_response(body: dict[str, Any]) -> ResponseBody:
+    """Raises InvalidRequest."""
+    parsed = validate(ResponseBody, body)
+    if parsed.conversation is not None and parsed.previous_response_id is not None:
+        raise InvalidRequest(
+            "conversation and previous_response_id cannot both be given: send one of them.",
+            param="previous_response_id",
+        )
+    if parsed.top_logprobs and not parsed.wants_logprobs:
+        raise InvalidRequest(f"top_logprobs needs include: [{LOGPROBS!r}].", param="top_logprobs")
+    if not parsed.is_stored:
+        for name in ("background", "conversation"):
+            if getattr(parsed, name):
+                raise InvalidRequest(f"{name} needs `store: true`.", param=name)
+    return parsed

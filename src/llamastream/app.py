@@ -1,0 +1,171 @@
+"""Joins the layers into a running service. The only place that knows them all.
+
+Knows no command line and no wire format: `cli` and `jina` call it with settings.
+"""
+
+import asyncio
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.config import ModelSettings, StoreSettings
+from llamastream.engine.async_engine import AsyncEngine
+from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.gpu.device import choose_device
+from llamastream.engine.llm_engine import LLMEngine
+from llamastream.engine.runner import Runner
+from llamastream.errors import ModelError
+from llamastream.generation import ChatService
+from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.store.records import Retention
+from llamastream.models import Checkpoint, Progress, open_checkpoint
+
+if TYPE_CHECKING:
+    from llamastream.store.store import Store
+
+DAY_S = 86_400.0
+
+
+class Assembly(NamedTuple):
+    """The parts of one running model. The service owns the engine and starts and stops it."""
+
+    checkpoint: Checkpoint
+    engine: AsyncEngine
+    service: ChatService
+
+
+def find_model(settings: ModelSettings, progress: Progress | None = None) -> Checkpoint:
+    """Find, and if need be download, the model. Raises ModelError."""
+    return open_checkpoint(
+        settings.model,
+        cache_dir=settings.data_dir / "models",
+        revision=settings.revision,
+        progress=progress,
+    )
+
+
+def load_runner(
+    checkpoint: Checkpoint,
+    settings: ModelSettings,
+    device: str,
+    progress: Progress | None = None,
+) -> Runner:
+    """Pack the weights, or read them as an earlier start packed them; make room for the cache.
+
+    device: as `choose_device` gives it. On a GPU: store them there. Raises ModelError.
+    """
+    config = settings.engine_config()
+    if device != "cpu":
+        from llamastream.engine.gpu.runner import GpuRunner  # imports torch and triton
+
+        return GpuRunner.load(
+            checkpoint.config,
+            config,
+            checkpoint.tensors,
+            device=device,
+            progress=_in_bytes(progress, checkpoint),
+        )
+    return CpuRunner.load(
+        checkpoint.config,
+        config,
+        checkpoint.tensors,
+        image=_image_path(settings.data_dir, checkpoint, config.dtype),
+        key=checkpoint.fingerprint,
+        progress=_in_bytes(progress, checkpoint),
+    )
+
+
+def assemble(
+    settings: ModelSettings,
+    *,
+    served_model_name: str | None = None,
+    progress: Progress | None = None,
+) -> Assembly:
+    """Everything but a transport. The weights load on the engine's thread once the service starts.
+
+    Raises ModelError for whatever can be known before the weights are read.
+    """
+    device = choose_device(settings.device)
+    checkpoint = find_model(settings, progress)
+    tokenizer = Tokenizer(checkpoint.tokenizer)
+    prompts = PromptBuilder.from_config(
+        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+    )
+
+    def load() -> LLMEngine:
+        runner = load_runner(checkpoint, settings, device, progress)
+        return LLMEngine(runner, settings.engine_config())
+
+    engine = AsyncEngine(load)
+    service = ChatService(
+        engine,
+        tokenizer,
+        prompts,
+        model_name=served_model_name or checkpoint.name,
+        model_id=_model_id(checkpoint, settings.dtype, device),
+        sampling=checkpoint.sampling,
+    )
+    return Assembly(checkpoint, engine, service)
+
+
+def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) -> Responses:
+    """Stored responses on top of `service`. The database is opened when they start."""
+    days = store.retain_days
+    policy = StorePolicy(
+        grace_s=store.grace,
+        may_lapse=store.on_store_failure == "continue",
+        retention=Retention(
+            max_age_s=None if days is None else days * DAY_S,
+            max_responses=store.retain_responses,
+            max_conversations=store.retain_conversations,
+        ),
+    )
+    return Responses(service, lambda: open_store(store, data_dir=data_dir), policy)
+
+
+async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
+    """Open the database, made if need be. Raises StoreError."""
+    # The import takes 0.2 s, in which the weights go on loading.
+    module = await asyncio.to_thread(import_module, "llamastream.store.store")
+    sqlite_url = import_module("llamastream.store.database").sqlite_url
+    opened: Store = await module.Store.open(
+        store.store or sqlite_url(data_dir),
+        durability=store.durability,
+        owner=store.server_name,
+        exclusive=exclusive,
+    )
+    return opened
+
+
+def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
+    """Equal where the same request gives the same tokens: what a stored answer may go on with."""
+    kind = "" if device == "cpu" else "-gpu"
+    return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
+
+
+def _in_bytes(
+    progress: Progress | None, checkpoint: Checkpoint
+) -> Callable[[int, int], None] | None:
+    """The runner counts tensors; people read bytes."""
+    if progress is None:
+        return None
+    size = checkpoint.size_bytes
+    return lambda done, total: progress("Packing weights", size * done // total, size)
+
+
+def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
+    """Size of the weights in memory. Raises ModelError before the first start has packed them."""
+    path = _image_path(settings.data_dir, checkpoint, settings.dtype)
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ModelError(
+            f"{path}, the packed weights of {checkpoint.name}, cannot be read: {error.strerror}. "
+            "`llamastream serve` writes them when it starts."
+        ) from error
+
+
+def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:
+    return data_dir / "packed" / f"{checkpoint.fingerprint[:32]}-{dtype}.bin"

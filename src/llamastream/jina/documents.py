@@ -1,0 +1,168 @@
+"""A PromptDocument, whatever wire it came on, as the service's request.
+
+Knows the names and types of the fields, and neither protobuf nor HTTP.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llamastream.errors import InvalidRequest, requirement
+from llamastream.messages import ChatRequest, Message
+from llamastream.sampling import SamplingParams
+from llamastream.api.http.idempotency import make_key
+from llamastream.api.options import MAX_STOP_CHARS, MAX_STOPS, SAMPLING_OPTIONS
+from llamastream.generation.records import IdempotencyKey
+
+ENDPOINT = "/stream"
+MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
+MAX_SHOWN_CHARS = 64  # of a bad value, in an error message
+
+_Model = TypeVar("_Model", bound=BaseModel)
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Prompt(BaseModel):
+    """The fields of a PromptDocument. Unknown ones are ignored, as docarray does."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    prompt: str | None = None
+    messages: list[_Turn] | None = Field(default=None, min_length=1)
+    max_tokens: int
+    temperature: float = 0.0  # greedy: the article's documents carry no sampling
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: list[Stop] = Field(default=[], max_length=MAX_STOPS)
+    ignore_eos: bool = False
+    truncation: Literal["disabled", "auto"] = "disabled"
+    logprobs: bool = False
+
+
+class Keeping(BaseModel):
+    """The fields of a PromptDocument that say whether its answer is stored, or resumed."""
+
+    model_config = ConfigDict(strict=True)
+
+    store: bool = False
+    stream_id: str | None = None  # of the answer to go on with
+    starting_after: int = Field(default=-1, ge=-1)  # the last sequence number that was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A PromptDocument's fields and what came beside it; its methods raise InvalidRequest, naming
+    the field. A field that is None counts as absent."""
+
+    fields: Mapping[str, object]
+    header: str | None = None  # `Authorization`
+    idempotency_key: str | None = None
+    label: str = ""  # see ChatRequest
+    text: bool = False  # all values are texts (a query string), to be read as the field's type
+
+    def authorization(self) -> str | None:
+        """The header, or in its place what it would be with the API key in the document: the stock
+        client can send a key in no other way."""
+        key = self.fields.get("api_key")
+        if self.header is not None or key is None:
+            return self.header
+        if not isinstance(key, str):
+            raise InvalidRequest("api_key must be a string.", param="api_key")
+        return f"Bearer {key}"
+
+    def keeping(self) -> Keeping:
+        """An empty `stream_id`, with which DocArray fills one that is declared and not used, is
+        none."""
+        keeping = self._read(Keeping, stream_id=self.fields.get("stream_id") or None)
+        if keeping.stream_id is None and keeping.starting_after >= 0:
+            raise InvalidRequest("starting_after needs stream_id.", param="starting_after")
+        return keeping
+
+    def prompt(self, scope: str = "") -> ChatRequest:
+        """The request that the document makes for the API key of `scope`."""
+        prompt = self._read(_Prompt)
+        return ChatRequest(
+            prompt=_conversation(prompt),
+            sampling=SamplingParams(
+                max_tokens=prompt.max_tokens,
+                logprobs=0 if prompt.logprobs else None,
+                **prompt.model_dump(include=SAMPLING_OPTIONS),
+            ),
+            stop=tuple(prompt.stop),
+            ignore_eos=prompt.ignore_eos,
+            truncation=prompt.truncation,
+            scope=scope,
+            label=self.label,
+        )
+
+    def key(self) -> IdempotencyKey | None:
+        """The caller's, with a digest of all that `prompt` reads."""
+        if self.idempotency_key is None:
+            return None
+        return make_key(self.idempotency_key, ENDPOINT, self._read(_Prompt).model_dump())
+
+    def _read(self, model: type[_Model], **changes: object) -> _Model:
+        fields = {**self.fields, **changes}
+        given = {name: value for name, value in fields.items() if value is not None}
+        try:
+            return model.model_validate(given, strict=False if self.text else None)
+        except ValidationError as error:
+            raise invalid_field(error) from None
+
+
+def check_not_kept(keeping: Keeping) -> None:
+    """For a server without a store. Raises InvalidRequest unless nothing is to be stored."""
+    if keeping.store or keeping.stream_id is not None:
+        name = "store" if keeping.stream_id is None else "stream_id"
+        raise InvalidRequest(f"{name}: nothing is stored by this server. Leave it out.", param=name)
+
+
+def _conversation(prompt: _Prompt) -> tuple[Message, ...] | str:
+    # DocArray fills a declared but unused prompt with "".
+    if prompt.messages is not None and not prompt.prompt:
+        _check_size("messages", (turn.content for turn in prompt.messages))
+        return tuple(Message(turn.role, turn.content) for turn in prompt.messages)
+    if prompt.messages is not None:
+        raise InvalidRequest("prompt and messages exclude each other: give one.", param="messages")
+    if prompt.prompt is None:
+        raise InvalidRequest("prompt is missing: give prompt or messages.", param="prompt")
+    _check_size("prompt", (prompt.prompt,))
+    return prompt.prompt
+
+
+def _check_size(name: str, texts: Iterable[str]) -> None:
+    try:
+        size = sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError as error:  # lone surrogates, which JSON can express
+        raise InvalidRequest(f"{name} must be valid Unicode: {error.reason}.", param=name) from None
+    if size > MAX_PROMPT_BYTES:
+        raise InvalidRequest(
+            f"{name} must be <= {MAX_PROMPT_BYTES} bytes. Given: {size}.", param=name
+        )
+
+
+def invalid_field(error: ValidationError) -> InvalidRequest:
+    """The first of a document's errors, naming the field and a short form of its value."""
+    first = error.errors(include_url=False)[0]
+    param = str(first["loc"][0]) if first["loc"] else None
+    name = ".".join(str(part) for part in first["loc"]) or "document"
+    if first["type"] == "missing":
+        return InvalidRequest(f"{name} is missing.", param=param)
+    given = repr(first["input"])
+    if len(given) > MAX_SHOWN_CHARS:
+        given = given[:MAX_SHOWN_CHARS] + "..."
+    return InvalidRequest(f"{name} {requirement(first['msg'])}. Given: {given}.", param=param)

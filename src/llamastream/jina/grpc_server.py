@@ -1,0 +1,189 @@
+"""Jina's gRPC services on grpc.aio, in the loop of all other transports.
+
+Every refusal and failure is a gRPC status with the error's message. A client that cancels, leaves
+or runs out of time closes its stream at once.
+"""
+
+import logging
+import socket
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from llamastream.errors import ChatError, InvalidRequest, NotFound
+from llamastream.api.http.gate import LABEL
+from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.jina import small_calls, wire
+from llamastream.jina.answers import Documents
+from llamastream.jina.desk import StreamDesk
+from llamastream.jina.documents import ENDPOINT, Ask
+from llamastream.jina.small_calls import Context
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 12345  # the article's
+MAX_MESSAGE_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
+
+OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server on it
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.max_pings_without_data", 0),  # as many as `_keepalive` asks for
+    # jina.Client pings every 10 s, also without calls. grpc would answer with GOAWAY.
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+STATUS_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class GrpcServer:
+    """A server that listens. `port` is the bound one, also when 0 was asked for."""
+
+    def __init__(self, server: grpc.aio.Server, port: int) -> None:
+        self._server = server
+        self.port = port
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Refuse new calls, give running ones `grace` seconds to end, then cancel them."""
+        await self._server.stop(grace)
+
+
+async def serve_grpc(
+    desk: StreamDesk,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    *,
+    reader_timeout_s: float = 60.0,
+) -> GrpcServer:
+    """Listen for jina clients. Who is silent for `reader_timeout_s` is disconnected.
+
+    Raises OSError when the address cannot be had.
+    """
+    server = grpc.aio.server(options=OPTIONS + _keepalive(reader_timeout_s))
+    handlers = {
+        # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
+        "jina.JinaSingleDocumentRequestRPC": {
+            "stream_doc": grpc.unary_stream_rpc_method_handler(partial(_stream_doc, desk))
+        },
+        **small_calls.jina_handlers(desk.ready),
+    }
+    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers))
+    handlers |= small_calls.reflection_handlers(tuple(handlers))
+    for name, methods in handlers.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        _check_free(host, port)
+        bound = server.add_insecure_port(address)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"cannot listen for gRPC on {address}: {error}") from None
+    await server.start()
+    return GrpcServer(server, bound)
+
+
+def _keepalive(reader_timeout_s: float) -> tuple[tuple[str, int], ...]:
+    """A ping after half of the time, and the other half for its answer."""
+    half_ms = round(reader_timeout_s * 500)
+    return (
+        ("grpc.keepalive_time_ms", half_ms),
+        ("grpc.keepalive_timeout_ms", half_ms),
+        ("grpc.http2.ping_timeout_ms", half_ms),  # else a minute where no call is open
+        ("grpc.server_handshake_timeout_ms", 2 * half_ms),  # before that there are no pings
+    )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError if not. grpc itself would also write lines of its own to stderr."""
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
+
+
+async def _stream_doc(desk: StreamDesk, data: bytes, context: Context) -> None:
+    """One document in, the answer's documents out."""
+    try:
+        call = _parse_call(data)
+        async with desk.open(_ask(call, context)) as answer:
+            await _write_answer(call, answer, context)
+    except ChatError as error:
+        await _abort(error, context)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        logger.exception("stream_doc failed")
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def _ask(call: Any, context: Context) -> Ask:
+    try:
+        fields = wire.document_fields(call.document)
+    except ValueError as error:
+        raise InvalidRequest(f"document: {error}.") from None
+    label = call.header.request_id
+    return Ask(
+        fields,
+        _metadata(context, "authorization"),
+        _metadata(context, IDEMPOTENCY_KEY),
+        label if LABEL.fullmatch(label) else "",
+    )
+
+
+def _parse_call(data: bytes) -> Any:
+    try:
+        call = wire.SingleDocumentRequest.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"the message must be a jina.SingleDocumentRequestProto in valid UTF-8: {error}"
+        ) from None
+    endpoint = call.header.exec_endpoint or ENDPOINT
+    if endpoint.strip("/") != ENDPOINT.strip("/"):
+        raise NotFound(f"exec_endpoint must be {ENDPOINT}. Given: {endpoint!r}.")
+    return call
+
+
+async def _write_answer(call: Any, answer: Documents, context: Context) -> None:
+    response = wire.SingleDocumentRequest()
+    response.header.request_id = call.header.request_id
+    response.header.exec_endpoint = ENDPOINT
+    async for documents in answer:
+        for fields in documents:
+            wire.set_fields(response.document, fields)
+            await context.write(response.SerializeToString())
+    metadata = [("finish-reason", answer.finish_reason or "")]
+    usage = answer.usage()
+    if usage is not None:
+        metadata += [
+            ("num-prompt-tokens", str(usage.num_prompt_tokens)),
+            ("num-cached-tokens", str(usage.num_cached_tokens)),
+            ("num-output-tokens", str(usage.num_output_tokens)),
+        ]
+    context.set_trailing_metadata(tuple(metadata))
+
+
+async def _abort(error: ChatError, context: Context) -> None:
+    metadata = [("error-code", error.code)]
+    if error.param is not None:
+        metadata.append(("error-param", error.param))
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        metadata.append(("retry-after", str(retry_after_s)))
+    await context.abort(STATUS_CODES[error.status], error.message, tuple(metadata))
+
+
+def _metadata(context: Context, wanted: str) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == wanted:
+            return str(value)
+    return None

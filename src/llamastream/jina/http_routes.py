@@ -1,0 +1,147 @@
+"""Jina's HTTP wire: `/stream` answers server-sent events to `jina.Client(protocol='http')`.
+
+What its client demands: CRLF, each event whole in one read, no pings, `event: ` nowhere but at the
+start of an event. It reads neither status codes nor events of another name, so an error is framed
+such that it raises there, and is an `error` event to every other reader.
+"""
+
+import logging
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from llamastream.errors import ChatError, InternalError
+from llamastream.api.http.body import read_json
+from llamastream.api.delivery import EVENT_STREAM_HEADERS
+from llamastream.api.http.errors import error_body, error_response
+from llamastream.api.feed import until_client_leaves
+from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.jina.answers import Documents, OutputFields
+from llamastream.jina.desk import StreamDesk
+from llamastream.jina.documents import ENDPOINT, Ask
+from llamastream.api.http.transport import unsent_is_none
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
+EVENT_STREAM = "text/event-stream"
+END = b"event: end\r\n\r\n"
+
+
+def jina_routes(desk: StreamDesk) -> list[Route]:
+    """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready)."""
+
+    async def dry_run(_: Request) -> JSONResponse:
+        if desk.ready():
+            return JSONResponse({"code": 0, "description": "", "exception": None})
+        return JSONResponse({"code": 1, "description": "the engine is not ready"}, 503)
+
+    async def delete(request: Request) -> JSONResponse:
+        id = request.path_params["id"]
+        await desk.delete(id, request.headers.get("authorization"))
+        return JSONResponse({"id": id, "object": "stream.deleted", "deleted": True})
+
+    stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
+    return [
+        *(stored if desk.is_storing else []),
+        Route(ENDPOINT, _StreamRoute(desk), methods=["GET", "POST"]),
+        Route("/dry_run", dry_run, methods=["GET"]),
+    ]
+
+
+class _StreamRoute:
+    """An ASGI application, so that events leave without a middleman."""
+
+    def __init__(self, desk: StreamDesk) -> None:
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            ask = await _read(request)
+        except ChatError as error:
+            await _refusal(error, request)(scope, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        await until_client_leaves(self._answer(ask, request, send), receive)
+
+    async def _answer(self, ask: Ask, request: Request, send: Send) -> None:
+        try:
+            async with self._desk.open(ask) as answer:
+                await _send_answer(answer, request.scope, send)
+        except ChatError as error:  # nothing was sent
+            await _refusal(error, request)(request.scope, request.receive, send)
+
+
+async def _read(request: Request) -> Ask:
+    has_body = request.headers.get("content-length") != "0" and (
+        "content-length" in request.headers or "transfer-encoding" in request.headers
+    )
+    return Ask(
+        await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request),
+        request.headers.get("authorization"),
+        request.headers.get(IDEMPOTENCY_KEY),
+        label=request.scope.get("state", {}).get("label", ""),
+        text=not has_body,
+    )
+
+
+def _query_fields(request: Request) -> dict[str, object]:
+    query = request.query_params
+    fields: dict[str, object] = dict(query)
+    if "stop" in query:
+        fields["stop"] = query.getlist("stop")
+    return fields
+
+
+async def _send_answer(answer: Documents, scope: Scope, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
+    last = END
+    try:
+        async for documents in answer:
+            await _send_body(send, b"".join(map(_update, documents)))
+            # What waits in a socket reaches the client cut anywhere; here it is melted together.
+            await unsent_is_none(scope)
+    except ChatError as error:
+        last = _error_event(error)
+    except Exception:
+        logger.exception("%s failed", ENDPOINT)
+        last = _error_event(InternalError("internal error"))
+    await _send_body(send, last, more=False)
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _update(document: OutputFields) -> bytes:
+    return b"event: update\r\ndata: " + _unmarked(orjson.dumps(document)) + b"\r\n\r\n"
+
+
+def _unmarked(json: bytes) -> bytes:
+    """The same JSON without the client's marker, which can only stand inside a string."""
+    return json.replace(b"event: ", rb"event\u003a ")
+
+
+def _error_event(error: ChatError) -> bytes:
+    """One event with two `event:` lines. The last one counts: its type is `error`. jina.Client goes
+    by the first, and raises because the data is not the document it expects.
+    """
+    data = _unmarked(error_body(error))
+    return b"event: update\r\ndata: " + data + b"\r\nevent: error\r\n\r\n"
+
+
+def _refusal(error: ChatError, request: Request) -> Response:
+    response = error_response(error)
+    if response.status_code == 400:
+        response.status_code = 422  # as FastAPI says it, and so Jina
+    if EVENT_STREAM not in request.headers.get("accept", ""):
+        return response
+    del response.headers["content-length"], response.headers["content-type"]
+    event = Response(_error_event(error), response.status_code, media_type=EVENT_STREAM)
+    event.headers.update(response.headers)
+    return event

@@ -1,0 +1,97 @@
+"""An opened model: its shape, its tokenizer, and where each of its tensors lies on disk.
+
+Opening reads headers only. The numbers are read and converted by `Checkpoint.tensors`, one tensor
+at a time. Names, shapes and the order of rows are always those of transformers.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamastream.config import LlamaConfig, TokenizerConfig
+from llamastream.errors import ModelError
+from llamastream.sampling import SamplingParams
+
+Progress = Callable[[str, int, int], None]
+"""Called during downloads with (label, bytes done, bytes in all), from any thread."""
+
+
+class TensorEntry(NamedTuple):
+    """One tensor on disk. `dtype` is safetensors' or ggml's name of it: "BF16", "Q4_1".
+
+    `interleaved_heads` is the number of heads whose rows llama.cpp has reordered (q and k only), 0
+    where the rows already are in transformers' order.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    num_bytes: int
+    interleaved_heads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model ready to be read. `fingerprint` names the content of its files: it changes when one
+    of them does, and may key whatever is derived from the weights.
+    """
+
+    name: str
+    path: Path
+    format: Literal["safetensors", "gguf"]
+    config: LlamaConfig
+    tokenizer: TokenizerConfig
+    entries: tuple[TensorEntry, ...]
+    fingerprint: str
+    sampling: SamplingParams = SamplingParams()  # what its authors recommend
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(entry.shape) for entry in self.entries)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.num_bytes for entry in self.entries)
+
+    @property
+    def dtype(self) -> str:
+        """The precision on disk that most of the layers' parameters have.
+
+        Embeddings are left out: quantised files often keep them in a finer type.
+        """
+        counts: Counter[str] = Counter()
+        for entry in self.entries:
+            counts[entry.dtype] += math.prod(entry.shape) * (".layers." in entry.name)
+        return counts.most_common(1)[0][0]
+
+    def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Each tensor once, as float32 in C order, with transformers' names.
+
+        The arrays belong to the caller. A few are converted ahead by two threads; memory stays near
+        the largest tensor, never the whole model. Raises ModelError for a file that has changed.
+        """
+        # Deferred: a start from packed weights reads no tensor, and importing `gguf` costs 70 ms.
+        from llamastream.models.decode import read_tensors
+
+        return read_tensors(self.entries)
+
+
+def fingerprint_files(files: Sequence[Path]) -> str:
+    """A digest of the files' resolved paths, sizes and times: cheap, and new after any rewrite."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
+        digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]

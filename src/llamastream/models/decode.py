@@ -1,0 +1,82 @@
+"""From bytes on disk to float32 arrays in transformers' row order.
+
+Block formats are decoded by the `gguf` package; the plain float formats here. Work runs on two
+threads a bounded distance ahead of the reader, so that reading, converting and using overlap.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+from numpy.typing import NDArray
+
+from llamastream.errors import ModelError
+from llamastream.models.checkpoint import TensorEntry
+
+MAX_AHEAD_BYTES = 128 * 2**20  # float32 results that may wait; a larger tensor waits alone
+THREADS = 2  # conversion is bound by memory: more threads gain nothing
+# `dequantize` works on 16 rows at a time. Rows of this many blocks keep its temporary arrays in the
+# L2 cache and its Python overhead small: 3 times faster than with a model's own narrow rows.
+BLOCKS_PER_ROW = 64
+
+
+def read_tensors(entries: Iterable[TensorEntry]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Decode `entries` in order. Raises ModelError when a file is shorter than its header said."""
+    waiting: deque[tuple[TensorEntry, Future[NDArray[np.float32]]]] = deque()
+    ahead_bytes = 0
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="weights") as pool:
+        for entry in entries:
+            size = 4 * math.prod(entry.shape)
+            while waiting and ahead_bytes + size > MAX_AHEAD_BYTES:
+                ready, future = waiting.popleft()
+                ahead_bytes -= 4 * math.prod(ready.shape)
+                yield ready.name, future.result()
+            waiting.append((entry, pool.submit(_decode, entry)))
+            ahead_bytes += size
+        while waiting:
+            ready, future = waiting.popleft()
+            yield ready.name, future.result()
+
+
+def _decode(entry: TensorEntry) -> NDArray[np.float32]:
+    # NOTE: read, not mapped: a mapped file counts as memory of this process until it is unmapped.
+    raw = np.fromfile(entry.file, dtype=np.uint8, count=entry.num_bytes, offset=entry.offset)
+    if raw.nbytes != entry.num_bytes:
+        raise ModelError(
+            f"{entry.file} ends within tensor {entry.name!r}: the file is truncated. "
+            "Download it again."
+        )
+    values = _to_float32(raw, entry.dtype).reshape(entry.shape)
+    if entry.interleaved_heads:
+        return _rotate_half_order(values, entry.interleaved_heads)
+    return values
+
+
+def _to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    if dtype == "F32":
+        return raw.view("<f4").astype(np.float32, copy=False)
+    if dtype == "F16":
+        return raw.view("<f2").astype(np.float32)
+    if dtype == "BF16":
+        wide = raw.view("<u2").astype(np.uint32)
+        wide <<= 16  # a bfloat16 is the upper half of a float32
+        return wide.view(np.float32)
+    kind = GGMLQuantizationType[dtype]
+    row_bytes = GGML_QUANT_SIZES[kind][1] * BLOCKS_PER_ROW
+    whole = raw.nbytes - raw.nbytes % row_bytes
+    parts = [raw[:whole].reshape(-1, row_bytes), raw[whole:].reshape(1, -1)]
+    flat = [dequantize(part, kind).reshape(-1) for part in parts if part.size]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat)
+
+
+def _rotate_half_order(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """Undo llama.cpp's order of q and k rows: pairs (i, i + D/2) of a head lie side by side there.
+
+    values: (heads * D,) or (heads * D, hidden).
+    """
+    pairs = values.reshape(num_heads, -1, 2, *values.shape[1:])  # (heads, D/2, 2, ...)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)

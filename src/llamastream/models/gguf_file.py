@@ -1,0 +1,48 @@
+"""Opens a GGUF file: from its header, or from what a former opening left in the cache."""
+
+import logging
+from pathlib import Path
+
+from llamastream.errors import ModelError
+from llamastream.models import gguf_cache
+from llamastream.models.checkpoint import Checkpoint, fingerprint_files
+
+MAGIC = b"GGUF"
+
+logger = logging.getLogger(__name__)
+
+
+def open_gguf(file: Path, *, name: str, cache_dir: Path) -> Checkpoint:
+    """Raises ModelError for a file that is not whole, not GGUF, or not a model we can run."""
+    fingerprint = fingerprint_files([file])
+    cached = gguf_cache.cache_file(cache_dir, fingerprint)
+    header = gguf_cache.load(cached, file)
+    if header is None:
+        _check_magic(file)
+        # Deferred: with the header cached, a start needs neither this module nor `gguf` (70 ms).
+        from llamastream.models.gguf_header import read_header
+
+        header = read_header(file)
+        try:
+            gguf_cache.save(cached, header)
+        except OSError as error:
+            logger.warning("the next start will be slow: cannot write %s: %s", cached, error)
+    return Checkpoint(
+        name=name,
+        path=file,
+        format="gguf",
+        config=header.config,
+        tokenizer=header.tokenizer,
+        entries=header.entries,
+        fingerprint=fingerprint,
+    )
+
+
+def _check_magic(file: Path) -> None:
+    try:
+        with file.open("rb") as stream:
+            magic = stream.read(len(MAGIC))
+    except OSError as error:
+        raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
+    if magic != MAGIC:
+        raise ModelError(f"{file} is not a GGUF file: it starts with {magic!r}, not {MAGIC!r}.")

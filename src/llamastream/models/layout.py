@@ -1,0 +1,112 @@
+"""Which tensors a model of a given shape must have, and the check that a checkpoint has them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llamastream.config import LlamaConfig
+from llamastream.errors import ModelError
+from llamastream.models.checkpoint import TensorEntry
+
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+CHUNK_BYTES = 2**20
+
+
+def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """transformers' names and shapes of all tensors of LlamaForCausalLM and MistralForCausalLM."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query = config.num_attention_heads * config.head_dim
+    key = config.num_key_value_heads * config.head_dim
+    attention = {"q_proj": (query, hidden), "k_proj": (key, hidden), "v_proj": (key, hidden)}
+    attention["o_proj"] = (hidden, query)
+    mlp = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}{norm}.weight"] = (hidden,)
+        for block, parts, bias in (
+            ("self_attn", attention, config.attention_bias),
+            ("mlp", mlp, config.mlp_bias),
+        ):
+            for part, shape in parts.items():
+                shapes[f"{prefix}{block}.{part}.weight"] = shape
+                if bias:
+                    shapes[f"{prefix}{block}.{part}.bias"] = shape[:1]
+    shapes["model.norm.weight"] = (hidden,)
+    if not config.tie_word_embeddings:
+        shapes[LM_HEAD] = (config.vocab_size, hidden)
+    return shapes
+
+
+def check_layout(
+    config: LlamaConfig, entries: Sequence[TensorEntry], source: Path
+) -> tuple[TensorEntry, ...]:
+    """The entries the model uses. Raises ModelError for one missing, unknown or of another shape.
+
+    Left out without a word: `rotary_emb.inv_freq`, which old checkpoints carry and which follows
+    from the configuration, and an output matrix equal to a tied embedding.
+    """
+    kept = [entry for entry in entries if not entry.name.endswith("rotary_emb.inv_freq")]
+    kept = _without_tied_copy(config, kept, source)
+    if config.num_hidden_layers > len(kept):  # before listing what a damaged number asks for
+        raise ModelError(
+            f"{source}: the configuration describes {config.num_hidden_layers} layers, but there "
+            f"are only {len(kept)} tensors. Configuration and weights do not belong together."
+        )
+    expected = expected_shapes(config)
+    names = {entry.name for entry in kept}
+    missing = [name for name in expected if name not in names]
+    if missing:
+        raise ModelError(
+            f"{source}: {_several('tensor', missing)} missing. The checkpoint is incomplete or its "
+            "configuration describes another model: download it again."
+        )
+    extra = sorted(names - expected.keys())
+    if extra:
+        raise ModelError(
+            f"{source}: {_several('tensor', extra)} not part of the model its configuration "
+            "describes. Remove what does not belong to it, or download the checkpoint again."
+        )
+    for entry in kept:
+        if entry.shape != expected[entry.name]:
+            raise ModelError(
+                f"{source}: tensor {entry.name!r} must have shape {expected[entry.name]} by the "
+                f"model's configuration. Given: {entry.shape}. Configuration and weights do not "
+                "belong together: download both again."
+            )
+    return tuple(kept)
+
+
+def same_bytes(one: TensorEntry, other: TensorEntry) -> bool:
+    """Whether two tensors hold the same numbers, bit for bit. Reads only up to a difference."""
+    if (one.dtype, one.shape, one.num_bytes) != (other.dtype, other.shape, other.num_bytes):
+        return False
+    with one.file.open("rb") as left, other.file.open("rb") as right:
+        left.seek(one.offset)
+        right.seek(other.offset)
+        for start in range(0, one.num_bytes, CHUNK_BYTES):
+            size = min(CHUNK_BYTES, one.num_bytes - start)
+            if left.read(size) != right.read(size):
+                return False
+    return True
+
+
+def _without_tied_copy(
+    config: LlamaConfig, entries: list[TensorEntry], source: Path
+) -> list[TensorEntry]:
+    by_name = {entry.name: entry for entry in entries}
+    if not config.tie_word_embeddings or not {EMBEDDING, LM_HEAD} <= by_name.keys():
+        return entries
+    if not same_bytes(by_name[EMBEDDING], by_name[LM_HEAD]):
+        raise ModelError(
+            f"{source}: tensor {LM_HEAD!r} differs from {EMBEDDING!r}, yet the configuration ties "
+            "them. Set tie_word_embeddings to false, or remove the tensor."
+        )
+    return [entry for entry in entries if entry.name != LM_HEAD]
+
+
+def _several(noun: str, names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{noun} {names[0]!r} is"
+    return f"{noun} {names[0]!r} and {len(names) - 1} more are"

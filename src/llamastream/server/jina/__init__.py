@@ -1,1 +1,0 @@
-"""Jina's wire, gRPC and HTTP, for clients that send DocArray documents. Needs neither package."""

@@ -1,0 +1,22 @@
+"""Text to token ids and back: tokenizer, prompts, streaming detokenizer, stop strings, context.
+
+Knows no tensors, no HTTP and no storage. The invariants: control tokens of a prompt come only
+from its template, never from what a user typed; and the deltas of a stream, joined, are the decoded
+text.
+"""
+
+from llamastream.text.context import FittedPrompt, check_prompt, fit_context
+from llamastream.text.detokenizer import IncrementalDetokenizer
+from llamastream.text.stops import StopMatcher
+from llamastream.text.templates import PromptBuilder
+from llamastream.text.tokenizer import Tokenizer
+
+__all__ = [
+    "FittedPrompt",
+    "IncrementalDetokenizer",
+    "PromptBuilder",
+    "StopMatcher",
+    "Tokenizer",
+    "check_prompt",
+    "fit_context",
+]

@@ -1,0 +1,50 @@
+"""A running server per test, on an engine that a test scripts."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from llamastream.config import ServeSettings
+from llamastream.generation.responses import StorePolicy
+from tests.doubles.engine import FakeEngine
+from tests.doubles.server import running_server
+from tests.doubles.service import make_responses, make_service
+
+Connect = Callable[..., Awaitable[httpx.AsyncClient]]
+
+
+@pytest.fixture
+async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
+    """`await connect_stored(engine, settings, policy)`: an HTTP client of a new server."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            engine: FakeEngine,
+            settings: ServeSettings | None = None,
+            policy: StorePolicy | None = None,
+            *,
+            is_stored: bool = True,
+        ) -> httpx.AsyncClient:
+            service = make_service(engine)
+            responses = make_responses(service, tmp_path, policy) if is_stored else None
+            url = await stack.enter_async_context(running_server(service, settings, responses))
+            client = httpx.AsyncClient(base_url=url, timeout=10)
+            return await stack.enter_async_context(client)
+
+        yield start
+
+
+@pytest.fixture
+def connect(connect_stored: Connect) -> Connect:
+    """The same without a store."""
+    return partial(connect_stored, is_stored=False)
+
+
+def openai_client(server: httpx.AsyncClient, key: str = "EMPTY") -> openai.AsyncOpenAI:
+    """The official client of the same server."""
+    return openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)

@@ -1,0 +1,133 @@
+"""/v1/completions on the wire."""
+
+from typing import Any
+
+import pytest
+
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
+from tests.doubles.tokenizer import IM_END
+from tests.api.conftest import Connect
+from tests.api.schemas import needs_schemas, validate
+from tests.api.sse import events
+
+
+def body(prompt: Any = "Once", **options: Any) -> dict[str, Any]:
+    return {"model": "demo", "prompt": prompt, **options}
+
+
+@needs_schemas
+@pytest.mark.parametrize("options", [{}, {"logprobs": 2}, {"n": 2, "max_tokens": 3}])
+async def test_a_whole_answer_is_as_openai_publishes_it(
+    connect: Connect, options: dict[str, Any]
+) -> None:
+    client = await connect(FakeEngine(says("text é")))
+    response = await client.post("/v1/completions", json=body(**options))
+    validate("CreateCompletionResponse", response.json())
+
+
+@pytest.mark.parametrize("options", [{}, {"logprobs": 2}, {"n": 2}, {"return_token_ids": True}])
+async def test_a_streamed_answer_equals_the_whole_one(
+    connect: Connect, options: dict[str, Any]
+) -> None:
+    client = await connect(FakeEngine(says("é, 😀!")))
+    whole = (await client.post("/v1/completions", json=body(**options))).json()
+    options |= {"stream": True, "stream_options": {"include_usage": True}}
+    response = await client.post("/v1/completions", json=body(**options))
+    *chunks, usage, done = events(response.text)
+    assert done == "[DONE]"
+    assert usage["usage"] == whole["usage"]
+    for choice in whole["choices"]:
+        own = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert "".join(c["text"] for c in own) == choice["text"] == "é, 😀!"
+        assert [c["finish_reason"] for c in own] == [None] * (len(own) - 1) + ["stop"]
+        if "logprobs" in options:
+            parts = [c["logprobs"] for c in own if c["logprobs"]]
+            joined = {key: [x for part in parts for x in part[key]] for key in parts[0]}
+            assert joined == choice["logprobs"]
+        if "return_token_ids" in options:
+            assert [i for c in own for i in c["token_ids"]] == choice["token_ids"]
+
+
+async def test_text_offsets_point_at_the_characters(connect: Connect) -> None:
+    client = await connect(FakeEngine(says("aé😀b")))
+    response = await client.post("/v1/completions", json=body(logprobs=1))
+    logprobs = response.json()["choices"][0]["logprobs"]
+    assert logprobs["text_offset"][:8] == [0, 1, 1, 2, 2, 2, 2, 3]
+    assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ids"),
+    [
+        ("ab", [97, 98]),
+        ([97, 98], [97, 98]),
+        (["ab"], [97, 98]),
+        ([[97, 98]], [97, 98]),
+        ("<|im_start|>a", [256, 97]),
+    ],
+)
+async def test_a_prompt_is_a_text_or_ids(connect: Connect, prompt: Any, ids: list[int]) -> None:
+    engine = FakeEngine(says("ok"))
+    client = await connect(engine)
+    response = await client.post("/v1/completions", json=body(prompt, return_token_ids=True))
+    assert list(engine.submitted[0].prompt_ids) == ids
+    assert response.json()["prompt_token_ids"] == ids
+
+
+async def test_sixteen_tokens_are_the_default(connect: Connect) -> None:
+    client = await connect(FakeEngine(says("x" * 100)))
+    choice = (await client.post("/v1/completions", json=body())).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("x" * 16, "length")
+
+
+async def test_the_end_of_a_turn_can_be_ignored(connect: Connect) -> None:
+    client = await connect(FakeEngine(lambda _: [65, IM_END, 66]))
+    response = await client.post("/v1/completions", json=body(ignore_eos=True, max_tokens=4))
+    assert response.json()["choices"][0]["text"] == "ABB"
+
+
+@pytest.mark.parametrize("prompts", [["one", "two!"], [[97, 98], [99]], ["one", [98]]])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_many_prompts_are_the_answers_of_each_alone(
+    connect: Connect, prompts: list[Any], n: int
+) -> None:
+    engine = FakeEngine(lambda request: [*request.prompt_ids, IM_END])
+    client = await connect(engine)
+    options = {"n": n, "seed": 5, "logprobs": 1, "return_token_ids": True}
+    whole = (await client.post("/v1/completions", json=body(prompts, **options))).json()
+    seeds = [request.sampling.seed for request in engine.submitted]
+    assert seeds == seeds[:n] * 2 and len(set(seeds)) == n
+    assert [choice["index"] for choice in whole["choices"]] == list(range(2 * n))
+    singles = [
+        (await client.post("/v1/completions", json=body(p, **options))).json() for p in prompts
+    ]
+    for k, single in enumerate(singles):
+        for i, choice in enumerate(single["choices"]):
+            assert whole["choices"][k * n + i] == choice | {"index": k * n + i}
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert whole["usage"][name] == sum(single["usage"][name] for single in singles)
+    assert whole["prompt_token_ids"] == [single["prompt_token_ids"] for single in singles]
+
+
+async def test_many_prompts_stream_their_choices(connect: Connect) -> None:
+    client = await connect(FakeEngine(lambda request: [*request.prompt_ids, IM_END]))
+    options = {"n": 2, "stream": True, "stream_options": {"include_usage": True}}
+    response = await client.post("/v1/completions", json=body(["ab", "cd", "ef"], **options))
+    *chunks, usage, done = events(response.text)
+    assert done == "[DONE]"
+    texts = [""] * 6
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        texts[choice["index"]] += choice["text"]
+    assert texts == ["ab", "ab", "cd", "cd", "ef", "ef"]
+    assert usage["usage"]["prompt_tokens"] == 6
+
+
+async def test_one_prompt_that_does_not_fit_refuses_all(connect: Connect) -> None:
+    engine = FakeEngine(says("x"))
+    client = await connect(engine)
+    response = await client.post("/v1/completions", json=body(["a", "b" * 4090], max_tokens=10))
+    assert response.status_code == 400
+    fits = await client.post("/v1/completions", json=body(["b" * 4000] * 3, max_tokens=10))
+    assert fits.status_code == 200
+    assert engine.num_alive == 0

@@ -1,0 +1,170 @@
+"""/v1/responses over WebSocket: the events of HTTP, many responses on one socket."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from llamastream.config import ServeSettings
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import last_user_words, says
+from tests.doubles.waiting import until
+from tests.api.conftest import Connect
+from tests.api.response_schemas import check_event
+from tests.api.test_responses import events_of
+
+LAST = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+def open_socket(server: httpx.AsyncClient, **options: Any) -> connect:
+    url = str(server.base_url).replace("http", "ws", 1)
+    return connect(f"{url}/v1/responses", compression=None, **options)
+
+
+async def say(socket: ClientConnection, kind: str, **fields: Any) -> None:
+    await socket.send(json.dumps({"type": kind} | fields))
+
+
+async def hear(socket: ClientConnection) -> list[dict[str, Any]]:
+    """Events up to the end of one response."""
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] not in LAST:
+        events.append(json.loads(await socket.recv()))
+    return events
+
+
+async def test_the_events_are_those_of_http(connect_stored: Connect) -> None:
+    server = await connect_stored(FakeEngine(says("Hi é 😀.")))
+    async with open_socket(server) as socket:
+        await say(socket, "response.create", model="demo", input="Hello")
+        events = await hear(socket)
+    for event in events:
+        check_event(event)
+    id = events[0]["response"]["id"]
+    assert events_of((await server.get(f"/v1/responses/{id}?stream=true")).text) == events
+
+
+async def test_lanes_run_beside_each_other_and_name_their_stream(connect_stored: Connect) -> None:
+    engine = FakeEngine(last_user_words, manual=True)
+    async with open_socket(await connect_stored(engine)) as socket:
+        for k in range(4):
+            await say(
+                socket,
+                "response.create",
+                model="demo",
+                input=f"word {k}",
+                stream_id=f"lane {k}",
+                store=k % 2 == 0,
+            )
+        await until(lambda: engine.num_alive == 4)
+        engine.allow(100)
+        texts: dict[str, str] = {}
+        for _ in range(4):
+            for event in await hear(socket):
+                if event["type"] == "response.output_text.delta":
+                    lane = event["stream_id"]
+                    texts[lane] = texts.get(lane, "") + event["delta"]
+    assert texts == {f"lane {k}": f"word {k}" for k in range(4)}
+
+
+async def test_a_response_is_resumed_behind_an_event_and_cancelled(connect_stored: Connect) -> None:
+    engine = FakeEngine(says("x" * 100), manual=True)
+    server = await connect_stored(engine)
+    async with open_socket(server) as socket:
+        await say(socket, "response.create", model="demo", input="Hello")
+        id = json.loads(await socket.recv())["response"]["id"]
+    engine.allow(5)
+    async with open_socket(server) as socket:
+        await say(socket, "response.resume", response_id=id, starting_after=5)
+        numbers = [json.loads(await socket.recv())["sequence_number"] for _ in range(3)]
+        assert numbers == [6, 7, 8]
+        await say(socket, "response.cancel", response_id=id)
+        events = await hear(socket)
+    assert events[-1]["response"]["status"] == "cancelled"
+    assert engine.num_alive == 0
+
+
+async def test_leaving_stops_what_is_not_stored_only(connect_stored: Connect) -> None:
+    engine = FakeEngine(says("x" * 100), manual=True)
+    async with open_socket(await connect_stored(engine)) as socket:
+        for store in (True, False):
+            await say(socket, "response.create", model="demo", input="Hello", store=store)
+        await until(lambda: engine.num_alive == 2)
+    await until(lambda: engine.num_alive == 1)
+    assert engine.cancelled == [engine.submitted[1].request_id]
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "param"),
+    [
+        ("nonsense", 400, None),
+        ("[]", 400, None),
+        ('{"type": "response.steer"}', 400, "type"),
+        ('{"input": "x"}', 400, "type"),
+        ('{"type": "response.create", "model": "other", "input": "x"}', 404, "model"),
+        ('{"type": "response.create", "model": "demo", "tools": [{}]}', 400, "tools"),
+        ('{"type": "response.create", "model": "demo", "stream": false}', 400, "stream"),
+        ('{"type": "response.resume", "response_id": "resp_x"}', 404, "response_id"),
+        ('{"type": "response.resume"}', 400, "response_id"),
+        ('{"type": "response.cancel", "response_id": "resp_x"}', 404, "response_id"),
+    ],
+)
+async def test_a_bad_message_is_answered_and_the_socket_goes_on(
+    connect_stored: Connect, message: str, status: int, param: str | None
+) -> None:
+    async with open_socket(await connect_stored(FakeEngine(says("Hi")))) as socket:
+        await socket.send(message)
+        (event,) = await hear(socket)
+        assert (event["status"], event["error"]["param"]) == (status, param)
+        check_event(event)
+        await say(socket, "response.create", model="demo", input="Hello")
+        assert (await hear(socket))[-1]["type"] == "response.completed"
+
+
+async def test_a_stream_id_in_use_is_refused(connect_stored: Connect) -> None:
+    engine = FakeEngine(says("Hi"), manual=True)
+    async with open_socket(await connect_stored(engine)) as socket:
+        for _ in range(2):
+            await say(socket, "response.create", model="demo", input="Hello", stream_id="a")
+        events = await hear(socket)
+    assert events[-1]["error"]["param"] == "stream_id"
+    assert len(engine.submitted) == 1
+
+
+async def test_a_binary_message_closes_with_the_code_that_says_so(connect_stored: Connect) -> None:
+    async with open_socket(await connect_stored(FakeEngine(says("Hi")))) as socket:
+        await socket.send(b"{}")
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1003
+
+
+async def test_a_socket_needs_the_key(connect_stored: Connect) -> None:
+    server = await connect_stored(FakeEngine(says("Hi")), ServeSettings(api_key="alice"))
+    with pytest.raises(InvalidStatus) as refused:
+        async with open_socket(server):
+            pass
+    assert refused.value.response.status_code == 401
+    headers = {"Authorization": "Bearer alice"}
+    async with open_socket(server, additional_headers=headers) as socket:
+        await say(socket, "response.create", model="demo", input="Hello")
+        assert (await hear(socket))[-1]["type"] == "response.completed"
+
+
+@pytest.mark.parametrize(("origin", "is_allowed"), [("https://evil.example", False), (None, True)])
+async def test_pages_of_other_origins_are_refused(
+    connect_stored: Connect, origin: str | None, is_allowed: bool
+) -> None:
+    server = await connect_stored(FakeEngine(says("Hi")))
+    own = f"http://{server.base_url.host}:{server.base_url.port}"
+    if is_allowed:
+        async with open_socket(server, origin=own):
+            return
+    with pytest.raises(InvalidStatus) as refused:
+        async with open_socket(server, origin=origin):
+            pass
+    assert refused.value.response.status_code == 403

@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.app import find_model, load_runner
 from llamastream.config import EngineConfig, ModelSettings
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.messages import GenerationRequest, Message, Token
 from llamastream.sampling import SamplingParams
-from llamastream.app import find_model, load_runner
+from llamastream.text import PromptBuilder, Tokenizer
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "tests/data/english.txt").read_text()

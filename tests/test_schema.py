@@ -6,8 +6,8 @@ import sys
 import pytest
 from docarray import BaseDoc
 
-from llamastream.schema import ModelOutputDocument, PromptDocument
 from llamastream.jina.documents import Ask, Keeping
+from llamastream.schema import ModelOutputDocument, PromptDocument
 
 
 class ArticlePrompt(BaseDoc):

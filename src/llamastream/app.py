@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
@@ -19,8 +18,9 @@ from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError
 from llamastream.generation import ChatService
 from llamastream.generation.responses import Responses, StorePolicy
-from llamastream.store.records import Retention
 from llamastream.models import Checkpoint, Progress, open_checkpoint
+from llamastream.store.records import Retention
+from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

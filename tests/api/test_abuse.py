@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from llamastream.messages import GenerationRequest
 from llamastream.generation import Stream
+from llamastream.messages import GenerationRequest
+from tests.api.crowd import ACTS, Crowd
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_service
 from tests.doubles.tokenizer import IM_END
 from tests.doubles.waiting import until
-from tests.api.crowd import ACTS, Crowd
 
 NUM_REQUESTS = 1000
 

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from llamastream.config import ServeSettings
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
 from tests.api.conftest import Connect
 from tests.api.schemas import needs_schemas, validate
 from tests.api.sse import chat_body
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
 
 CHAT = "/v1/chat/completions"
 HUGE = 10**30

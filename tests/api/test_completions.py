@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
-from tests.doubles.tokenizer import IM_END
 from tests.api.conftest import Connect
 from tests.api.schemas import needs_schemas, validate
 from tests.api.sse import events
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
+from tests.doubles.tokenizer import IM_END
 
 
 def body(prompt: Any = "Once", **options: Any) -> dict[str, Any]:

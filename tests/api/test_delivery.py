@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from llamastream.api.delivery import EventStream
 from llamastream.config import ServeSettings
 from llamastream.errors import EngineDead, InternalError
-from llamastream.messages import Delta, EngineState
-from llamastream.api.delivery import EventStream
 from llamastream.generation.stream import Stream
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
-from tests.doubles.waiting import until
+from llamastream.messages import Delta, EngineState
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, events, stream_chat
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
+from tests.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
 

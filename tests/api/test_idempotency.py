@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
 from tests.api.conftest import Connect
 from tests.api.sse import chat_body
 from tests.api.test_responses_socket import hear, open_socket, say
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
 
 KEY = {"Idempotency-Key": "once"}
 MESSAGE = {"role": "user", "content": "hi"}

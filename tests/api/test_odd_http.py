@@ -6,11 +6,11 @@ import json
 import pytest
 
 from llamastream.api.http.transport import MAX_HEAD_BYTES
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
 
 
 async def answer(raw: RawClient) -> tuple[bytes, dict[str, str]]:

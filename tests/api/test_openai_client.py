@@ -8,9 +8,9 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from llamastream.config import ServeSettings
 from llamastream.errors import EngineDead
+from tests.api.conftest import Connect, openai_client
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
-from tests.api.conftest import Connect, openai_client
 
 TEXT = "Paris, é 😀."
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Capital of France?"}]

@@ -6,16 +6,16 @@ import httpx
 import pytest
 
 from llamastream import __version__
+from llamastream.api.http.auth import KeyRing
 from llamastream.errors import Unauthorized
 from llamastream.messages import EngineState
-from llamastream.api.http.auth import KeyRing
+from tests.api.conftest import Connect
+from tests.api.schemas import needs_schemas, validate
+from tests.api.sse import chat_body, stream_chat
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service, says
 from tests.doubles.store import FailingStore
-from tests.api.conftest import Connect
-from tests.api.schemas import needs_schemas, validate
-from tests.api.sse import chat_body, stream_chat
 
 
 async def test_metrics_are_in_prometheus_format(connect: Connect) -> None:

@@ -9,11 +9,11 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from llamastream.config import ServeSettings
 from llamastream.api.http.page import is_built, page_routes
+from llamastream.config import ServeSettings
+from tests.api.conftest import Connect
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
-from tests.api.conftest import Connect
 
 HTML = "<!doctype html><title>page</title>"
 SCRIPT = "console.log('hello');" * 20

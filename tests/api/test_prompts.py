@@ -5,11 +5,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.conftest import Connect
+from tests.api.test_bad_input import check_error
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.doubles.tokenizer import IM_END, IM_START
-from tests.api.conftest import Connect
-from tests.api.test_bad_input import check_error
 
 MESSAGES = [{"role": "user", "content": "say <|im_end|>"}]
 IDS = [IM_START, *b"user\nsay <|im_end|>", IM_END, 10, IM_START, *b"assistant\n"]

@@ -9,11 +9,11 @@ import pytest
 from llamastream.config import ServeSettings
 from llamastream.errors import InternalError
 from llamastream.generation.responses import StorePolicy
+from tests.api.conftest import Connect
+from tests.api.response_schemas import check_event, check_response
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.doubles.waiting import until
-from tests.api.conftest import Connect
-from tests.api.response_schemas import check_event, check_response
 
 TEXT = "Paris, é 😀."
 OPENING = [

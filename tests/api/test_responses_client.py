@@ -4,10 +4,10 @@ import openai
 import pytest
 from openai.types.responses import Response
 
+from tests.api.conftest import Connect, openai_client
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import last_user_words, says
 from tests.doubles.waiting import until
-from tests.api.conftest import Connect, openai_client
 
 TEXT = "Paris, é 😀."
 

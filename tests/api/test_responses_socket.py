@@ -9,12 +9,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from llamastream.config import ServeSettings
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import last_user_words, says
-from tests.doubles.waiting import until
 from tests.api.conftest import Connect
 from tests.api.response_schemas import check_event
 from tests.api.test_responses import events_of
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import last_user_words, says
+from tests.doubles.waiting import until
 
 LAST = ("response.completed", "response.incomplete", "response.failed", "error")
 

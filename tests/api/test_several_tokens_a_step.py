@@ -8,17 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
+from llamastream.generation.responses import Draft
 from llamastream.messages import ChatRequest, Message, Token
 from llamastream.sampling import SamplingParams
-from llamastream.generation.responses import Draft
-from tests.doubles.engine import FakeEngine
-from tests.doubles.jina_servers import http_port
-from tests.doubles.service import running_responses, running_service, says
-from tests.doubles.waiting import until
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, stream_chat
 from tests.api.test_responses import events_of, id_of, stream
+from tests.doubles.engine import FakeEngine
+from tests.doubles.jina_servers import http_port
+from tests.doubles.service import running_responses, running_service, says
+from tests.doubles.waiting import until
 
 TEXT = "Paris, é 😀. And so on."
 HI = (Message("user", "hi"),)

@@ -8,11 +8,11 @@ import openai
 import pytest
 
 from llamastream.errors import InternalError
-from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
 from tests.api.conftest import Connect, openai_client
 from tests.api.schemas import needs_schemas, validate
 from tests.api.sse import chat_body, content_of, events
+from tests.doubles.engine import FakeEngine
+from tests.doubles.service import says
 
 TEXT = "Paris, é 😀."
 

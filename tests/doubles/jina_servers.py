@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from llamastream.errors import ChatError, Unauthorized
 from llamastream.api.http.errors import on_chat_error
+from llamastream.api.http.transport import HttpProtocol
+from llamastream.errors import ChatError, Unauthorized
+from llamastream.generation.responses import Responses
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.http_routes import jina_routes
-from llamastream.api.http.transport import HttpProtocol
-from llamastream.generation.responses import Responses
 from tests.doubles.scripted_service import ScriptedService
 
 KEY = "sesame"

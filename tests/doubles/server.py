@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
-from llamastream.config import ServeSettings
 from llamastream.api.app import create_app
 from llamastream.api.http.transport import HttpProtocol
+from llamastream.config import ServeSettings
 from llamastream.generation import ChatService
 from llamastream.generation.responses import Responses
 

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from llamastream.text import PromptBuilder, Tokenizer
-from llamastream.messages import GenerationRequest
 from llamastream.generation import ChatService
 from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.messages import GenerationRequest
 from llamastream.store.database import sqlite_url
+from llamastream.text import PromptBuilder, Tokenizer
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.store import FailingStore
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config

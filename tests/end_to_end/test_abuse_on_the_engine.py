@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from llamastream.config import ModelSettings
+from llamastream.generation import ChatService
 from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import SamplingParams
-from llamastream.generation import ChatService
+from tests.api.crowd import ACTS, Crowd
 from tests.doubles.server import running_server
 from tests.doubles.waiting import until
-from tests.api.crowd import ACTS, Crowd
 
 pytest.importorskip("llamastream.engine._core", reason="the C++ core is not built")
 from llamastream.app import assemble

@@ -17,14 +17,14 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.api.sse import chat_body
+from tests.api.test_responses import body, events_of
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import grpc_port
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service, says
 from tests.doubles.waiting import until
 from tests.jina_wire.test_grpc_server import call_bytes, stream_doc, texts
-from tests.api.sse import chat_body
-from tests.api.test_responses import body, events_of
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 NGINX, OPENSSL = shutil.which("nginx"), shutil.which("openssl")

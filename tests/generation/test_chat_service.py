@@ -11,6 +11,7 @@ from llamastream.errors import (
     InternalError,
     Overloaded,
 )
+from llamastream.generation import ChatService, Stream
 from llamastream.messages import (
     ChatRequest,
     Delta,
@@ -21,7 +22,6 @@ from llamastream.messages import (
     Message,
 )
 from llamastream.sampling import SamplingParams
-from llamastream.generation import ChatService, Stream
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_service, says
 from tests.doubles.tokenizer import IM_END

@@ -12,10 +12,10 @@ import pytest
 import llamastream.generation.generations as generations
 import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
-from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, Message
-from llamastream.sampling import SamplingParams
 from llamastream.generation.response_log import MAX_READ, ResponseLog
 from llamastream.generation.responses import Draft, Responses, StorePolicy
+from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, Message
+from llamastream.sampling import SamplingParams
 from llamastream.store.records import IdempotencyKey, Status
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says

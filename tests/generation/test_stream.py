@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from llamastream.errors import EngineDead
-from llamastream.messages import Delta, FinishReason, Usage
 from llamastream.generation.stream import MAX_PENDING, Stream
+from llamastream.messages import Delta, FinishReason, Usage
 
 USAGE = Usage(3, 0, 5)
 

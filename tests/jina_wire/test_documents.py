@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import Delta, FinishReason, Message, TokenLogprob
-from llamastream.sampling import SamplingParams
 from llamastream.jina.answers import Answer
 from llamastream.jina.documents import MAX_PROMPT_BYTES, Ask
+from llamastream.messages import Delta, FinishReason, Message, TokenLogprob
+from llamastream.sampling import SamplingParams
 from tests.doubles.scripted_service import ScriptedStream
 
 

@@ -10,11 +10,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from llamastream import errors
-from llamastream.messages import FinishReason
 from llamastream.jina import wire
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.documents import MAX_PROMPT_BYTES
 from llamastream.jina.grpc_server import serve_grpc
+from llamastream.messages import FinishReason
 from tests.doubles.jina_servers import KEY, Readiness, Start, authorize
 from tests.doubles.scripted_service import ScriptedService
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from llamastream.errors import InternalError
-from llamastream.jina import wire
 from llamastream.generation.responses import Responses
+from llamastream.jina import wire
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import KEY, grpc_port, http_port
 from tests.doubles.service import running_responses, says

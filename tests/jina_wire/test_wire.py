@@ -6,8 +6,8 @@ import pytest
 from docarray.proto import DocProto
 from google.protobuf import descriptor_pb2
 
-from llamastream.schema import ModelOutputDocument, PromptDocument
 from llamastream.jina import wire
+from llamastream.schema import ModelOutputDocument, PromptDocument
 
 PROTOS = Path(wire.__file__).parent / "protos"
 

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from llamastream.config import ServeSettings
 from llamastream.api.http.page import is_built
+from llamastream.config import ServeSettings
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import uvicorn
 
-from llamastream.config import ServeSettings
 from llamastream.api.app import create_app
 from llamastream.api.http.transport import HttpProtocol
+from llamastream.config import ServeSettings
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import last_user_words, make_responses, make_service
 

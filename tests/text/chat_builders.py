@@ -10,10 +10,10 @@ from tests.doubles.tokenizer import byte_vocab
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
 
-from llamastream.text import IncrementalDetokenizer, Tokenizer
 from llamastream.config import TokenizerConfig
 from llamastream.messages import Message
 from llamastream.models.tokenizer_json import LLAMA3_SPLIT, Piece, byte_level_json
+from llamastream.text import IncrementalDetokenizer, Tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CONTROL_TEXTS = (

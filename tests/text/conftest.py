@@ -11,9 +11,9 @@ from chat_builders import SHARED, config_of, llama3_json, train_byte_level
 from tests.doubles.demo_model import demo_path
 from tokenizers import Tokenizer as HFTokenizer
 
-from llamastream.text import Tokenizer
 from llamastream.config import TokenizerConfig
 from llamastream.models import open_checkpoint
+from llamastream.text import Tokenizer
 
 
 @pytest.fixture(scope="session")

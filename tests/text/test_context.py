@@ -5,9 +5,9 @@ from chat_builders import chat, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
 from llamastream.errors import ContextLengthExceeded
 from llamastream.messages import Message
+from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models
 
-from llamastream.text import IncrementalDetokenizer, Tokenizer
-from llamastream.text.pieces import piece_rules
 from llamastream.config import TokenizerConfig
 from llamastream.errors import ModelError
+from llamastream.text import IncrementalDetokenizer, Tokenizer
+from llamastream.text.pieces import piece_rules
 
 LLAMA2_IDS = st.one_of(
     st.integers(0, 32_005), st.integers(3, 258), st.sampled_from([0, 1, 2, 29871])

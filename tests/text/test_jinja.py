@@ -18,10 +18,10 @@ from chat_builders import (
 from hypothesis import given
 from tokenizers import Tokenizer as HFTokenizer
 
-from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.messages import Message
+from llamastream.text import PromptBuilder, Tokenizer
 
 WORDS = (
     "Hello the user system assistant\n world, 3.14 15  two  spaces \n\n\ntabs\there "

@@ -7,10 +7,10 @@ import pytest
 from chat_builders import TAGS, chat, examples, hostile_texts, messages_of
 from hypothesis import given
 
-from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.messages import Message
+from llamastream.text import PromptBuilder, Tokenizer
 
 HF_TEMPLATE = """{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}
 {%- set system = messages[0]['content'] %}{% else %}{% set turns = messages %}

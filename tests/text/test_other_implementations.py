@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from chat_builders import messages_of
 
-from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.errors import InvalidRequest
+from llamastream.text import PromptBuilder, Tokenizer
 
 # Ids published for a tokenizer that puts no space before the text after <s> (legacy=False).
 OTHER_IDS = {"hf_test_tokenization_for_chat_0", "hf_test_tokenization_for_chat_1"}

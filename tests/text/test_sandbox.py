@@ -5,10 +5,10 @@ import time
 import pytest
 from chat_builders import TEMPLATES, chat
 
+from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.text.budget import MAX_SECONDS
 from llamastream.text.jinja import JinjaFormat
-from llamastream.errors import InvalidRequest, ModelError
 
 DOUBLING = (
     "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = STEP %}{% endfor %}"

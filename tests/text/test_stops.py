@@ -8,8 +8,8 @@ from chat_builders import examples, stream
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamastream.text import StopMatcher, Tokenizer
 from llamastream.errors import InvalidRequest
+from llamastream.text import StopMatcher, Tokenizer
 
 STOPS = st.lists(st.text("ab🙂\n", min_size=1, max_size=5), min_size=1, max_size=4)
 PIECES = st.lists(st.text("ab🙂\n", max_size=4), max_size=12)

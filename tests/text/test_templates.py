@@ -8,8 +8,8 @@ from chat_builders import chat, config_of, examples, hostile_texts, messages_of
 from hypothesis import given
 from tokenizers import Tokenizer as HFTokenizer
 
-from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.errors import ModelError
+from llamastream.text import PromptBuilder, Tokenizer
 
 
 def test_llama3_prompts_are_metas_to_the_token(

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as HFTokenizer
 
-from llamastream.text import Tokenizer
-from llamastream.text.tokenizer import MAX_KNOWN_LENGTH
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
+from llamastream.text import Tokenizer
+from llamastream.text.tokenizer import MAX_KNOWN_LENGTH
 
 
 def test_published_texts_encode_as_published(

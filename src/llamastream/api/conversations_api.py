@@ -6,13 +6,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.config import ServeSettings
-from llamastream.errors import InvalidRequest
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
+from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
 from llamastream.api.messages import Json, parse_input, wire_item
 from llamastream.api.options import ChangedMetadata, Metadata, WireModel, validate
-from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
+from llamastream.config import ServeSettings
+from llamastream.errors import InvalidRequest
 from llamastream.generation.records import Conversation, Item, Page
 from llamastream.generation.responses import Responses
 

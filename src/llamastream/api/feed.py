@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from llamastream.errors import ChatError, InternalError
-from llamastream.messages import Delta
 from llamastream.api.delivery import EVENT_STREAM_HEADERS, PING
 from llamastream.api.http.errors import error_fields
+from llamastream.errors import ChatError, InternalError
 from llamastream.generation.response_log import Reader
 from llamastream.generation.stream import Stream
+from llamastream.messages import Delta
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from collections.abc import Collection
 from typing import Any
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import Message, Role
 from llamastream.generation.items import new_item
 from llamastream.generation.records import Item
+from llamastream.messages import Message, Role
 
 Json = dict[str, Any]
 

@@ -5,9 +5,6 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, Usage
-from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.api.framing import (
     FINISH_REASONS,
     Answer,
@@ -18,6 +15,9 @@ from llamastream.api.framing import (
 )
 from llamastream.api.messages import parse_messages
 from llamastream.api.options import GenerationOptions, MaxTokens, Metadata
+from llamastream.errors import InvalidRequest
+from llamastream.messages import ChatRequest, Delta, FinishReason, Usage
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 
 
 class ChatCompletionBody(GenerationOptions):

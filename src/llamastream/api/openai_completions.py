@@ -7,9 +7,6 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, TokenLogprob, Usage
-from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.api.framing import (
     FINISH_REASONS,
     Answer,
@@ -20,6 +17,9 @@ from llamastream.api.framing import (
     usage_fields,
 )
 from llamastream.api.options import MAX_CHOICES, GenerationOptions
+from llamastream.errors import InvalidRequest
+from llamastream.messages import ChatRequest, Delta, FinishReason, TokenLogprob, Usage
+from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 

@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream import __version__
-from llamastream.metrics import CONTENT_TYPE
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.generation.chat_service import ChatService
 from llamastream.generation.responses import Responses
+from llamastream.metrics import CONTENT_TYPE
 
 
 class OperatorApi:

@@ -9,13 +9,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.config import ServeSettings
-from llamastream.errors import InvalidRequest
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
+from llamastream.api.http.query import json_response
 from llamastream.api.messages import parse_messages
 from llamastream.api.options import WireModel, validate
-from llamastream.api.http.query import json_response
+from llamastream.config import ServeSettings
+from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService
 
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]

@@ -8,10 +8,10 @@ from typing import Any, Protocol, Self
 
 import httpx
 
+from llamastream.app import Assembly
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.messages import ChatRequest, Message
-from llamastream.app import Assembly
 
 Messages = tuple[Message, ...]
 

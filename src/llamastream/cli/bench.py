@@ -9,6 +9,7 @@ import orjson
 import typer
 import uvloop
 
+from llamastream.app import find_model, load_runner, packed_bytes
 from llamastream.bench import offline_report, online_report
 from llamastream.bench.console import show
 from llamastream.bench.errors import BenchError
@@ -26,7 +27,6 @@ from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import BenchSettings, LoadSettings, ModelSettings
 from llamastream.models import Checkpoint
-from llamastream.app import find_model, load_runner, packed_bytes
 
 bench = typer.Typer(
     no_args_is_help=True,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from llamastream.app import assemble
 from llamastream.cli.answers import Answers, LocalAnswers, RemoteAnswers
 from llamastream.cli.options import with_settings
 from llamastream.cli.printing import print_text
@@ -16,7 +17,6 @@ from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
 from llamastream.messages import Message
-from llamastream.app import assemble
 
 COMMANDS = """\
 /new            forget the conversation

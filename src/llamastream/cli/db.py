@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from llamastream.app import open_store
 from llamastream.cli.options import with_settings
 from llamastream.config import DataSettings, StoreSettings
 from llamastream.errors import ConfigError, InvalidRequest
-from llamastream.app import open_store
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from llamastream.app import assemble
 from llamastream.cli.answers import LocalAnswers
 from llamastream.cli.options import with_settings
 from llamastream.cli.printing import print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
-from llamastream.app import assemble
 
 
 @with_settings(ModelSettings, AnswerSettings)

@@ -9,20 +9,20 @@ import socket
 import uvicorn
 import uvloop
 
+from llamastream.api.app import create_app, key_ring
+from llamastream.api.http.page import is_built
+from llamastream.api.http.transport import HttpProtocol
+from llamastream.app import Assembly, assemble, join_store
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.cli.stopping import HttpServer, Stopping
 from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
-from llamastream.logs import configure_logging
-from llamastream.api.app import create_app, key_ring
-from llamastream.jina.desk import StreamDesk
-from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
-from llamastream.api.http.page import is_built
-from llamastream.api.http.transport import HttpProtocol
 from llamastream.generation.chat_service import ChatService
 from llamastream.generation.responses import Responses
-from llamastream.app import Assembly, assemble, join_store
+from llamastream.jina.desk import StreamDesk
+from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.logs import configure_logging
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 SEND_BUFFER_BYTES = 256 * 1024  # of a connection in the kernel: what a reader may lag unnoticed

@@ -11,8 +11,12 @@ import time
 from dataclasses import replace
 from typing import Protocol
 
-from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.errors import ChatError, EngineDead, InternalError
+from llamastream.generation.choice import Choice, TextRules
+from llamastream.generation.flight import Flight
+from llamastream.generation.prompting import Prompting
+from llamastream.generation.protocol import Engine
+from llamastream.generation.stream import Stream
 from llamastream.messages import (
     ChatRequest,
     Delta,
@@ -26,11 +30,7 @@ from llamastream.messages import (
 )
 from llamastream.metrics import Metrics
 from llamastream.sampling import MAX_SEED, SamplingParams
-from llamastream.generation.choice import Choice, TextRules
-from llamastream.generation.flight import Flight
-from llamastream.generation.prompting import Prompting
-from llamastream.generation.protocol import Engine
-from llamastream.generation.stream import Stream
+from llamastream.text import PromptBuilder, Tokenizer
 
 logger = logging.getLogger(__name__)
 

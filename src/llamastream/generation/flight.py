@@ -5,11 +5,11 @@ import uuid
 from collections.abc import Callable
 
 from llamastream.errors import ChatError
-from llamastream.messages import ChatRequest, Finished, FinishReason, Usage
-from llamastream.metrics import Metrics
 from llamastream.generation.choice import Choice
 from llamastream.generation.report import Report
 from llamastream.generation.stream import Stream
+from llamastream.messages import ChatRequest, Finished, FinishReason, Usage
+from llamastream.metrics import Metrics
 
 
 class Flight:

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llamastream.errors import ChatError, EngineDead, InternalError, NotFound
-from llamastream.messages import Event, Finished, FinishReason, Token, Usage
 from llamastream.generation.chat_service import ChatService
 from llamastream.generation.items import output_item
 from llamastream.generation.journalling import Journalling
 from llamastream.generation.live_response import End, LiveResponse
 from llamastream.generation.response_log import ResponseLog
 from llamastream.generation.resuming import STORE_RETRY_S, Resuming
+from llamastream.messages import Event, Finished, FinishReason, Token, Usage
 from llamastream.store.records import Outcome, Response, Status
 
 if TYPE_CHECKING:

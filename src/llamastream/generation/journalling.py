@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError
-from llamastream.messages import Token
 from llamastream.generation.live_response import LiveResponse
+from llamastream.messages import Token
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple, Self
 
-from llamastream.text import Tokenizer
-from llamastream.messages import FinishReason, GenerationRequest, Token, Usage
 from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.report import Report
 from llamastream.generation.response_log import ResponseLog
+from llamastream.messages import FinishReason, GenerationRequest, Token, Usage
 from llamastream.store.records import Response
+from llamastream.text import Tokenizer
 
 Json = dict[str, Any]
 

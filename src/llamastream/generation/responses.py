@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, StoreUnavailable
-from llamastream.messages import ChatRequest, GenerationRequest, Message, Token
-from llamastream.sampling import SamplingParams
 from llamastream.generation.chat_service import ChatService, for_choice
 from llamastream.generation.choice import TextRules
 from llamastream.generation.generations import Generations
 from llamastream.generation.items import to_messages
 from llamastream.generation.live_response import Details, Json, LiveResponse
 from llamastream.generation.response_log import Reader, ResponseLog
+from llamastream.messages import ChatRequest, GenerationRequest, Message, Token
+from llamastream.sampling import SamplingParams
 from llamastream.store.records import (
     IdempotencyKey,
     Interrupted,

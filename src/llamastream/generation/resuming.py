@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 
 from llamastream.errors import ChatError, EngineDead, Overloaded
-from llamastream.messages import FinishReason
 from llamastream.generation.live_response import End, LiveResponse
 from llamastream.generation.protocol import Engine
+from llamastream.messages import FinishReason
 
 logger = logging.getLogger(__name__)
 

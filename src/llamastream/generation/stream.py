@@ -10,8 +10,8 @@ from itertools import chain
 from typing import Self
 
 from llamastream.errors import ChatError
-from llamastream.messages import Delta, Usage
 from llamastream.generation.waiter import Waiter
+from llamastream.messages import Delta, Usage
 
 MAX_PENDING = 64  # deltas kept apart for a reader that is briefly behind, about a second's worth
 

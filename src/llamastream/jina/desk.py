@@ -8,14 +8,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from llamastream.errors import EngineDead
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import refuse_key
-from llamastream.jina.answers import PREFIX, Answer, Documents, StoredAnswer
-from llamastream.jina.documents import Ask, check_not_kept
+from llamastream.errors import EngineDead
 from llamastream.generation.chat_service import ChatService
 from llamastream.generation.response_log import ResponseLog
 from llamastream.generation.responses import Draft, Responses
+from llamastream.jina.answers import PREFIX, Answer, Documents, StoredAnswer
+from llamastream.jina.documents import Ask, check_not_kept
 
 Authorize = Callable[[str | None], str]
 """Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""

@@ -17,8 +17,8 @@ from docarray.typing import ID
 from pydantic import ValidationError
 
 from llamastream.errors import ChatError, InvalidRequest
-from llamastream.schema import PromptDocument
 from llamastream.jina.documents import invalid_field
+from llamastream.schema import PromptDocument
 
 RETRY_WINDOW_S = 10.0  # the gateway tries again at once
 

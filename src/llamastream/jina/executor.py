@@ -12,14 +12,14 @@ from typing import Any
 
 from jina import Executor, requests
 
+from llamastream.app import Assembly, assemble
 from llamastream.config import DType, ModelSettings
 from llamastream.errors import ChatError, InternalError
-from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, error_document
-from llamastream.schema import ModelOutputDocument
+from llamastream.generation.chat_service import ChatService
 from llamastream.jina.answers import Answer
 from llamastream.jina.documents import ENDPOINT, Ask, check_not_kept
-from llamastream.generation.chat_service import ChatService
-from llamastream.app import Assembly, assemble
+from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, error_document
+from llamastream.schema import ModelOutputDocument
 
 logger = logging.getLogger(__name__)
 

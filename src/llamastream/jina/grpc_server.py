@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from llamastream.errors import ChatError, InvalidRequest, NotFound
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.errors import ChatError, InvalidRequest, NotFound
 from llamastream.jina import small_calls, wire
 from llamastream.jina.answers import Documents
 from llamastream.jina.desk import StreamDesk

@@ -13,16 +13,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from llamastream.errors import ChatError, InternalError
-from llamastream.api.http.body import read_json
 from llamastream.api.delivery import EVENT_STREAM_HEADERS
-from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.feed import until_client_leaves
+from llamastream.api.http.body import read_json
+from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.api.http.transport import unsent_is_none
+from llamastream.errors import ChatError, InternalError
 from llamastream.jina.answers import Documents, OutputFields
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.documents import ENDPOINT, Ask
-from llamastream.api.http.transport import unsent_is_none
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.sampling import SamplingParams
 from llamastream.models.checkpoint import Checkpoint, TensorEntry, fingerprint_files
 from llamastream.models.hf_config import parse_config
 from llamastream.models.hf_tokenizer import read_json, read_tokenizer
 from llamastream.models.layout import check_layout
 from llamastream.models.safetensors_header import read_entries
+from llamastream.sampling import SamplingParams
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

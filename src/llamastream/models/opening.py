@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamastream.errors import ModelError
-from llamastream.sampling import SamplingParams
 from llamastream.models.checkpoint import Checkpoint, Progress
 from llamastream.models.demo import demo_file, fetch_demo
 from llamastream.models.folder import open_folder
 from llamastream.models.gguf_file import open_gguf
 from llamastream.models.hub_cache import find_fetched, list_fetched
+from llamastream.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ holds one is refused: it could forge a turn.
 
 from collections.abc import Iterable, Sequence
 
-from llamastream.text.tokenizer import Tokenizer
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.messages import Message
+from llamastream.text.tokenizer import Tokenizer
 
 TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 

@@ -14,10 +14,10 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as HFTokenizer
 
-from llamastream.text.pieces import METASPACE, PieceRules, piece_rules
-from llamastream.text.special import Segment, SpecialToken, SpecialTokens
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
+from llamastream.text.pieces import METASPACE, PieceRules, piece_rules
+from llamastream.text.special import Segment, SpecialToken, SpecialTokens
 
 # Files converted by hand often forget to flag these; as ordinary tokens they could be typed.
 _CONTROL_SHAPE = re.compile(r"<\|[^|<>\s]+\|>")

@@ -9,10 +9,10 @@ import uuid
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamastream.errors import Unauthorized
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.errors import error_response
 from llamastream.api.http.page import ASSETS
+from llamastream.errors import Unauthorized
 
 # Probes of load balancers carry no key, jina.Client's may be inside the document, and the page asks
 # for one.

@@ -7,10 +7,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.errors import InvalidRequest
 from llamastream.api.feed import START
 from llamastream.api.options import unknown_option
 from llamastream.api.responses.request import LOGPROBS
+from llamastream.errors import InvalidRequest
 from llamastream.generation.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")

@@ -11,8 +11,8 @@ from typing import Any
 from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from llamastream.errors import ChatError, InvalidRequest, PayloadTooLarge
 from llamastream.api.http.errors import error_body
+from llamastream.errors import ChatError, InvalidRequest, PayloadTooLarge
 
 MAX_HEAD_BYTES = 64 * 1024  # of a request line and headers, beside the read in which they begin
 SIOCOUTQNSD = 0x894B  # Linux: bytes that the kernel holds because the reader's window is closed

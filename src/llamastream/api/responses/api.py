@@ -4,12 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from llamastream.config import ServeSettings
+from llamastream.api.feed import FeedAnswer, Opening
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
-from llamastream.api.feed import FeedAnswer, Opening
 from llamastream.api.http.idempotency import HEADER, idempotency_key, refuse_key
-from llamastream.api.messages import wire_item
 from llamastream.api.http.query import (
     INCLUDE,
     json_response,
@@ -17,9 +15,11 @@ from llamastream.api.http.query import (
     page_query,
     read_position,
 )
+from llamastream.api.messages import wire_item
 from llamastream.api.responses.desk import PREFIX, Caller, ResponseDesk
 from llamastream.api.responses.events import frame
 from llamastream.api.responses.request import parse_response
+from llamastream.config import ServeSettings
 
 
 class ResponsesApi:

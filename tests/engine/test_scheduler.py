@@ -144,8 +144,9 @@ def test_the_latest_arrival_is_preempted_and_heads_the_queue() -> None:
         assert step(s) == {"a": 1, "b": 1, "c": 1}  # d finds no block to spare
     assert step(s) == {"a": 1, "b": 1}
     assert [seq.request_id for seq in s.waiting] == ["c", "d"]
-    assert s.waiting[0].num_computed_tokens == 0 and s.waiting[0].block_table == []
-    assert s.waiting[0].num_tokens == 9  # what it had drawn stays
+    head = next(s.waiting)
+    assert head.num_computed_tokens == 0 and head.block_table == []
+    assert head.num_tokens == 9  # what it had drawn stays
 
 
 def test_a_preempted_sequence_gives_way_to_all_it_was_behind() -> None:

@@ -58,6 +58,8 @@ class Resuming:
         await self._resume(live)
 
     async def _resume(self, live: LiveResponse) -> None:
+        if live.is_dropped:
+            return
         live.log.error = None
         while not live.has_ended:
             if live.is_stopped:

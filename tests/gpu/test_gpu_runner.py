@@ -17,7 +17,7 @@ from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.reference import ReferenceRunner
 from llamastream.engine.runner import Runner
 from llamastream.errors import InternalError
-from llamastream.messages import Failed, Token
+from llamastream.types import Failed, Token
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 CONFIGS = {

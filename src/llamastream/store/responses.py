@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
-from llamastream.messages import Token
 from llamastream.store.conversations import next_position
 from llamastream.store.database import Database
 from llamastream.store.journal import Journal, read_unfolded
@@ -46,6 +45,7 @@ from llamastream.store.tables import (
     responses,
 )
 from llamastream.store.writer import Writer
+from llamastream.types import Token
 
 INPUT, OUTPUT = 0, 1  # items.part
 

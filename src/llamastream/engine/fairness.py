@@ -19,7 +19,11 @@ from dataclasses import dataclass, field
 
 from llamastream.engine.sequence import Sequence
 
-QUANTUM = 128  # tokens: so far ahead a key holds no seat of which another has none
+# In tokens. A key so far ahead gives up a sequence to one that has fewer: so no key waits for the
+# end of another's answers, and change of places is rare where all have much to do.
+QUANTUM = 128
+# So far behind the others a key comes back: what it may have at once, before it takes turns.
+CREDIT = 512
 
 
 @dataclass(slots=True, eq=False)
@@ -27,25 +31,16 @@ class Share:
     """What one key has in the engine. `num_tokens` counts since anybody last had none."""
 
     scope: str
-    num_tokens: int
+    num_tokens: int = 0
+    base: int = 0  # what the others had when it came back, behind which it was put
     num_running: int = 0
     waiting: deque[Sequence] = field(default_factory=deque)
 
     def gives_way_to(self, other: "Share", size: int, num_running: int) -> bool:
-        """Whether it hands a seat and blocks to the next sequence of `other`, of `size` tokens.
-
-        It does while it has at least two seats more, so that seats even out and never swing. With
-        one more it does when it is ahead by what a change of places may cost: then keys take turns
-        also where there are more of them than seats.
-        """
-        num_more = num_running - other.num_running
+        """Whether one of its `num_running` sequences is preempted for one of `other`, of `size`
+        tokens: what may be lost by that is paid for first."""
         ahead = self.num_tokens - other.num_tokens
-        return num_more > 0 and (ahead >= lead(size) or (num_more > 1 and ahead >= 0))
-
-
-def lead(size: int) -> int:
-    """Tokens that a key must be behind to push out another's sequence with one of `size`."""
-    return max(QUANTUM, size)
+        return num_running > other.num_running and ahead >= max(QUANTUM, size)
 
 
 class Shares:
@@ -73,12 +68,22 @@ class Shares:
     def add(self, seq: Sequence) -> None:
         """A new sequence: the last of its key's."""
         share = self._shares.get(seq.scope)
-        if share is None:
-            least = min((share.num_tokens - lead(seq.num_tokens) for share in self), default=0)
-            count = max(self._left.pop(seq.scope, least), least)
-            share = self._shares[seq.scope] = Share(seq.scope, count)
+        if share is None or not share.waiting:
+            share = self._come_back(seq)
         share.waiting.append(seq)
         self.num_waiting += 1
+
+    def _come_back(self, seq: Sequence) -> Share:
+        """The share of a key that had nothing waiting. What it had in reserve is cut."""
+        share = self._shares.pop(seq.scope, None)
+        others = [other for other in self if other.waiting] or list(self)
+        base = min((max(other.num_tokens, other.base) for other in others), default=0)
+        least = base - max(CREDIT, seq.num_tokens) if others else 0
+        if share is None:
+            share = Share(seq.scope, self._left.pop(seq.scope, least))
+        share.num_tokens, share.base = max(share.num_tokens, least), base
+        self._shares[seq.scope] = share
+        return share
 
     def start(self, seq: Sequence) -> None:
         """The first one that its key has waiting is running now."""
@@ -115,10 +120,13 @@ class Shares:
         for seq in seqs:
             self._shares[seq.scope].num_tokens += 1
 
-    def count_prompt(self, seq: Sequence, num_tokens: int) -> None:
-        """The next `num_tokens` of `seq` are computed. Those that a preemption lost are free."""
+    def count_prompt(self, seq: Sequence, num_tokens: int, *, sign: int = 1) -> None:
+        """The next `num_tokens` of `seq` are computed; with sign -1 they are not, after all.
+
+        Those that a preemption lost are free.
+        """
         known = max(seq.num_preempted_tokens - seq.num_computed_tokens, 0)
-        self.of(seq).num_tokens += max(num_tokens - known, 0)
+        self.of(seq).num_tokens += sign * max(num_tokens - known, 0)
 
     def giving_way(self, seq: Sequence, running: Iterable[Sequence]) -> Iterator[Sequence]:
         """The running sequences that would make room for `seq`, which waits, in their order: each

@@ -32,12 +32,14 @@ class Scheduler:
     """Owns the queues and the running sequences; blocks are taken and freed here only."""
 
     def __init__(self, blocks: BlockManager, config: EngineConfig) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._max_num_seqs = config.max_num_seqs
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._max_prefill_beside_decode = config.max_prefill_beside_decode
         self._shares = Shares()
-        self._scheduled: list[Scheduled] = []  # of the step that is being put together
+        # Of the step that is being put together:
+        self._scheduled: list[Scheduled] = []
+        self._budget = 0  # tokens that prompts may still have
         self.running: list[Sequence] = []
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -61,7 +63,7 @@ class Scheduler:
         is_running = bool(seq.block_table)
         if is_running:
             self.running.remove(seq)
-            self._blocks.free(seq)
+            self.blocks.free(seq)
         self._shares.remove(seq, is_running=is_running)
 
     def schedule(self) -> list[Scheduled]:
@@ -75,11 +77,11 @@ class Scheduler:
         self._schedule_decodes()
         num_decodes = len(self._scheduled)
         self._shares.count_decodes((seq for seq, _ in self._scheduled), num_decodes)
-        budget = self._max_num_batched_tokens - num_decodes
+        self._budget = self._max_num_batched_tokens - num_decodes
         if num_decodes:
-            budget = min(budget, self._prefill_beside(num_decodes))
+            self._budget = min(self._budget, self._prefill_beside(num_decodes))
         if num_decodes < len(self.running) or self.num_waiting:
-            self._schedule_prompts(budget)
+            self._schedule_prompts()
         return self._scheduled
 
     def may_preempt(self) -> bool:
@@ -87,7 +89,7 @@ class Scheduler:
 
         True more often than it does.
         """
-        if self._blocks.num_free_blocks < len(self.running):
+        if self.blocks.num_free_blocks < len(self.running):
             return True
         heads = (share.waiting[0] for share in self._shares if share.waiting)
         return any(next(self._shares.giving_way(seq, self.running), None) for seq in heads)
@@ -116,7 +118,7 @@ class Scheduler:
         """Find room for the token of `seq`; False if only its own preemption made room."""
         while True:
             try:
-                self._blocks.grow(seq)
+                self.blocks.grow(seq)
                 return True
             except NoFreeBlocks:
                 victim = self._newest_of_largest()
@@ -136,13 +138,13 @@ class Scheduler:
     def _preempt(self, seq: Sequence) -> None:
         """Back to the head of its queue; the prefix cache may keep what was computed."""
         self.running.remove(seq)
-        self._blocks.free(seq)
+        self.blocks.free(seq)
         self._scheduled = [entry for entry in self._scheduled if entry.seq is not seq]
         seq.num_preempted_tokens = max(seq.num_preempted_tokens, seq.num_computed_tokens)
         seq.num_computed_tokens = 0
         self._shares.put_back(seq)
 
-    def _schedule_prompts(self, budget: int) -> None:
+    def _schedule_prompts(self) -> None:
         """Chunks of prompts that are under way, and newcomers behind them, oldest first; between
         keys, the one that was given least goes first."""
         under_way = defaultdict[str, deque[Sequence]](deque)
@@ -150,16 +152,17 @@ class Scheduler:
             if seq.num_tokens - seq.num_computed_tokens > 1:
                 under_way[seq.scope].append(seq)
         turns = [share for share in self._shares if share.waiting or share.scope in under_way]
-        while turns and budget > 0:
+        while turns and self._budget > 0:
             share = min(turns, key=lambda share: share.num_tokens)
-            seq = self._next_prompt(share, under_way[share.scope])
-            if seq is None:
+            next_one = self._next_prompt(share, under_way[share.scope])
+            if next_one is None:
                 turns.remove(share)
                 continue
-            num_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
-            self._scheduled.append(Scheduled(seq, num_tokens))
-            self._shares.count_prompt(seq, num_tokens)
-            budget -= num_tokens
+            remaining = next_one.num_tokens - next_one.num_computed_tokens
+            entry = Scheduled(next_one, min(remaining, self._budget))
+            self._scheduled.append(entry)
+            self._budget -= entry.num_tokens
+            self._shares.count_prompt(*entry)
 
     def _next_prompt(self, share: Share, under_way: deque[Sequence]) -> Sequence | None:
         while under_way:
@@ -175,6 +178,7 @@ class Scheduler:
         room or if other keys make it."""
         if not self._allocate(seq):
             for victim in self._giving_way(seq):
+                self._give_back(victim)
                 self._preempt(victim)
             if not self._allocate(seq):
                 return False
@@ -186,14 +190,22 @@ class Scheduler:
         return True
 
     def _allocate(self, seq: Sequence) -> bool:
-        """One block per running sequence stays free, so that a newcomer is not preempted at once."""
+        """Blocks for a newcomer, if one per running sequence stays free: else the next token of
+        those would preempt it at once."""
         if len(self.running) >= self._max_num_seqs:
             return False
         try:
-            seq.num_computed_tokens = self._blocks.allocate(seq, keep_free=len(self.running))
+            seq.num_computed_tokens = self.blocks.allocate(seq, keep_free=len(self.running))
         except NoFreeBlocks:
             return False
         return True
+
+    def _give_back(self, seq: Sequence) -> None:
+        """Undo what this step has given to `seq`, if anything."""
+        for scheduled, num_tokens in self._scheduled:
+            if scheduled is seq:
+                self._budget += num_tokens
+                self._shares.count_prompt(seq, num_tokens, sign=-1)
 
     def _giving_way(self, seq: Sequence) -> Collection[Sequence]:
         """Whom to preempt so that `seq` has room; nobody if that would not be enough."""
@@ -205,7 +217,7 @@ class Scheduler:
                 return ()
             victims.append(victim)
             num_left = len(self.running) - len(victims)
-            if num_left < self._max_num_seqs and self._blocks.would_fit(
+            if num_left < self._max_num_seqs and self.blocks.would_fit(
                 seq, keep_free=num_left, freed=victims
             ):
                 return victims

@@ -15,7 +15,7 @@ import grpc
 import httpx
 
 from llamastream.errors import InternalError
-from llamastream.messages import Finished, FinishReason, GenerationRequest
+from llamastream.types import Finished, FinishReason, GenerationRequest
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import grpc_port
 from tests.doubles.server import running_server

@@ -13,7 +13,6 @@ from llamastream.errors import (
     InvalidRequest,
     NotFound,
 )
-from llamastream.messages import Token
 from llamastream.store.chains import chain_items
 from llamastream.store.conversations import check_room, join_conversation
 from llamastream.store.database import Database
@@ -58,6 +57,7 @@ from llamastream.store.tables import (
     responses,
 )
 from llamastream.store.writer import Writer
+from llamastream.types import Token
 
 INPUT, OUTPUT = 0, 1  # items.part
 

@@ -11,7 +11,6 @@ from typing import BinaryIO, Self
 from sqlalchemy import Connection, exc
 
 from llamastream.errors import StoreError
-from llamastream.messages import Token
 from llamastream.store import recovery, retention, transfer
 from llamastream.store.conversations import Conversations
 from llamastream.store.database import Database, Durability, translated_errors
@@ -28,6 +27,7 @@ from llamastream.store.records import (
 from llamastream.store.responses import Responses
 from llamastream.store.usage import read_usage
 from llamastream.store.writer import Refused, Writer
+from llamastream.types import Token
 
 LIMITS = ConversationLimits()
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, StoreError, StoreUnavailable
-from llamastream.messages import Token
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal
 from llamastream.store.usage import Charges
+from llamastream.types import Token
 
 logger = logging.getLogger(__name__)
 

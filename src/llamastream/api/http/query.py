@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.api.feed import START
-from llamastream.api.options import unknown_option
-from llamastream.api.responses.request import LOGPROBS
+from llamastream.api.wire.options import unknown_option
+from llamastream.api.wire.responses import LOGPROBS
 from llamastream.errors import InvalidRequest
 from llamastream.generation.records import Page, PageQuery
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llamastream.errors import InvalidRequest, requirement
-from llamastream.messages import ChatRequest, Prompt
 from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.types import ChatRequest, Prompt
 
 MAX_CHOICES = 128  # n, OpenAI's limit
 MAX_STOPS = 16

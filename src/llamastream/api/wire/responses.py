@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamastream.api.options import MaxTokens, Metadata, SamplingOptions, WireModel, validate
+from llamastream.api.wire.options import MaxTokens, Metadata, SamplingOptions, WireModel, validate
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.types import ChatRequest, Message
 
 MAX_INSTRUCTIONS_CHARS = 2**20
 LOGPROBS = "message.output_text.logprobs"

@@ -128,6 +128,13 @@ class StoreUnavailable(ChatError):
     code = "store_unavailable"
 
 
+class DamagedRecord(ChatError):
+    """What the database holds of one record cannot be read. Nothing helps but to delete it."""
+
+    status = 503
+    code = "store_unavailable"
+
+
 class StoreError(ChatError):
     """A database we must not or cannot work with. One line on stderr, exit code 2."""
 

@@ -11,7 +11,7 @@ from llamastream.api.delivery import EventStream
 from llamastream.config import ServeSettings
 from llamastream.errors import EngineDead, InternalError
 from llamastream.generation.stream import Stream
-from llamastream.messages import Delta, EngineState
+from llamastream.types import Delta, EngineState
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, events, stream_chat

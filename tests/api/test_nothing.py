@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from llamastream.api import app
-from llamastream.api.messages import (
+from llamastream.api.wire.messages import (
     ITEM_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
     parse_input,
     parse_messages,
 )
-from llamastream.api.options import WireModel, validate
+from llamastream.api.wire.options import WireModel, validate
 from tests.api.conftest import Connect
 from tests.api.sse import chat_body
 from tests.doubles.engine import FakeEngine

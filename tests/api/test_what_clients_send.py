@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from llamastream.generation import ChatService
-from llamastream.messages import GenerationRequest
 from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.types import GenerationRequest
 from tests.api.conftest import Connect
 from tests.api.sse import chat_body
 from tests.doubles.engine import FakeEngine

@@ -17,7 +17,7 @@ from llamastream.errors import (
     InvalidRequest,
     Overloaded,
 )
-from llamastream.messages import EngineState, Failed, Finished, FinishReason, Token
+from llamastream.types import EngineState, Failed, Finished, FinishReason, Token
 
 
 def make_engine(runner: FakeRunner | None = None, **config: object) -> LLMEngine:

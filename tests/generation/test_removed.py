@@ -16,8 +16,8 @@ import llamastream.generation.generations as generations
 import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, NotFound, StoreUnavailable
 from llamastream.generation.responses import Draft, Responses, StorePolicy
-from llamastream.messages import ChatRequest, Message
 from llamastream.store.records import IdempotencyKey
+from llamastream.types import ChatRequest, Message
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
 from tests.doubles.waiting import LIMIT_S, until

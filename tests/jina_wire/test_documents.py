@@ -7,8 +7,8 @@ import pytest
 from llamastream.errors import InvalidRequest
 from llamastream.jina.answers import Answer
 from llamastream.jina.documents import MAX_PROMPT_BYTES, Ask
-from llamastream.messages import Delta, FinishReason, Message, TokenLogprob
 from llamastream.sampling import SamplingParams
+from llamastream.types import Delta, FinishReason, Message, TokenLogprob
 from tests.doubles.scripted_service import ScriptedStream
 
 

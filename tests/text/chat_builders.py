@@ -11,9 +11,9 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
-from llamastream.messages import Message
 from llamastream.models.tokenizer_json import LLAMA3_SPLIT, Piece, byte_level_json
 from llamastream.text import IncrementalDetokenizer, Tokenizer
+from llamastream.types import Message
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CONTROL_TEXTS = (

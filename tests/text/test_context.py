@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamastream.errors import ContextLengthExceeded
-from llamastream.messages import Message
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
+from llamastream.types import Message
 
 
 @pytest.fixture(scope="module")

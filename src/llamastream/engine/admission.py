@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llamastream.config import EngineConfig
 from llamastream.engine.sequence import Sequence
 from llamastream.errors import ContextLengthExceeded, InvalidRequest, Overloaded
-from llamastream.messages import GenerationRequest
+from llamastream.types import GenerationRequest
 
 MAX_RETRY_AFTER_S = 60
 FINISH_INTERVAL_WEIGHT = 0.2  # of the newest interval in the running mean: about the last five

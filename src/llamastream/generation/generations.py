@@ -18,8 +18,8 @@ from llamastream.generation.journalling import Journalling
 from llamastream.generation.live_response import End, LiveResponse
 from llamastream.generation.response_log import ResponseLog
 from llamastream.generation.resuming import STORE_RETRY_S, Resuming
-from llamastream.messages import Event, Finished, FinishReason, Token, Usage
 from llamastream.store.records import Outcome, Response, Status
+from llamastream.types import Event, Finished, FinishReason, Token, Usage
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from llamastream.messages import Message, Role
 from llamastream.store.records import Item
+from llamastream.types import Message, Role
 
 ItemStatus = Literal["completed", "incomplete"]
 

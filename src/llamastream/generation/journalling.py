@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, StoreUnavailable
 from llamastream.generation.live_response import LiveResponse
-from llamastream.messages import Token
+from llamastream.types import Token
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Self
 from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.report import Report
 from llamastream.generation.response_log import ResponseLog
-from llamastream.messages import FinishReason, GenerationRequest, Token, Usage
 from llamastream.store.records import Response
 from llamastream.text import Tokenizer
+from llamastream.types import FinishReason, GenerationRequest, Token, Usage
 
 Json = dict[str, Any]
 

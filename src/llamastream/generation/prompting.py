@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, EngineStatus, Message, Prompt
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
+from llamastream.types import ChatRequest, EngineStatus, Message, Prompt
 
 # Characters or ids. They cost about a microsecond each: more would hold up all streams.
 MAX_INLINE = 4096

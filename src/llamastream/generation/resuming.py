@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llamastream.errors import ChatError, EngineDead, Overloaded
 from llamastream.generation.live_response import End, LiveResponse
 from llamastream.generation.protocol import Engine
-from llamastream.messages import FinishReason
+from llamastream.types import FinishReason
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamastream.api.http.idempotency import make_key
-from llamastream.api.options import (
+from llamastream.api.wire.options import (
     MAX_STOP_CHARS,
     MAX_STOPS,
     SAMPLING_OPTIONS,
@@ -19,8 +19,8 @@ from llamastream.api.options import (
 )
 from llamastream.errors import InvalidRequest, requirement
 from llamastream.generation.records import IdempotencyKey
-from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import SamplingParams
+from llamastream.types import ChatRequest, Message
 
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens

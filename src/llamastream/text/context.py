@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from llamastream.errors import ContextLengthExceeded
-from llamastream.messages import Message
 from llamastream.text.templates import PromptBuilder
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import Message
 
 MESSAGE_OVERHEAD = 8  # tokens around one message, about: tags, role, newlines
 # Dropping goes on until this share of the room is used, so that it is not needed at the next turn.

@@ -13,12 +13,12 @@ from typing import Any
 from jinja2 import Template, TemplateError
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text.budget import Budget, OverBudget
 from llamastream.text.llama2 import TAGS, check_tags
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import Message
 
 MAX_SOURCE_CHARS = 256 * 1024  # the longest published templates are a tenth of it
 OTHER_TEMPLATE = "Choose another one: --chat-template llama2|llama3|chatml|FILE."

@@ -8,8 +8,8 @@ holds one is refused: it could forge a turn.
 from collections.abc import Iterable, Sequence
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import Message
 
 TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text.jinja import JinjaFormat
 from llamastream.text.llama2 import TAGS, Llama2Format
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import Message
 
 # Sources: github.com/meta-llama/llama3, llama/tokenizer.py, ChatFormat; and OpenAI's ChatML.
 TEMPLATES = {

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.api.feed import START
-from llamastream.api.options import INCLUDABLE, LOGPROBS, unknown_option
+from llamastream.api.wire.options import INCLUDABLE, LOGPROBS, unknown_option
 from llamastream.errors import InvalidRequest
 from llamastream.generation.records import Page, PageQuery
 

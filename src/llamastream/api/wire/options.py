@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from llamastream.errors import InvalidRequest, requirement
-from llamastream.messages import ChatRequest, Prompt
 from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.types import ChatRequest, Prompt
 
 MAX_CHOICES = 128  # n, OpenAI's limit
 MAX_STOPS = 16

@@ -18,9 +18,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from llamastream.api.feed import START, Opening, error_event, read_all
 from llamastream.api.http.body import parse_object
 from llamastream.api.http.idempotency import make_key, refuse_key
-from llamastream.api.options import Label, WireModel, asked, validate
 from llamastream.api.responses.desk import Caller, ResponseDesk
-from llamastream.api.responses.request import parse_response
+from llamastream.api.wire.options import Label, WireModel, asked, validate
+from llamastream.api.wire.responses import parse_response
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamastream.api.options import (
+from llamastream.api.wire.options import (
     LOGPROBS,
     Includable,
     MaxTokens,
@@ -14,8 +14,8 @@ from llamastream.api.options import (
     validate,
 )
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.types import ChatRequest, Message
 
 MAX_INSTRUCTIONS_CHARS = 2**20
 

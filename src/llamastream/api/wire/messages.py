@@ -4,11 +4,11 @@ conversations and responses."""
 from collections.abc import Collection
 from typing import Any
 
-from llamastream.api.options import asked
+from llamastream.api.wire.options import asked
 from llamastream.errors import InvalidRequest
 from llamastream.generation.items import new_item
 from llamastream.generation.records import Item
-from llamastream.messages import Message, Role
+from llamastream.types import Message, Role
 
 Json = dict[str, Any]
 

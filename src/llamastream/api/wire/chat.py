@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from llamastream.api.framing import (
+from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
     by_choice,
@@ -13,11 +14,10 @@ from llamastream.api.framing import (
     logprob_entries,
     usage_fields,
 )
-from llamastream.api.messages import parse_messages
-from llamastream.api.options import GenerationOptions, MaxTokens, Metadata
+from llamastream.api.wire.options import GenerationOptions, MaxTokens, Metadata
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, Usage
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.types import ChatRequest, Delta, FinishReason, Usage
 
 
 class ChatCompletionBody(GenerationOptions):

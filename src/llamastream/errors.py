@@ -5,11 +5,13 @@ ChatError
 │   ├── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
 │   └── IdempotencyConflict (400)    an Idempotency-Key seen before, with another request
 ├── Unauthorized (401)
+├── Forbidden (403)                  a known key that may not do this
 ├── NotFound (404)
 │   └── ModelNotFound (404)          a model name that is not served here
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
+│   └── RateLimited (429)            a limit of this key
 ├── InternalError (500)              our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
 ├── ConfigError (exit code 2)        a flag, variable or TOML key with a bad value, a port in use
@@ -76,6 +78,11 @@ class Unauthorized(ChatError):
     code = "invalid_api_key"
 
 
+class Forbidden(ChatError):
+    status = 403
+    code = "permission_denied"
+
+
 class NotFound(ChatError):
     status = 404
     code = "not_found"
@@ -104,6 +111,10 @@ class Overloaded(ChatError):
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    code = "rate_limit_exceeded"
 
 
 class InternalError(ChatError):

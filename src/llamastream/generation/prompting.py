@@ -1,15 +1,19 @@
-"""From a request's prompt to token ids that the model knows and that fit its context."""
+"""From a request's prompt to token ids that the model knows and that fit its context.
 
-import asyncio
+What cannot fit costs no more than what does: the tokenizer is told how much room there is.
+"""
+
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import ContextLengthExceeded, InvalidRequest
+from llamastream.generation.pool import FairPool
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
 from llamastream.types import ChatRequest, EngineStatus, Message, Prompt
 
-# Characters or ids. They cost about a microsecond each: more would hold up all streams.
-MAX_INLINE = 4096
+# Characters or ids. They cost some microseconds each: more would hold up all streams.
+MAX_INLINE = 1024
+MESSAGE_SIZE = 64  # what a message costs beside its text, in characters
 Result = TypeVar("Result")
 
 

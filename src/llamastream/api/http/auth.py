@@ -1,12 +1,11 @@
-"""API keys: from a request's headers to a scope. No keys configured: everybody is anonymous."""
+"""API keys: from a request's headers to a key that is known. No keys configured: everybody is
+anonymous."""
 
-import hashlib
-import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from llamastream.errors import Unauthorized
+from llamastream.errors import Forbidden, Unauthorized
+from llamastream.keys import ANONYMOUS, Key, Keys
 
-ANONYMOUS = ""
 KEY_HEADERS = ("x-api-key", "api-key")  # Anthropic's clients', and Azure's
 
 
@@ -23,33 +22,41 @@ def authorization(header: Callable[[str], str | None]) -> str | None:
 
 
 class KeyRing:
-    """The accepted keys. Holds digests only, so that a key cannot leak from here."""
+    """Who a request is from, by the keys that are accepted when it comes."""
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._digests = [_digest(key) for key in keys]
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
 
-    def scope_of(self, key: str) -> str:
-        """The scope that `key` opens, the same at every start. Raises Unauthorized.
+    async def refresh(self) -> None:
+        """Before a request's key is looked at: what was revoked by then is refused."""
+        await self._keys.refresh()
 
-        Takes as long for a wrong key as for a right one.
-        """
-        if not self._digests:
+    def key_of_header(self, authorization: str | None) -> Key:
+        """The key in an `Authorization` header's value. Raises Unauthorized."""
+        if not self._keys.are_required:
             return ANONYMOUS
-        given = _digest(key)
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        if not any(matches):
+        scheme, _, given = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            raise Unauthorized("An API key is required: send `Authorization: Bearer KEY`.")
+        key = self._keys.find(given.strip())
+        if key is None:
             raise Unauthorized("The API key is not known here. Check `Authorization: Bearer KEY`.")
-        return given.hex()[:16]
+        return key
 
     def scope_of_header(self, authorization: str | None) -> str:
-        """The scope of an `Authorization` header's value. Raises Unauthorized."""
-        if not self._digests:
-            return ANONYMOUS
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise Unauthorized("An API key is required: send `Authorization: Bearer KEY`.")
-        return self.scope_of(key.strip())
+        return self.key_of_header(authorization).scope
+
+    async def check(self, key: Key) -> None:
+        """Raises Unauthorized if a key that was good once has been revoked."""
+        await self.refresh()
+        if not self._keys.holds(key):
+            raise Unauthorized("The API key has been revoked.")
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def check_admin(key: Key) -> None:
+    """Raises Forbidden for a key that may not see what concerns all."""
+    if not key.is_admin:
+        raise Forbidden(
+            "This needs a key with `admin = true`: it shows what all keys do together. "
+            "See `llamastream keys add --admin`."
+        )

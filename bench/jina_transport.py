@@ -24,7 +24,7 @@ from http2_reader import read_streams
 from llamastream.jina import wire
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import serve_grpc
-from llamastream.messages import ChatRequest, Delta, Usage
+from llamastream.types import ChatRequest, Delta, Usage
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
 RIVAL = Path(__file__).parent / "jina_rival.py"

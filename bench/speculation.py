@@ -20,9 +20,9 @@ from llamastream.config import EngineConfig, ModelSettings
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
-from llamastream.messages import GenerationRequest, Message, Token
 from llamastream.sampling import SamplingParams
 from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.types import GenerationRequest, Message, Token
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "tests/data/english.txt").read_text()

@@ -11,8 +11,8 @@ import pytest
 from llamastream.app import assemble
 from llamastream.config import ModelSettings
 from llamastream.generation import ChatService
-from llamastream.messages import ChatRequest, Delta
 from llamastream.sampling import SamplingParams
+from llamastream.types import ChatRequest, Delta
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 BOS = frozenset({1})  # a story ends where the next one would begin

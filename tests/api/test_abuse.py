@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from llamastream.generation import Stream
-from llamastream.messages import GenerationRequest
+from llamastream.types import GenerationRequest
 from tests.api.crowd import ACTS, Crowd
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server

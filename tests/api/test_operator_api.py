@@ -8,7 +8,7 @@ import pytest
 from llamastream import __version__
 from llamastream.api.http.auth import KeyRing
 from llamastream.errors import Unauthorized
-from llamastream.messages import EngineState
+from llamastream.types import EngineState
 from tests.api.conftest import Connect
 from tests.api.schemas import needs_schemas, validate
 from tests.api.sse import chat_body, stream_chat

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from llamastream.generation.responses import Draft
-from llamastream.messages import ChatRequest, Message, Token
 from llamastream.sampling import SamplingParams
+from llamastream.types import ChatRequest, Message, Token
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, stream_chat

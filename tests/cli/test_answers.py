@@ -8,7 +8,7 @@ from tests.doubles.service import make_service, says
 from llamastream.cli.answers import RemoteAnswers
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
-from llamastream.messages import Message
+from llamastream.types import Message
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])

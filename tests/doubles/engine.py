@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamastream.errors import ChatError, ContextLengthExceeded, EngineDead, Overloaded
-from llamastream.messages import (
+from llamastream.types import (
     EngineState,
     EngineStatus,
     Event,

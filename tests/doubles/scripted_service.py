@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from llamastream.errors import ChatError
-from llamastream.messages import ChatRequest, Delta, FinishReason, Usage
+from llamastream.types import ChatRequest, Delta, FinishReason, Usage
 
 Step = str | asyncio.Event | ChatError | FinishReason
 """One token's text, a condition to wait for, an error, or the end (STOP if the script has none)."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from llamastream.generation import ChatService
 from llamastream.generation.responses import Responses, StorePolicy
-from llamastream.messages import GenerationRequest
 from llamastream.store.database import sqlite_url
 from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.types import GenerationRequest
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.store import FailingStore
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config

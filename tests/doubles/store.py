@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamastream.errors import StoreUnavailable
-from llamastream.messages import Token
 from llamastream.store.records import Outcome, Response
 from llamastream.store.store import Store
+from llamastream.types import Token
 
 
 class FailingStore(Store):

@@ -11,8 +11,8 @@ import pytest
 
 from llamastream.config import ModelSettings
 from llamastream.generation import ChatService
-from llamastream.messages import ChatRequest, Message
 from llamastream.sampling import SamplingParams
+from llamastream.types import ChatRequest, Message
 from tests.api.crowd import ACTS, Crowd
 from tests.doubles.server import running_server
 from tests.doubles.waiting import until

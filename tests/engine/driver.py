@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llamastream.engine.llm_engine import LLMEngine
-from llamastream.messages import Event, Failed, Finished, GenerationRequest, Token
 from llamastream.sampling import SamplingParams
+from llamastream.types import Event, Failed, Finished, GenerationRequest, Token
 
 
 def make_request(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llamastream.engine.runner import ForwardBatch, Runner, SamplingBatch, StepResult
-from llamastream.messages import GenerationRequest
+from llamastream.types import GenerationRequest
 
 
 class Content(NamedTuple):

@@ -15,7 +15,7 @@ from llamastream.config import EngineConfig
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.errors import EngineDead, InternalError, InvalidRequest, ModelError, Overloaded
-from llamastream.messages import EngineState, Event, Failed, Finished, FinishReason
+from llamastream.types import EngineState, Event, Failed, Finished, FinishReason
 
 TIMEOUT_S = 10.0  # far beyond what any test needs; only a failure takes so long
 

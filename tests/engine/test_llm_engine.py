@@ -17,7 +17,7 @@ from llamastream.errors import (
     InvalidRequest,
     Overloaded,
 )
-from llamastream.messages import EngineState, Failed, Finished, FinishReason, Token
+from llamastream.types import EngineState, Failed, Finished, FinishReason, Token
 
 
 def make_engine(runner: FakeRunner | None = None, **config: object) -> LLMEngine:
@@ -73,9 +73,9 @@ def test_an_idle_engine_has_no_work_and_steps_to_nothing() -> None:
         ({"output_ids": [1] * 6}, InvalidRequest, "output_ids", "<= 5 .* 6"),
         ({"logit_bias": ((97, 1.0),)}, InvalidRequest, "logit_bias", "< 97 .* 97"),
         ({"logit_bias": ((-1, 1.0),)}, InvalidRequest, "logit_bias", "-1"),
-        ({"prompt_ids": [1] * 124}, ContextLengthExceeded, "max_tokens", "128.*124 . 5 = 129"),
+        ({"prompt_ids": [1] * 124}, ContextLengthExceeded, "prompt", "128.*129 tokens .124 .* 5"),
         ({"prompt_ids": [1] * 128}, ContextLengthExceeded, "prompt", "128"),
-        ({"max_tokens": 2**31 - 1}, ContextLengthExceeded, "max_tokens", "2147483650"),
+        ({"max_tokens": 2**31 - 1}, ContextLengthExceeded, "prompt", "2147483650"),
         ({"prompt_ids": [1] * 128, "max_tokens": None}, ContextLengthExceeded, "prompt", "128"),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_request_id_in_use_is_refused() -> None:
 def test_a_cache_smaller_than_the_model_bounds_the_context() -> None:
     engine = make_engine(FakeRunner(num_blocks=5, block_size=4))
     assert engine.status().max_model_len == 20
-    with pytest.raises(ContextLengthExceeded, match="<= 20 tokens"):
+    with pytest.raises(ContextLengthExceeded, match="is 20 tokens"):
         engine.add(make_request("a", [1] * 15, max_tokens=6))
     assert len(run_all(engine, [make_request("a", [1] * 15, max_tokens=5)])["a"].tokens) == 5
 

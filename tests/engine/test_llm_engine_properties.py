@@ -18,7 +18,7 @@ from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.engine.speculation import Speculation
-from llamastream.messages import Finished, FinishReason, GenerationRequest, Token
+from llamastream.types import Finished, FinishReason, GenerationRequest, Token
 
 VOCAB_SIZE = 61  # the smallest of the runners'
 MAX_MODEL_LEN = 96

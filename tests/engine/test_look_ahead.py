@@ -11,7 +11,7 @@ from llamastream.config import EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import ForwardBatch, StepResult
 from llamastream.errors import InternalError
-from llamastream.messages import Failed, Finished, FinishReason, GenerationRequest
+from llamastream.types import Failed, Finished, FinishReason, GenerationRequest
 
 
 class Recorder(AheadRunner):

@@ -28,7 +28,7 @@ from llamastream.engine.runner import Int32
 from llamastream.engine.scheduler import Scheduled
 from llamastream.engine.sequence import Sequence
 from llamastream.engine.speculation import MAX_DRAFT, MAX_SEQS, Speculation, Step
-from llamastream.messages import Finished, FinishReason
+from llamastream.types import Finished, FinishReason
 
 
 def ids(text: str) -> Int32:

@@ -12,7 +12,8 @@ from llamastream.errors import (
     Overloaded,
 )
 from llamastream.generation import ChatService, Stream
-from llamastream.messages import (
+from llamastream.sampling import SamplingParams
+from llamastream.types import (
     ChatRequest,
     Delta,
     EngineState,
@@ -21,7 +22,6 @@ from llamastream.messages import (
     GenerationRequest,
     Message,
 )
-from llamastream.sampling import SamplingParams
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_service, says
 from tests.doubles.tokenizer import IM_END

@@ -14,9 +14,9 @@ import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
 from llamastream.generation.response_log import MAX_READ, ResponseLog
 from llamastream.generation.responses import Draft, Responses, StorePolicy
-from llamastream.messages import ChatRequest, Delta, EngineState, FinishReason, Message
 from llamastream.sampling import SamplingParams
 from llamastream.store.records import IdempotencyKey, Status
+from llamastream.types import ChatRequest, Delta, EngineState, FinishReason, Message
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
 from tests.doubles.store import FailingStore
@@ -153,7 +153,7 @@ async def test_another_model_shows_what_is_finished_and_does_not_go_on_with_the_
     first = FakeEngine(says(TEXT), manual=True)
     async with cut_off(first, tmp_path) as responses:
         finished = await begin(responses, "finished")
-        first.allow(100)
+        first.allow(len(TEXT.encode()) + 1)  # no step is left for the other one
         await until(lambda: finished.is_finished)
         await begin(responses, "unfinished")
     second = FakeEngine(says("other"))

@@ -6,7 +6,7 @@ import pytest
 
 from llamastream.errors import EngineDead
 from llamastream.generation.stream import MAX_PENDING, Stream
-from llamastream.messages import Delta, FinishReason, Usage
+from llamastream.types import Delta, FinishReason, Usage
 
 USAGE = Usage(3, 0, 5)
 

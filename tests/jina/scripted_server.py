@@ -12,7 +12,7 @@ from jina import Deployment
 from llamastream.config import ModelSettings
 from llamastream.errors import InternalError, Overloaded
 from llamastream.jina import TokenStreamingExecutor
-from llamastream.messages import ChatRequest
+from llamastream.types import ChatRequest
 from tests.doubles.scripted_service import ScriptedService, ScriptedStream
 
 TEXTS = ["Hé", "llo ", "🙂", " event: x", "\n"]

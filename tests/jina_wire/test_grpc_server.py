@@ -14,7 +14,7 @@ from llamastream.jina import wire
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.documents import MAX_PROMPT_BYTES
 from llamastream.jina.grpc_server import serve_grpc
-from llamastream.messages import FinishReason
+from llamastream.types import FinishReason
 from tests.doubles.jina_servers import KEY, Readiness, Start, authorize
 from tests.doubles.scripted_service import ScriptedService
 

@@ -55,6 +55,13 @@ SETTINGS = {
     "chat_template": [{"name": "default", "template": TEMPLATE}],
 }
 GENERATION = {"eos_token_id": [2], "temperature": 0.7, "top_p": 0.9, "top_k": -1, "do_sample": True}
+OTHER_KEYS = (
+    "general.alignment general.architecture llama.attention.head_count split.count "
+    "llama.attention.head_count_kv llama.attention.key_length llama.block_count "
+    "llama.attention.layer_norm_rms_epsilon llama.context_length llama.embedding_length "
+    "llama.feed_forward_length llama.rope.scaling.factor llama.rope.scaling.type llama.vocab_size "
+    "tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id tokenizer.ggml.model"
+).split()
 # What a number, a text or a list of a JSON file becomes.
 NESTED = "[" * 100_000
 VALUES: tuple[Any, ...] = (
@@ -189,12 +196,7 @@ def _write_gguf(file: Path, draw: random.Random) -> None:
         keys |= {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.merges": ["\u0100 \u0101"]}
         keys |= {"tokenizer.ggml.token_type": [3] * 3 + [1] * (len(PIECES) - 3)}
     if draw.random() < 0.4:  # a whole file with one odd value
-        name = draw.choice(sorted(keys) + ["llama.block_count", "llama.embedding_length",
-            "llama.attention.head_count", "llama.attention.head_count_kv", "llama.context_length",
-            "llama.feed_forward_length", "llama.attention.key_length", "llama.rope.scaling.factor",
-            "llama.rope.scaling.type", "tokenizer.ggml.bos_token_id", "general.architecture",
-            "tokenizer.ggml.eos_token_id", "llama.attention.layer_norm_rms_epsilon",
-            "tokenizer.ggml.model", "general.alignment", "llama.vocab_size", "split.count"])  # fmt: skip
+        name = draw.choice([*sorted(keys), *OTHER_KEYS])
         odd = [v for v in VALUES if _fits_gguf(v)]
         keys[name] = draw.choice([*odd, 0.0, float("inf"), 2**32 - 1, [1, 2], ["\x00"], [1.5]])
     write_gguf(file, config=SHAPE, metadata=keys)

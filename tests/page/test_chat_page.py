@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from llamastream.config import ServeSettings
-from llamastream.messages import EngineState
+from llamastream.types import EngineState
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import last_user_words, says
 from tests.page.conftest import OpenPage, Serve

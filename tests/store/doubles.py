@@ -1,9 +1,9 @@
 """Responses and tokens to store."""
 
-from llamastream.messages import Token
 from llamastream.sampling import SamplingParams
 from llamastream.store.records import Item, NewResponse, Outcome, Status
 from llamastream.store.store import Store
+from llamastream.types import Token
 
 SCOPE = "key-1"
 DONE = Outcome(Status.COMPLETED, {"usage": {"output_tokens": 3}})

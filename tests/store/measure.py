@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from llamastream.messages import Token
 from llamastream.sampling import SamplingParams
 from llamastream.store.database import Durability, sqlite_url
 from llamastream.store.records import NewResponse, Outcome, Status
 from llamastream.store.store import Store
+from llamastream.types import Token
 
 STREAMS = 32
 SECONDS = 5.0

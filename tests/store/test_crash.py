@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from llamastream.errors import StoreUnavailable
-from llamastream.messages import Token
 from llamastream.store.database import sqlite_url
 from llamastream.store.records import Status
 from llamastream.store.store import Store
+from llamastream.types import Token
 from tests.doubles.disk import NotHere, fill, small_disk
 from tests.store.crash_writer import LENGTH, write_until_killed
 from tests.store.doubles import DONE, SCOPE, a_response, start, tokens

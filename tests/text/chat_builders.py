@@ -11,10 +11,10 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
-from llamastream.messages import Message
 from llamastream.models.pre_tokenizers import CUTTINGS, LLAMA3_SPLIT
 from llamastream.models.tokenizer_json import Piece, byte_level_json
 from llamastream.text import IncrementalDetokenizer, Tokenizer
+from llamastream.types import Message
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CONTROL_TEXTS = (

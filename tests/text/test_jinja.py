@@ -21,8 +21,8 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.types import Message
 
 WORDS = (
     "Hello the user system assistant\n world, 3.14 15  two  spaces \n\n\ntabs\there "

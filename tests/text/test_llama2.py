@@ -9,8 +9,8 @@ from hypothesis import given
 
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.types import Message
 
 HF_TEMPLATE = """{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}
 {%- set system = messages[0]['content'] %}{% else %}{% set turns = messages %}

@@ -10,16 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from llamastream.api.completions_api import CompletionsApi
-from llamastream.api.conversations_api import ConversationsApi
+from llamastream.api.conversations import ConversationsApi
 from llamastream.api.http import errors
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.gate import Gate
 from llamastream.api.http.page import page_routes
-from llamastream.api.operator_api import OperatorApi
-from llamastream.api.prompts_api import PromptsApi
+from llamastream.api.operator import OperatorApi
+from llamastream.api.prompts import PromptsApi
 from llamastream.api.responses.api import ResponsesApi
 from llamastream.api.responses.desk import ResponseDesk
-from llamastream.api.responses.socket import ResponsesSocket
+from llamastream.api.socket import ResponsesSocket
 from llamastream.api.stored_chat import StoredChatApi
 from llamastream.config import ServeSettings, split_commas
 from llamastream.errors import ChatError
@@ -144,6 +144,7 @@ def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
         allow_origins=origins,
         allow_methods=["*"],
         allow_headers=["*"],
+        allow_private_network=True,  # a public page that is let in may reach a server at home
         expose_headers=["Retry-After", "X-Request-Id"],
     )
     return [cors, gate]

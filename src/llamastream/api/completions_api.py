@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llamastream.api.delivery import EventStream, WholeAnswer
-from llamastream.api.framing import Answer, Format
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.idempotency import HEADER, refuse_key
-from llamastream.api.openai_chat import ChatCompletionBody, ChatFormat
-from llamastream.api.openai_completions import CompletionBody, CompletionFormat
-from llamastream.api.options import GenerationOptions, validate
 from llamastream.api.stored_chat import StoredChatApi
+from llamastream.api.wire.chat import ChatCompletionBody, ChatFormat
+from llamastream.api.wire.completions import CompletionBody, CompletionFormat
+from llamastream.api.wire.openai import Answer, Format
+from llamastream.api.wire.options import GenerationOptions, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService

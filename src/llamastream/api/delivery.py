@@ -12,12 +12,12 @@ from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from llamastream.api.framing import Format
 from llamastream.api.http.errors import error_body
 from llamastream.api.http.transport import HttpProtocol, connection_of
+from llamastream.api.wire.openai import Format
 from llamastream.errors import ChatError, InternalError
 from llamastream.generation.stream import Stream
-from llamastream.messages import Delta
+from llamastream.types import Delta
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from llamastream.api.http.errors import error_fields
 from llamastream.errors import ChatError, InternalError
 from llamastream.generation.response_log import Reader
 from llamastream.generation.stream import Stream
-from llamastream.messages import Delta
+from llamastream.types import Delta
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from llamastream.api.feed import START, Event, Feed, FeedAnswer
-from llamastream.api.framing import Answer
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import idempotency_key
 from llamastream.api.http.query import json_response, page_json, page_query, read_position
-from llamastream.api.messages import parse_messages
-from llamastream.api.openai_chat import ChatCompletionBody, ChatFormat
-from llamastream.api.options import ChangedMetadata, validate
+from llamastream.api.wire.chat import ChatCompletionBody, ChatFormat
+from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.openai import Answer
+from llamastream.api.wire.options import ChangedMetadata, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.generation.items import new_item
@@ -31,7 +31,7 @@ from llamastream.generation.records import Item
 from llamastream.generation.records import Response as Record
 from llamastream.generation.response_log import FINISH_REASONS, Reader, ResponseLog
 from llamastream.generation.responses import Draft, Responses
-from llamastream.messages import Delta, Usage
+from llamastream.types import Delta, Usage
 
 PREFIX = "chatcmpl-"
 METADATA_FILTER = re.compile(r"metadata\[(.+)\]", re.DOTALL)

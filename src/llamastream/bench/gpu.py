@@ -31,8 +31,8 @@ from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine.gpu.runner import GpuRunner
 from llamastream.engine.gpu.weights import tensor_shapes
 from llamastream.engine.llm_engine import LLMEngine
-from llamastream.messages import Failed, GenerationRequest, Token
 from llamastream.sampling import SamplingParams
+from llamastream.types import Failed, GenerationRequest, Token
 
 LLAMA_2_7B = LlamaConfig(
     vocab_size=32000,

@@ -19,8 +19,8 @@ from llamastream.bench.summary import Spread, spread
 from llamastream.config import BenchSettings, EngineConfig
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import ForwardBatch, Runner, StepResult
-from llamastream.messages import Failed, GenerationRequest, Token
 from llamastream.sampling import SamplingParams
+from llamastream.types import Failed, GenerationRequest, Token
 
 WARM_UP_TOKENS = 8
 

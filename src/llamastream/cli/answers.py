@@ -11,7 +11,7 @@ import httpx
 from llamastream.app import Assembly
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
-from llamastream.messages import ChatRequest, Message
+from llamastream.types import ChatRequest, Message
 
 Messages = tuple[Message, ...]
 

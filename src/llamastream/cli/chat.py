@@ -16,7 +16,7 @@ from llamastream.cli.printing import print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
-from llamastream.messages import Message
+from llamastream.types import Message
 
 COMMANDS = """\
 /new            forget the conversation

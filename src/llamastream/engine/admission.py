@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llamastream.config import EngineConfig
 from llamastream.engine.sequence import Sequence
 from llamastream.errors import ContextLengthExceeded, InvalidRequest, Overloaded
-from llamastream.messages import GenerationRequest
+from llamastream.types import GenerationRequest
 
 MAX_RETRY_AFTER_S = 60
 FINISH_INTERVAL_WEIGHT = 0.2  # of the newest interval in the running mean: about the last five
@@ -76,11 +76,8 @@ class Admission:
         if max_tokens is None:
             max_tokens = max(self.max_model_len - num_prompt, 1)
         if num_prompt + max_tokens > self.max_model_len:
-            raise ContextLengthExceeded(
-                f"prompt + max_tokens must be <= {self.max_model_len} tokens (max_model_len). "
-                f"Given: {num_prompt} + {max_tokens} = {num_prompt + max_tokens}. "
-                "Shorten the prompt or lower max_tokens.",
-                param="prompt" if num_prompt >= self.max_model_len else "max_tokens",
+            raise ContextLengthExceeded.of(
+                num_prompt, request.sampling.max_tokens, self.max_model_len, param="prompt"
             )
         if num_known > max_tokens:
             raise InvalidRequest(

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.sequence import Sequence
 from llamastream.errors import EngineDead
-from llamastream.messages import EngineState, EngineStatus, Event, Failed, GenerationRequest
+from llamastream.types import EngineState, EngineStatus, Event, Failed, GenerationRequest
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from llamastream.engine.scheduler import Scheduled, Scheduler
 from llamastream.engine.sequence import Sequence
 from llamastream.engine.speculation import Speculation
 from llamastream.errors import ChatError, ConfigError, EngineDead, InternalError
-from llamastream.messages import (
+from llamastream.types import (
     EngineState,
     EngineStatus,
     Event,

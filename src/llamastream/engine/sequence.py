@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamastream.engine.drafting import Drafting
-from llamastream.messages import FinishReason
 from llamastream.sampling import SamplingParams
+from llamastream.types import FinishReason
 
 
 @dataclass(slots=True, eq=False)

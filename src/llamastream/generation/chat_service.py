@@ -17,7 +17,10 @@ from llamastream.generation.flight import Flight
 from llamastream.generation.prompting import Prompting
 from llamastream.generation.protocol import Engine
 from llamastream.generation.stream import Stream
-from llamastream.messages import (
+from llamastream.metrics import Metrics
+from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.text import PromptBuilder, Tokenizer
+from llamastream.types import (
     ChatRequest,
     Delta,
     EngineState,
@@ -28,9 +31,6 @@ from llamastream.messages import (
     GenerationRequest,
     Token,
 )
-from llamastream.metrics import Metrics
-from llamastream.sampling import MAX_SEED, SamplingParams
-from llamastream.text import PromptBuilder, Tokenizer
 
 logger = logging.getLogger(__name__)
 

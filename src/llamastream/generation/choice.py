@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from llamastream.messages import ChatRequest, Delta, FinishReason, Message, Token, TokenLogprob
 from llamastream.text import IncrementalDetokenizer, StopMatcher, Tokenizer
+from llamastream.types import ChatRequest, Delta, FinishReason, Message, Token, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)

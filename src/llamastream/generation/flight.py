@@ -8,8 +8,8 @@ from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice
 from llamastream.generation.report import Report
 from llamastream.generation.stream import Stream
-from llamastream.messages import ChatRequest, Finished, FinishReason, Usage
 from llamastream.metrics import Metrics
+from llamastream.types import ChatRequest, Finished, FinishReason, Usage
 
 
 class Flight:

@@ -11,15 +11,15 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llamastream.errors import ChatError, EngineDead, InternalError, NotFound
+from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
 from llamastream.generation.chat_service import ChatService
 from llamastream.generation.items import output_item
 from llamastream.generation.journalling import Journalling
 from llamastream.generation.live_response import End, LiveResponse
 from llamastream.generation.response_log import ResponseLog
 from llamastream.generation.resuming import STORE_RETRY_S, Resuming
-from llamastream.messages import Event, Finished, FinishReason, Token, Usage
 from llamastream.store.records import Outcome, Response, Status
+from llamastream.types import Event, Finished, FinishReason, Token, Usage
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
@@ -48,7 +48,7 @@ class Generations:
         self._may_lapse = may_lapse
         self._live: dict[str, LiveResponse] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._journal = Journalling(store, may_lapse=may_lapse, park=self._park)
+        self._journal = Journalling(store, may_lapse=may_lapse, on_refused=self._on_refused)
         self._resuming = Resuming(self._submit, self._end)
 
     def __len__(self) -> int:
@@ -89,10 +89,12 @@ class Generations:
             self._end(live, End(live.finish_reason or FinishReason.CANCELLED))
 
     def drop(self, live: LiveResponse) -> None:
-        """Forget one that is not, or no longer, in the store."""
+        """Forget one that is not, or no longer, in the store. What is still on its way is dropped
+        with it. Idempotent."""
         live.stop_watching()
-        live.is_ending = True
-        self._live.pop(live.id, None)
+        live.is_ending = live.is_dropped = True
+        if self._live.get(live.id) is live:
+            del self._live[live.id]
         self._chat.engine.cancel(live.id)
         live.log.fail(NotFound(f"Response {live.id!r} was deleted.", param="response_id"))
 
@@ -159,6 +161,17 @@ class Generations:
         logger.info("nobody follows request_id=%s: cancelled", live.id)
         self.cancel(live)
 
+    def _on_refused(self, live: LiveResponse, error: ChatError) -> None:
+        """The store did not take a step of it. Only what may pass by itself is tried again."""
+        if isinstance(error, NotFound):
+            self.drop(live)
+        elif isinstance(error, StoreUnavailable):
+            self._park(live, error)
+        elif not live.is_ending:
+            logger.error("refused request_id=%s: %s", live.id, error.message)
+            self._chat.engine.cancel(live.id)
+            self._end(live, End(None, error=error.message))
+
     def _park(self, live: LiveResponse, error: ChatError) -> None:
         """The store failed: readers are told, and it goes on when the store is back."""
         logger.warning("parked request_id=%s: %s", live.id, error.message)
@@ -183,15 +196,16 @@ class Generations:
         outcome = _outcome(live, end, usage)
         while True:
             await self._journal.settle(live)
-            if live.is_parked or live.log.error is not None:
+            if live.is_parked or live.is_dropped or live.log.error is not None:
                 return
             try:
                 if not live.is_lapsed:
                     record = await self._store.responses.finish(live.id, outcome)
                     break
             except NotFound:
-                return  # deleted meanwhile, and `delete` has told the readers
-            except ChatError as error:
+                self.drop(live)  # deleted meanwhile
+                return
+            except StoreUnavailable as error:
                 if not self._may_lapse:
                     self._park(live, error)
                     return

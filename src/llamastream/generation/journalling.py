@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llamastream.errors import ChatError
+from llamastream.errors import ChatError, StoreUnavailable
 from llamastream.generation.live_response import LiveResponse
-from llamastream.messages import Token
+from llamastream.types import Token
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
@@ -22,11 +22,16 @@ Sent = list[tuple[LiveResponse, int]]  # with the number of its tokens that are 
 
 class Journalling:
     def __init__(
-        self, store: "Store", *, may_lapse: bool, park: Callable[[LiveResponse, ChatError], None]
+        self,
+        store: "Store",
+        *,
+        may_lapse: bool,
+        on_refused: Callable[[LiveResponse, ChatError], None],
     ) -> None:
+        """`on_refused` hears of what durability cannot do without."""
         self._store = store
         self._may_lapse = may_lapse
-        self._park = park
+        self._on_refused = on_refused
 
     def write(self, lives: Sequence[LiveResponse]) -> None:
         """Journal what these have drawn since the last call, and then show it."""
@@ -49,7 +54,7 @@ class Journalling:
         """Return when nothing is outstanding. Then all is journalled, or it is parked or lapsed."""
         while live.num_outstanding:
             await live.log.wait()
-        if live.is_lapsed and not live.is_parked:
+        if live.is_lapsed and not (live.is_parked or live.is_dropped):
             self.write([live])
             while live.num_outstanding:
                 await live.log.wait()
@@ -62,14 +67,15 @@ class Journalling:
         for live, num_tokens in sent:
             live.num_outstanding -= 1
             problem = error or refused.get(live.id)
-            if live.is_parked:
+            if live.is_parked or live.is_dropped:
                 live.log.publish(0)
             elif problem is None:
                 live.num_journalled, live.is_lapsed = num_tokens, False
                 live.log.publish(num_tokens)
-            elif self._may_lapse:
+            elif self._may_lapse and isinstance(problem, StoreUnavailable):
                 live.is_lapsed = True
                 live.log.publish(len(live.log.tokens))
             else:
                 assert isinstance(problem, ChatError), problem
-                self._park(live, problem)
+                self._on_refused(live, problem)
+                live.log.publish(0)

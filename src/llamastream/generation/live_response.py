@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Self
 from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.report import Report
 from llamastream.generation.response_log import ResponseLog
-from llamastream.messages import FinishReason, GenerationRequest, Token, Usage
 from llamastream.store.records import Response
 from llamastream.text import Tokenizer
+from llamastream.types import FinishReason, GenerationRequest, Token, Usage
 
 Json = dict[str, Any]
 
@@ -75,6 +75,7 @@ class LiveResponse:
         self.is_submitted = False  # the engine has it, and will say how it ends
         self.is_cancelled = False
         self.is_ending = False
+        self.is_dropped = False  # removed: nothing of it is shown, stored or tried again
         self.is_parked = False  # replaced by a successor, which `parked` made
         self.is_leaving = False  # the engine has not confirmed the predecessor's end
         self._opened_s = time.perf_counter()

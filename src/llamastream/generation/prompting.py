@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from llamastream.errors import ContextLengthExceeded, InvalidRequest
-from llamastream.messages import ChatRequest, EngineStatus, Message, Prompt
+from llamastream.errors import InvalidRequest
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
+from llamastream.types import ChatRequest, EngineStatus, Message, Prompt
 
 # Characters or ids. They cost about a microsecond each: more would hold up all streams.
 MAX_INLINE = 4096
@@ -73,10 +73,7 @@ class Prompting:
                 max_tokens=max_tokens,
                 max_model_len=max_model_len,
             )
-        try:
-            check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
-        except ContextLengthExceeded as error:
-            raise ContextLengthExceeded(error.message, param="prompt") from None
+        check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len, param="prompt")
         return FittedPrompt(ids, 0)
 
     def _messages_or_ids(

@@ -6,7 +6,7 @@ The in-process AsyncEngine is one; an engine on another machine or a scripted do
 from collections.abc import Callable
 from typing import Protocol
 
-from llamastream.messages import EngineStatus, Event, GenerationRequest
+from llamastream.types import EngineStatus, Event, GenerationRequest
 
 
 class Engine(Protocol):

@@ -3,8 +3,8 @@
 import logging
 from typing import NamedTuple
 
-from llamastream.messages import Usage
 from llamastream.metrics import Metrics
+from llamastream.types import Usage
 
 logger = logging.getLogger(__name__)
 

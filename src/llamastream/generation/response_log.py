@@ -11,9 +11,9 @@ from itertools import count
 from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.waiter import Waiter
-from llamastream.messages import Delta, FinishReason, Token, Usage
 from llamastream.store.records import Response, Status
 from llamastream.text import Tokenizer
+from llamastream.types import Delta, FinishReason, Token, Usage
 
 MAX_READ = 256  # deltas given at a time, which bounds what a slow reader's transport holds
 FINISH_REASONS = {

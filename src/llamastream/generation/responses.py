@@ -19,7 +19,6 @@ from llamastream.generation.generations import Generations
 from llamastream.generation.items import to_messages
 from llamastream.generation.live_response import Details, Json, LiveResponse
 from llamastream.generation.response_log import Reader, ResponseLog
-from llamastream.messages import ChatRequest, GenerationRequest, Message, Token
 from llamastream.sampling import SamplingParams
 from llamastream.store.records import (
     IdempotencyKey,
@@ -30,6 +29,7 @@ from llamastream.store.records import (
     Retention,
     Status,
 )
+from llamastream.types import ChatRequest, GenerationRequest, Message, Token
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llamastream.errors import ChatError, EngineDead, Overloaded
 from llamastream.generation.live_response import End, LiveResponse
 from llamastream.generation.protocol import Engine
-from llamastream.messages import FinishReason
+from llamastream.types import FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class Resuming:
         await self._resume(live)
 
     async def _resume(self, live: LiveResponse) -> None:
+        if live.is_dropped:
+            return
         live.log.error = None
         while not live.has_ended:
             if live.is_stopped:

@@ -11,7 +11,7 @@ from typing import Self
 
 from llamastream.errors import ChatError
 from llamastream.generation.waiter import Waiter
-from llamastream.messages import Delta, Usage
+from llamastream.types import Delta, Usage
 
 MAX_PENDING = 64  # deltas kept apart for a reader that is briefly behind, about a second's worth
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 from llamastream.errors import InternalError
 from llamastream.generation.response_log import FINISH_REASONS, Reader
 from llamastream.generation.stream import Stream
-from llamastream.messages import Delta, FinishReason, Usage
+from llamastream.types import Delta, FinishReason, Usage
 
 PREFIX = "stream_"  # of the ids of stored answers
 

@@ -12,7 +12,6 @@ from typing import Any, Self
 from sqlalchemy import Row
 
 from llamastream.errors import ChatError, InternalError, NotFound, StoreUnavailable
-from llamastream.messages import Token
 from llamastream.store.packing import (
     NO_LOGPROBS,
     make_token,
@@ -22,6 +21,7 @@ from llamastream.store.packing import (
     split_entries,
     unpack_ids,
 )
+from llamastream.types import Token
 
 
 class OpenResponse:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llamastream.messages import Token
+from llamastream.types import Token
 
 _LENGTH = struct.Struct("<H")
 _KEY = struct.Struct("<II")

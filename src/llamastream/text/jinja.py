@@ -5,7 +5,7 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import Template, TemplateError
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text.budget import Budget, OverBudget
 from llamastream.text.llama2 import TAGS, check_tags
 from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import Message
 
 MAX_SOURCE_CHARS = 256 * 1024  # the longest published templates are a tenth of it
 OTHER_TEMPLATE = "Choose another one: --chat-template llama2|llama3|chatml|FILE."
@@ -82,7 +82,7 @@ class JinjaFormat:
     def _start(self, messages: Sequence[Message]) -> None:
         """Give all renders of one request the same moment, and one budget together."""
         self._now = datetime.now()
-        self._environment.budget = Budget(sum(len(message.content) for message in messages))
+        self._environment.budget = Budget(sum(map(len, _texts(messages))))
 
     def _compile(self, source: str, literals: Literals | None = None) -> Template:
         """The template, with its control tokens marked if `literals` are given."""
@@ -101,7 +101,7 @@ class JinjaFormat:
 
     def _masked(self, text: str, messages: Sequence[Message]) -> str:
         """`text` with everything masked that could be a control token and is not the template's."""
-        contents = [message.content for message in messages]
+        contents = _texts(messages)
         control_texts = self._tokenizer.special_texts
         masked = mask_contents(
             text, contents, lambda c: self._render_others(messages, c), control_texts
@@ -136,9 +136,15 @@ class JinjaFormat:
         return known | tokenizer.config.template_variables
 
     def _render_others(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
-        pairs = zip(messages, contents, strict=True)
+        """The prompt with `contents` in the place of `_texts(messages)`."""
+        others = iter(contents)
         try:
-            return self._render([Message(message.role, content) for message, content in pairs])
+            return self._render(
+                [
+                    Message(m.role, next(others), None if m.name is None else next(others))
+                    for m in messages
+                ]
+            )
         except InvalidRequest:
             return None
 
@@ -150,7 +156,7 @@ class JinjaFormat:
     ) -> str:
         try:
             return (template or self._template).render(
-                messages=[{"role": m.role, "content": self._content(m)} for m in messages],
+                messages=list(map(self._message, messages)),
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
@@ -173,13 +179,20 @@ class JinjaFormat:
                 param="messages",
             ) from error
 
-    def _content(self, message: Message) -> str | list[dict[str, str]]:
-        if not self.probe.as_parts:
-            return message.content
-        return [{"type": "text", "text": message.content}]
+    def _message(self, message: Message) -> dict[str, Any]:
+        """A message as the template knows it."""
+        name = {} if message.name is None else {"name": message.name}
+        parts = [{"type": "text", "text": message.content}]
+        content = parts if self.probe.as_parts else message.content
+        return {"role": message.role, "content": content, **name}
 
     def _strftime_now(self, form: str) -> str:
         return self._now.strftime(form)
+
+
+def _texts(messages: Iterable[Message]) -> list[str]:
+    """All that the messages' authors wrote."""
+    return [text for m in messages for text in (m.content, m.name) if text is not None]
 
 
 class _RefusedError(TemplateError):

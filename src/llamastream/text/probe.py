@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
+from llamastream.types import Message
 
 CONVERSATION = (
     Message("system", "juniper"),

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from llamastream.errors import InvalidRequest, ModelError
-from llamastream.messages import Message
 from llamastream.text.jinja import JinjaFormat
 from llamastream.text.llama2 import TAGS, Llama2Format
 from llamastream.text.probe import CONVERSATION, control_texts, end_mark
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import Message
 
 # Sources: github.com/meta-llama/llama3, llama/tokenizer.py, ChatFormat; and OpenAI's ChatML.
 TEMPLATES = {
@@ -115,14 +115,15 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRequest("messages must hold at least 1 message. Given: 0.", param="messages")
     for index, message in enumerate(messages):
-        try:
-            message.content.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                f"messages[{index}].content must be valid Unicode: character {error.start} is a "
-                "lone surrogate.",
-                param=f"messages[{index}].content",
-            ) from error
+        for field, text in (("content", message.content), ("name", message.name or "")):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidRequest(
+                    f"messages[{index}].{field} must be valid Unicode: character {error.start} is "
+                    "a lone surrogate.",
+                    param=f"messages[{index}].{field}",
+                ) from error
 
 
 def _turn_end(tokenizer: Tokenizer, after_answer: str) -> int | None:

@@ -15,10 +15,10 @@ from llamastream.api.http.query import (
     page_query,
     read_position,
 )
-from llamastream.api.messages import wire_item
 from llamastream.api.responses.desk import PREFIX, Caller, ResponseDesk
-from llamastream.api.responses.events import frame
-from llamastream.api.responses.request import parse_response
+from llamastream.api.wire.messages import wire_item
+from llamastream.api.wire.response_events import frame
+from llamastream.api.wire.responses import parse_response
 from llamastream.config import ServeSettings
 
 

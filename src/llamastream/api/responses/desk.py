@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from llamastream.api.feed import START, Opening
 from llamastream.api.http.errors import check_id, check_model
-from llamastream.api.messages import parse_input
-from llamastream.api.responses.events import Snapshot
 from llamastream.api.responses.feed import ResponseFeed
-from llamastream.api.responses.request import ResponseBody
+from llamastream.api.wire.messages import parse_input
+from llamastream.api.wire.response_events import Snapshot
+from llamastream.api.wire.responses import ResponseBody
 from llamastream.errors import InvalidRequest, NotFound
 from llamastream.generation.items import to_messages
 from llamastream.generation.records import IdempotencyKey, Item
 from llamastream.generation.response_log import ResponseLog
 from llamastream.generation.responses import Draft, Responses
 from llamastream.generation.stream import Stream
-from llamastream.messages import ChatRequest
+from llamastream.types import ChatRequest
 
 PREFIX = "resp_"
 

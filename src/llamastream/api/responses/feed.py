@@ -6,11 +6,11 @@ from dataclasses import replace
 import orjson
 
 from llamastream.api.feed import START, Event, Feed
-from llamastream.api.responses.events import NUM_OPENING, ResponseEvents, Snapshot
+from llamastream.api.wire.response_events import NUM_OPENING, ResponseEvents, Snapshot
 from llamastream.generation.generations import STATUSES
 from llamastream.generation.response_log import Reader
 from llamastream.generation.stream import Stream
-from llamastream.messages import Delta, FinishReason, TokenLogprob
+from llamastream.types import Delta, FinishReason, TokenLogprob
 
 
 class ResponseFeed(Feed):

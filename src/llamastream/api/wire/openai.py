@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from llamastream.messages import Delta, FinishReason, TokenLogprob, Usage
+from llamastream.types import Delta, FinishReason, TokenLogprob, Usage
 
 DONE = b"data: [DONE]\n\n"
 NO_LOGPROB = -9999.0  # OpenAI's value for a token too unlikely to have one

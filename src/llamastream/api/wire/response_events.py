@@ -11,11 +11,11 @@ from typing import Self
 import orjson
 
 from llamastream.api.feed import Event
-from llamastream.api.framing import DONE, logprob_entries
-from llamastream.api.messages import Json, message, output_text
+from llamastream.api.wire.messages import Json, message, output_text
+from llamastream.api.wire.openai import DONE, logprob_entries
 from llamastream.generation.items import output_item_id
 from llamastream.generation.response_log import ResponseLog
-from llamastream.messages import Delta, TokenLogprob, Usage
+from llamastream.types import Delta, TokenLogprob, Usage
 
 NUM_OPENING = 4
 INCOMPLETE_REASONS = {"incomplete": "max_output_tokens", "cancelled": "cancelled"}

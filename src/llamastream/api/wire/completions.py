@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from llamastream.api.framing import (
+from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
     by_choice,
@@ -16,10 +16,10 @@ from llamastream.api.framing import (
     token_string,
     usage_fields,
 )
-from llamastream.api.options import MAX_CHOICES, GenerationOptions
+from llamastream.api.wire.options import MAX_CHOICES, GenerationOptions
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, TokenLogprob, Usage
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.types import ChatRequest, Delta, FinishReason, TokenLogprob, Usage
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 

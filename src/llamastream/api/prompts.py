@@ -12,8 +12,8 @@ from starlette.responses import Response
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
-from llamastream.api.messages import parse_messages
-from llamastream.api.options import WireModel, validate
+from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.options import WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
-from llamastream.api.messages import Json, parse_input, wire_item
-from llamastream.api.options import ChangedMetadata, Metadata, WireModel, validate
+from llamastream.api.wire.messages import Json, parse_input, wire_item
+from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.records import Conversation, Item, Page

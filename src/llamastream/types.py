@@ -16,10 +16,12 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `content` is plain text: control tokens typed in it stay text."""
+    """One turn of a conversation. `content` is plain text: control tokens typed in it stay text,
+    and so in `name`, the speaker's, which few templates write."""
 
     role: Role
     content: str
+    name: str | None = None
 
 
 class FinishReason(StrEnum):

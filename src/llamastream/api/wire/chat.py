@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from llamastream.api.framing import (
+from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
     by_choice,
@@ -13,37 +14,36 @@ from llamastream.api.framing import (
     logprob_entries,
     usage_fields,
 )
-from llamastream.api.messages import parse_messages
-from llamastream.api.options import GenerationOptions, MaxTokens, Metadata
+from llamastream.api.wire.options import GenerationOptions, MaxTokens, Metadata
 from llamastream.errors import InvalidRequest
-from llamastream.messages import ChatRequest, Delta, FinishReason, Usage
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.types import ChatRequest, Delta, FinishReason, Usage
 
 
 class ChatCompletionBody(GenerationOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
-        "audio": (),
+        "tools": (),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),  # says nothing without tools
+        "functions": (),
         "function_call": ("none", "auto"),
-        "functions": ([],),
+        "audio": (),
         "modalities": (["text"],),
         "moderation": (),
-        "parallel_tool_calls": (True, False),  # says nothing without tools
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "reasoning_effort": ("none",),
         "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_completion_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None

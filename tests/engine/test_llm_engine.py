@@ -125,6 +125,20 @@ def test_more_than_seats_and_queue_hold_is_refused_until_one_ends() -> None:
     run_all(engine)
 
 
+def test_a_full_queue_lets_in_a_key_that_has_less_than_its_equal_part() -> None:
+    engine = make_engine(max_num_seqs=2, max_num_waiting=6)
+    for i in range(8):
+        engine.add(make_request(f"a{i}", [1], max_tokens=2, scope="a"))
+    for i in range(4):
+        engine.add(make_request(f"b{i}", [1], max_tokens=2, scope="b"))
+    for i in range(2):
+        engine.add(make_request(f"c{i}", [1], max_tokens=2, scope="c"))
+    for scope in "abc":
+        with pytest.raises(Overloaded):
+            engine.add(make_request(f"{scope}9", [1], max_tokens=2, scope=scope))
+    run_all(engine)
+
+
 def test_a_budget_below_the_number_of_sequences_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"max_num_batched_tokens must be >= .*\(32\).* 16"):
         make_engine(max_num_batched_tokens=16)

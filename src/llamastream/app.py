@@ -18,6 +18,7 @@ from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError
 from llamastream.generation import ChatService
+from llamastream.generation.quotas import Quotas
 from llamastream.generation.responses import Responses, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
 from llamastream.store.records import Retention
@@ -85,6 +86,7 @@ def assemble(
     *,
     served_model_name: str | None = None,
     progress: Progress | None = None,
+    quotas: Quotas | None = None,
 ) -> Assembly:
     """Everything but a transport. The weights load on the engine's thread once the service starts.
 
@@ -111,6 +113,7 @@ def assemble(
         model_name=served_model_name or checkpoint.name,
         model_id=_model_id(checkpoint, settings.dtype, device),
         sampling=checkpoint.sampling,
+        quotas=quotas,
     )
     return Assembly(checkpoint, engine, service)
 

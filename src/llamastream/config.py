@@ -150,6 +150,19 @@ class DataSettings(Settings):
     data_dir: Path = DATA_DIR
 
 
+API_KEYS_FILE: Path | None = Field(
+    None,
+    description="TOML file of API keys and their limits, read again when it changes. "
+    "`llamastream keys` writes it.",
+)
+
+
+class KeysSettings(Settings):
+    """Where API keys are kept."""
+
+    api_keys_file: Path | None = API_KEYS_FILE
+
+
 class ModelSettings(Settings):
     """Which model, and how it is run."""
 
@@ -261,6 +274,7 @@ class ServeSettings(Settings):
     api_key: Annotated[str | None, AfterValidator(_holds_a_key)] = Field(
         None, description="Secret that clients send as a Bearer token; several with commas."
     )
+    api_keys_file: Path | None = API_KEYS_FILE
     served_model_name: str | None = Field(
         None, description="Name of the model in the API. [the model's own]"
     )
@@ -372,7 +386,7 @@ def read_toml(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of text, and of TOML in it
         raise ConfigError(f"--config {path}: {error}") from None
     known = {name for group in Settings.__subclasses__() for name in group.model_fields}
     if unknown := sorted(values.keys() - known):

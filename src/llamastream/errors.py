@@ -53,15 +53,24 @@ class ContextLengthExceeded(InvalidRequest):
 
     @classmethod
     def of(
-        cls, num_prompt: int, max_tokens: int | None, limit: int, *, param: str, way_out: str = ""
+        cls,
+        num_prompt: int,
+        max_tokens: int | None,
+        limit: int,
+        *,
+        param: str,
+        way_out: str = "",
+        is_least: bool = False,
     ) -> Self:
-        """`param` is what the prompt was made from: messages or prompt."""
+        """`param` is what the prompt was made from: messages or prompt. `is_least`: it has
+        `num_prompt` tokens or more."""
+        least = "at least " if is_least else ""
         if max_tokens is None:
-            given, what = f"your {param} resulted in {num_prompt} tokens", param
+            given, what = f"your {param} resulted in {least}{num_prompt} tokens", param
         else:
             total, what = num_prompt + max_tokens, f"{param} or completion (max_tokens)"
-            given = f"you requested {total} tokens ({num_prompt} in the {param}, {max_tokens}"
-            given += " in the completion)"
+            given = f"you requested {least}{total} tokens ({num_prompt} in the {param}, "
+            given += f"{max_tokens} in the completion)"
         return cls(
             f"This model's maximum context length is {limit} tokens. However, {given}. Please "
             f"reduce the length of the {what}{way_out}.",

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 4 << 20  # more than 10,000 keys
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Limit = Annotated[int, Field(ge=0)] | None
 
 
 class Limits(BaseModel):
@@ -34,15 +33,28 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    max_requests: Limit = Field(None, description="Answers in progress, each choice for itself.")
-    max_waiting: Limit = Field(None, description="Of these, answers whose first token is to come.")
-    max_tokens_per_minute: Limit = Field(
-        None, description="Tokens of prompts, but for those in the prefix cache, and of answers."
+    max_requests: int | None = Field(
+        default=None, ge=0, description="Answers in progress, each choice for itself."
     )
-    max_stored_responses: Limit = Field(None, description="Answers in the store.")
-    max_stored_bytes: Limit = Field(
-        None, description="Size of what is stored: answers and conversations."
+    max_waiting: int | None = Field(
+        default=None, ge=0, description="Of these, answers whose first token is to come."
     )
+    max_tokens_per_minute: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens of prompts, but for those in the prefix cache, and of answers.",
+    )
+    max_stored_responses: int | None = Field(
+        default=None, ge=0, description="Answers in the store."
+    )
+    max_stored_bytes: int | None = Field(
+        default=None, ge=0, description="Size of what is stored: answers and conversations."
+    )
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], _toml: Mapping[str, Any]) -> Self:
+        """From flags alone: a file of options holds for all keys, and these for one."""
+        return cls(**{name: flags[name] for name in cls.model_fields if name in flags})
 
 
 NO_LIMITS = Limits()
@@ -107,12 +119,12 @@ def parse_keys(text: str, where: str) -> tuple[KeyEntry, ...]:
         raise ConfigError(f"{where} is empty.")
     try:
         entries = KeysFile.model_validate(_lists_as_tuples(tomllib.loads(text))).keys
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not valid TOML: {error}.") from None
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
         place = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"{where}: {place} {requirement(problem['msg'])}.") from None
+    except (ValueError, RecursionError) as error:  # of tomllib
+        raise ConfigError(f"{where} is not valid TOML: {error}.") from None
     for field in ("name", "sha256"):
         values = [getattr(entry, field) for entry in entries]
         if twice := {value for value in values if values.count(value) > 1}:
@@ -177,7 +189,7 @@ class Keys:
         return self._by_scope.get(scope)
 
     async def refresh(self) -> None:
-        """Read the file again if it has changed. If it cannot be used, what was read last goes on."""
+        """Read the file again if it has changed. One that cannot be used changes nothing."""
         if self._path is None or self._stat() == self._stamp:
             return
         async with self._reading:

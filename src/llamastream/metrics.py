@@ -4,10 +4,11 @@ Each instance has a registry of its own: nothing is global, so that tests and se
 one process do not add up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
@@ -18,10 +19,22 @@ TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
-class Metrics:
-    """What the service counts. `status` is asked at each scrape."""
+class KeyCounts(Protocol):
+    """What is known of one API key."""
 
-    def __init__(self, status: Callable[[], EngineStatus]) -> None:
+    num_requests: int  # in progress
+    num_prompt_tokens: int  # since the start
+    num_output_tokens: int
+
+
+ByName = Callable[[], Iterable[tuple[str, KeyCounts]]]
+
+
+class Metrics:
+    """What the service counts. `status` and `by_key`, by the names of keys, are asked at each
+    scrape."""
+
+    def __init__(self, status: Callable[[], EngineStatus], by_key: ByName = tuple) -> None:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "llamastream_requests", "Requests by outcome", ["outcome"], registry=registry
@@ -58,6 +71,7 @@ class Metrics:
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
         self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))
         registry.register(_EngineCounters(status))
+        registry.register(_KeyCounters(by_key))
 
     def render(self) -> bytes:
         """The exposition of all metrics, as /metrics serves it."""
@@ -86,6 +100,27 @@ class _EngineCounters(Collector):
             "Of these, tokens that were drawn: each saved most of a step",
             status.num_accepted_tokens,
         )
+
+
+class _KeyCounters(Collector):
+    def __init__(self, by_key: ByName) -> None:
+        self._by_key = by_key
+
+    def collect(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "llamastream_key_requests", "Answers in progress, by API key", labels=["key"]
+        )
+        prompts = CounterMetricFamily(
+            "llamastream_key_prompt_tokens", "Prompt tokens taken in, by API key", labels=["key"]
+        )
+        outputs = CounterMetricFamily(
+            "llamastream_key_output_tokens", "Tokens generated, by API key", labels=["key"]
+        )
+        for name, counts in self._by_key():
+            running.add_metric([name], counts.num_requests)
+            prompts.add_metric([name], counts.num_prompt_tokens)
+            outputs.add_metric([name], counts.num_output_tokens)
+        yield from (running, prompts, outputs)
 
 
 def _kv_usage(status: EngineStatus) -> float:

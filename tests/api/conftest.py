@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from llamastream.api.app import keys_of
 from llamastream.config import ServeSettings
 from llamastream.generation.responses import StorePolicy
 from tests.doubles.engine import FakeEngine
@@ -30,7 +31,7 @@ async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
             *,
             is_stored: bool = True,
         ) -> httpx.AsyncClient:
-            service = make_service(engine)
+            service = make_service(engine, keys=keys_of(settings or ServeSettings()))
             responses = make_responses(service, tmp_path, policy) if is_stored else None
             url = await stack.enter_async_context(running_server(service, settings, responses))
             client = httpx.AsyncClient(base_url=url, timeout=10)

@@ -1,4 +1,4 @@
-"""What operators ask: health, metrics, version, models; and API keys."""
+"""What operators ask: health, metrics, version, models."""
 
 from pathlib import Path
 
@@ -6,8 +6,6 @@ import httpx
 import pytest
 
 from llamastream import __version__
-from llamastream.api.http.auth import KeyRing
-from llamastream.errors import Unauthorized
 from llamastream.types import EngineState
 from tests.api.conftest import Connect
 from tests.api.schemas import needs_schemas, validate
@@ -64,22 +62,6 @@ async def test_models_are_as_openai_publishes_them(connect: Connect) -> None:
     assert model["max_model_len"] == 4096
     engine.state, engine.max_model_len = EngineState.LOADING, 0
     assert (await client.get("/v1/models/demo")).json()["max_model_len"] is None
-
-
-def test_without_keys_everybody_is_anonymous() -> None:
-    assert KeyRing().scope_of_header("Bearer EMPTY") == KeyRing().scope_of_header(None) == ""
-
-
-def test_a_keys_scope_lasts_and_does_not_show_the_key() -> None:
-    scope = KeyRing(["alice", "bob"]).scope_of_header("bearer alice")
-    assert scope == KeyRing(["alice"]).scope_of("alice") != KeyRing(["bob"]).scope_of("bob")
-    assert "alice" not in scope
-
-
-@pytest.mark.parametrize("header", [None, "", "alice", "Basic alice", "Bearer ", "Bearer alic"])
-def test_no_or_wrong_key_is_refused(header: str | None) -> None:
-    with pytest.raises(Unauthorized):
-        KeyRing(["alice"]).scope_of_header(header)
 
 
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": True}

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
-from llamastream.api.app import create_app
+from llamastream.api.app import create_app, keys_of
+from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.config import ServeSettings
 from llamastream.generation import ChatService
@@ -24,7 +25,9 @@ async def running_server(
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    app = create_app(service, settings or ServeSettings(), responses)
+    settings = settings or ServeSettings()
+    keys = service.quotas.keys if service.quotas.keys.are_required else keys_of(settings)
+    app = create_app(service, settings, responses, KeyRing(keys))
     config = uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     # What `serve` does, but for its sleeps of 0.1 s and its signal handlers.

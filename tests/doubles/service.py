@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from llamastream.generation import ChatService
+from llamastream.generation.quotas import Quotas
 from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.keys import Keys
 from llamastream.store.database import sqlite_url
 from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.types import GenerationRequest
@@ -27,7 +29,7 @@ def last_user_words(request: GenerationRequest) -> list[int]:
     return prompt[start : prompt.index(IM_END, start) + 1]
 
 
-def make_service(engine: FakeEngine, model_id: str = "m") -> ChatService:
+def make_service(engine: FakeEngine, model_id: str = "m", keys: Keys | None = None) -> ChatService:
     """Not started."""
     tokenizer = Tokenizer(byte_tokenizer_config())
     return ChatService(
@@ -36,6 +38,7 @@ def make_service(engine: FakeEngine, model_id: str = "m") -> ChatService:
         PromptBuilder.from_config(tokenizer, None),
         model_name="demo",
         model_id=model_id,
+        quotas=Quotas(keys or Keys()),
     )
 
 

@@ -124,6 +124,8 @@ def test_control_token_among_the_ordinary_ones_is_taken_apart() -> None:
     assert hf.encode("s</s>").ids == [2, 6]
     assert tokenizer.encode("s</s></s>") == [2, 4, 5, 4, 5]
     assert tokenizer.encode_raw_prompt("s</s>") == [2, 6]
+    # All at once: one by one, each would read the rest again.
+    assert tokenizer.encode("s" + "</s>" * 3000) == [2, *[4, 5] * 3000]
 
 
 def test_lone_surrogate_is_refused(llama2: Tokenizer) -> None:

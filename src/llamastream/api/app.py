@@ -15,6 +15,8 @@ from llamastream.api.http import errors
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.gate import Gate
 from llamastream.api.http.page import page_routes
+from llamastream.api.http.rate_limits import HEADERS as RATE_LIMIT_HEADERS
+from llamastream.api.http.rate_limits import RateLimits
 from llamastream.api.operator import OperatorApi
 from llamastream.api.prompts import PromptsApi
 from llamastream.api.responses.api import ResponsesApi
@@ -24,17 +26,22 @@ from llamastream.api.stored_chat import StoredChatApi
 from llamastream.config import ServeSettings, split_commas
 from llamastream.errors import ChatError
 from llamastream.generation.chat_service import ChatService
+from llamastream.generation.quotas import Quotas
 from llamastream.generation.responses import Responses
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.http_routes import jina_routes
+from llamastream.keys import Keys
 
 
 def create_app(
-    service: ChatService, settings: ServeSettings, responses: Responses | None = None
+    service: ChatService,
+    settings: ServeSettings,
+    responses: Responses | None = None,
+    keys: KeyRing | None = None,
 ) -> Starlette:
     """The HTTP interface of `service` and of what is stored, both started and stopped with the
-    server. Without `responses` nothing can be stored."""
-    keys = key_ring(settings)
+    server. Without `responses` nothing can be stored; `keys` are by default the settings'."""
+    keys = keys or KeyRing(keys_of(settings))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -53,7 +60,7 @@ def create_app(
             *_routes(service, settings, responses),
             *jina_routes(StreamDesk(service, keys.scope_of_header, service.is_ready, responses)),
         ],
-        middleware=_middleware(settings, keys),
+        middleware=_middleware(settings, keys, service.quotas),
         exception_handlers={
             ChatError: errors.on_chat_error,
             HTTPException: errors.on_http_exception,
@@ -128,23 +135,23 @@ def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
     ]
 
 
-def key_ring(settings: ServeSettings) -> KeyRing:
-    """The API keys that the options accept."""
-    return KeyRing(split_commas(settings.api_key))
+def keys_of(settings: ServeSettings) -> Keys:
+    """The API keys that the options accept. Raises ConfigError."""
+    return Keys(split_commas(settings.api_key), settings.api_keys_file)
 
 
-def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
+def _middleware(settings: ServeSettings, keys: KeyRing, quotas: Quotas) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
-    gate = Middleware(Gate, keys=keys)
+    behind = [Middleware(Gate, keys=keys), Middleware(RateLimits, quotas=quotas)]
     origins = split_commas(settings.cors_origins)
     if not origins:
-        return [gate]
+        return behind
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,
         allow_methods=["*"],
         allow_headers=["*"],
         allow_private_network=True,  # a public page that is let in may reach a server at home
-        expose_headers=["Retry-After", "X-Request-Id"],
+        expose_headers=["Retry-After", "X-Request-Id", *RATE_LIMIT_HEADERS],
     )
-    return [cors, gate]
+    return [cors, *behind]

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream import __version__
+from llamastream.api.http.auth import check_admin
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.generation.chat_service import ChatService
@@ -44,7 +45,9 @@ class OperatorApi:
             body["store"] = "ready" if self._responses.store.is_working else "unavailable"
         return json_response(body, 200 if is_ready else 503)
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
+        """Of all keys together: for one that may know what the others do."""
+        check_admin(request.state.key)
         return Response(self._service.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def version(self, _: Request) -> Response:

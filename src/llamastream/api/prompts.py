@@ -55,32 +55,45 @@ class PromptsApi:
             raise InvalidRequest("Send either prompt or messages.", param="prompt")
         if body.prompt is not None:
             ids = await self._prompting.encode(
-                body.prompt, add_special=body.add_special_tokens, parse_special=body.parse_special
+                body.prompt,
+                add_special=body.add_special_tokens,
+                parse_special=body.parse_special,
+                room=self._service.check_ready().max_model_len,
+                scope=request.state.key_scope,
             )
         else:
-            _, ids = await self._prompting.apply_template(parse_messages(body.messages or []))
+            _, ids = await self._apply_template(request, body.messages or [])
         answer = {
             "tokens": ids,
             "count": len(ids),
             "max_model_len": self._service.status().max_model_len,
         }
         if body.return_token_strs:
-            answer["token_strs"] = self._prompting.token_texts(ids)
+            scope = request.state.key_scope
+            answer["token_strs"] = await self._prompting.token_texts(ids, scope=scope)
         return json_response(answer)
 
     async def detokenize(self, request: Request) -> Response:
         body = validate(DetokenizeBody, await self._read(request))
         text = await self._prompting.decode(
             body.tokens,
-            self._service.status().vocab_size,
+            self._service.check_ready(),
             skip_special=body.skip_special_tokens,
+            scope=request.state.key_scope,
         )
         return json_response({"prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
         body = validate(TemplateBody, await self._read(request))
-        text, ids = await self._prompting.apply_template(parse_messages(body.messages))
+        text, ids = await self._apply_template(request, body.messages)
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
+
+    async def _apply_template(
+        self, request: Request, messages: list[dict[str, Any]]
+    ) -> tuple[str, list[int]]:
+        room, scope = self._service.check_ready().max_model_len, request.state.key_scope
+        parsed = parse_messages(messages)
+        return await self._prompting.apply_template(parsed, room=room, scope=scope)
 
     async def _read(self, request: Request) -> dict[str, Any]:
         """The body. Raises ModelNotFound if it names another model."""

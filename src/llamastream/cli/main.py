@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from llamastream import __version__
 from llamastream.errors import ChatError
 
-COMMANDS = ("serve", "chat", "generate", "models", "bench", "db")  # cli/NAME.py has NAME
+COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "keys")  # cli/NAME.py has NAME
 
 
 class _LazyCommands(TyperGroup):

@@ -10,6 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from llamastream.config import Settings, read_toml
+from llamastream.keys import Limits
 
 CONFIG = inspect.Parameter(
     "config",
@@ -21,7 +22,10 @@ CONFIG = inspect.Parameter(
 )
 
 
-def with_settings(*groups: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Group = type[Settings] | type[Limits]
+
+
+def with_settings(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option per field of `groups`, and pass it the loaded groups first.
 
     An option that was not given falls back to its environment variable, the TOML file and the

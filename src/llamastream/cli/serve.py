@@ -9,7 +9,8 @@ import socket
 import uvicorn
 import uvloop
 
-from llamastream.api.app import create_app, key_ring
+from llamastream.api.app import create_app, keys_of
+from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.page import is_built
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.app import Assembly, assemble, join_store
@@ -19,6 +20,7 @@ from llamastream.cli.stopping import HttpServer, Stopping
 from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.generation.chat_service import ChatService
+from llamastream.generation.quotas import Quotas
 from llamastream.generation.responses import Responses
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
@@ -36,10 +38,16 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
     """
     configure_logging(server.log_level)
     listener = bind(server)
+    keys = keys_of(server)
     with progress_bars() as progress:
-        assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
+        assembly = assemble(
+            model,
+            served_model_name=server.served_model_name,
+            progress=progress,
+            quotas=Quotas(keys),
+        )
         responses = join_store(assembly.service, store, data_dir=model.data_dir)
-        app = create_app(assembly.service, server, responses)
+        app = create_app(assembly.service, server, responses, KeyRing(keys))
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -98,10 +106,11 @@ async def _serve_grpc(
 
     A port that was not asked for may be in use: a second `serve` then goes without.
     """
+    keys = KeyRing(service.quotas.keys)
     port = DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
     try:
         server = await serve_grpc(
-            StreamDesk(service, key_ring(settings).scope_of_header, service.is_ready, responses),
+            StreamDesk(service, keys.scope_of_header, service.is_ready, responses),
             settings.host,
             port,
             reader_timeout_s=settings.reader_timeout,
@@ -144,10 +153,11 @@ async def _up(http: HttpServer, assembly: Assembly) -> None:
 
 def bind(server: ServeSettings) -> socket.socket:
     """Take the port before anything slow happens. Raises ConfigError if that cannot be done."""
-    if server.api_key is None and not _is_loopback(server.host):
+    has_keys = server.api_key is not None or server.api_keys_file is not None
+    if not has_keys and not _is_loopback(server.host):
         raise ConfigError(
             f"--host {server.host} is reachable from other machines: set --api-key (or "
-            "LLAMASTREAM_API_KEY), or listen on 127.0.0.1."
+            "LLAMASTREAM_API_KEY) or --api-keys-file, or listen on 127.0.0.1."
         )
     try:
         family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0][0]

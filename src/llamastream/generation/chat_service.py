@@ -16,7 +16,9 @@ from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.flight import Flight
 from llamastream.generation.prompting import Prompting
 from llamastream.generation.protocol import Engine
+from llamastream.generation.quotas import Quotas
 from llamastream.generation.stream import Stream
+from llamastream.keys import Keys
 from llamastream.metrics import Metrics
 from llamastream.sampling import MAX_SEED, SamplingParams
 from llamastream.text import PromptBuilder, Tokenizer
@@ -62,6 +64,7 @@ class ChatService:
         model_name: str,
         model_id: str = "",
         sampling: SamplingParams = DEFAULT_SAMPLING,
+        quotas: Quotas | None = None,
     ) -> None:
         """`model_id` changes with whatever changes an answer: weights, tokenizer, precision.
         `sampling` holds the model's own defaults, for what a request leaves out.
@@ -69,9 +72,10 @@ class ChatService:
         self.model_name = model_name
         self.model_id = model_id
         self.sampling = sampling
-        self.metrics = Metrics(engine.status)
+        self.quotas = quotas or Quotas(Keys())
+        self.metrics = Metrics(engine.status, self.quotas.by_name)
         self.prompting = Prompting(tokenizer, prompts)
-        self.engine = engine
+        self.engine = self.quotas.over(engine)
         self.tokenizer = tokenizer
         self.others: OtherRequests | None = None
         self._flights: dict[str, Flight] = {}  # by engine request id
@@ -87,6 +91,7 @@ class ChatService:
 
     async def stop(self) -> None:
         """Stop the engine and fail the streams that are open."""
+        self.prompting.close()
         if self._is_started:
             await self.engine.stop()
 

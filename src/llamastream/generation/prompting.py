@@ -6,9 +6,17 @@ What cannot fit costs no more than what does: the tokenizer is told how much roo
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from llamastream.errors import ContextLengthExceeded, InvalidRequest
+from llamastream.errors import InvalidRequest
 from llamastream.generation.pool import FairPool
-from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
+from llamastream.text import (
+    DoesNotFit,
+    FittedPrompt,
+    PromptBuilder,
+    Tokenizer,
+    check_prompt,
+    fit_context,
+    too_long,
+)
 from llamastream.types import ChatRequest, EngineStatus, Message, Prompt
 
 # Characters or ids. They cost some microseconds each: more would hold up all streams.
@@ -18,57 +26,86 @@ Result = TypeVar("Result")
 
 
 class Prompting:
-    """Encodes prompts of any kind, long ones off the event loop."""
+    """Encodes prompts of any kind, long ones off the event loop and key by key.
+
+    Everything here raises InvalidRequest, ContextLengthExceeded, and Overloaded when too many long
+    ones wait. `room`: tokens of the context.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompts: PromptBuilder) -> None:
         self._tokenizer = tokenizer
         self._prompts = prompts
+        self._pool = FairPool("prompts")
+
+    def close(self) -> None:
+        self._pool.close()
 
     async def fit(self, request: ChatRequest, limits: EngineStatus) -> FittedPrompt:
-        """The prompt's ids. Raises InvalidRequest or ContextLengthExceeded."""
+        """The prompt's ids."""
         sampling, vocab_size = request.sampling, limits.vocab_size
         _check_ids("stop_token_ids", sampling.stop_token_ids, vocab_size)
         _check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias], vocab_size)
-        return await _run(lambda: self._fit(request, limits), _num_chars(request.prompt))
+        size = _size(request.prompt)
+        return await self._run(request.scope, size, lambda: self._fit(request, limits))
 
-    async def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    async def encode(
+        self, text: str, *, add_special: bool, parse_special: bool, room: int, scope: str
+    ) -> list[int]:
         """Ids of a text: with the BOS that the model wants, with control tokens recognised."""
 
         def encode() -> list[int]:
             tokenizer = self._tokenizer
+            self._check_room(text, room)
             if not parse_special:
                 return tokenizer.encode(text, add_bos=None if add_special else False)
             if add_special:
                 return tokenizer.encode_raw_prompt(text)
             return tokenizer.encode_segments(tokenizer.split_special(text))
 
-        return await _run(encode, len(text))
+        return await self._run(scope, len(text), encode)
 
-    async def decode(self, ids: list[int], vocab_size: int, *, skip_special: bool) -> str:
-        """The text of ids. Raises InvalidRequest for ids that the model does not know."""
-        _check_ids("tokens", ids, vocab_size)
+    async def decode(
+        self, ids: list[int], limits: EngineStatus, *, skip_special: bool, scope: str
+    ) -> str:
+        """The text of ids, of as many as fit the context."""
+        if len(ids) > limits.max_model_len:
+            raise InvalidRequest(
+                f"tokens must hold <= {limits.max_model_len} ids, the model's context. "
+                f"Given: {len(ids)}.",
+                param="tokens",
+            )
+        _check_ids("tokens", ids, limits.vocab_size)
 
         def decode() -> str:
             return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
-        return await _run(decode, len(ids))
+        return await self._run(scope, len(ids), decode)
 
-    async def apply_template(self, messages: tuple[Message, ...]) -> tuple[str, list[int]]:
-        """A conversation's prompt, as text and as ids. Raises InvalidRequest."""
+    async def apply_template(
+        self, messages: tuple[Message, ...], *, room: int, scope: str
+    ) -> tuple[str, list[int]]:
+        """A conversation's prompt, as text and as ids."""
 
         def apply() -> tuple[str, list[int]]:
-            return self._prompts.render(messages), self._prompts.build(messages)
+            try:
+                ids = self._prompts.build(messages, room)
+            except DoesNotFit as error:
+                raise too_long(error, None, room, param="messages") from None
+            return self._prompts.render(messages), ids
 
-        return await _run(apply, _num_chars(messages))
+        return await self._run(scope, _size(messages), apply)
 
-    def token_texts(self, ids: list[int]) -> list[str]:
+    async def token_texts(self, ids: list[int], *, scope: str) -> list[str]:
         """The text of each token alone, for people."""
-        return [self._tokenizer.token_text(token_id) for token_id in ids]
+        return await self._run(scope, len(ids), lambda: list(map(self._tokenizer.token_text, ids)))
 
     def _fit(self, request: ChatRequest, limits: EngineStatus) -> FittedPrompt:
         max_tokens, max_model_len = request.sampling.max_tokens, limits.max_model_len
-        messages, ids = self._messages_or_ids(request.prompt, limits.vocab_size)
-        if messages is not None:
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            self._check_room(prompt, max_model_len, max_tokens)
+            ids = self._tokenizer.encode_raw_prompt(prompt)
+        elif messages := tuple(part for part in prompt if isinstance(part, Message)):
             return fit_context(
                 self._prompts,
                 self._tokenizer,
@@ -77,33 +114,31 @@ class Prompting:
                 max_tokens=max_tokens,
                 max_model_len=max_model_len,
             )
-        check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len, param="prompt")
-        return FittedPrompt(ids, 0)
-
-    def _messages_or_ids(
-        self, prompt: Prompt, vocab_size: int
-    ) -> tuple[tuple[Message, ...] | None, list[int]]:
-        if isinstance(prompt, str):
-            ids = self._tokenizer.encode_raw_prompt(prompt)
-        elif messages := tuple(part for part in prompt if isinstance(part, Message)):
-            return messages, []
         else:
             ids = [part for part in prompt if isinstance(part, int)]
-            _check_ids("prompt", ids, vocab_size)
+        check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len, param="prompt")
+        _check_ids("prompt", ids, limits.vocab_size)
         if not ids:
             raise InvalidRequest("prompt must hold at least 1 token. Given: 0.", param="prompt")
-        return None, ids
+        return FittedPrompt(ids, 0)
+
+    def _check_room(self, text: str, room: int, max_tokens: int | None = None) -> None:
+        try:
+            self._tokenizer.check_room(text, room)
+        except DoesNotFit as error:
+            raise too_long(error, max_tokens, room, param="prompt") from None
+
+    async def _run(self, scope: str, size: int, work: Callable[[], Result]) -> Result:
+        """Do `work`, off the event loop if its input is long."""
+        return work() if size <= MAX_INLINE else await self._pool.run(scope, work)
 
 
-async def _run(work: Callable[[], Result], size: int) -> Result:
-    """Do `work`, off the event loop if its input is long."""
-    return work() if size <= MAX_INLINE else await asyncio.to_thread(work)
-
-
-def _num_chars(prompt: Prompt) -> int:
+def _size(prompt: Prompt) -> int:
+    """What a prompt costs to read, in characters."""
     if isinstance(prompt, str):
         return len(prompt)
-    return sum(len(part.content) for part in prompt if isinstance(part, Message))
+    messages = [part for part in prompt if isinstance(part, Message)]
+    return sum(len(m.content) + MESSAGE_SIZE for m in messages) if messages else len(prompt)
 
 
 def _check_ids(name: str, ids: Collection[int], vocab_size: int) -> None:

@@ -5,13 +5,14 @@ from its template, never from what a user typed; and the deltas of a stream, joi
 text.
 """
 
-from llamastream.text.context import FittedPrompt, check_prompt, fit_context
+from llamastream.text.context import FittedPrompt, check_prompt, fit_context, too_long
 from llamastream.text.detokenizer import IncrementalDetokenizer
 from llamastream.text.stops import StopMatcher
 from llamastream.text.templates import PromptBuilder
-from llamastream.text.tokenizer import Tokenizer
+from llamastream.text.tokenizer import DoesNotFit, Tokenizer
 
 __all__ = [
+    "DoesNotFit",
     "FittedPrompt",
     "IncrementalDetokenizer",
     "PromptBuilder",
@@ -19,4 +20,5 @@ __all__ = [
     "Tokenizer",
     "check_prompt",
     "fit_context",
+    "too_long",
 ]

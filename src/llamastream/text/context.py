@@ -1,11 +1,13 @@
 """Fitting a conversation into the model's context, or saying with numbers why it does not fit."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 from llamastream.errors import ContextLengthExceeded
 from llamastream.text.templates import PromptBuilder
-from llamastream.text.tokenizer import Tokenizer
+from llamastream.text.tokenizer import CHARS_PER_TOKEN, DoesNotFit, Tokenizer
 from llamastream.types import Message
 
 MESSAGE_OVERHEAD = 8  # tokens around one message, about: tags, role, newlines
@@ -28,11 +30,19 @@ def check_prompt(
 ) -> None:
     """Raises ContextLengthExceeded unless prompt and answer fit; without `max_tokens` one token of
     answer must. `param` is what the prompt was made from."""
-    way_out = ", or ask for truncation: auto" if param == "messages" else ""
     if num_prompt_tokens + (max_tokens or 1) > max_model_len:
-        raise ContextLengthExceeded.of(
-            num_prompt_tokens, max_tokens, max_model_len, param=param, way_out=way_out
-        )
+        raise too_long(num_prompt_tokens, max_tokens, max_model_len, param=param)
+
+
+def too_long(
+    prompt: int | DoesNotFit, max_tokens: int | None, limit: int, *, param: str
+) -> ContextLengthExceeded:
+    """The refusal of a prompt of so many tokens, or of one whose beginning was enough."""
+    num_tokens, is_least = (prompt, False) if isinstance(prompt, int) else (prompt.num_tokens, True)
+    way_out = ", or ask for truncation: auto" if param == "messages" else ""
+    return ContextLengthExceeded.of(
+        num_tokens, max_tokens, limit, param=param, way_out=way_out, is_least=is_least
+    )
 
 
 def fit_context(
@@ -51,22 +61,72 @@ def fit_context(
     stays the same for many turns as the conversation grows, so that its cached prefix stays valid.
     Raises ContextLengthExceeded if it does not fit even so, with what `builder` raises.
     """
-    ids = builder.build(messages)
     room = max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
     system, turns = _split(messages)
-    if truncation == "disabled" or len(ids) <= room or len(turns) < 2:
-        check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
-        return FittedPrompt(ids, 0)
-    sizes = [sum(_num_tokens(tokenizer, m) for m in turn) for turn in turns]
-    fixed = len(builder.build([*system, Message("user", "")]))
-    first = max(1, _first_kept(sizes, room=room - fixed))
-    for num_dropped in range(first, len(turns)):
+    may_drop = truncation == "auto" and len(turns) > 1
+    try:
+        ids = builder.build(messages, max_model_len)
+    except DoesNotFit as error:
+        if not may_drop:
+            raise too_long(error, max_tokens, max_model_len, param="messages") from None
+    else:
+        if not may_drop or len(ids) <= room:
+            check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
+            return FittedPrompt(ids, 0)
+    first = _first_to_try(builder, tokenizer, system, turns, room)
+
+    @cache
+    def without(num_dropped: int) -> list[int] | None:
         kept = [message for turn in turns[num_dropped:] for message in turn]
-        ids = builder.build([*system, *kept])
-        if len(ids) <= room:
-            break
+        try:
+            return builder.build([*system, *kept], max_model_len)
+        except DoesNotFit as error:
+            if num_dropped == len(turns) - 1:
+                raise too_long(error, max_tokens, max_model_len, param="messages") from None
+            return None
+
+    ids, num_dropped = _longest(without, range(first, len(turns)), room)
     check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
     return FittedPrompt(ids, num_dropped)
+
+
+def _first_to_try(
+    builder: PromptBuilder,
+    tokenizer: Tokenizer,
+    system: list[Message],
+    turns: list[list[Message]],
+    room: int,
+) -> int:
+    """Index of the first turn to keep by the sizes of the turns' texts, one at least being dropped.
+
+    Turns so far back that they hardly fit, whatever their text, are left out unread.
+    """
+    fixed = len(builder.build([*system, Message("user", "")]))
+    least = [sum(len(m.content) // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
+    start = _first_kept(least, room=room - fixed)
+    sizes = [sum(_num_tokens(tokenizer, m, room) for m in turn) for turn in turns[start:]]
+    return max(1, start + _first_kept(sizes, room=room - fixed))
+
+
+def _longest(
+    without: Callable[[int], list[int] | None], candidates: Sequence[int], room: int
+) -> tuple[list[int], int]:
+    """The first prompt that fits the room, or else the last, and its candidate.
+
+    Sizes leave out what the template writes, so the first may not do. Each that is made costs as
+    much as a prompt, so they are not made one by one.
+    """
+
+    def fits(num_dropped: int) -> bool:
+        ids = without(num_dropped)
+        return ids is not None and len(ids) <= room
+
+    last, index = len(candidates) - 1, 0
+    if last and not fits(candidates[0]):
+        index = bisect_left(candidates, True, lo=1, hi=last, key=fits)
+    ids = without(candidates[index])
+    assert ids is not None
+    return ids, candidates[index]
 
 
 def _first_kept(sizes: Sequence[int], *, room: int) -> int:
@@ -97,5 +157,9 @@ def _split(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
     return list(messages[:start]), turns
 
 
-def _num_tokens(tokenizer: Tokenizer, message: Message) -> int:
+def _num_tokens(tokenizer: Tokenizer, message: Message, room: int) -> int:
+    try:
+        tokenizer.check_room(message.content, room)
+    except DoesNotFit as error:
+        return error.num_tokens
     return len(tokenizer.encode(message.content, add_bos=False)) + MESSAGE_OVERHEAD

@@ -7,7 +7,7 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from threading import Lock
+from threading import local
 from typing import Any
 
 from jinja2 import Template, TemplateError
@@ -26,7 +26,7 @@ OTHER_TEMPLATE = "Choose another one: --chat-template llama2|llama3|chatml|FILE.
 
 
 class JinjaFormat:
-    """One compiled template. Thread-safe: renders take turns."""
+    """One compiled template. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, source: str, *, allow_prompt_tags: bool) -> None:
         """Raises ModelError for a template that does not compile, or does not end."""
@@ -39,7 +39,7 @@ class JinjaFormat:
         self._source = source
         self._template = self._compile(source)
         self._marked: tuple[Literals, Template] | None = None  # made when first needed
-        self._lock = Lock()
+        self._moment = local()  # of the render that a thread is in
         self.plain_marks = [t for t in control_texts(source) if t not in tokenizer.special_texts]
         tags = [tag for tag in TAGS if tag in source and tag not in tokenizer.special_texts]
         self._tags = [] if allow_prompt_tags else [*tags, *self.plain_marks]
@@ -47,21 +47,18 @@ class JinjaFormat:
         self.probe = Probe()
         self.probe = probe(self._render_probe)
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
         """Raises InvalidRequest if the template refuses `messages`, or a turn could be forged."""
-        self._check(messages)
-        with self._lock:
-            self._start(messages)
-            text = self._render(messages)
-            masked = self._masked(text, messages)
+        text = self.render(messages)
+        self._tokenizer.check_room(text, room)
+        masked = self._masked(text, messages)
         segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
     def render(self, messages: Sequence[Message]) -> str:
         self._check(messages)
-        with self._lock:
-            self._start(messages)
-            return self._render(messages)
+        self._start(messages)
+        return self._render(messages)
 
     def _check(self, messages: Sequence[Message]) -> None:
         for index, message in enumerate(messages):
@@ -75,13 +72,12 @@ class JinjaFormat:
 
     def _render_probe(self, messages: Sequence[Message], as_parts: bool) -> str:
         self.probe = Probe(as_parts=as_parts)
-        with self._lock:
-            self._start(messages)
-            return self._render(messages)
+        self._start(messages)
+        return self._render(messages)
 
     def _start(self, messages: Sequence[Message]) -> None:
         """Give all renders of one request the same moment, and one budget together."""
-        self._now = datetime.now()
+        self._moment.now = datetime.now()
         self._environment.budget = Budget(sum(map(len, _texts(messages))))
 
     def _compile(self, source: str, literals: Literals | None = None) -> Template:
@@ -187,7 +183,8 @@ class JinjaFormat:
         return {"role": message.role, "content": content, **name}
 
     def _strftime_now(self, form: str) -> str:
-        return self._now.strftime(form)
+        now: datetime = self._moment.now
+        return now.strftime(form)
 
 
 def _texts(messages: Iterable[Message]) -> list[str]:

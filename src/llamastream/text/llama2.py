@@ -24,9 +24,11 @@ class Llama2Format:
         self._eos = tokenizer.eos_token_ids[0]
         self._tags = () if allow_prompt_tags else TAGS
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
         ids: list[int] = []
-        for text, is_answered in self._turns(messages):
+        turns = self._turns(messages)
+        self._tokenizer.check_room("".join(text for text, _ in turns), room)
+        for text, is_answered in turns:
             ids += [self._bos, *self._tokenizer.encode(text, add_bos=False)]
             ids += [self._eos] if is_answered else []
         return ids

@@ -7,6 +7,7 @@ call, filter and operator pay from one budget. The invariant: a render ends, or 
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from string import Formatter
+from threading import local
 from typing import Any
 
 from jinja2 import nodes
@@ -52,7 +53,7 @@ class GenerationTag(Extension):
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles templates and holds the budget of the one render that is under way."""
+    """Compiles templates and holds, for each thread, the budget of the render it is in."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
@@ -63,7 +64,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             optimized=False,  # or operations on constants would run at compile time, unpaid
             extensions=[loopcontrols, GenerationTag],
         )
-        self.budget = Budget(0)
+        self._local = local()
         available = self.filters | filters
         kept = (_TEXT_FILTERS | _VALUE_FILTERS) & available.keys()
         self.filters = {name: _paying(name, available[name]) for name in kept}
@@ -75,6 +76,15 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         }
         del self.globals["lipsum"]
         self.globals |= {"namespace": _PublicNamespace, "dict": _new_dict}
+
+    @property
+    def budget(self) -> Budget:
+        budget: Budget = self._local.budget
+        return budget
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        self._local.budget = budget
 
     def concat(self, pieces: Iterable[str]) -> str:
         """Join the output, or what a macro or a `set` block captured, paying as it comes."""

@@ -37,7 +37,7 @@ _PROBES = (
 class PromptFormat(Protocol):
     """One way to write a conversation down. `messages` holds at least one."""
 
-    def build(self, messages: Sequence[Message]) -> list[int]: ...
+    def build(self, messages: Sequence[Message], room: int | None) -> list[int]: ...
 
     def render(self, messages: Sequence[Message]) -> str: ...
 
@@ -83,13 +83,14 @@ class PromptBuilder:
         _check_ids(tokenizer, jinja)
         return cls(jinja, option or "the model's own template", warnings)
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
         """Token ids of the prompt, up to where the answer begins.
 
-        Raises InvalidRequest with the index of the message at fault.
+        Raises InvalidRequest with the index of the message at fault, and DoesNotFit for what is
+        sure to take more than `room` tokens; what takes a little more is returned.
         """
         _check(messages)
-        return self._format.build(messages)
+        return self._format.build(messages, room)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt as text, for people: contents cannot be told from control tokens in it."""
@@ -100,7 +101,7 @@ class PromptBuilder:
 class _NoFormat:
     """What a model without a chat template gets: it completes text, and refuses to chat."""
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
         raise InvalidRequest(
             "This model has no chat template, so it cannot chat; /v1/completions works. To chat, "
             "start the server with --chat-template llama2|llama3|chatml|FILE.",

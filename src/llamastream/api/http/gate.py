@@ -1,6 +1,7 @@
 """What happens to every request before its route: a request id, and the API key's scope.
 
-Leaves in `scope["state"]`: `label` (the id, as the client gave it or made here) and `key_scope`.
+Leaves in `scope["state"]`: `label` (the id, as the client gave it or made here), `key` and
+`key_scope`.
 """
 
 import re
@@ -40,8 +41,10 @@ class Gate:
         path = scope["path"]
         is_open = path in OPEN_PATHS or path.startswith(ASSETS)
         if not is_open and scope.get("method") != "OPTIONS":
+            await self._keys.refresh()
             try:
-                state["key_scope"] = self._keys.scope_of_header(authorization(headers.get))
+                key = state["key"] = self._keys.key_of_header(authorization(headers.get))
+                state["key_scope"] = key.scope
             except Unauthorized as error:
                 await error_response(error)(scope, receive, labelled)
                 return

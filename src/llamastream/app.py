@@ -70,7 +70,7 @@ def load_runner(
     return CpuRunner.load(
         checkpoint.config,
         config,
-        checkpoint.tensors,
+        checkpoint.stored_tensors,
         image=_image_path(settings.data_dir, checkpoint, config.dtype),
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),

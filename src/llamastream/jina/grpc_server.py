@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from llamastream.api.http.auth import authorization
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.errors import ChatError, InvalidRequest, NotFound
@@ -134,7 +135,7 @@ def _ask(call: Any, context: Context) -> Ask:
     label = call.header.request_id
     return Ask(
         fields,
-        _metadata(context, "authorization"),
+        authorization(partial(_metadata, context)),
         _metadata(context, IDEMPOTENCY_KEY),
         label if LABEL.fullmatch(label) else "",
     )

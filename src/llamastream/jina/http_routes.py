@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from llamastream.api.delivery import EVENT_STREAM_HEADERS
 from llamastream.api.feed import until_client_leaves
+from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -41,7 +42,7 @@ def jina_routes(desk: StreamDesk) -> list[Route]:
 
     async def delete(request: Request) -> JSONResponse:
         id = request.path_params["id"]
-        await desk.delete(id, request.headers.get("authorization"))
+        await desk.delete(id, authorization(request.headers.get))
         return JSONResponse({"id": id, "object": "stream.deleted", "deleted": True})
 
     stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
@@ -83,7 +84,7 @@ async def _read(request: Request) -> Ask:
     )
     return Ask(
         await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request),
-        request.headers.get("authorization"),
+        authorization(request.headers.get),
         request.headers.get(IDEMPOTENCY_KEY),
         label=request.scope.get("state", {}).get("label", ""),
         text=not has_body,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llamastream.store.store import Store
 
 DAY_S = 86_400.0
+ARITHMETIC = 2  # of the CPU core: raise it when the same weights give other logits
 
 
 class Assembly(NamedTuple):
@@ -141,7 +142,7 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
 
 def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """Equal where the same request gives the same tokens: what a stored answer may go on with."""
-    kind = "" if device == "cpu" else "-gpu"
+    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
     return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 
 

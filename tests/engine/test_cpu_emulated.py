@@ -27,7 +27,7 @@ def build(folder: Path, compiler: str, machines: dict[str, list[str]], *flags: s
         objects.append(str(folder / f"{name}.o"))
         source = str(CSRC / f"{name.partition('-')[0]}.cpp")
         command = [compiler, *FLAGS, *flags, *machine, source, "-o", objects[-1]]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=False)
     program = str(folder / "check")
     static = ["-static"] if "aarch64" in compiler else []
     subprocess.run([compiler, *static, *objects, "-o", program], check=True)

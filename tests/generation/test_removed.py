@@ -16,7 +16,7 @@ import llamastream.generation.generations as generations
 import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, NotFound, StoreUnavailable
 from llamastream.generation.responses import Draft, Responses, StorePolicy
-from llamastream.store.records import IdempotencyKey
+from llamastream.records import IdempotencyKey
 from llamastream.types import ChatRequest, Message
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says

@@ -14,8 +14,8 @@ import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
 from llamastream.generation.response_log import MAX_READ, ResponseLog
 from llamastream.generation.responses import Draft, Responses, StorePolicy
+from llamastream.records import IdempotencyKey, Status
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import IdempotencyKey, Status
 from llamastream.types import ChatRequest, Delta, EngineState, FinishReason, Message
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from llamastream.errors import InvalidRequest, NotFound
+from llamastream.records import Conversation, Item, Json, Page, PageQuery
 from llamastream.store.database import Database
-from llamastream.store.records import Conversation, Item, Json, Page, PageQuery
 from llamastream.store.rows import ID, ITEM_COLUMNS, fetch_page, find, to_conversation, to_item
 from llamastream.store.tables import conversations, items
 from llamastream.store.writer import Writer

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
+from llamastream.records import Status
 from llamastream.store.database import Durability, unavailable
 from llamastream.store.ledger import Ledger, OpenResponse
 from llamastream.store.packing import NO_LOGPROBS, unpack_step_entries, unpack_steps
-from llamastream.store.records import Status
 from llamastream.store.tables import journal, responses
 
 FOLD_AFTER = 4096  # rows that the oldest response in progress may hold back, a few MB

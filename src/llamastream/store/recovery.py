@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from llamastream.records import Interrupted, Recovery, Status
 from llamastream.store.journal import Journal, read_unfolded
 from llamastream.store.ledger import OpenResponse
 from llamastream.store.packing import unpack_ids
-from llamastream.store.records import Interrupted, Recovery, Status
 from llamastream.store.rows import RESPONSE_COLUMNS, sampling_from_json, to_response
 from llamastream.store.tables import responses
 

@@ -7,12 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
-from llamastream.store.conversations import next_position
-from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_unfolded
-from llamastream.store.ledger import OpenResponse
-from llamastream.store.packing import pack_ids
-from llamastream.store.records import (
+from llamastream.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
     Created,
@@ -26,6 +21,11 @@ from llamastream.store.records import (
     Response,
     Status,
 )
+from llamastream.store.conversations import next_position
+from llamastream.store.database import Database
+from llamastream.store.journal import Journal, read_unfolded
+from llamastream.store.ledger import OpenResponse
+from llamastream.store.packing import pack_ids
 from llamastream.store.rows import (
     ID,
     ITEM_COLUMNS,

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, tuple_
 
+from llamastream.records import Retention, Swept
 from llamastream.store.conversations import remove_conversations
-from llamastream.store.records import Retention, Swept
 from llamastream.store.responses import remove_responses
 from llamastream.store.tables import conversations, idempotency_keys, responses
 

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, TableClause, select
 
 from llamastream.errors import NotFound
+from llamastream.records import Conversation, Item, Json, Page, PageQuery, Response, Status, T
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import Conversation, Item, Json, Page, PageQuery, Response, Status, T
 from llamastream.store.tables import conversations, items, responses
 
 ID = re.compile(r"[\x21-\x7e]{1,255}")

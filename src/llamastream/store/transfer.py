@@ -12,10 +12,10 @@ import orjson
 from sqlalchemy import Connection, Row, insert, select
 
 from llamastream.errors import InvalidRequest
+from llamastream.records import Json, Status
 from llamastream.store.journal import read_unfolded
 from llamastream.store.ledger import OpenResponse
 from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.store.records import Json, Status
 from llamastream.store.tables import conversations, idempotency_keys, items, responses
 
 FORMAT = 1

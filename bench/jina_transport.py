@@ -22,8 +22,8 @@ import uvloop
 from http2_reader import read_streams
 
 from llamastream.jina import wire
-from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import serve_grpc
+from llamastream.jina.service import StreamService
 from llamastream.types import ChatRequest, Delta, Usage
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
@@ -53,14 +53,14 @@ class ScriptedStream:
         pass
 
 
-class ScriptedService:
+class ScriptedAnswers:
     async def open(self, request: ChatRequest) -> ScriptedStream:
         assert request.sampling.max_tokens is not None
         return ScriptedStream(request.sampling.max_tokens)
 
 
 async def serve_ours(port: int) -> None:
-    desk = StreamDesk(ScriptedService(), authorize=lambda _: "", ready=lambda: True)
+    desk = StreamService(ScriptedAnswers(), authorize=lambda _: "", ready=lambda: True)
     server = await serve_grpc(desk, port=port)
     print("READY", flush=True)
     await asyncio.to_thread(sys.stdin.read)

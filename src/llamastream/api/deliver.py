@@ -72,7 +72,7 @@ async def deliver(
             await sink.write(opening)
         while not reader.exhausted:
             deltas = await reader.read(ping_interval_s)
-            frames = [frame for delta in deltas for frame in wire.frames(delta)]
+            frames = [frame for delta in wire.gather(deltas) for frame in wire.frames(delta)]
             if frames:
                 await sink.write(frames)
             elif deltas:

@@ -13,24 +13,19 @@ from llamastream.generation.choice import Choice
 from llamastream.generation.engine import Engine
 from llamastream.generation.generation import Generation, Keeper, State
 from llamastream.metrics import Metrics
-from llamastream.types import EngineState, EngineStatus, Event, Failed, Token
+from llamastream.types import EngineState, EngineStatus, Event, Finished, Token
 
 logger = logging.getLogger(__name__)
 
 
-class _Step:
-    """The answers for which a step drew something, by their keepers."""
-
-    def __init__(self) -> None:
-        self._drawn: dict[Keeper, dict[Generation, None]] = {}
-
-    def add(self, generation: Generation) -> None:
-        self._drawn.setdefault(generation.keeper, {})[generation] = None
-
-    def hand_over(self) -> None:
-        for keeper, generations in self._drawn.items():
-            keeper.drawn(tuple(generations))
-        self._drawn.clear()
+def _hand_over(drawn: dict[Generation, None]) -> None:
+    """Tell the keepers what a step drew, and begin anew."""
+    by_keeper: dict[Keeper, list[Generation]] = {}
+    for generation in drawn:
+        by_keeper.setdefault(generation.keeper, []).append(generation)
+    drawn.clear()
+    for keeper, generations in by_keeper.items():
+        keeper.drawn(generations)
 
 
 class Dispatcher:
@@ -119,7 +114,8 @@ class Dispatcher:
             callback(error)
 
     def _dispatch(self, events: list[Event]) -> None:
-        now_s, step = time.perf_counter(), _Step()
+        now_s = time.perf_counter()
+        drawn: dict[Generation, None] = {}
         over: list[Generation] = []
         for event in events:
             found = self._running.get(event.request_id)
@@ -128,33 +124,29 @@ class Dispatcher:
             generation, choice = found
             try:
                 if isinstance(event, Token):
-                    self._on_token(generation, choice, event, now_s, step)
-                elif isinstance(event, Failed):
-                    step.hand_over()  # what was drawn before comes before
-                    self._fail(generation, event.error)
-                else:
+                    # The engine may run ahead of a stop string or of a cancel.
+                    if choice.finish_reason is None and generation.state is State.RUNNING:
+                        generation.take(choice, event, now_s)
+                        drawn[generation] = None
+                        if choice.finish_reason is not None:
+                            self.engine.cancel(event.request_id)
+                elif isinstance(event, Finished):
                     del self._running[event.request_id]
                     generation.finish_choice(choice, event)
                     if not any(c.request.request_id in self._running for c in generation.choices):
                         over.append(generation)
+                else:
+                    del self._running[event.request_id]
+                    _hand_over(drawn)  # what was drawn before comes before
+                    self._fail(generation, event.error)
             except Exception:  # a bug met by one answer must not end the others
                 logger.exception("failed on an event of request_id=%s", event.request_id)
                 self._fail(generation, InternalError("Internal error while decoding the answer."))
-        step.hand_over()
+        _hand_over(drawn)
         for generation in over:
             if generation.state in (State.RUNNING, State.STOPPING):
                 generation.state = State.ENDING
                 generation.keeper.ended(generation)
-
-    def _on_token(
-        self, generation: Generation, choice: Choice, token: Token, now_s: float, step: _Step
-    ) -> None:
-        if choice.finish_reason is not None or generation.state is not State.RUNNING:
-            return  # the engine ran ahead of a stop string or of a cancel
-        generation.take(choice, token, now_s)
-        step.add(generation)
-        if choice.finish_reason is not None:
-            self.engine.cancel(token.request_id)
 
     def _fail(self, generation: Generation, error: ChatError) -> None:
         self.forget(generation)

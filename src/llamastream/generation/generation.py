@@ -105,12 +105,6 @@ class Times:
     num_tokens: int = 0
     queue_s: float | None = None
 
-    def saw_token(self, now_s: float) -> None:
-        self.num_tokens += 1
-        self.last_s = now_s
-        if self.first_s is None:
-            self.first_s = now_s
-
     def latencies(self, num_choices: int) -> tuple[float | None, float | None]:
         """To the first token, and between the tokens of one choice."""
         if self.first_s is None:
@@ -177,16 +171,18 @@ class Generation:
 
     # What the engine says, by the dispatcher.
 
-    def take(self, choice: Choice, token: Token, now_s: float) -> None:
-        """One more token."""
-        self._times.saw_token(now_s)
-        self.restore(choice, token)
-
-    def restore(self, choice: Choice, token: Token) -> None:
-        """A token that was drawn before, or just now."""
+    def take(self, choice: Choice, token: Token, now_s: float | None = None) -> None:
+        """One more token, drawn at `now_s`, or before this server had the answer."""
+        if now_s is not None:
+            times = self._times
+            times.num_tokens += 1
+            times.last_s = now_s
+            if times.first_s is None:
+                times.first_s = now_s
+        token_id = token.token_id
+        text = choice.add(token_id)
         logprob = None if token.logprob is None else choice.logprob(token)
-        text = choice.add(token.token_id)
-        self.log.append(choice.index, text, token.token_id, logprob, choice.finish_reason)
+        self.log.append(choice.index, text, token_id, logprob, choice.finish_reason)
 
     def finish_choice(self, choice: Choice, event: Finished) -> None:
         """One engine request is over."""
@@ -209,7 +205,8 @@ class Generation:
         """Show the log up to here. Never waits for a reader."""
         if num_public > self.num_public:
             self.num_public = num_public
-            self._tell()
+            for reader in self._readers:
+                reader.on_news()
 
     def finish(self, end: End) -> None:
         self.end = end
@@ -264,7 +261,7 @@ class Generation:
                 await reader.wait()
 
     def _tell(self) -> None:
-        for reader in tuple(self._readers):
+        for reader in self._readers:
             reader.on_news()
 
     def _outcome(self) -> str:

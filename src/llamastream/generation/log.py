@@ -32,12 +32,11 @@ class Log:
         logprob: TokenLogprob | None = None,
         reason: FinishReason | None = None,
     ) -> None:
-        if logprob is not None and not self._logprobs:
-            self._logprobs = [None] * len(self._texts)
-        if logprob is not None or self._logprobs:
-            self._logprobs.append(logprob)
         if reason is not None:
             self._reasons[len(self._texts)] = reason
+        if logprob is not None or self._logprobs:
+            self._logprobs += [None] * (len(self._texts) - len(self._logprobs))
+            self._logprobs.append(logprob)
         self._texts.append(text)
         self._ids.append(token_id)
         self._choices.append(choice)
@@ -56,7 +55,7 @@ class Log:
             self._texts[number],
             () if token_id == NO_TOKEN else (token_id,),
             () if logprob is None else (logprob,),
-            self._reasons.get(number),
+            self._reasons.get(number) if self._reasons else None,
         )
 
     def deltas(self, start: int, end: int) -> list[Delta]:

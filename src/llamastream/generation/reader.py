@@ -75,12 +75,13 @@ class Reader:
         """Something was shown, or the answer has ended: called by the answer."""
         if not self._is_waiting:
             return
-        generation = self._generation
-        if self._push is not None:
-            while self._num_unread and self._push(generation.log.delta(self.position)):
+        generation, push = self._generation, self._push
+        if push is not None:
+            log, end = generation.log, generation.num_public
+            while self.position < end and push(log.delta(self.position)):
                 self.position += 1
                 self._has_pushed = True
-            if not self._num_unread and generation.end is None and generation.error is None:
+            if self.position >= end and generation.end is None and generation.error is None:
                 return
         self._is_waiting = False  # what comes before it runs is read, and not pushed
         self._waiter.wake()

@@ -73,7 +73,7 @@ class Replay:
         generation.previous_response_id = record.previous_response_id
         if details.model_id == self._model_id:
             for number, token in enumerate(tokens):
-                generation.restore(choice, token)
+                generation.take(choice, token)
                 if number % AT_A_TIME == AT_A_TIME - 1:
                     await asyncio.sleep(0)
         generation.publish(len(generation.log))

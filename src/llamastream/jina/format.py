@@ -10,6 +10,7 @@ from llamastream.generation.generation import FINISH_REASONS
 from llamastream.types import Delta, FinishReason
 
 PREFIX = "stream_"  # of the ids of answers
+MAX_APART = 64  # deltas kept apart for a reader that is briefly behind, about a second's worth
 
 OutputFields = dict[str, str | int | float]
 """The fields of one ModelOutputDocument; those without a value are absent."""
@@ -89,10 +90,16 @@ class DocumentFormat(Format):
     ) -> None:
         """`last` follows the documents of an answer that ended well."""
         self.start = after + 1
+        self._is_stored = generation.is_stored
         self._documents = Documents(generation, after=after)
         self._encode = encode
         self._encode_error = encode_error
         self._end = last
+
+    def gather(self, deltas: list[Delta]) -> list[Delta]:
+        """What waits in a socket reaches the stock client cut anywhere. So one that lags gets few
+        large documents, unless theirs must be the same for every reader."""
+        return deltas if self._is_stored or len(deltas) <= MAX_APART else [_joined(deltas)]
 
     def frames(self, delta: Delta) -> list[bytes]:
         return list(map(self._encode, self._documents.of_delta(delta)))
@@ -102,6 +109,14 @@ class DocumentFormat(Format):
 
     def error(self, error: ChatError) -> bytes:
         return self._encode_error(error)
+
+
+def _joined(deltas: list[Delta]) -> Delta:
+    return deltas[-1]._replace(
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+    )
 
 
 def finish_reason_of(generation: Generation) -> FinishReason | None:

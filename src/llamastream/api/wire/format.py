@@ -30,6 +30,11 @@ class Format(ABC):
         """What comes before the first delta."""
         return []
 
+    def gather(self, deltas: list[Delta]) -> list[Delta]:
+        """What a reader that lags is shown of what waits for it: each of them, unless said
+        otherwise."""
+        return deltas
+
     @abstractmethod
     def frames(self, delta: Delta) -> list[bytes]:
         """None for a delta that shows nothing."""

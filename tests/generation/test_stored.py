@@ -356,3 +356,58 @@ async def test_a_caller_that_leaves_while_the_store_commits_leaves_a_response_th
         log = await responses.create(ChatRequest(HI), again)
         assert log.id == "r"
         assert text_of(await read(responses, log)) == TEXT
+
+
+async def test_an_end_waits_for_the_answer_to_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step had failed and nobody was told yet: the end was stored without its tokens."""
+    monkeypatch.setattr(resuming, "STORE_RETRY_S", 0.0)
+    engine = FakeEngine(says("abc"), manual=True)
+    async with running_responses(engine, tmp_path) as responses:
+        store, log = responses._store, await begin(responses, "r")
+        append = store.append
+
+        def refuse(tokens: Any) -> Any:
+            """Just before the end is looked at."""
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[Any] = loop.create_future()
+            loop.call_soon(future.set_exception, StoreUnavailable("The database failed."))
+            store.append = append  # type: ignore[method-assign]
+            return future
+
+        engine.tokens_per_step = 10  # all of the answer, and its end
+        store.append = refuse  # type: ignore[method-assign, assignment]
+        engine.allow(10)
+        await until(lambda: log.end is not None)
+        engine.allow(10)
+        stored = await store.responses.tokens("r", scope="")
+        assert bytes(token.token_id for token in stored[:-1]) == b"abc"
+
+
+async def test_what_was_shown_while_a_lapse_was_filled_is_stored_as_well(tmp_path: Path) -> None:
+    """The end came before the next step could bring it."""
+    engine = FakeEngine(says(TEXT), manual=True)
+    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+        store = responses._store
+        assert isinstance(store, FailingStore)
+        log = await begin(responses, "r")
+        store.fail()
+        engine.allow(3)
+        await until(lambda: log.num_public == 3)
+        store.fail(False)
+        filled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        real, append = [], store.append
+
+        def hold(tokens: Any) -> Any:
+            real.append(append(tokens))
+            store.append = append  # type: ignore[method-assign]
+            return filled
+
+        store.append = hold  # type: ignore[method-assign, assignment]
+        engine.allow(1000)
+        await until(lambda: engine.num_alive == 0)
+        filled.set_result(await real[0])
+        await until(lambda: responses.num_live == 0)
+        stored = await store.responses.tokens("r", scope="")
+        assert [token.token_id for token in stored] == list(log.log.token_ids())

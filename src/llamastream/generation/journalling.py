@@ -58,23 +58,27 @@ class Journalling:
 
     async def settle(self, kept: Kept) -> None:
         """Return when nothing is outstanding: all is journalled, or it was refused or lapsed."""
-        await _answered(kept)
+        await kept.answered()
         if kept.is_lapsed and self._is_current(kept):
             self.write((kept.generation,))
-            await _answered(kept)
+            await kept.answered()
 
     def _on_committed(self, sent: Sent, future: "asyncio.Future[Refused]") -> None:
-        if future.cancelled():
-            return
+        assert not future.cancelled()  # they are the writer's own
         error = future.exception()
         refused: Refused = {} if error is not None else future.result()
         for kept, num_tokens in sent:
             generation = kept.generation
+            if kept.outstanding is future:
+                kept.outstanding = None
             if not self._is_current(kept):
                 continue  # removed, or begun again since
             problem = as_problem(error) or refused.get(generation.id)
             if problem is None:
-                kept.num_journalled, kept.is_lapsed = num_tokens, False
+                kept.num_journalled = num_tokens
+                # What was shown meanwhile, in a lapse, was not sent.
+                shown = min(generation.num_public, generation.num_tokens)
+                kept.is_lapsed = kept.is_lapsed and shown > num_tokens
                 generation.publish(num_tokens)
             elif self._may_lapse and isinstance(problem, StoreUnavailable):
                 kept.is_lapsed = True
@@ -84,11 +88,6 @@ class Journalling:
 
     def _is_current(self, kept: Kept) -> bool:
         return self._kept.get(kept.generation.id) is kept
-
-
-async def _answered(kept: Kept) -> None:
-    while kept.outstanding is not None and not kept.outstanding.done():
-        await asyncio.wait((kept.outstanding,))
 
 
 def as_problem(error: BaseException | None) -> ChatError | None:

@@ -32,8 +32,14 @@ class Kept:
 
     @property
     def is_pending(self) -> bool:
-        """Whether the store has not answered yet to what was sent."""
-        return self.outstanding is not None and not self.outstanding.done()
+        """Whether what was sent last is still to be answered, and the answer to be taken in."""
+        return self.outstanding is not None
+
+    async def answered(self) -> None:
+        """Return when nothing is pending."""
+        while self.outstanding is not None:
+            await asyncio.wait((self.outstanding,))
+            await asyncio.sleep(0)  # it may be done, and nobody have been told yet
 
     def watch(self, grace_s: float, on_deserted: Callable[[Generation], None]) -> None:
         """Call `on_deserted` when nobody has followed for `grace_s`; not for `background`."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
+from websockets.protocol import State
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -22,7 +23,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def lags(self) -> bool:
         """True while the client has not taken enough of what was written, or is gone."""
-        return self.disconnected or self.close_sent or not self.writable.is_set()
+        return self.conn.state is not State.OPEN or not self.writable.is_set()
 
     def write_soon(self, body: bytes) -> None:
         """Send a text message before anything later. Those of one step leave in one write."""
@@ -36,7 +37,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _write(self) -> None:
         messages, self._soon = self._soon, []
-        if messages and not (self.disconnected or self.close_sent):
+        if messages and self.conn.state is State.OPEN:
             for body in messages:
                 self.conn.send_text(body)
             self.transport.write(b"".join(self.conn.data_to_send()))

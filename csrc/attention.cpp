@@ -35,14 +35,24 @@ static void write_integers(const Kernels& kernels, const KvHead& kv, char* block
   for (int i = 0; i < width; i++) bytes[2 * i] = (int8_t)words[i];
 }
 
+// The norm of one head, where the model has it: x itself, or `normed`, which is padded to 16.
+const float* Model::head_norm(const float* x, size_t weight, float* normed) const {
+  if (weight == kAbsent) return x;
+  const int d = shape().head_dim;
+  float padded[512] = {};
+  std::copy(x, x + d, padded);
+  kernels_.rms_norm(padded, weights_->vector(weight), shape().rms_norm_eps, d, normed);
+  return normed;
+}
+
 void Model::rotate_keys(int layer, int row, int kv_head) {
   const ModelShape& s = shape();
   const int half = s.head_dim / 2, slot = step_->slot_mapping[row];
   const size_t angle = (size_t)step_->positions[row] * half;
   const float* qkv = qkv_ + (size_t)row * qkv_ld_;
   const float* key = qkv + s.query_size() + kv_head * s.head_dim;
-  float rotated[512], value[512];  // padded to 16 with zeros
-  kernels_.rope(key, cos_ + angle, sin_ + angle, half, 1.0f, rotated);
+  float rotated[512], value[512], normed[512];  // padded to 16 with zeros
+  kernels_.rope(head_norm(key, weights_->map.layers[layer].key_norm, normed), cos_ + angle, sin_ + angle, half, 1.0f, rotated);
   std::copy(key + s.kv_size(), key + s.kv_size() + s.head_dim, value);
   for (int i = s.head_dim; i < round_up(s.head_dim, kLanes); i++) rotated[i] = value[i] = 0;
   const KvHead kv = cache(layer, kv_head);
@@ -109,7 +119,9 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
     for (int g = 0; g < group_; g++) {
       const int i = r * group_ + g;
       float* query = c.queries + (size_t)i * width;
-      kernels_.rope(qkv_ + (size_t)row * qkv_ld_ + (u.kv_head * group_ + g) * d, cos_ + angle, sin_ + angle, half,
+      const float* from = qkv_ + (size_t)row * qkv_ld_ + (u.kv_head * group_ + g) * d;
+      float normed[512];
+      kernels_.rope(head_norm(from, weights_->map.layers[layer].query_norm, normed), cos_ + angle, sin_ + angle, half,
                     scale, query);
       if (s.quantized()) c.query_scale[i] = kernels_.round_row(query, width, query_limit(d), c.words + (size_t)i * width);
       c.visible[i] = position + 1;

@@ -12,7 +12,7 @@
 #include "weights.h"
 
 static constexpr char kMagic[8] = {'L', 'S', 'T', 'W', 'G', 'T', 'S', '\n'};
-static constexpr uint32_t kVersion = 2;           // of tile layout and quantiser: raise it when either changes
+static constexpr uint32_t kVersion = 3;           // of tile layout and quantiser: raise it when either changes
 static constexpr size_t kHeaderBytes = 4096;      // keeps the payload aligned
 static constexpr size_t kPiece = (size_t)1 << 20;  // read and digested at once, while it is in the cache
 

@@ -95,6 +95,7 @@ class Model {
   void share_rows(int rows, Stage&, int thread, F compute);  // compute(begin, end)
   void gated(const LayerMap&, const Rows& in, int rows, Stage&, int thread);
   void gated_unit(const LayerMap&, const Rows& in, int begin, int end, Tiles, Scratch&);
+  const float* head_norm(const float* x, size_t weight, float* normed) const;
   void rotate_keys(int layer, int row, int kv_head);
   void write_keys(int layer, Place, Stage&);
   Rows attention(int layer, const Queries&, int thread, int& stage);

@@ -137,12 +137,12 @@ static void forward(Model& model, nb::tuple batch, nb::tuple sampling_arrays, nb
 }
 
 static ModelShape make_shape(nb::tuple t, float eps, int bits) {
-  if (t.size() != 10) throw std::invalid_argument("shape must hold 10 numbers.");
+  if (t.size() != 12) throw std::invalid_argument("shape must hold 12 numbers.");
   if (bits != 4 && bits != 8 && bits != 32)
     throw std::invalid_argument("bits must be 4, 8 or 32. Given: " + std::to_string(bits) + ".");
-  int v[10];
-  for (int i = 0; i < 10; i++) v[i] = nb::cast<int>(t[i]);
-  return {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], eps, bits};
+  int v[12];
+  for (int i = 0; i < 12; i++) v[i] = nb::cast<int>(t[i]);
+  return {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], eps, bits};
 }
 
 static std::unique_ptr<Sampler> make_sampler(const std::string& isa, int vocab_size) {

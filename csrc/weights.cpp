@@ -60,7 +60,9 @@ ImageMap::ImageMap(const ModelShape& s, std::vector<uint8_t> in_nibbles) : nibbl
     l.mlp_norm = place_vector(s.hidden_size);
     l.gate_up = place_matrix(s, 4 * i + 4, gate_up, s.hidden_size);
     l.down = place_matrix(s, 4 * i + 5, s.hidden_size, s.intermediate_size);
-    if (s.attention_bias) l.qkv_bias = place_vector(qkv), l.o_bias = place_vector(s.hidden_size);
+    if (s.qk_norm) l.query_norm = place_vector(s.head_dim), l.key_norm = place_vector(s.head_dim);
+    if (s.attention_bias) l.qkv_bias = place_vector(qkv);
+    if (s.attention_output_bias) l.o_bias = place_vector(s.hidden_size);
     if (s.mlp_bias) l.gate_up_bias = place_vector(gate_up), l.down_bias = place_vector(s.hidden_size);
     layers.push_back(l);
   }
@@ -100,6 +102,8 @@ bool Weights::find(const std::string& name, Target& t) const {
   const int q = s.query_size(), kv = s.kv_size(), mid = s.intermediate_size, hidden = s.hidden_size;
   if (part == "input_layernorm.weight") return vector(l.attention_norm, hidden);
   if (part == "post_attention_layernorm.weight") return vector(l.mlp_norm, hidden);
+  if (part == "self_attn.q_norm.weight") return vector(l.query_norm, s.head_dim);
+  if (part == "self_attn.k_norm.weight") return vector(l.key_norm, s.head_dim);
   if (part == "self_attn.q_proj.weight") return matrix(l.qkv, q);
   if (part == "self_attn.k_proj.weight") return matrix(l.qkv, kv, q);
   if (part == "self_attn.v_proj.weight") return matrix(l.qkv, kv, q + kv);
@@ -177,7 +181,8 @@ std::vector<std::string> Weights::missing() const {
   std::vector<std::string> names{"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}, absent;
   for (int i = 0; i < shape.num_layers; i++) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
-    for (const char* part : {"input_layernorm.weight", "post_attention_layernorm.weight"})
+    for (const char* part : {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.q_norm.weight",
+                             "self_attn.k_norm.weight"})
       names.push_back(layer + part);
     for (const char* part : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})

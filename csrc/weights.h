@@ -10,7 +10,7 @@
 
 struct ModelShape {
   int vocab_size, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim;
-  int tied, attention_bias, mlp_bias;
+  int tied, attention_bias, attention_output_bias, mlp_bias, qk_norm;
   float rms_norm_eps;
   int bits;  // of a weight: 32 (float), 8, or 4 (embedding and head: 8)
 
@@ -48,7 +48,7 @@ constexpr size_t kAbsent = ~(size_t)0;
 
 struct LayerMap {
   Matrix qkv, o, gate_up, down;  // rows of gate and up alternate in tiles of 16
-  size_t attention_norm, mlp_norm;
+  size_t attention_norm, mlp_norm, query_norm = kAbsent, key_norm = kAbsent;  // of heads: the latter two
   size_t qkv_bias = kAbsent, o_bias = kAbsent, gate_up_bias = kAbsent, down_bias = kAbsent;
 };
 

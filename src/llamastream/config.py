@@ -59,8 +59,10 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = False
-    attention_bias: bool = False  # q, k, v and o projections
+    attention_bias: bool = False  # q, k and v projections
+    attention_output_bias: bool = False
     mlp_bias: bool = False  # gate, up and down projections
+    qk_norm: bool = False  # a norm of every head's query and key before its rotation
 
 
 @dataclass(frozen=True, slots=True)

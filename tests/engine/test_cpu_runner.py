@@ -3,15 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from paged_steps import Chunk, all_logits, greedy_ids, make_batch, random_ids
 from safetensors.numpy import load_file
 from tiny_llama import STORIES, random_tensors, tiny_config
-from transformers import LlamaConfig as HuggingFaceConfig
-from transformers import LlamaForCausalLM
 
 from llamastream.config import DType, EngineConfig, LlamaConfig, RopeScaling
 from llamastream.engine import _core
@@ -27,6 +27,15 @@ INT8_CONFIG = tiny_config(
 
 def make_runner(config: LlamaConfig, engine: EngineConfig = FLOAT32) -> CpuRunner:
     return CpuRunner.load(config, engine, lambda: random_tensors(config).items())
+
+
+def transformers_classes(config: LlamaConfig) -> tuple[Any, Any]:
+    """Of the published model that has these tensors."""
+    if config.qk_norm:
+        return transformers.Qwen3ForCausalLM, transformers.Qwen3Config
+    if config.attention_bias and not config.attention_output_bias:
+        return transformers.Qwen2ForCausalLM, transformers.Qwen2Config
+    return transformers.LlamaForCausalLM, transformers.LlamaConfig
 
 
 def transformers_logits(config: LlamaConfig, token_ids: list[int]) -> np.ndarray:
@@ -54,7 +63,8 @@ def transformers_logits(config: LlamaConfig, token_ids: list[int]) -> np.ndarray
         "mlp_bias",
     ]
     names = {name: getattr(config, name) for name in same_names}
-    model = LlamaForCausalLM(HuggingFaceConfig(**names, rope_parameters=rope)).float().eval()
+    model_class, config_class = transformers_classes(config)
+    model = model_class(config_class(**names, rope_parameters=rope)).float().eval()
     tensors = {name: torch.from_numpy(array) for name, array in random_tensors(config).items()}
     model.load_state_dict(tensors, strict=not config.tie_word_embeddings)
     cut = len(token_ids)
@@ -74,7 +84,9 @@ CONFIGS = {
     "one kv head": tiny_config(num_key_value_heads=1),
     "as many kv heads": tiny_config(num_key_value_heads=4),
     "tied": tiny_config(tie_word_embeddings=True),
-    "biased": tiny_config(attention_bias=True, mlp_bias=True),
+    "biased": tiny_config(attention_bias=True, attention_output_bias=True, mlp_bias=True),
+    "biased queries, keys and values": tiny_config(attention_bias=True),
+    "normed heads": tiny_config(qk_norm=True),
     "wide heads": tiny_config(head_dim=80, num_attention_heads=2, num_key_value_heads=1),
     "odd widths": tiny_config(hidden_size=40, intermediate_size=52, vocab_size=67),
     "linear": tiny_config(rope_scaling=RopeScaling("linear", 4.0, 32)),
@@ -97,7 +109,7 @@ def test_float32_logits_equal_those_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("dtype, limit", [("int8", 0.03), ("int4", 0.25)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_rounded_logits_are_close_to_float32(bias: bool, dtype: DType, limit: float) -> None:
-    config = replace(INT8_CONFIG, attention_bias=bias, mlp_bias=bias)
+    config = replace(INT8_CONFIG, attention_bias=bias, attention_output_bias=bias, mlp_bias=bias)
     token_ids = random_ids(config, 60, seed=2)
     exact = all_logits(make_runner(config), token_ids)
     rounded = all_logits(make_runner(config, replace(FLOAT32, dtype=dtype)), token_ids)

@@ -35,7 +35,7 @@ CONFIGS = {
     "plain": tiny_config(num_key_value_heads=4),
     "grouped heads": tiny_config(num_key_value_heads=1),
     "tied": tiny_config(tie_word_embeddings=True),
-    "biased": tiny_config(attention_bias=True, mlp_bias=True),
+    "biased": tiny_config(attention_bias=True, attention_output_bias=True, mlp_bias=True),
     "wide heads": tiny_config(head_dim=12),
     "theta and eps": tiny_config(rope_theta=500000.0, rms_norm_eps=1e-3),
     "linear": scaled("linear"),

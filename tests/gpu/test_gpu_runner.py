@@ -25,7 +25,7 @@ CONFIGS = {
     "grouped heads": tiny_config(num_key_value_heads=1),
     "three heads to one": tiny_config(num_attention_heads=6, num_key_value_heads=2),
     "tied": tiny_config(tie_word_embeddings=True),
-    "biased": tiny_config(attention_bias=True, mlp_bias=True),
+    "biased": tiny_config(attention_bias=True, attention_output_bias=True, mlp_bias=True),
     "wide heads": tiny_config(head_dim=12),
     "theta and eps": tiny_config(rope_theta=500000.0, rms_norm_eps=1e-3),
     "odd widths": tiny_config(hidden_size=40, intermediate_size=52),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llamastream.bench.machine import Bounds
 from llamastream.config import DType, LlamaConfig
-from llamastream.models.layout import EMBEDDING, expected_shapes
+from llamastream.spec import EMBEDDING, tensor_specs
 
 # As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
 # that fit in 4 bits without loss take less); keys in 16 bits, values in 8, with a float scale each.
@@ -57,7 +57,7 @@ def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:
 
 def roofline(config: LlamaConfig, dtype: DType, *, packed_bytes: float) -> Roofline:
     """packed_bytes: of all weights as they lie in memory; norms and biases are too few to count."""
-    shapes = expected_shapes(config)
+    shapes = {spec.name: spec.shape for spec in tensor_specs(config)}
     layers = sum(
         math.prod(shape) for name, shape in shapes.items() if ".layers." in name and len(shape) == 2
     )

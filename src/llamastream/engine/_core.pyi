@@ -13,8 +13,9 @@ Array = NDArray[Any]
 
 class Weights:
     """shape: vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, mlp_bias. bits: of a
-    weight: 32 (float32), 8, or 4: embedding and output matrix stay at 8.
+    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, attention_output_bias,
+    mlp_bias, qk_norm. bits: of a weight: 32 (float32), 8, or 4: embedding and output matrix stay
+    at 8.
     """
 
     def __init__(

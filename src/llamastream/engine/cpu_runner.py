@@ -272,7 +272,9 @@ def _shape(config: LlamaConfig) -> tuple[int, ...]:
         config.head_dim,
         int(config.tie_word_embeddings),
         int(config.attention_bias),
+        int(config.attention_output_bias),
         int(config.mlp_bias),
+        int(config.qk_norm),
     )
 
 

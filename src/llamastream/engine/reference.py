@@ -58,6 +58,8 @@ class ReferenceRunner(Runner):
         name, dim = f"model.layers.{layer}.self_attn", self._config.head_dim
         query = self._linear(f"{name}.q_proj", x).reshape(len(x), -1, dim)  # (T, H, D)
         key = self._linear(f"{name}.k_proj", x).reshape(len(x), -1, dim)  # (T, K, D)
+        if self._config.qk_norm:
+            query, key = self._norm(f"{name}.q_norm", query), self._norm(f"{name}.k_norm", key)
         value = self._linear(f"{name}.v_proj", x).reshape(len(x), -1, dim)
         self._keys[layer, batch.slot_mapping] = self._rotate(key, batch.positions)
         self._values[layer, batch.slot_mapping] = value

@@ -196,6 +196,7 @@ class Answers:
             prompt_ids=prompt_ids,
             sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
             cache_salt=request.scope.encode(),
+            scope=request.scope,
         )
         return Choice(index, self.tokenizer, rules, asked)
 

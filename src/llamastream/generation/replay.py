@@ -65,6 +65,7 @@ class Replay:
             prompt_ids=prompt_ids or details.prompt_token_ids or (),
             sampling=sampling,
             cache_salt=record.scope.encode(),
+            scope=record.scope,
         )
         choice = Choice(0, self._tokenizer, details.rules, asked)
         generation = Generation(record.id, details, [choice], keeper, created_at=record.created_at)

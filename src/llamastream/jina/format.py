@@ -28,7 +28,8 @@ class Documents:
     def __init__(self, generation: Generation, *, after: int = START) -> None:
         self._generation = generation
         self._after = after
-        self._last = generation.details.wire["max_tokens"] - 1
+        max_tokens: int | None = generation.details.wire["max_tokens"]
+        self._last = None if max_tokens is None else max_tokens - 1
         self._held: OutputFields | None = None
 
     def of_delta(self, delta: Delta) -> list[OutputFields]:

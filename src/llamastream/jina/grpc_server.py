@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from llamastream.api.deliver import Sink, deliver
+from llamastream.api.http.auth import authorization
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.wire.format import Format
@@ -139,7 +140,7 @@ def _prompt(call: Any, context: Context) -> PromptRequest:
     label = call.header.request_id
     return PromptRequest(
         fields,
-        _metadata(context, "authorization"),
+        authorization(partial(_metadata, context)),
         _metadata(context, IDEMPOTENCY_KEY),
         label if LABEL.fullmatch(label) else "",
     )

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llamastream.api.deliver import HttpSink, closed_when_client_leaves, deliver
+from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -36,7 +37,7 @@ def jina_routes(streams: StreamService) -> list[Route]:
 
     async def delete(request: Request) -> JSONResponse:
         id = request.path_params["id"]
-        await streams.delete(id, request.headers.get("authorization"))
+        await streams.delete(id, authorization(request.headers.get))
         return JSONResponse({"id": id, "object": "stream.deleted", "deleted": True})
 
     stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
@@ -91,7 +92,7 @@ async def _read(request: Request) -> PromptRequest:
     )
     return PromptRequest(
         await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request),
-        request.headers.get("authorization"),
+        authorization(request.headers.get),
         request.headers.get(IDEMPOTENCY_KEY),
         label=request.scope.get("state", {}).get("label", ""),
         text=not has_body,

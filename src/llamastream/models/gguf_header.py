@@ -18,22 +18,11 @@ from llamastream.models.fields import Fields
 from llamastream.models.gguf_cache import Header
 from llamastream.models.gguf_rope import frequency_scaling, metadata_scaling
 from llamastream.models.gguf_tokenizer import read_tokenizer
-from llamastream.models.layout import EMBEDDING, LM_HEAD, check_layout, same_bytes
+from llamastream.models.layout import check_layout, same_bytes
+from llamastream.spec import EMBEDDING, LM_HEAD, names_by_gguf
 
 SUPPORTED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 ROPE_FREQUENCIES = "rope_freqs.weight"
-TOP_NAMES = {"token_embd": EMBEDDING, "output_norm": "model.norm.weight", "output": LM_HEAD}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 
 
 def read_header(file: Path) -> Header:
@@ -84,6 +73,8 @@ def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Fields) -> l
     heads = metadata.integer("llama.attention.head_count")
     kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
     reordered = {"q_proj": heads, "k_proj": kv_heads}
+    # A damaged number of layers may be any, but each has a tensor of its own.
+    names = names_by_gguf(min(metadata.integer("llama.block_count"), len(tensors)))
     entries = []
     for tensor in tensors:
         if tensor.name == ROPE_FREQUENCIES:
@@ -94,7 +85,7 @@ def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Fields) -> l
                 f"{file}: tensor {tensor.name!r} has type {kind}. Supported: "
                 f"{', '.join(SUPPORTED_TYPES)}. Choose another quantisation of the model."
             )
-        name = _name(tensor.name)
+        name = names.get(tensor.name, tensor.name)  # an unknown one is refused by the layout check
         module = name.rpartition(".")[0].rpartition(".")[2]
         shape = tuple(int(n) for n in reversed(tensor.shape.tolist()))
         num_heads = reordered.get(module, 0)
@@ -102,17 +93,6 @@ def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Fields) -> l
             TensorEntry(name, kind, shape, file, tensor.data_offset, tensor.n_bytes, num_heads)
         )
     return sorted(entries, key=lambda entry: entry.offset)
-
-
-def _name(gguf_name: str) -> str:
-    """transformers' name of a tensor; an unknown one is kept, and refused by the layout check."""
-    stem, _, suffix = gguf_name.rpartition(".")
-    if stem in TOP_NAMES and suffix == "weight":
-        return TOP_NAMES[stem]
-    match stem.split("."):
-        case ["blk", number, part] if part in LAYER_NAMES:
-            return f"model.layers.{number}.{LAYER_NAMES[part]}.{suffix}"
-    return gguf_name
 
 
 def _rope_factors(tensors: Sequence[ReaderTensor]) -> np.ndarray | None:
@@ -157,5 +137,6 @@ def _config(
         rope_scaling=scaling,
         tie_word_embeddings=LM_HEAD not in by_name or same_bytes(embedding, by_name[LM_HEAD]),
         attention_bias="model.layers.0.self_attn.q_proj.bias" in by_name,
+        attention_output_bias="model.layers.0.self_attn.o_proj.bias" in by_name,
         mlp_bias="model.layers.0.mlp.gate_proj.bias" in by_name,
     )

@@ -43,6 +43,7 @@ def parse_config(values: Mapping[str, Any], source: Path) -> LlamaConfig:
         rope_scaling=scaling,
         tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
         attention_bias=fields.boolean("attention_bias", False),
+        attention_output_bias=fields.boolean("attention_bias", False),
         mlp_bias=fields.boolean("mlp_bias", False),
     )
 

@@ -6,37 +6,9 @@ from pathlib import Path
 from llamastream.config import LlamaConfig
 from llamastream.errors import ModelError
 from llamastream.models.checkpoint import TensorEntry
+from llamastream.spec import EMBEDDING, LM_HEAD, tensor_specs
 
-EMBEDDING = "model.embed_tokens.weight"
-LM_HEAD = "lm_head.weight"
 CHUNK_BYTES = 2**20
-
-
-def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """transformers' names and shapes of all tensors of LlamaForCausalLM and MistralForCausalLM."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query = config.num_attention_heads * config.head_dim
-    key = config.num_key_value_heads * config.head_dim
-    attention = {"q_proj": (query, hidden), "k_proj": (key, hidden), "v_proj": (key, hidden)}
-    attention["o_proj"] = (hidden, query)
-    mlp = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
-    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"{prefix}{norm}.weight"] = (hidden,)
-        for block, parts, bias in (
-            ("self_attn", attention, config.attention_bias),
-            ("mlp", mlp, config.mlp_bias),
-        ):
-            for part, shape in parts.items():
-                shapes[f"{prefix}{block}.{part}.weight"] = shape
-                if bias:
-                    shapes[f"{prefix}{block}.{part}.bias"] = shape[:1]
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.tie_word_embeddings:
-        shapes[LM_HEAD] = (config.vocab_size, hidden)
-    return shapes
 
 
 def check_layout(
@@ -54,7 +26,7 @@ def check_layout(
             f"{source}: the configuration describes {config.num_hidden_layers} layers, but there "
             f"are only {len(kept)} tensors. Configuration and weights do not belong together."
         )
-    expected = expected_shapes(config)
+    expected = {spec.name: spec.shape for spec in tensor_specs(config)}
     names = {entry.name for entry in kept}
     missing = [name for name in expected if name not in names]
     if missing:

@@ -41,7 +41,7 @@ async def read_json(request: Request, max_body_bytes: int) -> dict[str, Any]:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object from bytes. Raises InvalidRequest."""
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")  # a byte order mark, which Windows' editors write
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8: byte {error.start} is invalid.") from None
     try:

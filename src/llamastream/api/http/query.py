@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.api.wire.format import START
-from llamastream.api.wire.options import LOGPROBS, unknown_option
+from llamastream.api.wire.options import INCLUDABLE, LOGPROBS, unknown_option
 from llamastream.errors import InvalidRequest
 from llamastream.records import Page, PageQuery
 
@@ -67,8 +67,11 @@ def check_include(request: Request) -> None:
     """Log-probabilities are in what was created with them; there is nothing else to include."""
     for name in INCLUDE:
         value = request.query_params.get(name, LOGPROBS)
-        if value != LOGPROBS:
-            raise InvalidRequest(f"include must be {LOGPROBS}. Given: {value[:60]!r}.", param=name)
+        if value not in INCLUDABLE:
+            raise InvalidRequest(
+                f"include must be one of {', '.join(INCLUDABLE)}. Given: {value[:60]!r}.",
+                param=name,
+            )
 
 
 def page_query(request: Request, *, known: Collection[str] = (), order: str = "desc") -> PageQuery:

@@ -10,6 +10,7 @@ from llamastream.api.wire.format import START, Caller, Endpoint
 from llamastream.api.wire.messages import parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
+    Includable,
     MaxTokens,
     Metadata,
     SamplingOptions,
@@ -47,20 +48,20 @@ class ResponseStreamOptions(WireModel):
 
 class ResponseBody(SamplingOptions):
     UNSUPPORTED = {
+        "tools": (),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "max_tool_calls": (),
         "access_programs": (),
         "background_options": (),
-        "context_management": ([],),
+        "context_management": (),
         "image": (),
-        "max_tool_calls": (),
         "moderation": (),
-        "parallel_tool_calls": (True, False),
         "prompt": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
+        "reasoning": ({"effort": "none"},),
         "service_tier": ("auto", "default"),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
     }
 
     input: Any = None
@@ -71,10 +72,10 @@ class ResponseBody(SamplingOptions):
     background: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     metadata: Metadata | None = None
-    max_output_tokens: MaxTokens | None = None
+    max_output_tokens: MaxTokens = None
     truncation: Literal["disabled", "auto"] | None = None
     text: TextOptions | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @property

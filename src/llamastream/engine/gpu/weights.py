@@ -188,15 +188,17 @@ def load_weights(
 
 
 def _empty(config: LlamaConfig, dtype: DType, device: torch.device) -> Weights:
+    if config.qk_norm:
+        raise ModelError("Norms of queries and keys are not computed on a GPU. Use --device cpu.")
     bits, hidden, inner = BITS[dtype], config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     joined = queries + 2 * config.num_key_value_heads * config.head_dim
-    attention_bias, mlp_bias = config.attention_bias, config.mlp_bias
+    mlp_bias = config.mlp_bias
     layers = tuple(
         Layer(
             input_norm=torch.zeros(hidden, device=device),
-            qkv=empty_matrix(joined, hidden, bits, device, bias=attention_bias),
-            output=empty_matrix(hidden, queries, bits, device, bias=attention_bias),
+            qkv=empty_matrix(joined, hidden, bits, device, bias=config.attention_bias),
+            output=empty_matrix(hidden, queries, bits, device, bias=config.attention_output_bias),
             post_norm=torch.zeros(hidden, device=device),
             gate_up=empty_matrix(2 * inner, hidden, bits, device, bias=mlp_bias, may_split=False),
             down=empty_matrix(hidden, inner, bits, device, bias=mlp_bias),

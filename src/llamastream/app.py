@@ -19,6 +19,7 @@ from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError
 from llamastream.generation import Answers, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
+from llamastream.models.packed import image_path, mark_used, trim
 from llamastream.records import Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
@@ -70,14 +71,18 @@ def load_runner(
             device=device,
             progress=_in_bytes(progress, checkpoint),
         )
-    return CpuRunner.load(
+    image = _image_path(settings, checkpoint)
+    runner = CpuRunner.load(
         checkpoint.config,
         config,
         checkpoint.stored_tensors,
-        image=_image_path(settings.data_dir, checkpoint, config.dtype),
+        image=image,
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
     )
+    mark_used(image)
+    trim(settings.data_dir, settings.packed_max_bytes, keep=image)
+    return runner
 
 
 def assemble(
@@ -162,7 +167,7 @@ def _in_bytes(
 
 def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
     """Size of the weights in memory. Raises ModelError before the first start has packed them."""
-    path = _image_path(settings.data_dir, checkpoint, settings.dtype)
+    path = _image_path(settings, checkpoint)
     try:
         return path.stat().st_size
     except OSError as error:
@@ -172,5 +177,5 @@ def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
         ) from error
 
 
-def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:
-    return data_dir / "packed" / f"{checkpoint.fingerprint[:32]}-{dtype}.bin"
+def _image_path(settings: ModelSettings, checkpoint: Checkpoint) -> Path:
+    return image_path(settings.data_dir, checkpoint.name, checkpoint.fingerprint, settings.dtype)

@@ -4,6 +4,7 @@ Knows no command line and no wire format: `cli` and `jina` call it with settings
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,8 @@ from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
 
@@ -96,6 +99,8 @@ def assemble(
 
     def load() -> LLMEngine:
         runner = load_runner(checkpoint, settings, device, progress)
+        for warning in (*checkpoint.warnings, *prompts.warnings):
+            logger.warning("model %s: %s", checkpoint.name, warning)
         return LLMEngine(runner, settings.engine_config())
 
     engine = AsyncEngine(load)

@@ -17,6 +17,8 @@ ChatError
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 PYDANTIC = re.compile(r"(?:Value error, )?(?:\w+ should )?(.*?)(?: after validation, not \w+)?")
@@ -145,6 +147,30 @@ class ModelError(ChatError):
     """A model that cannot be found, read or run. One line on stderr, exit code 2."""
 
     code = "model_error"
+
+
+@contextmanager
+def reading(file: object, way_out: str = "Download it again.") -> Iterator[None]:
+    """The boundary around parsers of files that we did not write: all they raise is a ModelError.
+
+    They meet whatever a damaged or hostile file makes of their assumptions: TypeError, KeyError,
+    RecursionError, a panic of Rust. Our own errors pass.
+    """
+    try:
+        yield
+    except ChatError:
+        raise
+    except OSError as error:
+        raise ModelError(f"Cannot read {file}: {error.strerror or error}.") from error
+    except BaseException as error:
+        # NOTE: a panic is no Exception; its class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"{file} is damaged or not what it should be ({type(error).__name__}: "
+            f"{lines[0][:200].rstrip('.')}). {way_out}"
+        ) from error
 
 
 def requirement(problem: str) -> str:

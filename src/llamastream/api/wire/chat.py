@@ -14,13 +14,13 @@ from llamastream.api.wire.openai import (
     logprob_entries,
     usage_fields,
 )
-from llamastream.api.wire.options import GenerationOptions, MaxTokens, Metadata
+from llamastream.api.wire.options import GenerationOptions, MaxTokens, Metadata, TemplateOptions
 from llamastream.errors import InvalidRequest
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Delta, FinishReason, Usage
 
 
-class ChatCompletionBody(GenerationOptions):
+class ChatCompletionBody(GenerationOptions, TemplateOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
@@ -54,7 +54,8 @@ class ChatCompletionBody(GenerationOptions):
         sampling = self.sampling(
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
-        return self.build(parse_messages(self.messages), sampling, scope=scope, label=label)
+        messages, options = parse_messages(self.messages), self.prompt_options()
+        return self.build(messages, sampling, options, scope=scope, label=label)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens

@@ -66,10 +66,10 @@ HOSTILE = {
 def test_a_template_that_does_too_much_is_refused_when_it_is_loaded(
     byte_level: Tokenizer, name: str
 ) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ModelError, match="chat template .* --chat-template"):
         JinjaFormat(byte_level, HOSTILE[name], allow_prompt_tags=False)
-    assert time.monotonic() - started < 2 * MAX_SECONDS
+    assert time.thread_time() - started < 2 * MAX_SECONDS
 
 
 def test_a_template_that_does_too_much_only_later_is_refused_then(byte_level: Tokenizer) -> None:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select, update
 
 from llamastream.errors import DamagedRecord
+from llamastream.records import Interrupted, Recovery, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.journal import Journal, read_unfolded
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.records import Interrupted, Recovery, Response, Status
 from llamastream.store.removal import give_up
 from llamastream.store.rows import (
     RESPONSE_COLUMNS,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, update
 
-from llamastream.store.records import Status
+from llamastream.records import Status
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.tables import conversations, items, responses
 from llamastream.store.usage import Charges

@@ -13,13 +13,7 @@ from llamastream.errors import (
     InvalidRequest,
     NotFound,
 )
-from llamastream.store.chains import chain_items
-from llamastream.store.conversations import check_room, join_conversation
-from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_tokens
-from llamastream.store.ledger import OpenResponse
-from llamastream.store.reading import Choose, fetch_page, read_history
-from llamastream.store.records import (
+from llamastream.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
     ConversationLimits,
@@ -34,6 +28,12 @@ from llamastream.store.records import (
     Response,
     Status,
 )
+from llamastream.store.chains import chain_items
+from llamastream.store.conversations import check_room, join_conversation
+from llamastream.store.database import Database
+from llamastream.store.journal import Journal, read_tokens
+from llamastream.store.ledger import OpenResponse
+from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
     ID,

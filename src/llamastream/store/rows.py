@@ -17,10 +17,10 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Row, TableClause, select
 
 from llamastream.errors import DamagedRecord, InvalidRequest, NotFound
+from llamastream.records import Conversation, Item, Json, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.checksums import checksum, verify
 from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.store.records import Conversation, Item, Json, Response, Status
 from llamastream.store.tables import conversations, items, responses
 
 logger = logging.getLogger(__name__)

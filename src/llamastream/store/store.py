@@ -11,19 +11,19 @@ from typing import BinaryIO, Self
 from sqlalchemy import Connection, exc
 
 from llamastream.errors import StoreError
-from llamastream.store import recovery, retention, transfer
-from llamastream.store.conversations import Conversations
-from llamastream.store.database import Database, Durability, translated_errors
-from llamastream.store.journal import Journal
-from llamastream.store.ledger import Ledger
-from llamastream.store.migrations import upgrade
-from llamastream.store.records import (
+from llamastream.records import (
     ConversationLimits,
     Recovery,
     Retention,
     ScopeUsage,
     Swept,
 )
+from llamastream.store import recovery, retention, transfer
+from llamastream.store.conversations import Conversations
+from llamastream.store.database import Database, Durability, translated_errors
+from llamastream.store.journal import Journal
+from llamastream.store.ledger import Ledger
+from llamastream.store.migrations import upgrade
 from llamastream.store.responses import Responses
 from llamastream.store.usage import read_usage
 from llamastream.store.writer import Refused, Writer

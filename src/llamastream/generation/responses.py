@@ -117,6 +117,11 @@ class Responses:
         await self._open_parts.aclose()
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the database was taken away under the server: it must be started again."""
+        return self.is_open and self.store.is_lost
+
+    @property
     def num_live(self) -> int:
         return len(self._generations)
 

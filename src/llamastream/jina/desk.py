@@ -29,13 +29,16 @@ class StreamDesk:
         ready: Callable[[], bool],
         responses: Responses | None = None,
     ) -> None:
-        """`ready` answers health checks and `is_flow_ready`. Without `responses` nothing can be
-        stored."""
-        self.ready = ready
+        """`ready` answers health checks and `is_flow_ready`, unless the database was taken away.
+        Without `responses` nothing can be stored."""
+        self._ready = ready
         self.is_storing = responses is not None
         self._service = service
         self._authorize = authorize
         self._responses = responses
+
+    def ready(self) -> bool:
+        return self._ready() and (self._responses is None or not self._responses.is_lost)
 
     @asynccontextmanager
     async def open(self, ask: Ask) -> AsyncIterator[Documents]:

@@ -69,8 +69,12 @@ class Store:
         journal = Journal(Ledger(), owner=owner, durability=durability)
         writer = Writer(database, journal, exclusive=exclusive)
         try:
+            if exclusive:
+                database.lock_file(owner)
             await asyncio.to_thread(_prepare, database)
             await asyncio.to_thread(writer.start)
+            if exclusive:
+                await asyncio.to_thread(database.convert)
         except BaseException:
             database.close()
             raise
@@ -78,8 +82,13 @@ class Store:
 
     @property
     def is_working(self) -> bool:
-        """Whether the last transaction came through."""
-        return self._writer.is_working
+        """Whether the last transaction came through, and its files are still there."""
+        return self._writer.is_working and self._database.is_there
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its files were removed or replaced: only a restart or their return helps."""
+        return not self._database.is_there
 
     def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
         """Journal one step of all streams; a token's request_id is its response's id.
@@ -105,11 +114,18 @@ class Store:
         return await self._database.read(lambda conn: read_usage(conn, scope))
 
     async def sweep(self, policy: Retention) -> Swept:
-        """Forget a bounded part of what may be forgotten; call again while there is more."""
+        """Forget a bounded part of what may be forgotten, and give a bounded part of what is free
+        back to the file system; call again while there is more."""
         now = self._clock()
         charges = self._writer.charges
         planned = await self._database.read(lambda conn: retention.plan(conn, policy, now))
-        return await self._writer.run(lambda conn: retention.sweep(conn, charges, planned, now))
+
+        def write(conn: Connection) -> Swept:
+            swept = retention.sweep(conn, charges, planned, now)
+            num_pages = 0 if swept.more else self._database.shrink(conn)
+            return swept._replace(more=swept.more or num_pages > 0)
+
+        return await self._writer.run(write)
 
     async def export(self, path: Path) -> int:
         """Write all of the database, as of one moment, and return the number of lines.
@@ -162,6 +178,7 @@ def _prepare(database: Database) -> None:
             except BaseException:
                 conn.exec_driver_sql("ROLLBACK")
                 raise
+        database.keep()
     except exc.DBAPIError as error:
         raise StoreError(f"{database.name} cannot be opened: {error.orig}.") from error
 

@@ -6,6 +6,7 @@ run on a few threads of their own, which was measured at less than half the time
 
 import asyncio
 import math
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 
-from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.errors import ChatError, StoreBusy, StoreError, StoreUnavailable
 from llamastream.store import sqlite
 from llamastream.store.sqlite import SqliteFile
 
@@ -41,6 +42,14 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     reason = " ".join(str(cause).split()).rstrip(".")
     return StoreUnavailable(f"The database failed: {reason}. Nothing was written; try again later.")
+
+
+def cannot_open(name: str, error: exc.DBAPIError) -> ChatError:
+    """What a start ends with: StoreUnavailable where a later one may succeed, else StoreError."""
+    backend = sqlite if isinstance(error.orig, sqlite3.Error) else _postgres()
+    kind = StoreUnavailable if backend.may_pass_later(error.orig) else StoreError
+    reason = " ".join(str(error.orig).split()).rstrip(".")
+    return kind(f"{name} cannot be opened: {reason}.")
 
 
 @contextmanager
@@ -165,18 +174,18 @@ class Database:
     def lock_file(self, owner: str) -> None:
         """SQLite: be the only server on this file, until the process ends or `close`.
 
-        Before anything else is done with it. Raises StoreError when another has the lock.
+        Before anything else is done with it. Raises StoreBusy when another has the lock.
         """
         if self.file is not None and not self.file.lock():
-            raise StoreError(_second_server(owner) + ".")
+            raise StoreBusy(_second_server(owner) + ".")
 
     def lock_session(self, conn: Connection, owner: str) -> None:
         """PostgreSQL: be the only server that generates as `owner`, as long as `conn` lives.
 
-        Raises StoreError when another has the lock.
+        Raises StoreBusy when another has the lock.
         """
         if not self.is_sqlite and not _postgres().lock_session(conn, f"llamastream {owner}"):
-            raise StoreError(_second_server(owner) + " or name (--server-name).")
+            raise StoreBusy(_second_server(owner) + " or name (--server-name).")
 
     def shrink(self, conn: Connection) -> int:
         """Within the caller's transaction; the pages given back. PostgreSQL sees to it itself."""

@@ -7,12 +7,13 @@ known by their inodes: what is written into one that has no name any more is not
 import fcntl
 import logging
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection
 
-from llamastream.errors import StoreError
+from llamastream.errors import StoreError, StoreUnavailable, may_pass
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,12 @@ SHRINK_PAGES = 256  # in one transaction: a few ms in which no step is written
 KEPT_FREE_PAGES = 1024  # not given back, since new rows will want them
 CONVERTED_BYTES = 128 * 2**20  # a larger file is not copied at a start
 INCREMENTAL = 2  # of PRAGMA auto_vacuum
+PASSING = frozenset(  # primary result codes of what may pass by itself
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+    }
+)
 
 _held: set[int] = set()  # descriptors with a lock, which a forked child must not hold on to
 
@@ -37,14 +44,15 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         """Make it if need be, readable by its owner only; SQLite gives its other files that mode.
 
-        Raises StoreError.
+        Raises StoreError or StoreUnavailable.
         """
         self.path = path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
-            raise StoreError(f"The database {path} cannot be opened: {error.strerror}.") from error
+            kind = StoreUnavailable if may_pass(error) else StoreError
+            raise kind(f"The database {path} cannot be opened: {error.strerror}.") from error
         found = os.fstat(self._fd)
         self._files = [(str(path), found.st_dev, found.st_ino)]
 
@@ -131,6 +139,11 @@ def convert(conn: Connection) -> None:
             "the database file does not shrink: run `llamastream db vacuum` once, "
             "while the server is stopped"
         )
+
+
+def may_pass_later(error: object) -> bool:
+    """Of an error of the driver: not for a file that is damaged or no database."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING
 
 
 def _can_shrink(conn: Connection) -> bool:

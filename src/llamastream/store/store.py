@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc
 from llamastream.errors import StoreError
 from llamastream.store import recovery, retention, transfer
 from llamastream.store.conversations import Conversations
-from llamastream.store.database import Database, Durability, translated_errors
+from llamastream.store.database import Database, Durability, cannot_open, translated_errors
 from llamastream.store.journal import Journal
 from llamastream.store.ledger import Ledger
 from llamastream.store.migrations import upgrade
@@ -63,7 +63,8 @@ class Store:
     ) -> Self:
         """Open a database, created or brought to the newest version if need be.
 
-        `exclusive` is for a server: no other may generate as `owner`. Raises StoreError.
+        `exclusive` is for a server: no other may generate as `owner`. Raises StoreError, StoreBusy
+        when another does, and StoreUnavailable for what may pass by itself.
         """
         database = await asyncio.to_thread(Database, url, durability=durability)
         journal = Journal(Ledger(), owner=owner, durability=durability)
@@ -180,7 +181,7 @@ def _prepare(database: Database) -> None:
                 raise
         database.keep()
     except exc.DBAPIError as error:
-        raise StoreError(f"{database.name} cannot be opened: {error.orig}.") from error
+        raise cannot_open(database.name, error) from error
 
 
 def _export(database: Database, path: Path) -> int:

@@ -19,6 +19,7 @@ from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 
 from llamastream.errors import ChatError, StoreBusy, StoreError, StoreUnavailable
 from llamastream.store import sqlite
+from llamastream.store.damage import UNREADABLE, unreadable
 from llamastream.store.sqlite import SqliteFile
 
 Durability = Literal["normal", "full", "off"]
@@ -41,6 +42,8 @@ def is_unavailable(error: BaseException) -> bool:
 def unavailable(error: BaseException) -> StoreUnavailable:
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     reason = " ".join(str(cause).split()).rstrip(".")
+    if reason.startswith("Could not decode"):  # SQLite's driver goes on with what it holds
+        reason = "text that is not UTF-8"
     return StoreUnavailable(f"The database failed: {reason}. Nothing was written; try again later.")
 
 
@@ -54,13 +57,17 @@ def cannot_open(name: str, error: exc.DBAPIError) -> ChatError:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for what `is_unavailable`."""
+    """Raise StoreUnavailable for what `is_unavailable`, and DamagedRecord for `unreadable`."""
     try:
         yield
     except exc.DBAPIError as error:
         if not is_unavailable(error):
             raise
         raise unavailable(error) from error
+    except UNREADABLE as error:
+        if (damage := unreadable(error)) is None:
+            raise
+        raise damage from error
 
 
 class Database:

@@ -1,17 +1,18 @@
 """The store as one object: opening, recovering, forgetting, moving, closing."""
 
 import asyncio
+import contextlib
 import os
 import stat
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from sqlalchemy import Connection, exc
 
-from llamastream.errors import StoreError
+from llamastream.errors import StoreError, StoreUnavailable
 from llamastream.store import recovery, retention, transfer
+from llamastream.store.clock import Clocks, StoreClock
 from llamastream.store.conversations import Conversations
 from llamastream.store.database import Database, Durability, cannot_open, translated_errors
 from llamastream.store.journal import Journal
@@ -30,6 +31,7 @@ from llamastream.store.writer import Refused, Writer
 from llamastream.types import Token
 
 LIMITS = ConversationLimits()
+CLOCKS = Clocks()
 
 
 class Store:
@@ -40,7 +42,7 @@ class Store:
         database: Database,
         journal: Journal,
         writer: Writer,
-        clock: Callable[[], float],
+        clock: StoreClock,
         limits: ConversationLimits,
     ) -> None:
         self._database = database
@@ -59,7 +61,7 @@ class Store:
         owner: str = "main",
         exclusive: bool = True,
         limits: ConversationLimits = LIMITS,
-        clock: Callable[[], float] = time.time,
+        clocks: Clocks = CLOCKS,
     ) -> Self:
         """Open a database, created or brought to the newest version if need be.
 
@@ -79,7 +81,11 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database, journal, writer, clock, limits)
+        store = cls(database, journal, writer, StoreClock(clocks), limits)
+        if exclusive:
+            with contextlib.suppress(StoreUnavailable):  # a full disk; nothing is forgotten then
+                await store._advance_clock()
+        return store
 
     @property
     def is_working(self) -> bool:
@@ -106,7 +112,7 @@ class Store:
         Once, before anything is appended.
         """
         return await self._writer.run(
-            lambda conn: recovery.recover(conn, self._journal, self._clock())
+            lambda conn: recovery.recover(conn, self._journal, self._clock)
         )
 
     async def usage(self, scope: str) -> ScopeUsage:
@@ -117,7 +123,8 @@ class Store:
     async def sweep(self, policy: Retention) -> Swept:
         """Forget a bounded part of what may be forgotten, and give a bounded part of what is free
         back to the file system; call again while there is more."""
-        now = self._clock()
+        await self._advance_clock()
+        now = self._clock.steady()
         charges = self._writer.charges
         planned = await self._database.read(lambda conn: retention.plan(conn, policy, now))
 
@@ -161,6 +168,9 @@ class Store:
         finally:
             await self._writer.close()
             await asyncio.to_thread(self._database.close)
+
+    async def _advance_clock(self) -> None:
+        self._clock.set(*await self._writer.run(self._clock.advance))
 
     async def __aenter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, StoreError, StoreUnavailable
+from llamastream.store.damage import unreadable
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal
 from llamastream.store.usage import Charges
@@ -204,7 +205,7 @@ class Writer:
             self._journal.ledger.undo(mark)
             self.charges.undo(charged)
             conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
-            outcome = error
+            outcome = unreadable(error) or error
         conn.exec_driver_sql("RELEASE SAVEPOINT job")
         return outcome
 

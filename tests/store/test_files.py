@@ -140,8 +140,12 @@ from llamastream.store.sqlite import SqliteFile
 from pathlib import Path
 file = SqliteFile(Path(sys.argv[1]))
 assert file.lock()
+is_up, tell = os.pipe()
 if os.fork() == 0:
+    os.write(tell, b"x")
     os.read(int(sys.argv[2]), 1)  # lives as long as the test lets it
+else:
+    os.read(is_up, 1)
 os._exit(0)
 """
 

@@ -179,12 +179,8 @@ class ModelUnavailable(ModelError):
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same may succeed later, with nothing changed by anybody here.
-
-    An error of the system tells so itself, also where it is what lies behind ours.
-    """
-    if isinstance(error, ChatError) and error.exit_code == EXIT_TEMPORARY:
-        return True
+    """Whether an error of the system, or one that lies behind this, is of what may pass by itself:
+    a full disk, a network that is down."""
     if isinstance(error, OSError) and error.errno in PASSING:
         return True
     cause = error.__cause__ or error.__context__
@@ -193,7 +189,8 @@ def may_pass(error: BaseException) -> bool:
 
 def exit_code(error: ChatError) -> int:
     """What a command ends with."""
-    return EXIT_TEMPORARY if may_pass(error) else error.exit_code
+    is_about_files = isinstance(error, ModelError | StoreError)
+    return EXIT_TEMPORARY if is_about_files and may_pass(error) else error.exit_code
 
 
 def requirement(problem: str) -> str:

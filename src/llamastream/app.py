@@ -102,6 +102,8 @@ def assemble(
 
     def load() -> LLMEngine:
         runner = load_runner(checkpoint, settings, device, progress)
+        for warning in (*checkpoint.warnings, *prompts.warnings):
+            logger.warning("model %s: %s", checkpoint.name, warning)
         return LLMEngine(runner, settings.engine_config())
 
     engine = AsyncEngine(load)

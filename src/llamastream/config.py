@@ -7,7 +7,7 @@ descriptions of a model; the options come from flags, `LLAMASTREAM_*` variables 
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -67,11 +67,13 @@ class LlamaConfig:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerConfig:
-    """Everything `chat` needs to turn text into ids and back, whatever file format it came from.
+    """Everything `text` needs to turn text into ids and back, whatever file format it came from.
 
-    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`. `eos_token_ids` are all ids
-    that end a turn (generation_config.json may name several). `add_bos_token` says whether plain
-    text gets a BOS in front.
+    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`. `eos_token_ids` are the ids
+    that the files say end a turn; the chat template may tell of more. `add_bos_token` says whether
+    plain text gets a BOS in front. `named_templates` are those beside the default one.
+    `template_variables` are what a template knows by names such as `eos_token`. `odd_pieces` are
+    the bytes, in hex, of ids that the JSON can only hold a place for. `vocab_size` is the model's.
     """
 
     tokenizer_json: str
@@ -79,6 +81,11 @@ class TokenizerConfig:
     eos_token_ids: tuple[int, ...]
     add_bos_token: bool
     chat_template: str | None = None
+    named_templates: dict[str, str] = field(default_factory=dict)
+    template_variables: dict[str, str] = field(default_factory=dict)
+    odd_pieces: dict[int, str] = field(default_factory=dict)
+    vocab_size: int | None = None
+    source: str = "tokenizer.json"  # the file to name in errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ Exit codes are those of sysexits.h, but for 2. What ended with 70 or 75 may be s
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 EXIT_CONFIG, EXIT_SOFTWARE, EXIT_TEMPORARY = 2, 70, 75
@@ -191,6 +193,30 @@ def exit_code(error: ChatError) -> int:
     """What a command ends with."""
     is_about_files = isinstance(error, ModelError | StoreError)
     return EXIT_TEMPORARY if is_about_files and may_pass(error) else error.exit_code
+
+
+@contextmanager
+def reading(file: object, way_out: str = "Download it again.") -> Iterator[None]:
+    """The boundary around parsers of files that we did not write: all they raise is a ModelError.
+
+    They meet whatever a damaged or hostile file makes of their assumptions: TypeError, KeyError,
+    RecursionError, a panic of Rust. Our own errors pass.
+    """
+    try:
+        yield
+    except ChatError:
+        raise
+    except OSError as error:
+        raise ModelError(f"Cannot read {file}: {error.strerror or error}.") from error
+    except BaseException as error:
+        # NOTE: a panic is no Exception; its class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"{file} is damaged or not what it should be ({type(error).__name__}: "
+            f"{lines[0][:200].rstrip('.')}). {way_out}"
+        ) from error
 
 
 def requirement(problem: str) -> str:

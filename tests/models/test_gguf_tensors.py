@@ -188,8 +188,8 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "must be a number > 0"),
         ({"llama.rope.freq_base": math.inf}, "must be a number > 0. Given: inf"),
         (
-            {"llama.block_count": 2**31},
-            "describes 2147483648 layers, but there are only 21 tensors",
+            {"llama.block_count": 2**31 - 1},
+            "describes 2147483647 layers, but there are only 21 tensors",
         ),
         ({"llama.rope.dimension_count": 2}, "must be the head dimension, 4"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count must be an integer >= 1"),

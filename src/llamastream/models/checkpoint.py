@@ -23,6 +23,10 @@ Progress = Callable[[str, int, int], None]
 """Called during downloads with (label, bytes done, bytes in all), from any thread."""
 
 
+Warn = Callable[[str], None]
+"""Takes one line about a model: what in its files does not hold, and what was made of it."""
+
+
 class TensorEntry(NamedTuple):
     """One tensor on disk. `dtype` is safetensors' or ggml's name of it: "BF16", "Q4_1".
 
@@ -53,6 +57,7 @@ class Checkpoint:
     entries: tuple[TensorEntry, ...]
     fingerprint: str
     sampling: SamplingParams = SamplingParams()  # what its authors recommend
+    warnings: tuple[str, ...] = ()  # what in its files does not hold
 
     @property
     def num_parameters(self) -> int:

@@ -15,6 +15,7 @@ from jinja2 import Template, TemplateError
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.budget import Budget, OverBudget
 from llamastream.text.llama2 import TAGS, check_tags
+from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
 from llamastream.text.tokenizer import Tokenizer
@@ -39,15 +40,16 @@ class JinjaFormat:
         self._template = self._compile(source)
         self._marked: tuple[Literals, Template] | None = None  # made when first needed
         self._lock = Lock()
-        checked = () if allow_prompt_tags else TAGS
-        self._tags = [t for t in checked if t in source and t not in tokenizer.special_texts]
+        self.plain_marks = [t for t in control_texts(source) if t not in tokenizer.special_texts]
+        tags = [tag for tag in TAGS if tag in source and tag not in tokenizer.special_texts]
+        self._tags = [] if allow_prompt_tags else [*tags, *self.plain_marks]
         self._variables = self._special_variables()
-        self._check_ends()
+        self.probe = Probe()
+        self.probe = probe(self._render_probe)
 
     def build(self, messages: Sequence[Message]) -> list[int]:
         """Raises InvalidRequest if the template refuses `messages`, or a turn could be forged."""
-        for index, message in enumerate(messages):
-            check_tags(index, message, self._tags)
+        self._check(messages)
         with self._lock:
             self._start(messages)
             text = self._render(messages)
@@ -56,6 +58,23 @@ class JinjaFormat:
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
     def render(self, messages: Sequence[Message]) -> str:
+        self._check(messages)
+        with self._lock:
+            self._start(messages)
+            return self._render(messages)
+
+    def _check(self, messages: Sequence[Message]) -> None:
+        for index, message in enumerate(messages):
+            check_tags(index, message, self._tags)
+            if self.probe.drops_system and message.role == "system":
+                raise InvalidRequest(
+                    f"messages[{index}].role must not be system: the model's chat template leaves "
+                    "such messages out. Say it in the user's message.",
+                    param=f"messages[{index}].role",
+                )
+
+    def _render_probe(self, messages: Sequence[Message], as_parts: bool) -> str:
+        self.probe = Probe(as_parts=as_parts)
         with self._lock:
             self._start(messages)
             return self._render(messages)
@@ -113,14 +132,8 @@ class JinjaFormat:
             "bos_token": tokenizer.bos_token_id,
             "eos_token": next(iter(tokenizer.eos_token_ids), None),
         }
-        return {name: tokenizer.token_text(i) for name, i in ids.items() if i is not None}
-
-    def _check_ends(self) -> None:
-        """Find an endless template when it is loaded, not with the first request."""
-        try:
-            self.render([Message("user", "Hello")])
-        except InvalidRequest:  # it may want other roles; that is for a request to learn
-            pass
+        known = {name: tokenizer.token_text(i) for name, i in ids.items() if i is not None}
+        return known | tokenizer.config.template_variables
 
     def _render_others(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
         """The prompt with `contents` in the place of `_texts(messages)`."""
@@ -143,7 +156,7 @@ class JinjaFormat:
     ) -> str:
         try:
             return (template or self._template).render(
-                messages=list(map(_variables, messages)),
+                messages=list(map(self._message, messages)),
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
@@ -166,6 +179,13 @@ class JinjaFormat:
                 param="messages",
             ) from error
 
+    def _message(self, message: Message) -> dict[str, Any]:
+        """A message as the template knows it."""
+        name = {} if message.name is None else {"name": message.name}
+        parts = [{"type": "text", "text": message.content}]
+        content = parts if self.probe.as_parts else message.content
+        return {"role": message.role, "content": content, **name}
+
     def _strftime_now(self, form: str) -> str:
         return self._now.strftime(form)
 
@@ -173,12 +193,6 @@ class JinjaFormat:
 def _texts(messages: Iterable[Message]) -> list[str]:
     """All that the messages' authors wrote."""
     return [text for m in messages for text in (m.content, m.name) if text is not None]
-
-
-def _variables(message: Message) -> dict[str, str]:
-    """A message as templates know it."""
-    name = {} if message.name is None else {"name": message.name}
-    return {"role": message.role, "content": message.content, **name}
 
 
 class _RefusedError(TemplateError):

@@ -3,14 +3,14 @@
 The formats themselves are next door: `llama2`, and `jinja` for all that is a template.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.jinja import JinjaFormat
 from llamastream.text.llama2 import TAGS, Llama2Format
+from llamastream.text.probe import CONVERSATION, control_texts, end_mark
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.types import Message
 
@@ -27,7 +27,6 @@ TEMPLATES = {
         "<|im_end|>{{ '\n' }}{% endfor %}<|im_start|>{{ 'assistant\n' }}"
     ),
 }
-_CONTROL_TEXT = re.compile(r"<\|\w+\|>")
 _PROBES = (
     (Message("user", " a "),),
     (Message("system", " s "), Message("user", " a ")),
@@ -46,8 +45,12 @@ class PromptFormat(Protocol):
 class PromptBuilder:
     """Builds the prompts of one model. Thread-safe."""
 
-    def __init__(self, prompt_format: PromptFormat) -> None:
+    def __init__(
+        self, prompt_format: PromptFormat, name: str = "none", warnings: Iterable[str] = ()
+    ) -> None:
         self._format = prompt_format
+        self.name = name  # of the format, for people
+        self.warnings = tuple(warnings)  # what of model and template does not hold, one line each
 
     @classmethod
     def from_config(
@@ -59,18 +62,26 @@ class PromptBuilder:
     ) -> Self:
         """Choose the format: the operator's option, else the checkpoint's own template.
 
-        Raises ModelError if the format does not fit the tokenizer or the template does not compile.
+        `tokenizer` learns from it which tokens are control tokens, and which end a turn. Raises
+        ModelError if the format does not fit the tokenizer, does not compile or loses contents.
         """
         option = chat_template_option
         if option == "llama2":
-            return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags))
-        source = tokenizer.chat_template if option is None else _template(option, tokenizer)
+            return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags), "llama2")
+        own = tokenizer.config.chat_template
+        source = own if option is None else _template(option, tokenizer)
         if source is None:
-            return cls(_NoFormat())
+            return cls(_NoFormat(), warnings=_end_warnings(tokenizer))
+        tokenizer.adopt(texts=control_texts(source))
         jinja = JinjaFormat(tokenizer, source, allow_prompt_tags=allow_prompt_tags)
         if option is None and _is_llama2(jinja, source, tokenizer):
-            return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags))
-        return cls(jinja)
+            reference = Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags)
+            return cls(reference, "llama2, which the model's own template writes")
+        end = _turn_end(tokenizer, jinja.probe.after_answer)
+        tokenizer.adopt(ends=[] if end is None else [end])
+        warnings = [*_template_warnings(jinja), *_end_warnings(tokenizer)]
+        _check_ids(tokenizer, jinja)
+        return cls(jinja, option or "the model's own template", warnings)
 
     def build(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the prompt, up to where the answer begins.
@@ -115,13 +126,60 @@ def _check(messages: Sequence[Message]) -> None:
                 ) from error
 
 
+def _turn_end(tokenizer: Tokenizer, after_answer: str) -> int | None:
+    """The single token that the template writes behind an assistant's message, if it does."""
+    known = tokenizer.split_special(after_answer.lstrip())[:1]
+    if known and isinstance(known[0], int):
+        return known[0]
+    mark = end_mark(after_answer)
+    return None if mark is None else tokenizer.token_id(mark)
+
+
+def _template_warnings(jinja: JinjaFormat) -> Iterator[str]:
+    if jinja.probe.refusal:
+        yield f"its chat template took no conversation given to try it: {jinja.probe.refusal}"
+    if jinja.probe.drops_system:
+        yield "its chat template leaves out system messages: requests with one are refused"
+    if jinja.plain_marks:
+        yield (
+            f"{', '.join(jinja.plain_marks[:8])} of its chat template are no tokens: messages that "
+            "hold one are refused, since it could forge a turn"
+        )
+
+
+def _end_warnings(tokenizer: Tokenizer) -> Iterator[str]:
+    vocab_size = tokenizer.config.vocab_size
+    if not tokenizer.eos_token_ids:
+        yield "nothing ends its answers: neither its files nor its chat template name an end token"
+    if vocab_size is not None and tokenizer.num_tokens > vocab_size:
+        yield (
+            f"its tokenizer has {tokenizer.num_tokens} tokens, the model {vocab_size}: those past "
+            "it are of no use"
+        )
+
+
+def _check_ids(tokenizer: Tokenizer, jinja: JinjaFormat) -> None:
+    """Raises ModelError for a template that writes tokens which the model does not have."""
+    vocab_size = tokenizer.config.vocab_size
+    if vocab_size is None or jinja.probe.refusal:
+        return
+    messages = CONVERSATION[1:]  # not all take a system message
+    largest = max(jinja.build(messages), default=0)
+    if largest >= vocab_size:
+        raise ModelError(
+            f"{tokenizer.config.source}: the chat template writes {tokenizer.token_text(largest)}, "
+            f"token {largest}, but the model has {vocab_size} tokens. Tokenizer and weights do not "
+            "belong together: download both again."
+        )
+
+
 def _template(option: str, tokenizer: Tokenizer) -> str:
-    """One of ours, or the file `option`."""
+    """One of ours, one that the model names, or the file `option`."""
     source = TEMPLATES.get(option)
     if source is None:
-        return _read_template(option)
-    for text in _CONTROL_TEXT.findall(source):
-        if text not in tokenizer.special_texts:
+        return tokenizer.config.named_templates.get(option) or _read_template(option)
+    for text in control_texts(source):
+        if tokenizer.token_id(text) is None:
             raise ModelError(
                 f"--chat-template {option} needs a tokenizer with the control token {text}."
             )
@@ -133,8 +191,8 @@ def _read_template(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            "--chat-template must be llama2, llama3, chatml or a readable file with a Jinja "
-            f"template. Given: {path} ({error})."
+            "--chat-template must be llama2, llama3, chatml, the name of one of the model's own "
+            f"templates or a readable file with a Jinja template. Given: {path} ({error})."
         ) from error
 
 

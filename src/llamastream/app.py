@@ -18,10 +18,9 @@ from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
-from llamastream.generation import ChatService
-from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.generation import Answers, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
-from llamastream.store.records import ConversationLimits, Retention
+from llamastream.records import ConversationLimits, Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
@@ -32,14 +31,15 @@ logger = logging.getLogger(__name__)
 DAY_S = 86_400.0
 STORE_RETRY_S = 1.0  # between two tries to open the database
 WAITING_SAID_EVERY_S = 10.0
+ARITHMETIC = 2  # of the CPU core: raise it when the same weights give other logits
 
 
 class Assembly(NamedTuple):
-    """The parts of one running model. The service owns the engine and starts and stops it."""
+    """The parts of one running model. The answers own the engine and start and stop it."""
 
     checkpoint: Checkpoint
     engine: AsyncEngine
-    service: ChatService
+    answers: Answers
 
 
 def find_model(settings: ModelSettings, progress: Progress | None = None) -> Checkpoint:
@@ -76,7 +76,7 @@ def load_runner(
     return CpuRunner.load(
         checkpoint.config,
         config,
-        checkpoint.tensors,
+        checkpoint.stored_tensors,
         image=_image_path(settings.data_dir, checkpoint, config.dtype),
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
@@ -107,7 +107,7 @@ def assemble(
         return LLMEngine(runner, settings.engine_config())
 
     engine = AsyncEngine(load)
-    service = ChatService(
+    answers = Answers(
         engine,
         tokenizer,
         prompts,
@@ -115,11 +115,11 @@ def assemble(
         model_id=_model_id(checkpoint, settings.dtype, device),
         sampling=checkpoint.sampling,
     )
-    return Assembly(checkpoint, engine, service)
+    return Assembly(checkpoint, engine, answers)
 
 
-def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) -> Responses:
-    """Stored responses on top of `service`. The database is opened when they start."""
+def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> StoredAnswers:
+    """Stored answers on top of `answers`. The database is opened when they start."""
     days = store.retain_days
     policy = StorePolicy(
         grace_s=store.grace,
@@ -130,7 +130,7 @@ def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) ->
             max_conversations=store.retain_conversations,
         ),
     )
-    return Responses(service, lambda: wait_for_store(store, data_dir=data_dir), policy)
+    return StoredAnswers(answers, lambda: wait_for_store(store, data_dir=data_dir), policy)
 
 
 async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
@@ -173,7 +173,7 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
 
 def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """Equal where the same request gives the same tokens: what a stored answer may go on with."""
-    kind = "" if device == "cpu" else "-gpu"
+    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
     return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 
 

@@ -57,6 +57,15 @@ class ChatRequest:
     scope: str = ""
     label: str = ""
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return (self.prompt, *self.more_prompts)
+
+    @property
+    def num_choices(self) -> int:
+        """Of all prompts."""
+        return len(self.prompts) * self.n
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:

@@ -43,8 +43,8 @@ async def test_health_tells_of_a_failing_database(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=url) as client,
     ):
         assert (await client.get("/health")).json()["store"] == "ready"
-        assert isinstance(responses.store, FailingStore)
-        responses.store.fail()
+        assert isinstance(responses._store, FailingStore)
+        responses._store.fail()
         health = await client.get("/health")
         assert (health.status_code, health.json()["store"]) == (200, "unavailable")
 

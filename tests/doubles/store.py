@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamastream.errors import StoreUnavailable
-from llamastream.store.records import Outcome, Response
+from llamastream.records import Outcome, Response
 from llamastream.store.store import Store
 from llamastream.types import Token
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
 
+from llamastream.records import IdempotencyKey, Retention
 from llamastream.store.clock import HOLD_S, MERGED_S, State
-from llamastream.store.records import IdempotencyKey, Retention
 from llamastream.store.store import Store
 from llamastream.store.tables import conversations, responses, store_clock
 from tests.store.conftest import Clock

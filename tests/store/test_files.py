@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.records import Item, PageQuery, Retention
 from llamastream.store.database import sqlite_url
 from llamastream.store.migrations import MIGRATIONS, TYPES
-from llamastream.store.records import Item, PageQuery, Retention
 from llamastream.store.sqlite import INCREMENTAL, KEPT_FREE_PAGES, MAX_WAL_BYTES
 from llamastream.store.store import Store
 from llamastream.types import Token

@@ -5,9 +5,9 @@ import psutil
 import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.records import PageQuery
 from llamastream.store.database import Database
 from llamastream.store.postgres import KEEPALIVE, connect_arguments
-from llamastream.store.records import PageQuery
 from llamastream.store.store import Store
 from tests.doubles.postgres import Postgres
 from tests.store.conftest import DELETE_ROWS, run_sql

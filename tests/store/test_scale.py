@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, event, insert
 
+from llamastream.records import PageQuery
 from llamastream.store.database import sqlite_url
 from llamastream.store.packing import pack_ids
-from llamastream.store.records import PageQuery
 from llamastream.store.store import Store
 from llamastream.store.tables import conversations, items, responses
 from tests.store.doubles import SCOPE

@@ -16,7 +16,7 @@ from llamastream.api.wire.messages import parse_messages
 from llamastream.api.wire.options import WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
-from llamastream.generation.chat_service import ChatService
+from llamastream.generation import Answers
 
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
@@ -44,9 +44,9 @@ class TemplateBody(WireModel):
 
 
 class PromptsApi:
-    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
-        self._service = service
-        self._prompting = service.prompting
+    def __init__(self, answers: Answers, settings: ServeSettings) -> None:
+        self._answers = answers
+        self._prompting = answers.prompting
         self._max_body_bytes = settings.max_body_bytes
 
     async def tokenize(self, request: Request) -> Response:
@@ -62,7 +62,7 @@ class PromptsApi:
         answer = {
             "tokens": ids,
             "count": len(ids),
-            "max_model_len": self._service.status().max_model_len,
+            "max_model_len": self._answers.status().max_model_len,
         }
         if body.return_token_strs:
             answer["token_strs"] = self._prompting.token_texts(ids)
@@ -72,7 +72,7 @@ class PromptsApi:
         body = validate(DetokenizeBody, await self._read(request))
         text = await self._prompting.decode(
             body.tokens,
-            self._service.status().vocab_size,
+            self._answers.status().vocab_size,
             skip_special=body.skip_special_tokens,
         )
         return json_response({"prompt": text})
@@ -86,5 +86,5 @@ class PromptsApi:
         """The body. Raises ModelNotFound if it names another model."""
         body = await read_json(request, self._max_body_bytes)
         if isinstance(name := body.get("model"), str):
-            check_model(name, self._service.model_name)
+            check_model(name, self._answers.model_name)
         return body

@@ -7,10 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from llamastream.errors import InvalidRequest, NotFound
-from llamastream.store.clock import StoreClock
-from llamastream.store.database import Database
-from llamastream.store.reading import Choose, fetch_page, read_history
-from llamastream.store.records import (
+from llamastream.records import (
     Conversation,
     ConversationLimits,
     Item,
@@ -18,6 +15,9 @@ from llamastream.store.records import (
     Page,
     PageQuery,
 )
+from llamastream.store.clock import StoreClock
+from llamastream.store.database import Database
+from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import remove_conversations
 from llamastream.store.rows import (
     CONVERSATION_COLUMNS,

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select, update
 
 from llamastream.errors import DamagedRecord
+from llamastream.records import Interrupted, Recovery, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.clock import StoreClock
 from llamastream.store.damage import UNREADABLE, reading
 from llamastream.store.journal import Journal, read_unfolded
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.records import Interrupted, Recovery, Response, Status
 from llamastream.store.removal import give_up
 from llamastream.store.rows import (
     RESPONSE_COLUMNS,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, update
 
+from llamastream.records import Status
 from llamastream.store.clock import StoreClock
-from llamastream.store.records import Status
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.tables import conversations, items, responses
 from llamastream.store.usage import Charges

@@ -13,14 +13,7 @@ from llamastream.errors import (
     InvalidRequest,
     NotFound,
 )
-from llamastream.store.chains import chain_items
-from llamastream.store.clock import StoreClock
-from llamastream.store.conversations import check_room, join_conversation
-from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_tokens
-from llamastream.store.ledger import OpenResponse
-from llamastream.store.reading import Choose, fetch_page, read_history
-from llamastream.store.records import (
+from llamastream.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
     ConversationLimits,
@@ -35,6 +28,13 @@ from llamastream.store.records import (
     Response,
     Status,
 )
+from llamastream.store.chains import chain_items
+from llamastream.store.clock import StoreClock
+from llamastream.store.conversations import check_room, join_conversation
+from llamastream.store.database import Database
+from llamastream.store.journal import Journal, read_tokens
+from llamastream.store.ledger import OpenResponse
+from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
     ID,

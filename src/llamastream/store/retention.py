@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, tuple_
 
-from llamastream.store.records import Retention, Swept
+from llamastream.records import Retention, Swept
 from llamastream.store.removal import remove_conversations, remove_responses
 from llamastream.store.tables import conversations, idempotency_keys, responses
 from llamastream.store.usage import Charges

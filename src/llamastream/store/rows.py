@@ -14,10 +14,10 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Row, TableClause, select
 
 from llamastream.errors import NotFound
+from llamastream.records import Conversation, Item, Json, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import checksum, reading, verify
 from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.store.records import Conversation, Item, Json, Response, Status
 from llamastream.store.tables import conversations, items, responses
 
 ID = re.compile(r"[\x21-\x7e]{1,255}")

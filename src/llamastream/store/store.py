@@ -11,6 +11,13 @@ from typing import BinaryIO, Self
 from sqlalchemy import Connection, exc
 
 from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.records import (
+    ConversationLimits,
+    Recovery,
+    Retention,
+    ScopeUsage,
+    Swept,
+)
 from llamastream.store import recovery, retention, transfer
 from llamastream.store.clock import Clocks, StoreClock
 from llamastream.store.conversations import Conversations
@@ -18,13 +25,6 @@ from llamastream.store.database import Database, Durability, cannot_open, transl
 from llamastream.store.journal import Journal
 from llamastream.store.ledger import Ledger
 from llamastream.store.migrations import upgrade
-from llamastream.store.records import (
-    ConversationLimits,
-    Recovery,
-    Retention,
-    ScopeUsage,
-    Swept,
-)
 from llamastream.store.responses import Responses
 from llamastream.store.usage import read_usage
 from llamastream.store.writer import Refused, Writer

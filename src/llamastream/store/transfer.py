@@ -13,11 +13,11 @@ import orjson
 from sqlalchemy import Connection, Row, insert, select, update
 
 from llamastream.errors import DamagedRecord, InvalidRequest
+from llamastream.records import Conversation, Item, Json, Response, Status
 from llamastream.store.damage import reading
 from llamastream.store.journal import read_unfolded
 from llamastream.store.ledger import OpenResponse
 from llamastream.store.packing import pack_ids
-from llamastream.store.records import Conversation, Item, Json, Response, Status
 from llamastream.store.rows import (
     RESPONSE_FIELDS,
     ROW_BYTES,

@@ -34,6 +34,8 @@ MAX_STOP_TOKEN_IDS = 128
 MAX_LABEL_CHARS = 512  # user and safety_identifier
 MAX_GIVEN_CHARS = 60  # of a bad value, repeated in its error
 
+LOGPROBS = "message.output_text.logprobs"  # what `include` may name
+
 SAMPLING_OPTIONS = {
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
@@ -146,6 +148,10 @@ class SamplingOptions(WireModel):
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return False
 
     def sampling(
         self,

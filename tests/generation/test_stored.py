@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import llamastream.generation.generations as generations
+import llamastream.generation.durable as durable
 import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, EngineDead, NotFound, Overloaded, StoreUnavailable
-from llamastream.generation.response_log import MAX_READ, ResponseLog
-from llamastream.generation.responses import Draft, Responses, StorePolicy
+from llamastream.generation import Generation, NewAnswer, StoredAnswers, StorePolicy
+from llamastream.generation.reader import MAX_READ
+from llamastream.records import IdempotencyKey, Status
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import IdempotencyKey, Status
 from llamastream.types import ChatRequest, Delta, EngineState, FinishReason, Message
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
@@ -26,18 +26,18 @@ HI = (Message("user", "hi"),)
 TEXT = "One two three, é 😀 and so on."
 
 
-def draft(id: str, **fields: Any) -> Draft:
-    return Draft(id, {"model": "demo"}, **fields)
+def draft(id: str, **fields: Any) -> NewAnswer:
+    return NewAnswer(id, {"model": "demo"}, store=True, **fields)
 
 
-async def begin(responses: Responses, id: str, **options: Any) -> ResponseLog:
+async def begin(responses: StoredAnswers, id: str, **options: Any) -> Generation:
     return await responses.create(ChatRequest(HI, **options), draft(id, background=True))
 
 
-async def read(responses: Responses, log: ResponseLog, *, start: int = 0) -> list[Delta]:
+async def read(responses: StoredAnswers, log: Generation, *, start: int = 0) -> list[Delta]:
     """To the end, or to the error that is raised."""
     deltas: list[Delta] = []
-    async with responses.follow(log, start=start) as reader:
+    with log.follow(start) as reader:
         while not reader.exhausted:
             deltas += await reader.read()
     return deltas
@@ -47,12 +47,18 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
+async def cancelled(responses: StoredAnswers, id: str) -> bool:
+    generation = await responses.cancel(id, scope="")
+    assert generation.end is not None
+    return generation.end.status is Status.CANCELLED
+
+
 @asynccontextmanager
-async def cut_off(engine: FakeEngine, folder: Path) -> AsyncIterator[Responses]:
+async def cut_off(engine: FakeEngine, folder: Path) -> AsyncIterator[StoredAnswers]:
     """A server that ends without parking anything, as one that is killed."""
     async with running_responses(engine, folder) as responses:
         yield responses
-        responses.store._journal.ledger._open.clear()  # what `close` would park
+        responses._store._journal.ledger._open.clear()  # what `close` would park
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 10, 33])
@@ -65,7 +71,7 @@ async def test_the_next_server_goes_on_at_the_next_token(tmp_path: Path, num_ste
         await until(lambda: log.num_public == num_steps)
     second = FakeEngine(says(TEXT))
     async with running_responses(second, tmp_path) as responses:
-        log = await responses.open("r", scope="")
+        log = await responses.find("r", scope="")
         assert text_of(await read(responses, log)) == TEXT
     again, before = second.submitted[0], first.submitted[0]
     assert again.output_ids == tuple(TEXT.encode()[:num_steps])
@@ -81,8 +87,8 @@ async def test_readers_may_come_while_the_model_still_loads(tmp_path: Path) -> N
         await until(lambda: log.num_public == 5)
     second = FakeEngine(says(TEXT), state=EngineState.LOADING)
     async with running_responses(second, tmp_path) as responses:
-        log = await responses.open("r", scope="")
-        async with responses.follow(log) as reader:
+        log = await responses.find("r", scope="")
+        with log.follow() as reader:
             assert text_of(await reader.read()) == TEXT[:5]
             assert second.submitted == []
             second.become_ready()
@@ -95,35 +101,35 @@ async def test_what_waits_for_the_model_or_its_turn_is_cancelled_at_once(tmp_pat
             await begin(responses, id)
     second = FakeEngine(says(TEXT), state=EngineState.LOADING, max_num_seqs=0, max_num_waiting=0)
     async with running_responses(second, tmp_path) as responses, asyncio.timeout(LIMIT_S):
-        log = await responses.open("loading", scope="")
+        log = await responses.find("loading", scope="")
         reader = asyncio.create_task(read(responses, log))
-        assert (await responses.cancel("loading", scope="")).status is Status.CANCELLED
+        assert await cancelled(responses, "loading")
         assert (await reader)[-1].finish_reason is FinishReason.CANCELLED
         second.become_ready()
         await until(lambda: second.num_refused)
-        assert (await responses.cancel("queued", scope="")).status is Status.CANCELLED
+        assert await cancelled(responses, "queued")
     assert second.submitted == []
 
 
 async def test_an_end_that_was_not_recorded_is_found_in_the_text(tmp_path: Path) -> None:
     first = FakeEngine(says("one two three"), manual=True)
     async with cut_off(first, tmp_path) as responses:
-        responses.store.fail()  # type: ignore[attr-defined]
-        responses.store.is_failing = False  # type: ignore[attr-defined]
+        responses._store.fail()  # type: ignore[attr-defined]
+        responses._store.is_failing = False  # type: ignore[attr-defined]
         log = await begin(responses, "r", stop=("two",))
         hold = asyncio.get_running_loop().create_future()
 
         async def never(*_: object) -> Any:
             await hold
 
-        responses.store.responses.finish = never  # type: ignore[method-assign]
+        responses._store.responses.finish = never  # type: ignore[method-assign]
         first.allow(100)
         await until(lambda: log.num_public == 7)
     second = FakeEngine(says("must not be asked"))
     async with running_responses(second, tmp_path) as responses:
-        log = await responses.open("r", scope="")
+        log = await responses.find("r", scope="")
         assert text_of(await read(responses, log)) == "one "
-        assert log.record.status is Status.COMPLETED
+        assert log.end is not None and log.end.status is Status.COMPLETED
     assert second.submitted == []
 
 
@@ -143,7 +149,7 @@ async def test_suspects_go_on_one_at_a_time_after_the_others(tmp_path: Path) -> 
         await until(lambda: len(engine.submitted) == 3)
         engine.allow(100)
         for id in ("other", "suspect-0", "suspect-1"):
-            log = await responses.open(id, scope="")
+            log = await responses.find(id, scope="")
             assert text_of(await read(responses, log)) == TEXT
 
 
@@ -154,16 +160,16 @@ async def test_another_model_shows_what_is_finished_and_does_not_go_on_with_the_
     async with cut_off(first, tmp_path) as responses:
         finished = await begin(responses, "finished")
         first.allow(len(TEXT.encode()) + 1)  # no step is left for the other one
-        await until(lambda: finished.is_finished)
+        await until(lambda: finished.end is not None)
         await begin(responses, "unfinished")
     second = FakeEngine(says("other"))
     async with running_responses(second, tmp_path, model_id="another") as responses:
-        (delta,) = await read(responses, await responses.open("finished", scope=""))
+        (delta,) = await read(responses, await responses.find("finished", scope=""))
         assert (delta.text, delta.token_ids) == (TEXT, ())
-        log = await responses.open("unfinished", scope="")
+        log = await responses.find("unfinished", scope="")
         assert await read(responses, log) == []
-        assert log.record.status is Status.FAILED
-        assert "another model" in (log.record.error or "")
+        assert log.end is not None and log.end.status is Status.FAILED
+        assert "another model" in (log.end.error or "")
     assert second.submitted == []
 
 
@@ -174,7 +180,7 @@ async def test_a_full_queue_stores_nothing(tmp_path: Path) -> None:
         with pytest.raises(Overloaded):
             await begin(responses, "r2")
         with pytest.raises(NotFound):
-            await responses.open("r2", scope="")
+            await responses.find("r2", scope="")
 
 
 async def test_more_interrupted_ones_than_the_queue_holds_all_go_on(
@@ -186,7 +192,7 @@ async def test_more_interrupted_ones_than_the_queue_holds_all_go_on(
     engine = FakeEngine(says(TEXT), max_num_seqs=1, max_num_waiting=1, retry_after_s=0)
     async with running_responses(engine, tmp_path) as responses:
         for k in range(5):
-            log = await responses.open(f"r{k}", scope="")
+            log = await responses.find(f"r{k}", scope="")
             assert text_of(await read(responses, log)) == TEXT
 
 
@@ -200,7 +206,7 @@ async def test_a_stopped_engine_leaves_responses_to_the_next_start(tmp_path: Pat
         with pytest.raises(EngineDead):
             await read(responses, log)
     async with running_responses(FakeEngine(says(TEXT)), tmp_path) as responses:
-        assert text_of(await read(responses, await responses.open("r", scope=""))) == TEXT
+        assert text_of(await read(responses, await responses.find("r", scope=""))) == TEXT
 
 
 async def test_a_failing_store_interrupts_and_what_was_seen_stays(
@@ -209,7 +215,7 @@ async def test_a_failing_store_interrupts_and_what_was_seen_stays(
     monkeypatch.setattr(resuming, "STORE_RETRY_S", 0.01)
     engine = FakeEngine(says(TEXT), manual=True)
     async with running_responses(engine, tmp_path) as responses:
-        store = responses.store
+        store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
         engine.allow(3)
@@ -228,11 +234,11 @@ async def test_a_failing_store_interrupts_and_what_was_seen_stays(
         assert [delta.sequence_number for delta in deltas] == list(range(len(deltas)))
 
 
-async def _read_in_the_end(responses: Responses, id: str) -> list[Delta]:
+async def _read_in_the_end(responses: StoredAnswers, id: str) -> list[Delta]:
     async with asyncio.timeout(10):
         while True:
             try:
-                return await read(responses, await responses.open(id, scope=""))
+                return await read(responses, await responses.find(id, scope=""))
             except ChatError:
                 await asyncio.sleep(0)
 
@@ -240,7 +246,7 @@ async def _read_in_the_end(responses: Responses, id: str) -> list[Delta]:
 async def test_durability_may_lapse_if_the_operator_says_so(tmp_path: Path) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
     async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
-        store = responses.store
+        store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
         engine.allow(3)
@@ -263,7 +269,7 @@ async def test_all_that_was_drawn_is_shown_once_durability_lapses(tmp_path: Path
     """Steps that were given to the store later wait for it to give up each of them."""
     engine = FakeEngine(says(TEXT), manual=True)
     async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
-        store = responses.store
+        store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
         store.is_slow = True
@@ -282,22 +288,22 @@ async def test_what_ended_while_durability_had_lapsed_is_stored_when_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stayed in progress until the next start, and who came again was refused."""
-    monkeypatch.setattr(generations, "STORE_RETRY_S", 0.0)
+    monkeypatch.setattr(durable, "STORE_RETRY_S", 0.0)
     engine = FakeEngine(says(TEXT), manual=True)
     async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
-        store = responses.store
+        store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
         store.fail()
         engine.allow(1000)
         assert text_of(await read(responses, log)) == TEXT
-        again = await responses.open("r", scope="")
+        again = await responses.find("r", scope="")
         assert text_of(await read(responses, again)) == TEXT
         assert not await store.responses.tokens("r", scope="")
         store.fail(False)
         await until(lambda: responses.num_live == 0)
         assert (await store.responses.get("r", scope="")).status is Status.COMPLETED
-        stored = await responses.open("r", scope="")
+        stored = await responses.find("r", scope="")
         assert stored is not log
         assert text_of(await read(responses, stored)) == TEXT
 
@@ -308,13 +314,13 @@ async def test_a_reader_that_lags_gets_every_token_a_bounded_number_at_a_time(
     long = "x" * (3 * MAX_READ)
     async with running_responses(FakeEngine(says(long)), tmp_path) as responses:
         log = await begin(responses, "r")
-        await until(lambda: log.is_finished)
-        async with responses.follow(log) as reader:
+        await until(lambda: log.end is not None)
+        with log.follow() as reader:
             sizes = []
             while not reader.exhausted:
                 sizes.append(len(await reader.read()))
         assert max(sizes) == MAX_READ
-        assert reader.text == long
+        assert log.log.text() == long
         late = await read(responses, log, start=len(long) - 2)
         assert [delta.token_ids for delta in late] == [(120,), (120,), (257,), ()]
 
@@ -324,12 +330,12 @@ async def test_tokens_are_shown_only_after_they_are_committed(tmp_path: Path) ->
     async with running_responses(engine, tmp_path) as responses:
         log = await begin(responses, "r")
         hold: asyncio.Future[dict[str, ChatError]] = asyncio.get_running_loop().create_future()
-        append = responses.store.append
-        responses.store.append = lambda tokens: hold  # type: ignore[method-assign]
+        append = responses._store.append
+        responses._store.append = lambda tokens: hold  # type: ignore[method-assign]
         engine.allow(1)
-        await until(lambda: len(log.tokens) == 1)
+        await until(lambda: len(log.log) == 1)
         assert log.num_public == 0
-        responses.store.append = append  # type: ignore[method-assign]
+        responses._store.append = append  # type: ignore[method-assign]
         hold.set_result({})
         await until(lambda: log.num_public == 1)
 
@@ -348,5 +354,60 @@ async def test_a_caller_that_leaves_while_the_store_commits_leaves_a_response_th
             await caller
         again = replace(keyed, id="other")
         log = await responses.create(ChatRequest(HI), again)
-        assert log.record.id == "r"
+        assert log.id == "r"
         assert text_of(await read(responses, log)) == TEXT
+
+
+async def test_an_end_waits_for_the_answer_to_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step had failed and nobody was told yet: the end was stored without its tokens."""
+    monkeypatch.setattr(resuming, "STORE_RETRY_S", 0.0)
+    engine = FakeEngine(says("abc"), manual=True)
+    async with running_responses(engine, tmp_path) as responses:
+        store, log = responses._store, await begin(responses, "r")
+        append = store.append
+
+        def refuse(tokens: Any) -> Any:
+            """Just before the end is looked at."""
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[Any] = loop.create_future()
+            loop.call_soon(future.set_exception, StoreUnavailable("The database failed."))
+            store.append = append  # type: ignore[method-assign]
+            return future
+
+        engine.tokens_per_step = 10  # all of the answer, and its end
+        store.append = refuse  # type: ignore[method-assign, assignment]
+        engine.allow(10)
+        await until(lambda: log.end is not None)
+        engine.allow(10)
+        stored = await store.responses.tokens("r", scope="")
+        assert bytes(token.token_id for token in stored[:-1]) == b"abc"
+
+
+async def test_what_was_shown_while_a_lapse_was_filled_is_stored_as_well(tmp_path: Path) -> None:
+    """The end came before the next step could bring it."""
+    engine = FakeEngine(says(TEXT), manual=True)
+    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+        store = responses._store
+        assert isinstance(store, FailingStore)
+        log = await begin(responses, "r")
+        store.fail()
+        engine.allow(3)
+        await until(lambda: log.num_public == 3)
+        store.fail(False)
+        filled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        real, append = [], store.append
+
+        def hold(tokens: Any) -> Any:
+            real.append(append(tokens))
+            store.append = append  # type: ignore[method-assign]
+            return filled
+
+        store.append = hold  # type: ignore[method-assign, assignment]
+        engine.allow(1000)
+        await until(lambda: engine.num_alive == 0)
+        filled.set_result(await real[0])
+        await until(lambda: responses.num_live == 0)
+        stored = await store.responses.tokens("r", scope="")
+        assert [token.token_id for token in stored] == list(log.log.token_ids())

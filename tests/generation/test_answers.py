@@ -1,43 +1,44 @@
 """Requests become streams: text, stops, counts, and who is told when somebody leaves."""
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 
 from llamastream.errors import (
-    ChatError,
     ContextLengthExceeded,
     EngineDead,
     InternalError,
     Overloaded,
 )
-from llamastream.generation import ChatService, Stream
+from llamastream.generation import Answers, Generation
+from llamastream.generation.answers import Unkept
 from llamastream.sampling import SamplingParams
 from llamastream.types import (
     ChatRequest,
     Delta,
     EngineState,
-    Event,
     FinishReason,
     GenerationRequest,
     Message,
 )
 from tests.doubles.engine import FakeEngine
-from tests.doubles.service import running_service, says
+from tests.doubles.service import open_answer, running_service, says
 from tests.doubles.tokenizer import IM_END
 from tests.doubles.waiting import until
 
 HI = (Message("user", "hi"),)
 
 
-async def collect(stream: Stream) -> list[Delta]:
-    return [delta async for delta in stream]
+async def collect(generation: Generation) -> list[Delta]:
+    with generation.follow() as reader:
+        return [delta async for delta in reader]
 
 
-async def answer(service: ChatService, request: ChatRequest) -> tuple[str, Stream, list[Delta]]:
-    stream = await service.open(request)
-    deltas = await collect(stream)
-    return "".join(delta.text for delta in deltas), stream, deltas
+async def answer(answers: Answers, request: ChatRequest) -> tuple[str, Generation, list[Delta]]:
+    generation = await open_answer(answers, request)
+    deltas = await collect(generation)
+    return "".join(delta.text for delta in deltas), generation, deltas
 
 
 async def test_an_answer_has_text_ids_one_finish_and_counts() -> None:
@@ -129,7 +130,7 @@ async def test_a_refused_choice_takes_the_admitted_ones_with_it() -> None:
     engine = FakeEngine(says("abc"), max_num_seqs=1, max_num_waiting=1)
     async with running_service(engine) as service:
         with pytest.raises(Overloaded):
-            await service.open(ChatRequest(HI, n=3))
+            await open_answer(service, ChatRequest(HI, n=3))
         assert engine.num_alive == 0
         assert (await answer(service, ChatRequest(HI, n=2)))[0] == "abcabc"
 
@@ -137,79 +138,79 @@ async def test_a_refused_choice_takes_the_admitted_ones_with_it() -> None:
 async def test_a_reader_that_leaves_cancels_all_its_choices_and_nobody_elses() -> None:
     engine = FakeEngine(says("x" * 100), manual=True)
     async with running_service(engine) as service:
-        leaver = await service.open(ChatRequest(HI, n=2))
-        other = await service.open(ChatRequest(HI))
+        leaver = await open_answer(service, ChatRequest(HI, n=2), "leaver")
+        other = await open_answer(service, ChatRequest(HI), "other")
         engine.allow()
-        assert len(await leaver.read()) == 2
-        await leaver.aclose()
+        with leaver.follow() as reader, leaver.follow() as second:
+            assert len(await reader.read()) == 2
+            second.close()
         assert sorted(engine.cancelled) == [r.request_id for r in engine.submitted[:2]]
-        assert await leaver.read() == []
+        assert await reader.read() == []
         engine.allow(1000)
-        assert "".join([delta.text async for delta in other]) == "x" * 100
+        assert "".join([delta.text for delta in await collect(other)]) == "x" * 100
         assert other.usage().num_output_tokens == 101
 
 
 async def test_a_failed_request_raises_at_its_reader_after_what_it_had_said() -> None:
     engine = FakeEngine(says("abc"), manual=True)
     async with running_service(engine) as service:
-        stream = await service.open(ChatRequest(HI, n=2))
-        other = await service.open(ChatRequest(HI))
+        stream = await open_answer(service, ChatRequest(HI, n=2), "failing")
+        other = await open_answer(service, ChatRequest(HI), "other")
         engine.allow()
         await until(lambda: engine.num_steps == 1)
         engine.fail(engine.submitted[1].request_id, InternalError("the runner failed"))
         deltas = []
-        with pytest.raises(InternalError, match="runner failed"):
-            async for delta in stream:
-                deltas.append(delta)
+        with stream.follow() as reader:
+            with pytest.raises(InternalError, match="runner failed"):
+                async for delta in reader:
+                    deltas.append(delta)
         assert [delta.text for delta in deltas] == ["a", "a"]
         assert engine.cancelled == [engine.submitted[0].request_id]
         engine.allow(10)
-        assert "".join([delta.text async for delta in other]) == "abc"
+        assert "".join([delta.text for delta in await collect(other)]) == "abc"
 
 
 async def test_a_dead_engine_reaches_every_present_and_later_request() -> None:
     engine = FakeEngine(says("abc"), manual=True)
     async with running_service(engine) as service:
-        streams = [await service.open(ChatRequest(HI)) for _ in range(3)]
+        streams = [await open_answer(service, ChatRequest(HI), f"{k}") for k in range(3)]
         engine.die(EngineDead("out of memory"))
         for stream in streams:
             with pytest.raises(EngineDead, match="out of memory"):
                 await collect(stream)
         with pytest.raises(EngineDead, match="restarted"):
-            await service.open(ChatRequest(HI))
+            await open_answer(service, ChatRequest(HI))
 
 
 async def test_an_engine_that_ends_without_a_word_ends_all_streams() -> None:
     engine = FakeEngine(says("abc"), manual=True)
     async with running_service(engine) as service:
-        stream = await service.open(ChatRequest(HI))
+        stream = await open_answer(service, ChatRequest(HI))
         engine.crash()
         with pytest.raises(EngineDead):
             await collect(stream)
         with pytest.raises(EngineDead):
-            await service.open(ChatRequest(HI))
+            await open_answer(service, ChatRequest(HI))
 
 
-async def test_a_bug_met_by_a_whole_step_ends_all_streams(
+async def test_a_bug_met_by_a_whole_step_ends_all_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Broken:
-        def advance(self, events: list[Event]) -> None:
+    class Broken(Unkept):
+        def drawn(self, generations: Sequence[Generation]) -> None:
             raise RuntimeError("a bug")
-
-        def engine_ended(self, error: ChatError) -> None:
-            assert isinstance(error, InternalError)
 
     engine = FakeEngine(says("abc"), manual=True)
     async with running_service(engine) as service:
-        service.others = Broken()
-        stream = await service.open(ChatRequest(HI))
-        engine.submit(GenerationRequest("another's", [1], SamplingParams()))
+        first = await open_answer(service, ChatRequest(HI), "first")
+        second = await open_answer(service, ChatRequest(HI), "second")
+        second.keeper = Broken(service.dispatcher)
         engine.allow()
-        with pytest.raises(InternalError):
-            await collect(stream)
+        for generation in (first, second):
+            with pytest.raises(InternalError):
+                await collect(generation)
         with pytest.raises(EngineDead):
-            await service.open(ChatRequest(HI))
+            await open_answer(service, ChatRequest(HI))
     assert "a bug" in caplog.text
 
 
@@ -222,8 +223,8 @@ async def test_a_bug_met_by_one_answer_does_not_end_the_others(
 
     engine = FakeEngine(script)
     async with running_service(engine) as service:
-        poisoned = await service.open(ChatRequest((Message("user", "poison"),)))
-        other = await service.open(ChatRequest(HI))
+        poisoned = await open_answer(service, ChatRequest((Message("user", "poison"),)), "poisoned")
+        other = await open_answer(service, ChatRequest(HI), "other")
         with pytest.raises(InternalError, match="decoding"):
             await collect(poisoned)
         assert "".join(delta.text for delta in await collect(other)) == "fine"
@@ -237,7 +238,7 @@ async def test_a_bug_at_admission_takes_the_admitted_choices_with_it() -> None:
     engine = FakeEngine(lambda _: scripts.pop(), manual=True)  # nothing for the second choice
     async with running_service(engine) as service:
         with pytest.raises(IndexError):
-            await service.open(ChatRequest(HI, n=2))
+            await open_answer(service, ChatRequest(HI, n=2))
         assert engine.num_alive == service.num_open == 0
 
 
@@ -245,7 +246,7 @@ async def test_a_model_that_is_loading_is_not_ready() -> None:
     engine = FakeEngine(says("a"), state=EngineState.LOADING)
     async with running_service(engine) as service:
         with pytest.raises(EngineDead, match="still loading"):
-            await service.open(ChatRequest(HI))
+            await open_answer(service, ChatRequest(HI))
 
 
 async def test_a_prompt_over_the_context_is_refused_before_the_engine() -> None:
@@ -253,7 +254,7 @@ async def test_a_prompt_over_the_context_is_refused_before_the_engine() -> None:
     async with running_service(engine) as service:
         for prompt in ((Message("user", "x" * 64),), "x" * 65, tuple(b"x" * 65)):
             with pytest.raises(ContextLengthExceeded, match="64"):
-                await service.open(ChatRequest(prompt))
+                await open_answer(service, ChatRequest(prompt))
     assert engine.submitted == []
 
 
@@ -264,9 +265,9 @@ async def test_truncation_drops_old_turns_and_says_how_many() -> None:
     )
     async with running_service(engine) as service:
         request = ChatRequest(turns, SamplingParams(max_tokens=20), truncation="auto")
-        stream = await service.open(request)
+        stream = await open_answer(service, request)
         await collect(stream)
-    assert stream.num_dropped_turns > 0
+    assert stream.details.num_dropped_turns > 0
     assert len(stream.prompts[0]) + 20 <= 200
 
 
@@ -275,7 +276,8 @@ async def test_a_finished_request_leaves_one_log_line_without_user_text(
 ) -> None:
     caplog.set_level(logging.INFO, logger="llamastream")
     async with running_service(FakeEngine(says("secret answer"))) as service:
-        stream = await service.open(ChatRequest((Message("user", "secret question"),), label="me"))
+        asked = ChatRequest((Message("user", "secret question"),), label="me")
+        stream = await open_answer(service, asked)
         await collect(stream)
     (line,) = [r.getMessage() for r in caplog.records if "done" in r.getMessage()]
     assert f"done request_id={stream.id} label=me prompt=" in line
@@ -291,8 +293,9 @@ async def test_metrics_count_requests_tokens_and_the_engines_load() -> None:
     engine = FakeEngine(script)
     async with running_service(engine) as service:
         await answer(service, ChatRequest(HI, n=2))
-        leaver = await service.open(ChatRequest(HI))
-        await leaver.aclose()
+        leaver = await open_answer(service, ChatRequest(HI))
+        with leaver.follow():
+            pass
         await until(lambda: engine.cancelled)
         await answer(service, ChatRequest(HI))
         text = service.metrics.render().decode()

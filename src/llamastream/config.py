@@ -182,8 +182,7 @@ class ModelSettings(Settings):
         None,
         ge=1,
         le=65536,
-        description="Prompt tokens in a step that continues answers too, less one for each answer "
-        "(a quarter at least). [what keeps such a step below 3 times one without]",
+        description="Prompt tokens in a step that continues answers. [by measured time]",
     )
     max_num_waiting: int = Field(
         256, ge=0, description="Requests that may queue before new ones are answered 429."
@@ -194,8 +193,7 @@ class ModelSettings(Settings):
     packed_max_gib: float | None = Field(
         None,
         gt=0,
-        description="Most that packed weights of all models may take on disk, in GiB; those unused "
-        "longest go first. [no limit]",
+        description="Disk for packed weights, in GiB: unused longest go first. [no limit]",
     )
     prefix_caching: bool = Field(True, description="Compute a prompt's known beginning only once.")
     speculation: Speculation = Field(
@@ -211,10 +209,6 @@ class ModelSettings(Settings):
         False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."
     )
     data_dir: Path = DATA_DIR
-
-    @property
-    def packed_max_bytes(self) -> int | None:
-        return None if self.packed_max_gib is None else int(self.packed_max_gib * GIB)
 
     def engine_config(self) -> EngineConfig:
         """These options in the engine's own terms."""
@@ -306,6 +300,9 @@ class StoreSettings(Settings):
         None,
         description="Database URL, e.g. postgresql://user@host/name. [llamastream.db in data_dir]",
     )
+    store_wait: float = Field(
+        30.0, ge=0, description="Seconds that the start waits for a PostgreSQL that is not up yet."
+    )
     server_name: str = Field(
         "main", description="Name of this server, unlike that of any other on the same database."
     )
@@ -335,6 +332,16 @@ class StoreSettings(Settings):
     retain_conversations: int | None = Field(
         None, ge=0, description="Conversations kept at most. [no limit]"
     )
+    max_conversation_items: int = Field(
+        10_000, ge=1, description="Items that one conversation may hold."
+    )
+    max_conversation_mib: float = Field(
+        16.0, gt=0, le=1024, description="Size that one conversation may have, in MiB."
+    )
+
+    @property
+    def is_postgres(self) -> bool:
+        return (self.store or "").startswith("postgres")
 
 
 def _split(value: Any) -> Any:

@@ -5,6 +5,7 @@ Knows no command line and no wire format: `cli` and `jina` call it with settings
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,10 +17,10 @@ from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
 from llamastream.generation import Answers, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
-from llamastream.records import Retention
+from llamastream.records import ConversationLimits, Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
+STORE_RETRY_S = 1.0  # between two tries to open the database
+WAITING_SAID_EVERY_S = 10.0
+ARITHMETIC = 2  # of the CPU core: raise it when the same weights give other logits
 
 
 class Assembly(NamedTuple):
@@ -72,7 +76,7 @@ def load_runner(
     return CpuRunner.load(
         checkpoint.config,
         config,
-        checkpoint.tensors,
+        checkpoint.stored_tensors,
         image=_image_path(settings.data_dir, checkpoint, config.dtype),
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
@@ -126,11 +130,32 @@ def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> Sto
             max_conversations=store.retain_conversations,
         ),
     )
-    return StoredAnswers(answers, lambda: open_store(store, data_dir=data_dir), policy)
+    return StoredAnswers(answers, lambda: wait_for_store(store, data_dir=data_dir), policy)
+
+
+async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
+    """Open the database as a server; PostgreSQL once it can be had, and say so while it cannot.
+
+    It may not be up yet, or not have noticed that the last server is gone. SQLite's file is here or
+    not. Raises StoreError, or StoreUnavailable and StoreBusy (after `store_wait`).
+    """
+    clock = asyncio.get_running_loop().time
+    deadline, said_s = clock() + store.store_wait, -math.inf
+    while True:
+        try:
+            return await open_store(store, data_dir=data_dir)
+        except (StoreUnavailable, StoreBusy) as error:
+            left_s = deadline - clock()
+            if left_s <= 0 or not store.is_postgres:
+                raise
+            if clock() - said_s >= WAITING_SAID_EVERY_S:
+                said_s = clock()
+                logger.warning("waiting for the database, %.0f s more: %s", left_s, error.message)
+        await asyncio.sleep(min(STORE_RETRY_S, left_s))
 
 
 async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
-    """Open the database, made if need be. Raises StoreError."""
+    """Open the database, made if need be. Raises StoreError or StoreUnavailable."""
     # The import takes 0.2 s, in which the weights go on loading.
     module = await asyncio.to_thread(import_module, "llamastream.store.store")
     sqlite_url = import_module("llamastream.store.database").sqlite_url
@@ -139,13 +164,16 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
         durability=store.durability,
         owner=store.server_name,
         exclusive=exclusive,
+        limits=ConversationLimits(
+            store.max_conversation_items, int(store.max_conversation_mib * 2**20)
+        ),
     )
     return opened
 
 
 def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """Equal where the same request gives the same tokens: what a stored answer may go on with."""
-    kind = "" if device == "cpu" else "-gpu"
+    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
     return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 
 

@@ -296,6 +296,9 @@ class StoreSettings(Settings):
         None,
         description="Database URL, e.g. postgresql://user@host/name. [llamastream.db in data_dir]",
     )
+    store_wait: float = Field(
+        30.0, ge=0, description="Seconds that the start waits for a PostgreSQL that is not up yet."
+    )
     server_name: str = Field(
         "main", description="Name of this server, unlike that of any other on the same database."
     )
@@ -325,6 +328,16 @@ class StoreSettings(Settings):
     retain_conversations: int | None = Field(
         None, ge=0, description="Conversations kept at most. [no limit]"
     )
+    max_conversation_items: int = Field(
+        10_000, ge=1, description="Items that one conversation may hold."
+    )
+    max_conversation_mib: float = Field(
+        16.0, gt=0, le=1024, description="Size that one conversation may have, in MiB."
+    )
+
+    @property
+    def is_postgres(self) -> bool:
+        return (self.store or "").startswith("postgres")
 
 
 def _split(value: Any) -> Any:

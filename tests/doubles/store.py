@@ -19,7 +19,7 @@ class FailingStore(Store):
 
     @property
     def is_working(self) -> bool:
-        return not self.is_failing
+        return super().is_working and not self.is_failing
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)

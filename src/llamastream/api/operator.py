@@ -29,13 +29,15 @@ class OperatorApi:
     async def health(self, _: Request) -> Response:
         """200 when requests are taken, otherwise 503 with the state.
 
-        Without its database a server goes on with what is not stored.
+        While its database fails a server goes on with what is not stored. One whose database was
+        taken away from it must be started again.
         """
         status = self._answers.status()
-        is_ready = self._answers.is_ready()
-        is_stopping = self._answers.is_draining
+        is_lost = self._stored is not None and self._stored.is_lost
+        is_ready = self._answers.is_ready() and not is_lost
+        state = "store_lost" if is_lost else status.state.value
         body = {
-            "status": "stopping" if is_stopping else status.state.value,
+            "status": "stopping" if self._answers.is_draining else state,
             "running": status.num_running,
             "waiting": status.num_waiting,
         }

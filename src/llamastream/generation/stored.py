@@ -105,6 +105,11 @@ class StoredAnswers:
         return self._store.is_working
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the database was taken away under the server: it must be started again."""
+        return self.is_open and self._store.is_lost
+
+    @property
     def num_live(self) -> int:
         return len(self._durability)
 

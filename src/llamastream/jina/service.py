@@ -24,11 +24,15 @@ class StreamService:
         self, answers: Answers, authorize: Authorize, stored: StoredAnswers | None = None
     ) -> None:
         """Without `stored` nothing can be stored."""
-        self.ready = answers.is_ready  # for health checks and `is_flow_ready`
         self.is_storing = stored is not None
         self._answers = answers
         self._authorize = authorize
         self._stored = stored
+
+    def ready(self) -> bool:
+        """For health checks and `is_flow_ready`: not without a database that was taken away."""
+        is_lost = self._stored is not None and self._stored.is_lost
+        return self._answers.is_ready() and not is_lost
 
     async def open(self, prompt: PromptRequest) -> tuple[Generation, int]:
         """The answer that is asked for, and the number of the last document that was seen of it."""

@@ -79,6 +79,7 @@ def _routes(
         _post("/v1/completions", generate, CompletionEndpoint()),
         Route("/v1/models", operator.models),
         Route("/v1/models/{name:path}", operator.model),
+        Route("/tokenizer_info", prompts.tokenizer_info),
         Route("/tokenize", prompts.tokenize, methods=["POST"]),
         Route("/detokenize", prompts.detokenize, methods=["POST"]),
         Route("/apply-template", prompts.apply_template, methods=["POST"]),

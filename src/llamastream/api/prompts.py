@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize and /apply-template: what a prompt becomes, for people who debug one.
+"""/tokenize, /detokenize, /apply-template, /tokenizer_info: what a prompt becomes, and by what.
 
 Named and shaped as in vLLM and llama.cpp, where the two do not contradict each other.
 """
@@ -13,7 +13,7 @@ from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import WireModel, validate
+from llamastream.api.wire.options import TemplateOptions, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation import Answers
@@ -21,7 +21,7 @@ from llamastream.generation import Answers
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
-class TokenizeBody(WireModel):
+class TokenizeBody(TemplateOptions):
     """A text as /v1/completions would read it, or a conversation as /v1/chat/completions would."""
 
     model: str | None = None
@@ -38,7 +38,7 @@ class DetokenizeBody(WireModel):
     skip_special_tokens: bool = False
 
 
-class TemplateBody(WireModel):
+class TemplateBody(TemplateOptions):
     model: str | None = None
     messages: Messages
 
@@ -58,7 +58,8 @@ class PromptsApi:
                 body.prompt, add_special=body.add_special_tokens, parse_special=body.parse_special
             )
         else:
-            _, ids = await self._prompting.apply_template(parse_messages(body.messages or []))
+            messages = parse_messages(body.messages or [])
+            _, ids = await self._prompting.apply_template(messages, body.prompt_options())
         answer = {
             "tokens": ids,
             "count": len(ids),
@@ -79,8 +80,16 @@ class PromptsApi:
 
     async def apply_template(self, request: Request) -> Response:
         body = validate(TemplateBody, await self._read(request))
-        text, ids = await self._prompting.apply_template(parse_messages(body.messages))
+        messages = parse_messages(body.messages)
+        text, ids = await self._prompting.apply_template(messages, body.prompt_options())
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
+
+    async def tokenizer_info(self, _: Request) -> Response:
+        """What a client must know to read and write the model's text as it does (lm-eval)."""
+        facts = self._prompting.tokenizer_facts()
+        status = self._answers.status()
+        sizes = {"vocab_size": status.vocab_size, "model_max_length": status.max_model_len}
+        return json_response(facts | sizes)
 
     async def _read(self, request: Request) -> dict[str, Any]:
         """The body. Raises ModelNotFound if it names another model."""

@@ -40,7 +40,8 @@ class TextRules:
             stop_token_ids=stop_ids,
             include_stop=request.include_stop,
             skip_special_tokens=request.skip_special_tokens,
-            continues=not is_chat and prompt_ids[-1] not in tokenizer.special_ids,
+            continues=(request.prompt_options.continues or not is_chat)
+            and prompt_ids[-1] not in tokenizer.special_ids,
         )
 
     @classmethod

@@ -5,8 +5,22 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from llamastream.errors import InvalidRequest
-from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
-from llamastream.types import ChatRequest, EngineStatus, Message, Prompt
+from llamastream.text import (
+    FittedPrompt,
+    PromptBuilder,
+    Tokenizer,
+    check_prompt,
+    fit_context,
+    prompt_room,
+)
+from llamastream.types import (
+    PLAIN_PROMPT,
+    ChatRequest,
+    EngineStatus,
+    Message,
+    Prompt,
+    PromptOptions,
+)
 
 # Characters or ids. They cost about a microsecond each: more would hold up all streams.
 MAX_INLINE = 4096
@@ -49,13 +63,25 @@ class Prompting:
 
         return await _run(decode, len(ids))
 
-    async def apply_template(self, messages: tuple[Message, ...]) -> tuple[str, list[int]]:
+    async def apply_template(
+        self, messages: tuple[Message, ...], options: PromptOptions = PLAIN_PROMPT
+    ) -> tuple[str, list[int]]:
         """A conversation's prompt, as text and as ids. Raises InvalidRequest."""
 
         def apply() -> tuple[str, list[int]]:
-            return self._prompts.render(messages), self._prompts.build(messages)
+            return self._prompts.render(messages, options), self._prompts.build(messages, options)
 
         return await _run(apply, _num_chars(messages))
+
+    def tokenizer_facts(self) -> dict[str, str | bool | None]:
+        """Named as in Hugging Face's tokenizer_config.json."""
+        tokenizer = self._tokenizer
+        ids = {
+            "bos_token": tokenizer.bos_token_id,
+            "eos_token": next(iter(tokenizer.eos_token_ids), None),
+        }
+        texts = {k: None if i is None else tokenizer.token_text(i) for k, i in ids.items()}
+        return {**texts, "pad_token": None, "chat_template": self._prompts.template}
 
     def token_texts(self, ids: list[int]) -> list[str]:
         """The text of each token alone, for people."""
@@ -63,8 +89,9 @@ class Prompting:
 
     def _fit(self, request: ChatRequest, limits: EngineStatus) -> FittedPrompt:
         max_tokens, max_model_len = request.sampling.max_tokens, limits.max_model_len
+        options, most = request.prompt_options, request.max_prompt_tokens
         messages, ids = self._messages_or_ids(request.prompt, limits.vocab_size)
-        if messages is not None:
+        if messages is not None and most is None:
             return fit_context(
                 self._prompts,
                 self._tokenizer,
@@ -72,7 +99,12 @@ class Prompting:
                 truncation=request.truncation,
                 max_tokens=max_tokens,
                 max_model_len=max_model_len,
+                options=options,
             )
+        if messages is not None:
+            ids = self._prompts.build(messages, options)
+        if most is not None:
+            ids = ids[-(most if most > 0 else prompt_room(max_tokens, max_model_len)) :]
         check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len, param="prompt")
         return FittedPrompt(ids, 0)
 

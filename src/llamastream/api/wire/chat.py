@@ -19,7 +19,13 @@ from llamastream.api.wire.openai import (
     logprob_entries,
     usage_fields,
 )
-from llamastream.api.wire.options import GenerationOptions, MaxTokens, Metadata, validate
+from llamastream.api.wire.options import (
+    GenerationOptions,
+    MaxTokens,
+    Metadata,
+    TemplateOptions,
+    validate,
+)
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
@@ -31,7 +37,7 @@ from llamastream.types import ChatRequest, Delta, FinishReason, Usage
 PREFIX = "chatcmpl-"
 
 
-class ChatCompletionBody(GenerationOptions):
+class ChatCompletionBody(GenerationOptions, TemplateOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
@@ -69,7 +75,8 @@ class ChatCompletionBody(GenerationOptions):
         sampling = self.sampling(
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
-        return self.build(parse_messages(self.messages), sampling, scope=scope, label=label)
+        messages, options = parse_messages(self.messages), self.prompt_options()
+        return self.build(messages, sampling, options, scope=scope, label=label)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens

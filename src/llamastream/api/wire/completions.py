@@ -114,7 +114,7 @@ class CompletionFormat(ChunkFormat):
             "tokens": [token_string(entry) for entry in delta.logprobs],
             "token_logprobs": [finite(entry.logprob) for entry in delta.logprobs],
             "top_logprobs": [
-                {token_string(top): finite(top.logprob) for top in entry.top}
+                {token_string(top): finite(top.logprob) for top in (*entry.top, entry)}
                 for entry in delta.logprobs
             ],
             "text_offset": [self._offset(delta.choice, entry) for entry in delta.logprobs],

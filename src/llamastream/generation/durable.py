@@ -8,7 +8,8 @@ stays removed, whatever of it was under way.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
@@ -46,7 +47,7 @@ class Durability:
             store, self._kept, may_lapse=may_lapse, on_refused=self._on_refused
         )
         self._resuming = Resuming(dispatcher, self._kept, on_submitted=self._watch)
-        dispatcher.when_over(self._on_engine_over)
+        dispatcher.when_over(partial(_fail_waiting, self._kept))
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -195,11 +196,12 @@ class Durability:
         generation.fail(error)
         self._tasks.spawn(self._resuming.resume_parked(again))
 
-    def _on_engine_over(self, error: ChatError) -> None:
-        """What is in progress stays so, for the next start."""
-        for kept in self._kept.values():
-            if kept.generation.state in WAITING:
-                kept.generation.fail(error)
+
+def _fail_waiting(kept: Mapping[str, Kept], error: ChatError) -> None:
+    """The engine is over: what is in progress stays so, for the next start."""
+    for one in kept.values():
+        if one.generation.state in WAITING:
+            one.generation.fail(error)
 
 
 def end_of(outcome: Outcome | Response, finished_at: float | None) -> End:

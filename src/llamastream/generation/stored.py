@@ -139,7 +139,8 @@ class StoredAnswers:
         generation = self.answers.make(request, new, [fitted])
         creating = asyncio.create_task(self._create(generation, new, request.scope))
         self._creating.add(creating)
-        creating.add_done_callback(self._on_created)
+        creating.add_done_callback(self._creating.discard)
+        creating.add_done_callback(_heard)
         # A caller that leaves meanwhile cannot take back what the store may have committed.
         return await asyncio.shield(creating)
 
@@ -236,10 +237,11 @@ class StoredAnswers:
                 (suspects if one.restarts > 1 else waiting).append(generation)
         self._durability.go_on(waiting, suspects, others)
 
-    def _on_created(self, creating: asyncio.Task[Generation]) -> None:
-        self._creating.discard(creating)
-        if not creating.cancelled():
-            creating.exception()  # its caller's, or nobody's when that has left
+
+def _heard(creating: "asyncio.Task[Generation]") -> None:
+    """Its failure is its caller's, or nobody's when that has left."""
+    if not creating.cancelled():
+        creating.exception()
 
 
 async def _sweep_regularly(store: "Store", retention: Retention) -> None:

@@ -15,6 +15,17 @@ class Pace:
     def __init__(self) -> None:
         self._answers_s: float | None = None  # of a step of answers alone
         self._token_s: float | None = None  # of one prompt token more
+        self._expected = (0, 0)  # answers and prompt tokens of the step at hand
+
+    def expect(self, num_answers: int, num_prompt_tokens: int) -> None:
+        """This is the step that comes next."""
+        self._expected = (num_answers, num_prompt_tokens)
+
+    def took(self, elapsed_s: float, num_tokens: int) -> None:
+        """The step took so long. One with drafts, which has more tokens than were expected, tells
+        nothing of the others."""
+        if num_tokens == sum(self._expected):
+            self.learn(*self._expected, elapsed_s)
 
     def learn(self, num_answers: int, num_prompt_tokens: int, elapsed_s: float) -> None:
         if not num_prompt_tokens:

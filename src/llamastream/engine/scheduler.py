@@ -37,12 +37,11 @@ class Scheduler:
         self._max_num_seqs = config.max_num_seqs
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._max_prefill_beside_decode = config.max_prefill_beside_decode
-        self._pace = Pace()  # asked where no number is given
+        self.pace = Pace()  # asked where no number is given
         self._shares = Shares()
         # Of the step that is being put together:
         self._scheduled: list[Scheduled] = []
         self._budget = 0  # tokens that prompts may still have
-        self._num_decodes = self._num_prompt_tokens = 0
         self.running: list[Sequence] = []
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -85,8 +84,7 @@ class Scheduler:
             self._budget = min(self._budget, self._prefill_beside(num_decodes))
         if num_decodes < len(self.running) or self.num_waiting:
             self._schedule_prompts()
-        self._num_decodes = num_decodes
-        self._num_prompt_tokens = sum(num for _, num in self._scheduled) - num_decodes
+        self.pace.expect(num_decodes, sum(num for _, num in self._scheduled) - num_decodes)
         return self._scheduled
 
     def may_preempt(self) -> bool:
@@ -109,14 +107,8 @@ class Scheduler:
         """So many prompt tokens that such a step takes about as long whatever it continues."""
         most = self._max_prefill_beside_decode
         if most is None:
-            return self._pace.num_prompt_tokens(self._max_num_batched_tokens)
+            return self.pace.num_prompt_tokens(self._max_num_batched_tokens)
         return max(most - num_decodes, -(-most // 4))
-
-    def learn(self, elapsed_s: float, num_tokens: int) -> None:
-        """The last step that was scheduled took so long. One with drafts, of more tokens than were
-        scheduled, tells nothing of the others."""
-        if num_tokens == self._num_decodes + self._num_prompt_tokens:
-            self._pace.learn(self._num_decodes, self._num_prompt_tokens, elapsed_s)
 
     def _schedule_decodes(self) -> None:
         for seq in tuple(self.running):

@@ -5,23 +5,23 @@ Knows no command line and no wire format: `cli` and `jina` call it with settings
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llamastream.config import ModelSettings, StoreSettings
+from llamastream.config import GIB, ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
-from llamastream.errors import ModelError
-from llamastream.generation import ChatService
-from llamastream.generation.quotas import Quotas
-from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
+from llamastream.generation import Answers, Quotas, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
-from llamastream.store.records import Retention
+from llamastream.models.packed import image_path, mark_used, trim
+from llamastream.records import ConversationLimits, Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
+STORE_RETRY_S = 1.0  # between two tries to open the database
+WAITING_SAID_EVERY_S = 10.0
+ARITHMETIC = 2  # of the CPU core: raise it when the same weights give other logits
 
 
 class Assembly(NamedTuple):
-    """The parts of one running model. The service owns the engine and starts and stops it."""
+    """The parts of one running model. The answers own the engine and start and stop it."""
 
     checkpoint: Checkpoint
     engine: AsyncEngine
-    service: ChatService
+    answers: Answers
 
 
 def find_model(settings: ModelSettings, progress: Progress | None = None) -> Checkpoint:
@@ -71,14 +74,19 @@ def load_runner(
             device=device,
             progress=_in_bytes(progress, checkpoint),
         )
-    return CpuRunner.load(
+    image = _image_path(settings, checkpoint)
+    runner = CpuRunner.load(
         checkpoint.config,
         config,
-        checkpoint.tensors,
-        image=_image_path(settings.data_dir, checkpoint, config.dtype),
+        checkpoint.stored_tensors,
+        image=image,
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
     )
+    mark_used(image)
+    most = settings.packed_max_gib
+    trim(settings.data_dir, None if most is None else int(most * GIB), keep=image)
+    return runner
 
 
 def assemble(
@@ -106,7 +114,7 @@ def assemble(
         return LLMEngine(runner, settings.engine_config())
 
     engine = AsyncEngine(load)
-    service = ChatService(
+    answers = Answers(
         engine,
         tokenizer,
         prompts,
@@ -115,11 +123,11 @@ def assemble(
         sampling=checkpoint.sampling,
         quotas=quotas,
     )
-    return Assembly(checkpoint, engine, service)
+    return Assembly(checkpoint, engine, answers)
 
 
-def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) -> Responses:
-    """Stored responses on top of `service`. The database is opened when they start."""
+def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> StoredAnswers:
+    """Stored answers on top of `answers`. The database is opened when they start."""
     days = store.retain_days
     policy = StorePolicy(
         grace_s=store.grace,
@@ -130,11 +138,32 @@ def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) ->
             max_conversations=store.retain_conversations,
         ),
     )
-    return Responses(service, lambda: open_store(store, data_dir=data_dir), policy)
+    return StoredAnswers(answers, lambda: wait_for_store(store, data_dir=data_dir), policy)
+
+
+async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
+    """Open the database as a server; PostgreSQL once it can be had, and say so while it cannot.
+
+    It may not be up yet, or not have noticed that the last server is gone. SQLite's file is here or
+    not. Raises StoreError, or StoreUnavailable and StoreBusy (after `store_wait`).
+    """
+    clock = asyncio.get_running_loop().time
+    deadline, said_s = clock() + store.store_wait, -math.inf
+    while True:
+        try:
+            return await open_store(store, data_dir=data_dir)
+        except (StoreUnavailable, StoreBusy) as error:
+            left_s = deadline - clock()
+            if left_s <= 0 or not store.is_postgres:
+                raise
+            if clock() - said_s >= WAITING_SAID_EVERY_S:
+                said_s = clock()
+                logger.warning("waiting for the database, %.0f s more: %s", left_s, error.message)
+        await asyncio.sleep(min(STORE_RETRY_S, left_s))
 
 
 async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
-    """Open the database, made if need be. Raises StoreError."""
+    """Open the database, made if need be. Raises StoreError or StoreUnavailable."""
     # The import takes 0.2 s, in which the weights go on loading.
     module = await asyncio.to_thread(import_module, "llamastream.store.store")
     sqlite_url = import_module("llamastream.store.database").sqlite_url
@@ -143,13 +172,16 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
         durability=store.durability,
         owner=store.server_name,
         exclusive=exclusive,
+        limits=ConversationLimits(
+            store.max_conversation_items, int(store.max_conversation_mib * 2**20)
+        ),
     )
     return opened
 
 
 def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """Equal where the same request gives the same tokens: what a stored answer may go on with."""
-    kind = "" if device == "cpu" else "-gpu"
+    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
     return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 
 
@@ -165,7 +197,7 @@ def _in_bytes(
 
 def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
     """Size of the weights in memory. Raises ModelError before the first start has packed them."""
-    path = _image_path(settings.data_dir, checkpoint, settings.dtype)
+    path = _image_path(settings, checkpoint)
     try:
         return path.stat().st_size
     except OSError as error:
@@ -175,5 +207,5 @@ def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
         ) from error
 
 
-def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:
-    return data_dir / "packed" / f"{checkpoint.fingerprint[:32]}-{dtype}.bin"
+def _image_path(settings: ModelSettings, checkpoint: Checkpoint) -> Path:
+    return image_path(settings.data_dir, checkpoint.name, checkpoint.fingerprint, settings.dtype)

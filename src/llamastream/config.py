@@ -95,7 +95,7 @@ class EngineConfig:
     dtype: DType = "int8"
     max_num_seqs: int = 32  # sequences computed in one step
     max_num_batched_tokens: int = 512  # tokens computed in one step, decode and prefill together
-    max_prefill_beside_decode: int = 112  # of prompts, in a step that continues answers
+    max_prefill_beside_decode: int | None = 112  # of prompts beside answers; None: by measured time
     max_num_waiting: int = 256  # requests queued before new ones are refused
     max_model_len: int | None = None
     block_size: int = 32  # tokens in one KV cache block
@@ -151,16 +151,8 @@ class DataSettings(Settings):
 
 
 API_KEYS_FILE: Path | None = Field(
-    None,
-    description="TOML file of API keys and their limits, read again when it changes. "
-    "`llamastream keys` writes it.",
+    None, description="TOML file of API keys and their limits, which `llamastream keys` writes."
 )
-
-
-class KeysSettings(Settings):
-    """Where API keys are kept."""
-
-    api_keys_file: Path | None = API_KEYS_FILE
 
 
 class ModelSettings(Settings):
@@ -191,18 +183,22 @@ class ModelSettings(Settings):
         le=65536,
         description="Tokens computed in one step, prompts and answers together.",
     )
-    max_prefill_beside_decode: int = Field(
-        112,
+    max_prefill_beside_decode: int | None = Field(
+        None,
         ge=1,
         le=65536,
-        description="Prompt tokens in a step that continues answers too, less one for each answer "
-        "(a quarter at least). Fewer: smoother answers; more: new ones begin sooner.",
+        description="Prompt tokens in a step that continues answers. [by measured time]",
     )
     max_num_waiting: int = Field(
         256, ge=0, description="Requests that may queue before new ones are answered 429."
     )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="Memory for the KV cache, in GiB. [fits streams and machine]"
+    )
+    packed_max_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Disk for packed weights, in GiB: unused longest go first. [no limit]",
     )
     prefix_caching: bool = Field(True, description="Compute a prompt's known beginning only once.")
     speculation: Speculation = Field(
@@ -310,6 +306,9 @@ class StoreSettings(Settings):
         None,
         description="Database URL, e.g. postgresql://user@host/name. [llamastream.db in data_dir]",
     )
+    store_wait: float = Field(
+        30.0, ge=0, description="Seconds that the start waits for a PostgreSQL that is not up yet."
+    )
     server_name: str = Field(
         "main", description="Name of this server, unlike that of any other on the same database."
     )
@@ -339,13 +338,20 @@ class StoreSettings(Settings):
     retain_conversations: int | None = Field(
         None, ge=0, description="Conversations kept at most. [no limit]"
     )
+    max_conversation_items: int = Field(
+        10_000, ge=1, description="Items that one conversation may hold."
+    )
+    max_conversation_mib: float = Field(
+        16.0, gt=0, le=1024, description="Size that one conversation may have, in MiB."
+    )
+
+    @property
+    def is_postgres(self) -> bool:
+        return (self.store or "").startswith("postgres")
 
 
-def _split(value: Any) -> Any:
-    return split_commas(value) if isinstance(value, str) else value
-
-
-COMMAS = BeforeValidator(_split)  # a flag or variable holds numbers with commas between them
+# A flag or variable holds numbers with commas between them.
+COMMAS = BeforeValidator(lambda value: split_commas(value) if isinstance(value, str) else value)
 
 
 class BenchSettings(Settings):

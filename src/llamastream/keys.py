@@ -19,6 +19,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from llamastream.config import API_KEYS_FILE, Settings
 from llamastream.errors import ConfigError, requirement
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,12 @@ logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 4 << 20  # more than 10,000 keys
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class KeysSettings(Settings):
+    """Where keys are kept."""
+
+    api_keys_file: Path | None = API_KEYS_FILE
 
 
 class Limits(BaseModel):

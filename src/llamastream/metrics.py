@@ -27,14 +27,14 @@ class KeyCounts(Protocol):
     num_output_tokens: int
 
 
-ByName = Callable[[], Iterable[tuple[str, KeyCounts]]]
+ByKey = Callable[[], Iterable[tuple[str, KeyCounts]]]
 
 
 class Metrics:
     """What the service counts. `status` and `by_key`, by the names of keys, are asked at each
     scrape."""
 
-    def __init__(self, status: Callable[[], EngineStatus], by_key: ByName = tuple) -> None:
+    def __init__(self, status: Callable[[], EngineStatus], by_key: ByKey) -> None:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "llamastream_requests", "Requests by outcome", ["outcome"], registry=registry
@@ -103,7 +103,7 @@ class _EngineCounters(Collector):
 
 
 class _KeyCounters(Collector):
-    def __init__(self, by_key: ByName) -> None:
+    def __init__(self, by_key: ByKey) -> None:
         self._by_key = by_key
 
     def collect(self) -> Iterator[Metric]:

@@ -11,15 +11,15 @@ from starlette.applications import Starlette
 from llamastream.api.http.errors import on_chat_error
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.errors import ChatError, Unauthorized
-from llamastream.generation.responses import Responses
-from llamastream.jina.desk import StreamDesk
+from llamastream.generation import StoredAnswers
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.http_routes import jina_routes
-from tests.doubles.scripted_service import ScriptedService
+from llamastream.jina.service import StreamService
+from tests.doubles.scripted_answers import ScriptedAnswers
 
 KEY = "sesame"
 
-Start = Callable[[ScriptedService], Awaitable[int]]
+Start = Callable[[ScriptedAnswers], Awaitable[int]]
 """Starts a server and returns its port; the test's end stops it."""
 
 
@@ -32,12 +32,12 @@ def authorize(header: str | None) -> str:
 
 @asynccontextmanager
 async def grpc_port(
-    service: ScriptedService,
-    ready: Callable[[], bool] = lambda: True,
+    service: ScriptedAnswers,
+    ready: Callable[[], bool] | None = None,
     port: int = 0,
-    responses: Responses | None = None,
+    stored: StoredAnswers | None = None,
 ) -> AsyncIterator[int]:
-    server = await serve_grpc(StreamDesk(service, authorize, ready, responses), port=port)
+    server = await serve_grpc(_streams(service, ready, stored), port=port)
     try:
         yield server.port
     finally:
@@ -46,11 +46,11 @@ async def grpc_port(
 
 @asynccontextmanager
 async def http_port(
-    service: ScriptedService,
-    ready: Callable[[], bool] = lambda: True,
-    responses: Responses | None = None,
+    service: ScriptedAnswers,
+    ready: Callable[[], bool] | None = None,
+    stored: StoredAnswers | None = None,
 ) -> AsyncIterator[int]:
-    routes = jina_routes(StreamDesk(service, authorize, ready, responses))
+    routes = jina_routes(_streams(service, ready, stored))
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))
@@ -60,6 +60,14 @@ async def http_port(
     finally:
         server.should_exit = True
         await task
+
+
+def _streams(
+    service: ScriptedAnswers, ready: Callable[[], bool] | None, stored: StoredAnswers | None
+) -> StreamService:
+    streams = StreamService(service, authorize, stored)  # type: ignore[arg-type]
+    streams.ready = ready or streams.ready
+    return streams
 
 
 class Readiness:

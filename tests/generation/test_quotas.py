@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamastream.errors import Overloaded, RateLimited
-from llamastream.generation.protocol import Engine
+from llamastream.generation.engine import Engine
 from llamastream.generation.quotas import Quotas, Room
 from llamastream.keys import Keys, digest_of
 from llamastream.sampling import SamplingParams

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from llamastream.errors import InternalError
-from llamastream.generation.responses import Responses
+from llamastream.generation import StoredAnswers
 from llamastream.jina import wire
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import KEY, grpc_port, http_port
@@ -23,7 +23,7 @@ TEXT = "a🙂é."  # one token per byte
 POSITIONS = [0, 4, 6, 7]  # of the tokens that bring its text
 STORED: dict[str, Any] = {"prompt": "Hi", "max_tokens": 100, "store": True}
 Document = dict[str, Any]
-Started = tuple[Responses, grpc.aio.Channel, httpx.AsyncClient]
+Started = tuple[StoredAnswers, grpc.aio.Channel, httpx.AsyncClient]
 Start = Callable[[FakeEngine], AbstractAsyncContextManager[Started]]
 
 
@@ -35,8 +35,8 @@ def serve(tmp_path: Path) -> Start:
     async def start(engine: FakeEngine) -> AsyncIterator[Started]:
         async with (
             running_responses(engine, tmp_path) as responses,
-            grpc_port(responses.chat, responses=responses) as rpc,
-            http_port(responses.chat, responses=responses) as web,
+            grpc_port(responses.answers, stored=responses) as rpc,
+            http_port(responses.answers, stored=responses) as web,
             connect(rpc) as channel,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=10) as http,
         ):
@@ -238,8 +238,8 @@ async def test_a_server_without_a_store_refuses_by_name(
 ) -> None:
     async with (
         serve(FakeEngine(says(TEXT))) as (responses, _, _http),
-        grpc_port(responses.chat) as rpc,
-        http_port(responses.chat) as web,
+        grpc_port(responses.answers) as rpc,
+        http_port(responses.answers) as web,
         connect(rpc) as channel,
     ):
         error = await failure(stream_doc(channel, call_bytes(**fields)))

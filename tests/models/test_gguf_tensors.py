@@ -205,8 +205,8 @@ def test_what_cannot_run_is_named(tmp_path: Path, metadata: dict[str, Any], part
 
 
 def test_unsupported_type_is_named_with_the_supported_ones(tmp_path: Path) -> None:
-    message = error_of(tmp_path, config=WIDE, kind=Kind.Q5_0)
-    assert "has type Q5_0. Supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K" in message
+    message = error_of(tmp_path, config=WIDE, kind=Kind.TQ2_0)
+    assert "has type TQ2_0. Supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0" in message
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
 from llamastream.errors import ContextLengthExceeded
-from llamastream.text import DoesNotFit, PromptBuilder, Tokenizer, fit_context
-from llamastream.types import Message
+from llamastream.text import DoesNotFit, PromptBuilder, Tokenizer, check_room, fit_context
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MIB = 2**20
 
@@ -30,9 +30,14 @@ class CountingTokenizer(Tokenizer):
 class CountingBuilder(PromptBuilder):
     num_built = 0
 
-    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
+    def build(
+        self,
+        messages: Sequence[Message],
+        options: PromptOptions = PLAIN_PROMPT,
+        room: int | None = None,
+    ) -> list[int]:
         self.num_built += 1
-        return super().build(messages, room)
+        return super().build(messages, options, room)
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ TEXTS = {"words": "the cat sat ", "spaces": " ", "letters": "a", "control": "<|i
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 def test_a_text_that_cannot_fit_is_hardly_read(counting: CountingTokenizer, text: str) -> None:
     with pytest.raises(DoesNotFit) as refusal:
-        counting.check_room(text * (4 * MIB // len(text)), 500)
+        check_room(counting, text * (4 * MIB // len(text)), 500)
     assert refusal.value.num_tokens > 500
     assert counting.num_chars < 20_000
 
@@ -86,14 +91,14 @@ def test_a_text_that_fits_is_never_refused(
 ) -> None:
     text = "".join(piece * count for piece, count in pieces)
     for tokenizer in (byte_level, llama2):
-        tokenizer.check_room(text, len(tokenizer.encode_raw_prompt(text)))
+        check_room(tokenizer, text, len(tokenizer.encode_raw_prompt(text)))
 
 
 def test_white_space_that_fits_is_never_refused(llama3: Tokenizer) -> None:
     for text in (" " * 300_000, "\n" * 200_000, "=" * 100_000):
         tokenizer_ids = llama3.encode_raw_prompt(text)
         assert len(text) > 8 * len(tokenizer_ids)
-        llama3.check_room(text, len(tokenizer_ids))
+        check_room(llama3, text, len(tokenizer_ids))
 
 
 def long_conversation(num_turns: int, size: int) -> list[Message]:

@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize and /apply-template: what a prompt becomes, for people who debug one.
+"""/tokenize, /detokenize, /apply-template, /tokenizer_info: what a prompt becomes, and by what.
 
 Named and shaped as in vLLM and llama.cpp, where the two do not contradict each other.
 """
@@ -13,15 +13,15 @@ from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import WireModel, validate
+from llamastream.api.wire.options import TemplateOptions, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
-from llamastream.generation.chat_service import ChatService
+from llamastream.generation import Answers
 
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
-class TokenizeBody(WireModel):
+class TokenizeBody(TemplateOptions):
     """A text as /v1/completions would read it, or a conversation as /v1/chat/completions would."""
 
     model: str | None = None
@@ -38,15 +38,15 @@ class DetokenizeBody(WireModel):
     skip_special_tokens: bool = False
 
 
-class TemplateBody(WireModel):
+class TemplateBody(TemplateOptions):
     model: str | None = None
     messages: Messages
 
 
 class PromptsApi:
-    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
-        self._service = service
-        self._prompting = service.prompting
+    def __init__(self, answers: Answers, settings: ServeSettings) -> None:
+        self._answers = answers
+        self._prompting = answers.prompting
         self._max_body_bytes = settings.max_body_bytes
 
     async def tokenize(self, request: Request) -> Response:
@@ -58,15 +58,15 @@ class PromptsApi:
                 body.prompt,
                 add_special=body.add_special_tokens,
                 parse_special=body.parse_special,
-                room=self._service.check_ready().max_model_len,
+                room=self._answers.check_ready().max_model_len,
                 scope=request.state.key_scope,
             )
         else:
-            _, ids = await self._apply_template(request, body.messages or [])
+            _, ids = await self._apply_template(request, body.messages or [], body)
         answer = {
             "tokens": ids,
             "count": len(ids),
-            "max_model_len": self._service.status().max_model_len,
+            "max_model_len": self._answers.status().max_model_len,
         }
         if body.return_token_strs:
             scope = request.state.key_scope
@@ -77,7 +77,7 @@ class PromptsApi:
         body = validate(DetokenizeBody, await self._read(request))
         text = await self._prompting.decode(
             body.tokens,
-            self._service.check_ready(),
+            self._answers.check_ready(),
             skip_special=body.skip_special_tokens,
             scope=request.state.key_scope,
         )
@@ -85,19 +85,29 @@ class PromptsApi:
 
     async def apply_template(self, request: Request) -> Response:
         body = validate(TemplateBody, await self._read(request))
-        text, ids = await self._apply_template(request, body.messages)
+        text, ids = await self._apply_template(request, body.messages, body)
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
 
     async def _apply_template(
-        self, request: Request, messages: list[dict[str, Any]]
+        self, request: Request, messages: list[dict[str, Any]], body: TemplateOptions
     ) -> tuple[str, list[int]]:
-        room, scope = self._service.check_ready().max_model_len, request.state.key_scope
-        parsed = parse_messages(messages)
-        return await self._prompting.apply_template(parsed, room=room, scope=scope)
+        return await self._prompting.apply_template(
+            parse_messages(messages),
+            body.prompt_options(),
+            room=self._answers.check_ready().max_model_len,
+            scope=request.state.key_scope,
+        )
+
+    async def tokenizer_info(self, _: Request) -> Response:
+        """What a client must know to read and write the model's text as it does (lm-eval)."""
+        facts = self._prompting.tokenizer_facts()
+        status = self._answers.status()
+        sizes = {"vocab_size": status.vocab_size, "model_max_length": status.max_model_len}
+        return json_response(facts | sizes)
 
     async def _read(self, request: Request) -> dict[str, Any]:
         """The body. Raises ModelNotFound if it names another model."""
         body = await read_json(request, self._max_body_bytes)
         if isinstance(name := body.get("model"), str):
-            check_model(name, self._service.model_name)
+            check_model(name, self._answers.model_name)
         return body

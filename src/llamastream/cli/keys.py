@@ -19,9 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from llamastream.cli.options import with_settings
-from llamastream.config import KeysSettings
 from llamastream.errors import ConfigError
-from llamastream.keys import KeyEntry, Limits, digest_of, parse_keys, read_keys, scope_of
+from llamastream.keys import (
+    KeyEntry,
+    KeysSettings,
+    Limits,
+    digest_of,
+    parse_keys,
+    read_keys,
+    scope_of,
+)
 
 HEADING = "# API keys of llamastream: docs/deployment.md. `llamastream keys` writes this file.\n"
 PREFIX = "ls-"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from llamastream.errors import RateLimited
-from llamastream.generation.protocol import Engine
+from llamastream.generation.engine import Engine
 from llamastream.keys import NO_LIMITS, Keys, Limits
 from llamastream.types import EngineStatus, Event, Finished, GenerationRequest, Token
 
@@ -91,6 +91,11 @@ class Quotas:
     def limits(self, scope: str) -> Limits:
         key = self.keys.of_scope(scope)
         return NO_LIMITS if key is None else key.limits
+
+    def name_of(self, scope: str) -> str:
+        """The name of the key that opens a scope, empty when there is none."""
+        key = self.keys.of_scope(scope)
+        return "" if key is None else key.name
 
     def by_name(self) -> Iterator[tuple[str, Usage]]:
         """The scopes that have been used, by the names of their keys; one is gone with its key."""

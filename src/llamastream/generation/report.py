@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 class Report(NamedTuple):
     request_id: str
+    key: str  # the name of the caller's API key, may be empty
     label: str  # the caller's own name for it, may be empty
     usage: Usage
     queue_s: float | None  # from admission until the engine began with it
@@ -22,9 +23,10 @@ class Report(NamedTuple):
         """The one log line of a request, and its counts."""
         ttft_s, itl_s, usage = self.ttft_s, self.itl_s, self.usage
         logger.info(
-            "done request_id=%s%s prompt=%d cached=%d out=%d queue_ms=%s ttft_ms=%s itl_ms=%s "
+            "done request_id=%s%s%s prompt=%d cached=%d out=%d queue_ms=%s ttft_ms=%s itl_ms=%s "
             "finish=%s",
             self.request_id,
+            f" key={self.key}" if self.key else "",
             f" label={self.label}" if self.label else "",
             *usage,
             _ms(self.queue_s, 0),

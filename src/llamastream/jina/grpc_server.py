@@ -12,14 +12,17 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from llamastream.api.deliver import Sink, deliver
 from llamastream.api.http.auth import authorization
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.api.wire.format import Format
 from llamastream.errors import ChatError, InvalidRequest, NotFound
+from llamastream.generation import Generation
 from llamastream.jina import small_calls, wire
-from llamastream.jina.answers import Documents
-from llamastream.jina.desk import StreamDesk
-from llamastream.jina.documents import ENDPOINT, Ask
+from llamastream.jina.documents import ENDPOINT, PromptRequest
+from llamastream.jina.format import DocumentFormat, OutputFields, finish_reason_of
+from llamastream.jina.service import StreamService
 from llamastream.jina.small_calls import Context
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class GrpcServer:
 
 
 async def serve_grpc(
-    desk: StreamDesk,
+    streams: StreamService,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
@@ -75,11 +78,11 @@ async def serve_grpc(
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
-            "stream_doc": grpc.unary_stream_rpc_method_handler(partial(_stream_doc, desk))
+            "stream_doc": grpc.unary_stream_rpc_method_handler(partial(_stream_doc, streams))
         },
-        **small_calls.jina_handlers(desk.ready),
+        **small_calls.jina_handlers(streams.ready),
     }
-    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers))
+    handlers |= small_calls.health_handlers(streams.ready, tuple(handlers))
     handlers |= small_calls.reflection_handlers(tuple(handlers))
     for name, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
@@ -112,12 +115,14 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(where)
 
 
-async def _stream_doc(desk: StreamDesk, data: bytes, context: Context) -> None:
+async def _stream_doc(streams: StreamService, data: bytes, context: Context) -> None:
     """One document in, the answer's documents out."""
     try:
         call = _parse_call(data)
-        async with desk.open(_ask(call, context)) as answer:
-            await _write_answer(call, answer, context)
+        generation, after = await streams.open(_prompt(call, context))
+        wire = _format(call, generation, after)
+        with generation.follow(wire.start) as reader:
+            await deliver(generation, reader, wire, GrpcSink(context, generation))
     except ChatError as error:
         await _abort(error, context)
     except grpc.aio.AbortError:
@@ -127,13 +132,13 @@ async def _stream_doc(desk: StreamDesk, data: bytes, context: Context) -> None:
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
-def _ask(call: Any, context: Context) -> Ask:
+def _prompt(call: Any, context: Context) -> PromptRequest:
     try:
         fields = wire.document_fields(call.document)
     except ValueError as error:
         raise InvalidRequest(f"document: {error}.") from None
     label = call.header.request_id
-    return Ask(
+    return PromptRequest(
         fields,
         authorization(partial(_metadata, context)),
         _metadata(context, IDEMPOTENCY_KEY),
@@ -154,23 +159,51 @@ def _parse_call(data: bytes) -> Any:
     return call
 
 
-async def _write_answer(call: Any, answer: Documents, context: Context) -> None:
+def _format(call: Any, generation: Generation, after: int) -> DocumentFormat:
     response = wire.SingleDocumentRequest()
     response.header.request_id = call.header.request_id
     response.header.exec_endpoint = ENDPOINT
-    async for documents in answer:
-        for fields in documents:
-            wire.set_fields(response.document, fields)
-            await context.write(response.SerializeToString())
-    metadata = [("finish-reason", answer.finish_reason or "")]
-    usage = answer.usage()
-    if usage is not None:
-        metadata += [
-            ("num-prompt-tokens", str(usage.num_prompt_tokens)),
-            ("num-cached-tokens", str(usage.num_cached_tokens)),
-            ("num-output-tokens", str(usage.num_output_tokens)),
-        ]
-    context.set_trailing_metadata(tuple(metadata))
+
+    def encode(fields: OutputFields) -> bytes:
+        wire.set_fields(response.document, fields)
+        return bytes(response.SerializeToString())
+
+    def encode_error(error: ChatError) -> bytes:
+        raise AssertionError("an error is the status of the call")
+
+    return DocumentFormat(
+        generation, after=after, encode=encode, encode_error=encode_error, last=[]
+    )
+
+
+class GrpcSink(Sink):
+    """A message per document. How the answer ended is said by the status and the metadata behind.
+
+    grpc.aio writes from within the call's task alone, so there is nothing to push to.
+    """
+
+    def __init__(self, context: Context, generation: Generation) -> None:
+        self._context = context
+        self._generation = generation
+
+    async def write(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            await self._context.write(frame)
+
+    async def end(self, frames: list[bytes]) -> None:
+        await self.write(frames)
+        metadata = [("finish-reason", finish_reason_of(self._generation) or "")]
+        usage = None if self._generation.end is None else self._generation.end.usage
+        if usage is not None:
+            metadata += [
+                ("num-prompt-tokens", str(usage.num_prompt_tokens)),
+                ("num-cached-tokens", str(usage.num_cached_tokens)),
+                ("num-output-tokens", str(usage.num_output_tokens)),
+            ]
+        self._context.set_trailing_metadata(tuple(metadata))
+
+    async def fail(self, error: ChatError, wire: Format) -> None:
+        await _abort(error, self._context)
 
 
 async def _abort(error: ChatError, context: Context) -> None:

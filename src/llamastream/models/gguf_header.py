@@ -21,7 +21,10 @@ from llamastream.models.gguf_tokenizer import read_tokenizer
 from llamastream.models.layout import check_layout, same_bytes
 from llamastream.spec import EMBEDDING, LM_HEAD, names_by_gguf
 
-SUPPORTED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+SUPPORTED_TYPES = (
+    *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
+)
 ROPE_FREQUENCIES = "rope_freqs.weight"
 
 

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.tqdm import tqdm
 
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, ModelUnavailable
 from llamastream.models.arrival import reported
 from llamastream.models.checkpoint import Progress
 from llamastream.models.folder import INDEX, SHARD, SINGLE
@@ -75,11 +75,11 @@ def download_model(
             "private model run `hf auth login` or set HF_TOKEN."
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(
+        raise ModelUnavailable(
             f"The hub answered {error.response.status_code} for {repo_id}. Try again later."
         ) from error
     except (HTTPError, ConnectionError, LocalEntryNotFoundError) as error:
-        raise ModelError(
+        raise ModelUnavailable(
             f"No connection to the hub for {repo_id}: {_first_line(error)} Check the network and "
             "start again: what has arrived is kept."
         ) from error

@@ -5,11 +5,18 @@ from its template, never from what a user typed; and the deltas of a stream, joi
 text.
 """
 
-from llamastream.text.context import FittedPrompt, check_prompt, fit_context, too_long
+from llamastream.text.bounds import DoesNotFit, check_room
+from llamastream.text.context import (
+    FittedPrompt,
+    check_prompt,
+    fit_context,
+    prompt_room,
+    too_long,
+)
 from llamastream.text.detokenizer import IncrementalDetokenizer
 from llamastream.text.stops import StopMatcher
 from llamastream.text.templates import PromptBuilder
-from llamastream.text.tokenizer import DoesNotFit, Tokenizer
+from llamastream.text.tokenizer import Tokenizer
 
 __all__ = [
     "DoesNotFit",
@@ -19,6 +26,8 @@ __all__ = [
     "StopMatcher",
     "Tokenizer",
     "check_prompt",
+    "check_room",
     "fit_context",
+    "prompt_room",
     "too_long",
 ]

@@ -6,9 +6,10 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 from llamastream.errors import ContextLengthExceeded
+from llamastream.text.bounds import CHARS_PER_TOKEN, DoesNotFit, check_room
 from llamastream.text.templates import PromptBuilder
-from llamastream.text.tokenizer import CHARS_PER_TOKEN, DoesNotFit, Tokenizer
-from llamastream.types import Message
+from llamastream.text.tokenizer import Tokenizer
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MESSAGE_OVERHEAD = 8  # tokens around one message, about: tags, role, newlines
 # Dropping goes on until this share of the room is used, so that it is not needed at the next turn.
@@ -45,6 +46,11 @@ def too_long(
     )
 
 
+def prompt_room(max_tokens: int | None, max_model_len: int) -> int:
+    """Tokens of a prompt that leave as much for the answer as it is sure to want."""
+    return max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
+
+
 def fit_context(
     builder: PromptBuilder,
     tokenizer: Tokenizer,
@@ -53,6 +59,7 @@ def fit_context(
     truncation: Literal["disabled", "auto"],
     max_tokens: int | None,
     max_model_len: int,
+    options: PromptOptions = PLAIN_PROMPT,
 ) -> FittedPrompt:
     """Build the prompt; with `auto`, without as many of the oldest turns as it takes to fit.
 
@@ -61,11 +68,11 @@ def fit_context(
     stays the same for many turns as the conversation grows, so that its cached prefix stays valid.
     Raises ContextLengthExceeded if it does not fit even so, with what `builder` raises.
     """
-    room = max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
+    room = prompt_room(max_tokens, max_model_len)
     system, turns = _split(messages)
     may_drop = truncation == "auto" and len(turns) > 1
     try:
-        ids = builder.build(messages, max_model_len)
+        ids = builder.build(messages, options, max_model_len)
     except DoesNotFit as error:
         if not may_drop:
             raise too_long(error, max_tokens, max_model_len, param="messages") from None
@@ -79,7 +86,7 @@ def fit_context(
     def without(num_dropped: int) -> list[int] | None:
         kept = [message for turn in turns[num_dropped:] for message in turn]
         try:
-            return builder.build([*system, *kept], max_model_len)
+            return builder.build([*system, *kept], options, max_model_len)
         except DoesNotFit as error:
             if num_dropped == len(turns) - 1:
                 raise too_long(error, max_tokens, max_model_len, param="messages") from None
@@ -159,7 +166,7 @@ def _split(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
 
 def _num_tokens(tokenizer: Tokenizer, message: Message, room: int) -> int:
     try:
-        tokenizer.check_room(message.content, room)
+        check_room(tokenizer, message.content, room)
     except DoesNotFit as error:
         return error.num_tokens
     return len(tokenizer.encode(message.content, add_bos=False)) + MESSAGE_OVERHEAD

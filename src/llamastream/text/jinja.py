@@ -5,7 +5,7 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from threading import local
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 from jinja2 import Template, TemplateError
 
 from llamastream.errors import InvalidRequest, ModelError
+from llamastream.text.bounds import check_room
 from llamastream.text.budget import Budget, OverBudget
+from llamastream.text.conversation import Conversation, check_variables
 from llamastream.text.llama2 import TAGS, check_tags
 from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
 from llamastream.text.tokenizer import Tokenizer
-from llamastream.types import Message
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MAX_SOURCE_CHARS = 256 * 1024  # the longest published templates are a tenth of it
 OTHER_TEMPLATE = "Choose another one: --chat-template llama2|llama3|chatml|FILE."
@@ -47,21 +49,46 @@ class JinjaFormat:
         self.probe = Probe()
         self.probe = probe(self._render_probe)
 
-    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
+    def build(
+        self,
+        messages: Sequence[Message],
+        options: PromptOptions = PLAIN_PROMPT,
+        room: int | None = None,
+    ) -> list[int]:
         """Raises InvalidRequest if the template refuses `messages`, or a turn could be forged."""
-        text = self.render(messages)
-        self._tokenizer.check_room(text, room)
-        masked = self._masked(text, messages)
+        text, masked = self._rendered(Conversation(messages, options), room)
         segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
-    def render(self, messages: Sequence[Message]) -> str:
-        self._check(messages)
-        self._start(messages)
-        return self._render(messages)
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
+        return self._rendered(Conversation(messages, options))[0]
 
-    def _check(self, messages: Sequence[Message]) -> None:
-        for index, message in enumerate(messages):
+    def _rendered(self, given: Conversation, room: int | None = None) -> tuple[str, str]:
+        """The prompt, and the prompt masked. It stops where the answer goes on from.
+
+        Raises DoesNotFit for one that is sure to take more than `room` tokens.
+        """
+        self._check(given)
+        given, mark = given.marked() if given.options.continues else (given, None)
+        self._start(given)
+        text = self._render(given)
+        check_room(self._tokenizer, text, room)
+        masked = self._masked(text, given)
+        if mark is None:
+            return text, masked
+        if text.count(mark) != 1:
+            raise InvalidRequest(
+                "continue_final_message needs a chat template that writes the last message once "
+                "and to its end. This model's does not.",
+                param="continue_final_message",
+            )
+        end = text.index(mark)
+        return text[:end], masked[:end]
+
+    def _check(self, given: Conversation) -> None:
+        variables = given.options.variables
+        check_variables(variables, frozenset(self._variables), self._tags)
+        for index, message in enumerate(given.messages):
             check_tags(index, message, self._tags)
             if self.probe.drops_system and message.role == "system":
                 raise InvalidRequest(
@@ -72,13 +99,14 @@ class JinjaFormat:
 
     def _render_probe(self, messages: Sequence[Message], as_parts: bool) -> str:
         self.probe = Probe(as_parts=as_parts)
-        self._start(messages)
-        return self._render(messages)
+        given = Conversation(messages, PLAIN_PROMPT)
+        self._start(given)
+        return self._render(given)
 
-    def _start(self, messages: Sequence[Message]) -> None:
+    def _start(self, given: Conversation) -> None:
         """Give all renders of one request the same moment, and one budget together."""
         self._moment.now = datetime.now()
-        self._environment.budget = Budget(sum(map(len, _texts(messages))))
+        self._environment.budget = Budget(sum(map(len, given.texts())))
 
     def _compile(self, source: str, literals: Literals | None = None) -> Template:
         """The template, with its control tokens marked if `literals` are given."""
@@ -95,21 +123,21 @@ class JinjaFormat:
                 f"The chat template does not compile: {error}. {OTHER_TEMPLATE}"
             ) from error
 
-    def _masked(self, text: str, messages: Sequence[Message]) -> str:
+    def _masked(self, text: str, given: Conversation) -> str:
         """`text` with everything masked that could be a control token and is not the template's."""
-        contents = _texts(messages)
+        contents = given.texts()
         control_texts = self._tokenizer.special_texts
         masked = mask_contents(
-            text, contents, lambda c: self._render_others(messages, c), control_texts
+            text, contents, lambda c: self._render_other(given.with_texts(c)), control_texts
         )
         if masked is None:
-            masked = self._masked_by_literals(text, messages, contents)
+            masked = self._masked_by_literals(text, given, contents)
         if masked is None:
             refuse_risky(contents, control_texts)
         return text if masked is None else masked
 
     def _masked_by_literals(
-        self, text: str, messages: Sequence[Message], contents: Sequence[str]
+        self, text: str, given: Conversation, contents: Sequence[str]
     ) -> str | None:
         if self._marked is None:
             literals = Literals(self._tokenizer.special_texts)
@@ -117,7 +145,7 @@ class JinjaFormat:
         literals, template = self._marked
         variables = {name: literals.mark(value) for name, value in self._variables.items()}
         try:
-            marked = self._render(messages, template, variables)
+            marked = self._render(given, template, variables)
         except InvalidRequest:
             return None
         return literals.masked(text, contents, marked)
@@ -131,32 +159,30 @@ class JinjaFormat:
         known = {name: tokenizer.token_text(i) for name, i in ids.items() if i is not None}
         return known | tokenizer.config.template_variables
 
-    def _render_others(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
-        """The prompt with `contents` in the place of `_texts(messages)`."""
-        others = iter(contents)
+    def _render_other(self, other: Conversation) -> str | None:
         try:
-            return self._render(
-                [
-                    Message(m.role, next(others), None if m.name is None else next(others))
-                    for m in messages
-                ]
-            )
+            return self._render(other)
         except InvalidRequest:
             return None
 
     def _render(
         self,
-        messages: Sequence[Message],
+        given: Conversation,
         template: Template | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> str:
+        options = given.options
         try:
             return (template or self._template).render(
-                messages=list(map(self._message, messages)),
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **(variables or self._variables),
+                {
+                    **options.variables,
+                    "messages": list(map(self._message, given.messages)),
+                    "add_generation_prompt": options.add_generation_prompt
+                    and not options.continues,
+                    "tools": None,
+                    "documents": None,
+                    **(variables or self._variables),
+                }
             )
         except OverBudget as error:
             raise ModelError(f"The chat template {error}. {OTHER_TEMPLATE}") from error
@@ -185,11 +211,6 @@ class JinjaFormat:
     def _strftime_now(self, form: str) -> str:
         now: datetime = self._moment.now
         return now.strftime(form)
-
-
-def _texts(messages: Iterable[Message]) -> list[str]:
-    """All that the messages' authors wrote."""
-    return [text for m in messages for text in (m.content, m.name) if text is not None]
 
 
 class _RefusedError(TemplateError):

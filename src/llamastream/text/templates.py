@@ -12,7 +12,7 @@ from llamastream.text.jinja import JinjaFormat
 from llamastream.text.llama2 import TAGS, Llama2Format
 from llamastream.text.probe import CONVERSATION, control_texts, end_mark
 from llamastream.text.tokenizer import Tokenizer
-from llamastream.types import Message
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 # Sources: github.com/meta-llama/llama3, llama/tokenizer.py, ChatFormat; and OpenAI's ChatML.
 TEMPLATES = {
@@ -20,11 +20,13 @@ TEMPLATES = {
         "<|begin_of_text|>{% for message in messages %}"
         "<|start_header_id|>{{ message.role }}<|end_header_id|>"
         "{{ '\n\n' + message.content | trim }}<|eot_id|>{% endfor %}"
-        "<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}"
+        "{% if add_generation_prompt %}"
+        "<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}{% endif %}"
     ),
     "chatml": (
         "{% for message in messages %}<|im_start|>{{ message.role + '\n' + message.content }}"
-        "<|im_end|>{{ '\n' }}{% endfor %}<|im_start|>{{ 'assistant\n' }}"
+        "<|im_end|>{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{{ 'assistant\n' }}{% endif %}"
     ),
 }
 _PROBES = (
@@ -37,18 +39,28 @@ _PROBES = (
 class PromptFormat(Protocol):
     """One way to write a conversation down. `messages` holds at least one."""
 
-    def build(self, messages: Sequence[Message], room: int | None) -> list[int]: ...
+    def build(
+        self,
+        messages: Sequence[Message],
+        options: PromptOptions = PLAIN_PROMPT,
+        room: int | None = None,
+    ) -> list[int]: ...
 
-    def render(self, messages: Sequence[Message]) -> str: ...
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str: ...
 
 
 class PromptBuilder:
     """Builds the prompts of one model. Thread-safe."""
 
     def __init__(
-        self, prompt_format: PromptFormat, name: str = "none", warnings: Iterable[str] = ()
+        self,
+        prompt_format: PromptFormat,
+        name: str = "none",
+        warnings: Iterable[str] = (),
+        template: str | None = None,
     ) -> None:
         self._format = prompt_format
+        self.template = template  # whose prompts these are, in Jinja, if there is one
         self.name = name  # of the format, for people
         self.warnings = tuple(warnings)  # what of model and template does not hold, one line each
 
@@ -76,40 +88,50 @@ class PromptBuilder:
         jinja = JinjaFormat(tokenizer, source, allow_prompt_tags=allow_prompt_tags)
         if option is None and _is_llama2(jinja, source, tokenizer):
             reference = Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags)
-            return cls(reference, "llama2, which the model's own template writes")
+            return cls(reference, "llama2, which the model's own template writes", (), source)
         end = _turn_end(tokenizer, jinja.probe.after_answer)
         tokenizer.adopt(ends=[] if end is None else [end])
         warnings = [*_template_warnings(jinja), *_end_warnings(tokenizer)]
         _check_ids(tokenizer, jinja)
-        return cls(jinja, option or "the model's own template", warnings)
+        return cls(jinja, option or "the model's own template", warnings, source)
 
-    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
+    def build(
+        self,
+        messages: Sequence[Message],
+        options: PromptOptions = PLAIN_PROMPT,
+        room: int | None = None,
+    ) -> list[int]:
         """Token ids of the prompt, up to where the answer begins.
 
         Raises InvalidRequest with the index of the message at fault, and DoesNotFit for what is
         sure to take more than `room` tokens; what takes a little more is returned.
         """
         _check(messages)
-        return self._format.build(messages, room)
+        return self._format.build(messages, options, room)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
         """The prompt as text, for people: contents cannot be told from control tokens in it."""
         _check(messages)
-        return self._format.render(messages)
+        return self._format.render(messages, options)
 
 
 class _NoFormat:
     """What a model without a chat template gets: it completes text, and refuses to chat."""
 
-    def build(self, messages: Sequence[Message], room: int | None = None) -> list[int]:
+    def build(
+        self,
+        messages: Sequence[Message],
+        options: PromptOptions = PLAIN_PROMPT,
+        room: int | None = None,
+    ) -> list[int]:
         raise InvalidRequest(
             "This model has no chat template, so it cannot chat; /v1/completions works. To chat, "
             "start the server with --chat-template llama2|llama3|chatml|FILE.",
             param="messages",
         )
 
-    def render(self, messages: Sequence[Message]) -> str:
-        raise AssertionError(self.build(messages))
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
+        raise AssertionError(self.build(messages, options))
 
 
 def _check(messages: Sequence[Message]) -> None:

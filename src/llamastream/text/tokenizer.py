@@ -24,17 +24,6 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>")
 # A conversation comes again with each of its turns: its texts are encoded once. 40 MB at most.
 MAX_KNOWN_TEXTS = 1024
 MAX_KNOWN_LENGTH = 4096  # characters
-# Text of more characters per token of room is read piece by piece, until it is sure not to fit.
-CHARS_PER_TOKEN = 8
-MIN_PIECE, MAX_PIECE = 4096, 65536  # characters
-CUT_TOKENS = 64  # that may come from cutting a text in two, at the very most
-
-
-class DoesNotFit(Exception):
-    """A text takes more tokens than there is room for: at least `num_tokens`."""
-
-    def __init__(self, num_tokens: int) -> None:
-        self.num_tokens = num_tokens
 
 
 class Tokenizer:
@@ -108,18 +97,6 @@ class Tokenizer:
         with_bos = self.add_bos_token if add_bos is None else add_bos
         bos = [self.bos_token_id] if with_bos and self.bos_token_id is not None else []
         return bos + self._encode_plain(self._hf, text)
-
-    def check_room(self, text: str, room: int | None) -> None:
-        """Raises DoesNotFit for a prompt's text that is sure to take more than `room` tokens, at a
-        cost that depends on the room and not on the text."""
-        if room is None or len(text) <= max(CHARS_PER_TOKEN * room, MIN_PIECE):
-            return
-        size, count = min(max(CHARS_PER_TOKEN * room, MIN_PIECE), MAX_PIECE), 0
-        for start in range(0, len(text), size):
-            ids = self.encode_segments(self.split_special(text[start : start + size]))
-            count += max(len(ids) - CUT_TOKENS, 0)
-            if count > room + room // 8:
-                raise DoesNotFit(count)
 
     def encode_raw_prompt(self, text: str) -> list[int]:
         """Ids of prompt text: control tokens in it are recognised.
@@ -229,23 +206,28 @@ class Tokenizer:
             raise InvalidRequest(
                 "Text must be valid Unicode: it holds a lone surrogate."
             ) from error
-        return ids if self._forgeable.isdisjoint(ids) else self._encode_apart(hf, text)
+        if self._forgeable.isdisjoint(ids):
+            return ids
+        ids, start = [], 0
+        for end in [*_cuts(hf, text, self._forgeable), len(text)]:
+            ids += self._encode_plain(self._hf_inner if start else hf, text[start:end])
+            start = end
+        return ids
 
-    def _encode_apart(self, hf: HFTokenizer, text: str) -> list[int]:
-        """Ids of a text with what the file keeps among the ordinary tokens though it is a control
-        token: cut in the middle of each."""
-        encoding = hf.encode_batch([text], add_special_tokens=False)[0]
-        spans = zip(encoding.ids, encoding.offsets, strict=True)
-        ids, cut = list[int](), 0
-        for start, stop in [span for token_id, span in spans if token_id in self._forgeable]:
-            middle = (start + stop) // 2
-            if middle in (cut, len(text)):
+
+def _cuts(hf: HFTokenizer, text: str, forgeable: frozenset[int]) -> list[int]:
+    """Where to cut what the file keeps among the ordinary tokens though it is a control token: in
+    the middle of each. Raises InvalidRequest for one that has none."""
+    encoding = hf.encode_batch([text], add_special_tokens=False)[0]
+    cuts = [0]
+    for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+        if token_id in forgeable:
+            cuts.append((start + stop) // 2)
+            if cuts[-1] in (cuts[-2], len(text)):
                 raise InvalidRequest(
                     f"Text must not hold {text[start:stop]!r}: it can only be a control token."
                 )
-            ids += self._encode_plain(hf if cut == 0 else self._hf_inner, text[cut:middle])
-            cut = middle
-        return ids + self._encode_plain(self._hf_inner, text[cut:])
+    return cuts[1:]
 
 
 def _load(tokenizer_json: str) -> HFTokenizer:

@@ -7,7 +7,7 @@ from typing import Any
 from llamastream.api.wire.options import asked
 from llamastream.errors import InvalidRequest
 from llamastream.generation.items import new_item
-from llamastream.generation.records import Item
+from llamastream.records import Item
 from llamastream.types import Message, Role
 
 Json = dict[str, Any]

@@ -68,8 +68,19 @@ async def test_detokenize_is_the_way_back(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_long_text_is_encoded_too(client: httpx.AsyncClient) -> None:
-    answer = (await client.post("/tokenize", json={"prompt": "x" * 100_000})).json()
-    assert answer["count"] == 100_000
+    answer = (await client.post("/tokenize", json={"prompt": "x" * 50_000})).json()
+    assert answer["count"] == 50_000
+
+
+async def test_a_text_that_fits_no_context_is_refused_unread(client: httpx.AsyncClient) -> None:
+    for path, body in {
+        "/tokenize": {"prompt": "x" * 1_000_000},
+        "/apply-template": {"messages": [{"role": "user", "content": "x" * 1_000_000}]},
+        "/detokenize": {"tokens": [65] * 100_000},
+    }.items():
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 400
+        assert len(answer.content) < 1000
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,9 @@ class PromptsApi:
         if body.prompt is not None:
             ids = await self._prompting.encode(
                 body.prompt,
+                self._answers.check_ready(),
                 add_special=body.add_special_tokens,
                 parse_special=body.parse_special,
-                room=self._answers.check_ready().max_model_len,
                 scope=request.state.key_scope,
             )
         else:
@@ -94,7 +94,7 @@ class PromptsApi:
         return await self._prompting.apply_template(
             parse_messages(messages),
             body.prompt_options(),
-            room=self._answers.check_ready().max_model_len,
+            self._answers.check_ready(),
             scope=request.state.key_scope,
         )
 

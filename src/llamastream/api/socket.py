@@ -145,6 +145,7 @@ class Session:
         """One message. What is wrong with it is answered by an error event."""
         stream_id: str | None = None
         try:
+            await self._websocket.state.check_key()
             fields = parse_object(text.encode("utf-8", "replace"))
             given = fields.get("stream_id")
             stream_id = given if isinstance(given, str) else None

@@ -31,7 +31,8 @@ from llamastream.types import (
 # Characters or ids. They cost some microseconds each: more would hold up all streams.
 MAX_INLINE = 1024
 MESSAGE_SIZE = 64  # what a message costs beside its text, in characters
-MAX_CUT = 4  # contexts: of a longer prompt not even the end is read
+# How many tokens of a text are counted, or cut off, beyond what fits the context.
+MAX_CONTEXTS, MAX_COUNTED = 16, 1 << 18
 Result = TypeVar("Result")
 
 
@@ -39,7 +40,7 @@ class Prompting:
     """Encodes prompts of any kind, long ones off the event loop and key by key.
 
     Everything here raises InvalidRequest, ContextLengthExceeded, and Overloaded when too many long
-    ones wait. `room`: tokens of the context.
+    ones wait.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompts: PromptBuilder) -> None:
@@ -59,13 +60,13 @@ class Prompting:
         return await self._run(request.scope, size, lambda: self._fit(request, limits))
 
     async def encode(
-        self, text: str, *, add_special: bool, parse_special: bool, room: int, scope: str
+        self, text: str, limits: EngineStatus, *, add_special: bool, parse_special: bool, scope: str
     ) -> list[int]:
         """Ids of a text: with the BOS that the model wants, with control tokens recognised."""
 
         def encode() -> list[int]:
             tokenizer = self._tokenizer
-            self._check_room(text, room)
+            self._check_room(text, _most_counted(limits.max_model_len))
             if not parse_special:
                 return tokenizer.encode(text, add_bos=None if add_special else False)
             if add_special:
@@ -92,12 +93,17 @@ class Prompting:
         return await self._run(scope, len(ids), decode)
 
     async def apply_template(
-        self, messages: tuple[Message, ...], options: PromptOptions, *, room: int, scope: str
+        self,
+        messages: tuple[Message, ...],
+        options: PromptOptions,
+        limits: EngineStatus,
+        *,
+        scope: str,
     ) -> tuple[str, list[int]]:
         """A conversation's prompt, as text and as ids."""
 
         def apply() -> tuple[str, list[int]]:
-            ids = self._build(messages, options, room, None)
+            ids = self._build(messages, options, _most_counted(limits.max_model_len), None)
             return self._prompts.render(messages, options), ids
 
         return await self._run(scope, _size(messages, options), apply)
@@ -143,7 +149,7 @@ class Prompting:
             request.max_prompt_tokens,
             request.prompt,
         )
-        room = max_model_len if most is None else MAX_CUT * max_model_len
+        room = max_model_len if most is None else _most_counted(max_model_len)
         if messages := _messages(prompt):
             ids = self._build(messages, request.prompt_options, room, max_tokens)
         elif isinstance(prompt, str):
@@ -176,6 +182,10 @@ class Prompting:
     async def _run(self, scope: str, size: int, work: Callable[[], Result]) -> Result:
         """Do `work`, off the event loop if its input is long."""
         return work() if size <= MAX_INLINE else await self._pool.run(scope, work)
+
+
+def _most_counted(max_model_len: int) -> int:
+    return max(max_model_len, min(MAX_CONTEXTS * max_model_len, MAX_COUNTED))
 
 
 def _messages(prompt: Prompt) -> tuple[Message, ...]:

@@ -1,11 +1,12 @@
 """What happens to every request before its route: a request id, and the API key's scope.
 
-Leaves in `scope["state"]`: `label` (the id, as the client gave it or made here), `key` and
-`key_scope`.
+Leaves in `scope["state"]`: `label` (the id, as the client gave it or made here), `key`, `key_scope`
+and `check_key`, for connections that last: it raises Unauthorized when the key has been revoked.
 """
 
 import re
 import uuid
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,6 +46,7 @@ class Gate:
             try:
                 key = state["key"] = self._keys.key_of_header(authorization(headers.get))
                 state["key_scope"] = key.scope
+                state["check_key"] = partial(self._keys.check, key)
             except Unauthorized as error:
                 await error_response(error)(scope, receive, labelled)
                 return

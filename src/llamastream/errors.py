@@ -7,6 +7,7 @@ ChatError
 ├── Unauthorized (401)
 ├── NotFound (404)
 │   └── ModelNotFound (404)          a model name that is not served here
+├── RequestTimeout (408)             a request that does not come to its end
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
@@ -17,6 +18,11 @@ ChatError
 """
 
 import re
+import reprlib
+
+MAX_MESSAGE_CHARS = 2000  # none of ours is longer, whatever a client's text does to it
+MAX_PARAM_CHARS = 200
+MAX_QUOTED_CHARS = 60  # of a client's value, repeated in an error
 
 PYDANTIC = re.compile(r"(?:Value error, )?(?:\w+ should )?(.*?)(?: after validation, not \w+)?")
 
@@ -25,15 +31,16 @@ class ChatError(Exception):
     """Base of all errors meant for the user.
 
     `message` names the field, the limit, the value and the way out; `param` is the field alone.
+    What a client wrote is in both by `quoted` only; and both have limits of their own.
     """
 
     status = 500
     code = "internal_error"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = cut(message, MAX_MESSAGE_CHARS)
+        self.param = None if param is None else cut(param, MAX_PARAM_CHARS)
+        super().__init__(self.message)
 
 
 class InvalidRequest(ChatError):
@@ -63,6 +70,11 @@ class NotFound(ChatError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class RequestTimeout(ChatError):
+    status = 408
+    code = "request_timeout"
 
 
 class PayloadTooLarge(ChatError):
@@ -125,3 +137,22 @@ def requirement(problem: str) -> str:
     found = PYDANTIC.fullmatch(problem)
     said = found[1] if found else problem
     return said if said.startswith("must ") else f"must {said}"
+
+
+def cut(text: str, max_chars: int) -> str:
+    """`text`, or its beginning and the sign that there was more."""
+    return text if len(text) <= max_chars else text[:max_chars] + "..."
+
+
+def quoted(value: object, *, mark: bool = True) -> str:
+    """A client's value as an error repeats it: Python's notation, or a text as it is without
+    `mark`; the beginning of a long one."""
+    if isinstance(value, str):
+        value = cut(value, MAX_QUOTED_CHARS)
+        return repr(value) if mark else value
+    return cut(_SHORT.repr(value), MAX_QUOTED_CHARS)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 8, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_QUOTED_CHARS

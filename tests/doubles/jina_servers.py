@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.applications import Starlette
 
+from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.errors import on_chat_error
 from llamastream.api.http.transport import HttpProtocol
-from llamastream.errors import ChatError, Unauthorized
+from llamastream.errors import ChatError
 from llamastream.generation.responses import Responses
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import serve_grpc
@@ -19,15 +20,10 @@ from tests.doubles.scripted_service import ScriptedService
 
 KEY = "sesame"
 
-Start = Callable[[ScriptedService], Awaitable[int]]
-"""Starts a server and returns its port; the test's end stops it."""
+MAX_BODY_BYTES = 4 << 20
 
-
-def authorize(header: str | None) -> str:
-    """Anonymous without a header, else the one key."""
-    if header not in (None, f"Bearer {KEY}"):
-        raise Unauthorized("unknown API key")
-    return "" if header is None else "keyed"
+Start = Callable[..., Awaitable[int]]
+"""`await start(service, *keys)`: a server of its own; its port. The test's end stops it."""
 
 
 @asynccontextmanager
@@ -36,8 +32,10 @@ async def grpc_port(
     ready: Callable[[], bool] = lambda: True,
     port: int = 0,
     responses: Responses | None = None,
+    keys: tuple[str, ...] = (),
 ) -> AsyncIterator[int]:
-    server = await serve_grpc(StreamDesk(service, authorize, ready, responses), port=port)
+    desk = StreamDesk(service, KeyRing(keys).scope_of_header, ready, responses)
+    server = await serve_grpc(desk, port=port)
     try:
         yield server.port
     finally:
@@ -49,8 +47,10 @@ async def http_port(
     service: ScriptedService,
     ready: Callable[[], bool] = lambda: True,
     responses: Responses | None = None,
+    keys: tuple[str, ...] = (),
 ) -> AsyncIterator[int]:
-    routes = jina_routes(StreamDesk(service, authorize, ready, responses))
+    desk = StreamDesk(service, KeyRing(keys).scope_of_header, ready, responses)
+    routes = jina_routes(desk, MAX_BODY_BYTES)
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))

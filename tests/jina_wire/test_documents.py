@@ -115,14 +115,6 @@ def test_query_strings_are_read_as_the_types_of_the_fields() -> None:
     assert request.ignore_eos
 
 
-def test_key_in_the_document_stands_for_the_header() -> None:
-    assert Ask({"api_key": "k"}).authorization() == "Bearer k"
-    assert Ask({"api_key": "k"}, "Bearer h").authorization() == "Bearer h"
-    assert Ask({}).authorization() is None
-    with pytest.raises(InvalidRequest, match="api_key"):
-        Ask({"api_key": 5}).authorization()
-
-
 class OneRead(ScriptedStream):
     """All of a stream's deltas in one read."""
 

@@ -51,7 +51,10 @@ def create_app(
     app = Starlette(
         routes=[
             *_routes(service, settings, responses),
-            *jina_routes(StreamDesk(service, keys.scope_of_header, service.is_ready, responses)),
+            *jina_routes(
+                StreamDesk(service, keys.scope_of_header, service.is_ready, responses),
+                settings.max_body_bytes,
+            ),
         ],
         middleware=_middleware(settings, keys),
         exception_handlers={

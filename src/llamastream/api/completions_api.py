@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llamastream.api.delivery import EventStream, WholeAnswer
-from llamastream.api.http.body import read_json
+from llamastream.api.http.body import read_model
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.stored_chat import StoredChatApi
 from llamastream.api.wire.chat import ChatCompletionBody, ChatFormat
 from llamastream.api.wire.completions import CompletionBody, CompletionFormat
 from llamastream.api.wire.openai import Answer, Format
-from llamastream.api.wire.options import GenerationOptions, validate
+from llamastream.api.wire.options import GenerationOptions
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService
@@ -35,8 +35,7 @@ class CompletionsApi:
         self._ping_interval_s = settings.ping_interval_s
 
     async def chat(self, request: Request) -> ASGIApp:
-        raw = await read_json(request, self._max_body_bytes)
-        body = validate(ChatCompletionBody, raw)
+        raw, body = await read_model(request, self._max_body_bytes, ChatCompletionBody)
         check_model(body.model, self._service.model_name)
         if body.store:
             return await self._store().create(request, raw, body)
@@ -46,7 +45,7 @@ class CompletionsApi:
         return self._deliver(stream, body, ChatFormat(answer, body.metadata))
 
     async def completion(self, request: Request) -> ASGIApp:
-        body = validate(CompletionBody, await read_json(request, self._max_body_bytes))
+        _, body = await read_model(request, self._max_body_bytes, CompletionBody)
         check_model(body.model, self._service.model_name)
         refuse_key(request.headers.get(HEADER))
         stream = await self._open(request, body)

@@ -9,11 +9,11 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.api.http.body import read_json
+from llamastream.api.http.body import read_model
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import WireModel, validate
+from llamastream.api.wire.options import Model, WireModel
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService
@@ -50,7 +50,7 @@ class PromptsApi:
         self._max_body_bytes = settings.max_body_bytes
 
     async def tokenize(self, request: Request) -> Response:
-        body = validate(TokenizeBody, await self._read(request))
+        body = await self._read(request, TokenizeBody)
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequest("Send either prompt or messages.", param="prompt")
         if body.prompt is not None:
@@ -69,7 +69,7 @@ class PromptsApi:
         return json_response(answer)
 
     async def detokenize(self, request: Request) -> Response:
-        body = validate(DetokenizeBody, await self._read(request))
+        body = await self._read(request, DetokenizeBody)
         text = await self._prompting.decode(
             body.tokens,
             self._service.status().vocab_size,
@@ -78,13 +78,13 @@ class PromptsApi:
         return json_response({"prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
-        body = validate(TemplateBody, await self._read(request))
+        body = await self._read(request, TemplateBody)
         text, ids = await self._prompting.apply_template(parse_messages(body.messages))
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
 
-    async def _read(self, request: Request) -> dict[str, Any]:
+    async def _read(self, request: Request, model: type[Model]) -> Model:
         """The body. Raises ModelNotFound if it names another model."""
-        body = await read_json(request, self._max_body_bytes)
-        if isinstance(name := body.get("model"), str):
+        raw, body = await read_model(request, self._max_body_bytes, model)
+        if isinstance(name := raw.get("model"), str):
             check_model(name, self._service.model_name)
         return body

@@ -15,13 +15,20 @@ from pydantic import Field
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llamastream.api.feed import START, Opening, error_event, read_all
-from llamastream.api.http.body import parse_object
+from llamastream.api.http.body import off_loop
 from llamastream.api.http.idempotency import make_key, refuse_key
+from llamastream.api.http.json_object import LARGE_BYTES, parse_object
 from llamastream.api.responses.desk import Caller, ResponseDesk
 from llamastream.api.wire.options import Label, WireModel, validate
-from llamastream.api.wire.responses import parse_response
+from llamastream.api.wire.responses import ResponseBody, check_response
 from llamastream.config import ServeSettings
-from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded
+from llamastream.errors import (
+    ChatError,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    quoted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +117,8 @@ class Session:
         """One message. What is wrong with it is answered by an error event."""
         stream_id: str | None = None
         try:
-            fields = parse_object(text.encode("utf-8", "replace"))
+            body = text.encode("utf-8", "replace")
+            fields = await off_loop(len(body) > LARGE_BYTES, parse_object, body)
             given = fields.get("stream_id")
             stream_id = given if isinstance(given, str) else None
             await self._dispatch(fields.pop("type", None), fields, stream_id)
@@ -131,7 +139,7 @@ class Session:
         else:
             raise InvalidRequest(
                 "type must be response.create, response.resume or response.cancel. "
-                f"Given: {repr(kind)[:60]}.",
+                f"Given: {quoted(kind)}.",
                 param="type",
             )
 
@@ -139,7 +147,8 @@ class Session:
         self._check_lane(stream_id)
         own = validate(CreateMessage, {k: v for k, v in fields.items() if k in OWN_FIELDS})
         fields = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
-        body = parse_response(fields)
+        body = validate(ResponseBody, fields)
+        check_response(body)
         if body.stream is False:
             raise InvalidRequest("stream must be true on a WebSocket.", param="stream")
         key = own.idempotency_key
@@ -159,7 +168,7 @@ class Session:
             )
         if stream_id is not None and stream_id in self._lanes.values():
             raise InvalidRequest(
-                f"stream_id {stream_id[:60]!r} is in use on this socket. Take another.",
+                f"stream_id {quoted(stream_id)} is in use on this socket. Take another.",
                 param="stream_id",
             )
 

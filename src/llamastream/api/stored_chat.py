@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from llamastream.api.feed import START, Event, Feed, FeedAnswer
-from llamastream.api.http.body import read_json
+from llamastream.api.http.body import read_model
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import idempotency_key
 from llamastream.api.http.query import json_response, page_json, page_query, read_position
 from llamastream.api.wire.chat import ChatCompletionBody, ChatFormat
 from llamastream.api.wire.messages import parse_messages
 from llamastream.api.wire.openai import Answer
-from llamastream.api.wire.options import ChangedMetadata, validate
+from llamastream.api.wire.options import ChangedMetadata
 from llamastream.config import ServeSettings
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.generation.items import new_item
@@ -136,10 +136,9 @@ class StoredChatApi:
         return json_response(page_json(page, _message))
 
     async def update(self, request: Request) -> ASGIApp:
-        raw = await read_json(request, self._max_body_bytes)
-        changes = validate(ChangedMetadata, raw).model_dump()
+        _, changed = await read_model(request, self._max_body_bytes, ChangedMetadata)
         id, scope = _id(request), request.state.key_scope
-        await self._responses.update_wire(id, changes, scope=scope)
+        await self._responses.update_wire(id, changed.model_dump(), scope=scope)
         return self._deliver(await self._responses.open(id, scope=scope), START, is_stream=False)
 
     async def delete(self, request: Request) -> Response:

@@ -105,6 +105,7 @@ async def _serve_grpc(
             settings.host,
             port,
             reader_timeout_s=settings.reader_timeout,
+            max_message_bytes=settings.max_body_bytes,
         )
     except OSError as error:
         if settings.grpc_port is not None:

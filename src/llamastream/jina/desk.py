@@ -16,9 +16,7 @@ from llamastream.generation.response_log import ResponseLog
 from llamastream.generation.responses import Draft, Responses
 from llamastream.jina.answers import PREFIX, Answer, Documents, StoredAnswer
 from llamastream.jina.documents import Ask, check_not_kept
-
-Authorize = Callable[[str | None], str]
-"""Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""
+from llamastream.jina.keys import Authorize, Keys
 
 
 class StreamDesk:
@@ -31,22 +29,21 @@ class StreamDesk:
     ) -> None:
         """`ready` answers health checks and `is_flow_ready`. Without `responses` nothing can be
         stored."""
+        self.keys = Keys(authorize)
         self.ready = ready
         self.is_storing = responses is not None
         self._service = service
-        self._authorize = authorize
         self._responses = responses
 
     @asynccontextmanager
     async def open(self, ask: Ask) -> AsyncIterator[Documents]:
         """The answer that is asked for, from its start or from where a reader left it."""
-        scope = self._authorize(ask.authorization())
         keeping = ask.keeping()
         if self._responses is None:
             check_not_kept(keeping)
         if self._responses is None or not (keeping.store or keeping.stream_id):
             refuse_key(ask.idempotency_key)
-            stream = await self._service.open(ask.prompt(scope))
+            stream = await self._service.open(ask.prompt())
             try:
                 yield Answer(stream)
             finally:
@@ -54,15 +51,15 @@ class StreamDesk:
             return
         responses, after = _opened(self._responses), keeping.starting_after
         if keeping.stream_id is None:
-            log = await _begin(responses, ask, scope)
+            log = await _begin(responses, ask)
         else:
-            log = await responses.open(check_id(keeping.stream_id, PREFIX), scope=scope)
+            log = await responses.open(check_id(keeping.stream_id, PREFIX), scope=ask.scope)
         async with responses.follow(log, start=after + 1) as reader:
             yield StoredAnswer(reader, after=after)
 
     async def delete(self, id: str, header: str | None) -> None:
         """Delete a stored answer for good, and end it if it is in progress."""
-        scope = self._authorize(header)
+        scope = self.keys.require(header)
         assert self._responses is not None  # or there is no route
         await _opened(self._responses).delete(check_id(id, PREFIX), scope=scope)
 
@@ -74,8 +71,8 @@ def _opened(responses: Responses) -> Responses:
     return responses
 
 
-async def _begin(responses: Responses, ask: Ask, scope: str) -> ResponseLog:
-    prompt = ask.prompt(scope)
+async def _begin(responses: Responses, ask: Ask) -> ResponseLog:
+    prompt = ask.prompt()
     wire = {"max_tokens": prompt.sampling.max_tokens}
     draft = Draft(id=PREFIX + uuid.uuid4().hex, wire=wire, idempotency=ask.key())
     return await responses.create(prompt, draft)

@@ -7,28 +7,31 @@ or runs out of time closes its stream at once.
 import logging
 import socket
 from functools import partial
-from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from llamastream.api.http.body import off_loop
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
-from llamastream.errors import ChatError, InvalidRequest, NotFound
+from llamastream.errors import ChatError, InternalError, InvalidRequest, NotFound, cut, quoted
 from llamastream.jina import small_calls, wire
 from llamastream.jina.answers import Documents
 from llamastream.jina.desk import StreamDesk
-from llamastream.jina.documents import ENDPOINT, Ask
-from llamastream.jina.small_calls import Context
+from llamastream.jina.documents import ENDPOINT, FIELDS, Ask
+from llamastream.jina.keys import Keys
+from llamastream.jina.reading import NOTHING, Call, document_fields, read_call
+from llamastream.jina.receiving import Context, Strangers, receive
+from llamastream.jina.small_calls import metadata
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 12345  # the article's
-MAX_MESSAGE_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
+MAX_REQUEST_ID_CHARS = 128  # of what comes back with every token
+LONG_BYTES = 4096  # takes a millisecond to read: more is read off the event loop
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server on it
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),  # would widen the window: see `receiving`
     ("grpc.http2.max_pings_without_data", 0),  # as many as `_keepalive` asks for
     # jina.Client pings every 10 s, also without calls. grpc would answer with GOAWAY.
     ("grpc.http2.max_ping_strikes", 0),
@@ -38,6 +41,7 @@ OPTIONS = (
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     415: grpc.StatusCode.INVALID_ARGUMENT,
@@ -65,21 +69,24 @@ async def serve_grpc(
     port: int = DEFAULT_PORT,
     *,
     reader_timeout_s: float = 60.0,
+    max_message_bytes: int = 4 << 20,
 ) -> GrpcServer:
     """Listen for jina clients. Who is silent for `reader_timeout_s` is disconnected.
 
     Raises OSError when the address cannot be had.
     """
-    server = grpc.aio.server(options=OPTIONS + _keepalive(reader_timeout_s))
+    limit = ("grpc.max_receive_message_length", max_message_bytes)
+    server = grpc.aio.server(options=(*OPTIONS, limit, *_keepalive(reader_timeout_s)))
+    strangers = Strangers()
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
-            "stream_doc": grpc.unary_stream_rpc_method_handler(partial(_stream_doc, desk))
+            "stream_doc": small_calls.unread(partial(_stream_doc, desk, strangers))
         },
         **small_calls.jina_handlers(desk.ready),
     }
-    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers))
-    handlers |= small_calls.reflection_handlers(tuple(handlers))
+    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers), strangers)
+    handlers |= small_calls.reflection_handlers(tuple(handlers), desk.keys.require)
     for name, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -111,79 +118,83 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(where)
 
 
-async def _stream_doc(desk: StreamDesk, data: bytes, context: Context) -> None:
+async def _stream_doc(desk: StreamDesk, strangers: Strangers, _: object, context: Context) -> None:
     """One document in, the answer's documents out."""
+    refusal = await _answer(desk, strangers, context)
+    if refusal is not None:
+        await _abort(refusal, context)
+
+
+async def _answer(desk: StreamDesk, strangers: Strangers, context: Context) -> ChatError | None:
+    """What ended the call too early, without what it was about: grpc keeps an aborted call's frames
+    until Python's collector comes by."""
     try:
-        call = _parse_call(data)
-        async with desk.open(_ask(call, context)) as answer:
+        call, ask = await _ask(desk.keys, strangers, context)
+        async with desk.open(ask) as answer:
             await _write_answer(call, answer, context)
     except ChatError as error:
-        await _abort(error, context)
-    except grpc.aio.AbortError:
-        raise
+        error.__context__ = None
+        return error.with_traceback(None)
     except Exception:
         logger.exception("stream_doc failed")
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        return InternalError("internal error")
+    return None
 
 
-def _ask(call: Any, context: Context) -> Ask:
+async def _ask(keys: Keys, strangers: Strangers, context: Context) -> tuple[Call, Ask]:
+    """Receive the call's message, once its key is known or if it may hold it."""
+    scope = keys.of_header(metadata(context, "authorization"))
+    if scope is not None:
+        message = await receive(context)
+    else:
+        message = await strangers.receive(context)
+        scope = keys.of_message(message)
+    call, fields = await off_loop(len(message) > LONG_BYTES, _read, message)
+    label = call.request_id if LABEL.fullmatch(call.request_id) else ""
+    return call, Ask(fields, scope, metadata(context, IDEMPOTENCY_KEY), label)
+
+
+def _read(message: bytes) -> tuple[Call, dict[str, object]]:
     try:
-        fields = wire.document_fields(call.document)
+        call = read_call(message)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"the message must be a jina.SingleDocumentRequestProto in valid UTF-8: {error}."
+        ) from None
+    endpoint = call.endpoint or ENDPOINT
+    if endpoint.strip("/") != ENDPOINT.strip("/"):
+        raise NotFound(f"exec_endpoint must be {ENDPOINT}. Given: {quoted(endpoint)}.")
+    try:
+        fields = document_fields(call.document, FIELDS)
     except ValueError as error:
         raise InvalidRequest(f"document: {error}.") from None
-    label = call.header.request_id
-    return Ask(
-        fields,
-        _metadata(context, "authorization"),
-        _metadata(context, IDEMPOTENCY_KEY),
-        label if LABEL.fullmatch(label) else "",
-    )
+    return call._replace(document=NOTHING), fields
 
 
-def _parse_call(data: bytes) -> Any:
-    try:
-        call = wire.SingleDocumentRequest.FromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(
-            f"the message must be a jina.SingleDocumentRequestProto in valid UTF-8: {error}"
-        ) from None
-    endpoint = call.header.exec_endpoint or ENDPOINT
-    if endpoint.strip("/") != ENDPOINT.strip("/"):
-        raise NotFound(f"exec_endpoint must be {ENDPOINT}. Given: {endpoint!r}.")
-    return call
-
-
-async def _write_answer(call: Any, answer: Documents, context: Context) -> None:
+async def _write_answer(call: Call, answer: Documents, context: Context) -> None:
     response = wire.SingleDocumentRequest()
-    response.header.request_id = call.header.request_id
+    response.header.request_id = cut(call.request_id, MAX_REQUEST_ID_CHARS)
     response.header.exec_endpoint = ENDPOINT
     async for documents in answer:
         for fields in documents:
             wire.set_fields(response.document, fields)
             await context.write(response.SerializeToString())
-    metadata = [("finish-reason", answer.finish_reason or "")]
+    trailing = [("finish-reason", answer.finish_reason or "")]
     usage = answer.usage()
     if usage is not None:
-        metadata += [
+        trailing += [
             ("num-prompt-tokens", str(usage.num_prompt_tokens)),
             ("num-cached-tokens", str(usage.num_cached_tokens)),
             ("num-output-tokens", str(usage.num_output_tokens)),
         ]
-    context.set_trailing_metadata(tuple(metadata))
+    context.set_trailing_metadata(tuple(trailing))
 
 
 async def _abort(error: ChatError, context: Context) -> None:
-    metadata = [("error-code", error.code)]
+    trailing = [("error-code", error.code)]
     if error.param is not None:
-        metadata.append(("error-param", error.param))
+        trailing.append(("error-param", error.param))
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
-        metadata.append(("retry-after", str(retry_after_s)))
-    await context.abort(STATUS_CODES[error.status], error.message, tuple(metadata))
-
-
-def _metadata(context: Context, wanted: str) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == wanted:
-            return str(value)
-    return None
+        trailing.append(("retry-after", str(retry_after_s)))
+    await context.abort(STATUS_CODES[error.status], error.message, tuple(trailing))

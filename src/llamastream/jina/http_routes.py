@@ -15,23 +15,24 @@ from starlette.types import Receive, Scope, Send
 
 from llamastream.api.delivery import EVENT_STREAM_HEADERS
 from llamastream.api.feed import until_client_leaves
-from llamastream.api.http.body import read_json
+from llamastream.api.http.body import read_body, read_json
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.api.http.json_object import parse_object
 from llamastream.api.http.transport import unsent_is_none
-from llamastream.errors import ChatError, InternalError
+from llamastream.errors import ChatError, InternalError, PayloadTooLarge
 from llamastream.jina.answers import Documents, OutputFields
 from llamastream.jina.desk import StreamDesk
 from llamastream.jina.documents import ENDPOINT, Ask
+from llamastream.jina.keys import KEY, KEYLESS_BYTES, too_large_for_a_key
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
 EVENT_STREAM = "text/event-stream"
 END = b"event: end\r\n\r\n"
 
 
-def jina_routes(desk: StreamDesk) -> list[Route]:
+def jina_routes(desk: StreamDesk, max_body_bytes: int) -> list[Route]:
     """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready)."""
 
     async def dry_run(_: Request) -> JSONResponse:
@@ -47,7 +48,7 @@ def jina_routes(desk: StreamDesk) -> list[Route]:
     stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
     return [
         *(stored if desk.is_storing else []),
-        Route(ENDPOINT, _StreamRoute(desk), methods=["GET", "POST"]),
+        Route(ENDPOINT, _StreamRoute(desk, max_body_bytes), methods=["GET", "POST"]),
         Route("/dry_run", dry_run, methods=["GET"]),
     ]
 
@@ -55,19 +56,40 @@ def jina_routes(desk: StreamDesk) -> list[Route]:
 class _StreamRoute:
     """An ASGI application, so that events leave without a middleman."""
 
-    def __init__(self, desk: StreamDesk) -> None:
+    def __init__(self, desk: StreamDesk, max_body_bytes: int) -> None:
         self._desk = desk
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            ask = await _read(request)
+            ask = await self._read(request)
         except ChatError as error:
             await _refusal(error, request)(scope, receive, send)
             return
         except ClientDisconnect:
             return
         await until_client_leaves(self._answer(ask, request, send), receive)
+
+    async def _read(self, request: Request) -> Ask:
+        """The document and whose it is: the key first, as far as it is no part of the document."""
+        keys = self._desk.keys
+        scope = keys.of_header(request.headers.get("authorization"))
+        has_body = _has_body(request)
+        if not has_body:
+            fields = _query_fields(request)
+        elif scope is not None:
+            fields = await read_json(request, self._max_body_bytes)
+        else:
+            body = await _read_keyless(request)
+            keys.check_json(body)
+            fields = parse_object(body)
+        if scope is None:
+            scope = keys.of_key(fields.get(KEY))
+        label = request.scope.get("state", {}).get("label", "")
+        return Ask(
+            fields, scope, request.headers.get(IDEMPOTENCY_KEY), label=label, text=not has_body
+        )
 
     async def _answer(self, ask: Ask, request: Request, send: Send) -> None:
         try:
@@ -77,16 +99,16 @@ class _StreamRoute:
             await _refusal(error, request)(request.scope, request.receive, send)
 
 
-async def _read(request: Request) -> Ask:
-    has_body = request.headers.get("content-length") != "0" and (
+async def _read_keyless(request: Request) -> bytes:
+    try:
+        return await read_body(request, KEYLESS_BYTES)
+    except PayloadTooLarge:
+        raise too_large_for_a_key() from None
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length") != "0" and (
         "content-length" in request.headers or "transfer-encoding" in request.headers
-    )
-    return Ask(
-        await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request),
-        request.headers.get("authorization"),
-        request.headers.get(IDEMPOTENCY_KEY),
-        label=request.scope.get("state", {}).get("label", ""),
-        text=not has_body,
     )
 
 

@@ -4,7 +4,11 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from llamastream.errors import InvalidRequest, NotFound
+from llamastream.errors import (
+    InvalidRequest,
+    NotFound,
+    quoted,
+)
 from llamastream.store.database import Database
 from llamastream.store.records import Conversation, Item, Json, Page, PageQuery
 from llamastream.store.rows import ID, ITEM_COLUMNS, fetch_page, find, to_conversation, to_item
@@ -160,5 +164,5 @@ def _find_item(conn: Connection, num: int, item_id: str) -> Item:
         of_num = select(*ITEM_COLUMNS).where(items.c.conversation_num == num)
         row = conn.execute(of_num.where(items.c.id == item_id)).one_or_none()
     if row is None:
-        raise NotFound(f"Item {item_id!r} not found.", param="item_id")
+        raise NotFound(f"Item {quoted(item_id)} not found.", param="item_id")
     return to_item(row)

@@ -6,7 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
-from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
+from llamastream.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    quoted,
+)
 from llamastream.store.conversations import next_position
 from llamastream.store.database import Database
 from llamastream.store.journal import Journal, read_unfolded
@@ -105,7 +110,7 @@ class Responses:
         def write(conn: Connection) -> Response:
             entry = self._journal.ledger.get(id)
             if entry is None:
-                raise NotFound(f"Response {id!r} is not in progress.", param="response_id")
+                raise NotFound(f"Response {quoted(id)} is not in progress.", param="response_id")
             return self._finish(conn, entry, outcome)
 
         return await self._writer.run(write)
@@ -301,7 +306,7 @@ def _history(conn: Connection, id: str, scope: str) -> tuple[Item, ...]:
     of_id = find(conn, "response", id, scope, responses.c.status)
     if of_id.status == Status.IN_PROGRESS:
         raise InvalidRequest(
-            f"Response {id!r} is still in progress: continue it when it has ended.",
+            f"Response {quoted(id)} is still in progress: continue it when it has ended.",
             param="previous_response_id",
         )
     names = (responses.c.num, responses.c.id, responses.c.previous_response_id)
@@ -316,8 +321,8 @@ def _history(conn: Connection, id: str, scope: str) -> tuple[Item, ...]:
     for missing in {link.previous_response_id for link in links} - {link.id for link in links}:
         if missing is not None:
             raise NotFound(
-                f"Response {missing!r}, which {id!r} continues, not found: it was deleted or has "
-                "expired. Send its messages as input instead.",
+                f"Response {quoted(missing)}, which {quoted(id)} continues, not found: it was "
+                "deleted or has expired. Send its messages as input instead.",
                 param="previous_response_id",
             )
     order = (items.c.response_num, items.c.part, items.c.num)

@@ -7,7 +7,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, TableClause, select
 
-from llamastream.errors import NotFound
+from llamastream.errors import (
+    NotFound,
+    quoted,
+)
 from llamastream.sampling import SamplingParams
 from llamastream.store.records import Conversation, Item, Json, Page, PageQuery, Response, Status, T
 from llamastream.store.tables import conversations, items, responses
@@ -31,7 +34,7 @@ def find(
         row = conn.execute(statement.where(table.c.scope == scope)).one_or_none()
         if row is not None:
             return row
-    raise NotFound(f"{kind.capitalize()} {id!r} not found.", param=f"{kind}_id")
+    raise NotFound(f"{kind.capitalize()} {quoted(id)} not found.", param=f"{kind}_id")
 
 
 def fetch_page(
@@ -54,7 +57,7 @@ def fetch_page(
         anchor = conn.execute(after).scalar() if ID.fullmatch(query.after) else None
         if anchor is None:
             raise NotFound(
-                f"The list has no entry {query.after!r}: give an id of it.", param="after"
+                f"The list has no entry {quoted(query.after)}: give an id of it.", param="after"
             )
         base = base.where(order > anchor if query.order == "asc" else order < anchor)
     ordered = base.order_by(order.asc() if query.order == "asc" else order.desc())

@@ -10,7 +10,10 @@ from starlette.responses import Response
 from llamastream.api.feed import START
 from llamastream.api.wire.options import unknown_option
 from llamastream.api.wire.responses import LOGPROBS
-from llamastream.errors import InvalidRequest
+from llamastream.errors import (
+    InvalidRequest,
+    quoted,
+)
 from llamastream.generation.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
@@ -36,7 +39,7 @@ def read_int(request: Request, name: str) -> int | None:
 
 def to_int(value: str, name: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) <= MAX_DIGITS):
-        raise InvalidRequest(f"{name} must be an integer >= 0. Given: {value[:60]!r}.", param=name)
+        raise InvalidRequest(f"{name} must be an integer >= 0. Given: {quoted(value)}.", param=name)
     return int(value)
 
 
@@ -60,7 +63,7 @@ def read_position(request: Request) -> tuple[bool, int]:
 def read_bool(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "false").lower()
     if value not in ("true", "false"):
-        raise InvalidRequest(f"{name} must be true or false. Given: {value[:60]!r}.", param=name)
+        raise InvalidRequest(f"{name} must be true or false. Given: {quoted(value)}.", param=name)
     return value == "true"
 
 
@@ -69,7 +72,7 @@ def check_include(request: Request) -> None:
     for name in INCLUDE:
         value = request.query_params.get(name, LOGPROBS)
         if value != LOGPROBS:
-            raise InvalidRequest(f"include must be {LOGPROBS}. Given: {value[:60]!r}.", param=name)
+            raise InvalidRequest(f"include must be {LOGPROBS}. Given: {quoted(value)}.", param=name)
 
 
 def page_query(request: Request, *, known: Collection[str] = (), order: str = "desc") -> PageQuery:
@@ -79,7 +82,7 @@ def page_query(request: Request, *, known: Collection[str] = (), order: str = "d
     limit = read_int(request, "limit")
     order = request.query_params.get("order", order)
     if order not in ("asc", "desc"):
-        raise InvalidRequest(f"order must be asc or desc. Given: {order[:60]!r}.", param="order")
+        raise InvalidRequest(f"order must be asc or desc. Given: {quoted(order)}.", param="order")
     return PageQuery(
         after=request.query_params.get("after"),
         limit=20 if limit is None else limit,

@@ -4,7 +4,10 @@ conversations and responses."""
 from collections.abc import Collection
 from typing import Any
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import (
+    InvalidRequest,
+    quoted,
+)
 from llamastream.generation.items import new_item
 from llamastream.generation.records import Item
 from llamastream.types import Message, Role
@@ -22,11 +25,12 @@ MESSAGE_FIELDS = ("refusal", "tool_calls", "function_call", "audio", "annotation
 ITEM_FIELDS = {"type", "role", "content", "id", "status", "phase"}
 PART_FIELDS = ("annotations", "logprobs")
 PART_TYPES = ("input_text", "output_text", "text")
-MAX_INPUT_ITEMS = 10_000
+MAX_TEXTS = 10_000  # messages, or parts of such as have more: each is some microseconds' work
 
 
 def parse_messages(raw: list[dict[str, Any]]) -> tuple[Message, ...]:
     """The messages of a chat. Raises InvalidRequest."""
+    _check_count(raw, "messages")
     return tuple(_parse_message(message, f"messages[{k}]") for k, message in enumerate(raw))
 
 
@@ -39,10 +43,7 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
         raise InvalidRequest(
             f"{where} must be a string or a list of messages. Given: {given}.", param=where
         )
-    if len(value) > MAX_INPUT_ITEMS:
-        raise InvalidRequest(
-            f"{where} must hold <= {MAX_INPUT_ITEMS} items. Given: {len(value)}.", param=where
-        )
+    _check_count(value, where)
     return tuple(_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
 
 
@@ -63,12 +64,22 @@ def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
 
 
+def _check_count(raw: list[Any], where: str) -> None:
+    contents = [one.get("content") if isinstance(one, dict) else None for one in raw]
+    count = sum(len(content) if isinstance(content, list) else 1 for content in contents)
+    if count > MAX_TEXTS:
+        raise InvalidRequest(
+            f"{where} must hold <= {MAX_TEXTS} texts, messages or parts of them. Given: {count}.",
+            param=where,
+        )
+
+
 def _parse_message(raw: dict[str, Any], where: str) -> Message:
     role = _parse_role(raw, where)
     for name, value in raw.items():
         is_empty = name in MESSAGE_FIELDS and value in (None, [])
         if name not in ("role", "content") and not is_empty:
-            raise _unsupported(f"{where}.{name[:60]}")
+            raise _unsupported(f"{where}.{quoted(name, mark=False)}")
     return Message(role, "".join(_parse_content(raw, where, types=("text",))))
 
 
@@ -81,7 +92,7 @@ def _parse_item(raw: object, where: str) -> Item:
     if kind != "message":
         raise InvalidRequest(
             f"{where}.type must be 'message': other kinds of items are not supported. "
-            f"Given: {kind!r}."[:300],
+            f"Given: {quoted(kind)}.",
             param=f"{where}.type",
         )
     role = _parse_role(raw, where)
@@ -92,7 +103,7 @@ def _parse_item(raw: object, where: str) -> Item:
 def _parse_role(raw: dict[str, Any], where: str) -> Role:
     role = raw.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        given = "nothing" if role is None else repr(role)[:60]
+        given = "nothing" if role is None else quoted(role)
         raise InvalidRequest(
             f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
             param=f"{where}.role",
@@ -119,7 +130,7 @@ def _parse_content(
 def _parse_part(part: object, where: str, types: Collection[str], known: Collection[str]) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or kind not in types:
-        given = type(part).__name__ if kind is None else repr(kind)[:60]
+        given = type(part).__name__ if kind is None else quoted(kind)
         raise InvalidRequest(
             f"{where}.type must be {' or '.join(map(repr, types))}: other kinds of content are not "
             f"supported. Given: {given}.",
@@ -135,7 +146,7 @@ def _parse_part(part: object, where: str, types: Collection[str], known: Collect
 def _refuse_others(raw: dict[str, Any], known: Collection[str], where: str) -> None:
     for name, value in raw.items():
         if name not in known and value not in (None, [], {}):
-            raise _unsupported(f"{where}.{name[:60]}")
+            raise _unsupported(f"{where}.{quoted(name, mark=False)}")
 
 
 def _unsupported(field: str) -> InvalidRequest:

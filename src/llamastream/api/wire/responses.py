@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamastream.api.wire.options import MaxTokens, Metadata, SamplingOptions, WireModel, validate
+from llamastream.api.wire.options import MaxTokens, Metadata, SamplingOptions, WireModel
 from llamastream.errors import InvalidRequest
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Message
@@ -117,9 +117,8 @@ class ResponseBody(SamplingOptions):
         }
 
 
-def parse_response(body: dict[str, Any]) -> ResponseBody:
-    """Raises InvalidRequest."""
-    parsed = validate(ResponseBody, body)
+def check_response(parsed: ResponseBody) -> None:
+    """What no field can know of another. Raises InvalidRequest."""
     if parsed.conversation is not None and parsed.previous_response_id is not None:
         raise InvalidRequest(
             "conversation and previous_response_id cannot both be given: send one of them.",
@@ -131,4 +130,3 @@ def parse_response(body: dict[str, Any]) -> ResponseBody:
         for name in ("background", "conversation"):
             if getattr(parsed, name):
                 raise InvalidRequest(f"{name} needs `store: true`.", param=name)
-    return parsed

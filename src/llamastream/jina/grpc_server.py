@@ -20,7 +20,7 @@ from llamastream.jina.desk import StreamDesk
 from llamastream.jina.documents import ENDPOINT, FIELDS, Ask
 from llamastream.jina.keys import Keys
 from llamastream.jina.reading import NOTHING, Call, document_fields, read_call
-from llamastream.jina.receiving import Context, Strangers, receive
+from llamastream.jina.receiving import Context, Receiving
 from llamastream.jina.small_calls import metadata
 
 logger = logging.getLogger(__name__)
@@ -77,15 +77,15 @@ async def serve_grpc(
     """
     limit = ("grpc.max_receive_message_length", max_message_bytes)
     server = grpc.aio.server(options=(*OPTIONS, limit, *_keepalive(reader_timeout_s)))
-    strangers = Strangers()
+    receiving = Receiving()
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
-            "stream_doc": small_calls.unread(partial(_stream_doc, desk, strangers))
+            "stream_doc": small_calls.unread(partial(_stream_doc, desk, receiving))
         },
         **small_calls.jina_handlers(desk.ready),
     }
-    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers), strangers)
+    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers), receiving)
     handlers |= small_calls.reflection_handlers(tuple(handlers), desk.keys.require)
     for name, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
@@ -118,18 +118,18 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(where)
 
 
-async def _stream_doc(desk: StreamDesk, strangers: Strangers, _: object, context: Context) -> None:
+async def _stream_doc(desk: StreamDesk, receiving: Receiving, _: object, context: Context) -> None:
     """One document in, the answer's documents out."""
-    refusal = await _answer(desk, strangers, context)
+    refusal = await _answer(desk, receiving, context)
     if refusal is not None:
         await _abort(refusal, context)
 
 
-async def _answer(desk: StreamDesk, strangers: Strangers, context: Context) -> ChatError | None:
+async def _answer(desk: StreamDesk, receiving: Receiving, context: Context) -> ChatError | None:
     """What ended the call too early, without what it was about: grpc keeps an aborted call's frames
     until Python's collector comes by."""
     try:
-        call, ask = await _ask(desk.keys, strangers, context)
+        call, ask = await _ask(desk.keys, receiving, context)
         async with desk.open(ask) as answer:
             await _write_answer(call, answer, context)
     except ChatError as error:
@@ -141,13 +141,13 @@ async def _answer(desk: StreamDesk, strangers: Strangers, context: Context) -> C
     return None
 
 
-async def _ask(keys: Keys, strangers: Strangers, context: Context) -> tuple[Call, Ask]:
+async def _ask(keys: Keys, receiving: Receiving, context: Context) -> tuple[Call, Ask]:
     """Receive the call's message, once its key is known or if it may hold it."""
     scope = keys.of_header(metadata(context, "authorization"))
     if scope is not None:
-        message = await receive(context)
+        message = await receiving.message(context)
     else:
-        message = await strangers.receive(context)
+        message = await receiving.strangers_message(context)
         scope = keys.of_message(message)
     call, fields = await off_loop(len(message) > LONG_BYTES, _read, message)
     label = call.request_id if LABEL.fullmatch(call.request_id) else ""

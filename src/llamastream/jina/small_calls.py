@@ -18,7 +18,7 @@ from llamastream.errors import ChatError, Unauthorized
 from llamastream.jina import wire
 from llamastream.jina.documents import ENDPOINT
 from llamastream.jina.keys import Authorize
-from llamastream.jina.receiving import Context, Strangers
+from llamastream.jina.receiving import Context, Receiving
 
 Ready = Callable[[], bool]
 
@@ -76,7 +76,7 @@ async def _refuse_post(_request: Any, context: Context) -> None:
     )
 
 
-def health_handlers(ready: Ready, services: Collection[str], strangers: Strangers) -> Handlers:
+def health_handlers(ready: Ready, services: Collection[str], receiving: Receiving) -> Handlers:
     """grpc.health.v1 for the server as a whole ("") and for each of `services`: they are ready
     together. MAX_WATCHERS may watch at a time."""
     states = health_pb2.HealthCheckResponse
@@ -84,7 +84,7 @@ def health_handlers(ready: Ready, services: Collection[str], strangers: Stranger
 
     async def service_of(context: Context) -> str:
         try:
-            message = await strangers.receive(context)
+            message = await receiving.strangers_message(context)
             return str(health_pb2.HealthCheckRequest.FromString(message).service)
         except (ChatError, DecodeError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no HealthCheckRequest")

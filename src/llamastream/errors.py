@@ -19,6 +19,7 @@ ChatError
 
 import re
 import reprlib
+from typing import Self
 
 MAX_MESSAGE_CHARS = 2000  # none of ours is longer, whatever a client's text does to it
 MAX_PARAM_CHARS = 200
@@ -49,7 +50,26 @@ class InvalidRequest(ChatError):
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """In OpenAI's words, for clients look for them (litellm, langchain, editors' agents)."""
+
     code = "context_length_exceeded"
+
+    @classmethod
+    def of(
+        cls, num_prompt: int, max_tokens: int | None, limit: int, *, param: str, way_out: str = ""
+    ) -> Self:
+        """`param` is what the prompt was made from: messages or prompt."""
+        if max_tokens is None:
+            given, what = f"your {param} resulted in {num_prompt} tokens", param
+        else:
+            total, what = num_prompt + max_tokens, f"{param} or completion (max_tokens)"
+            given = f"you requested {total} tokens ({num_prompt} in the {param}, {max_tokens}"
+            given += " in the completion)"
+        return cls(
+            f"This model's maximum context length is {limit} tokens. However, {given}. Please "
+            f"reduce the length of the {what}{way_out}.",
+            param=param,
+        )
 
 
 class IdempotencyConflict(InvalidRequest):
@@ -115,6 +135,13 @@ class ConfigError(ChatError):
 
 class StoreUnavailable(ChatError):
     """The database refused a transaction, none of which was kept. A later one may succeed."""
+
+    status = 503
+    code = "store_unavailable"
+
+
+class DamagedRecord(ChatError):
+    """What the database holds of one record cannot be read. Nothing helps but to delete it."""
 
     status = 503
     code = "store_unavailable"

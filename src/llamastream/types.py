@@ -16,10 +16,12 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `content` is plain text: control tokens typed in it stay text."""
+    """One turn of a conversation. `content` is plain text: control tokens typed in it stay text,
+    and so in `name`, the speaker's, which few templates write."""
 
     role: Role
     content: str
+    name: str | None = None
 
 
 class FinishReason(StrEnum):
@@ -62,7 +64,8 @@ class GenerationRequest:
 
     `output_ids` were generated before (a stream resumed after a restart): they count towards
     `max_tokens`, are not reported again, and generation goes on at the position after them.
-    `cache_salt` keeps the prefix caches of different API keys apart.
+    `cache_salt` keeps the prefix caches of different API keys apart; seats and tokens are shared
+    out by `scope`.
     """
 
     request_id: str
@@ -70,6 +73,7 @@ class GenerationRequest:
     sampling: SamplingParams
     output_ids: Sequence[int] = ()
     cache_salt: bytes = b""
+    scope: str = ""
 
 
 class Token(NamedTuple):

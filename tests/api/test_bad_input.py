@@ -47,7 +47,6 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("n", 129, "128", None),
     ("seed", 2**64, "seed", None),
     ("seed", "x", "integer", None),
-    ("stop", "", "at least 1 character", "stop[0]"),
     ("stop", ["a"] * 17, "stop must have at most 16 items. Given: ", None),
     ("stop", ["a" * 257], "at most 256", "stop[0]"),
     ("stop", 5, "list", None),
@@ -75,7 +74,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("messages", [{}], "Given: nothing", "messages[0].role"),
     ("messages", [{"role": "king", "content": "x"}], "'king'", "messages[0].role"),
     ("messages", [{"role": "tool", "content": "x"}], "'tool'", "messages[0].role"),
-    ("messages", [USER, {"role": "assistant"}], "Given: nothing", "messages[1].content"),
+    ("messages", [{"role": "user"}], "Given: nothing", "messages[0].content"),
     ("messages", [{"role": "user", "content": 5}], "Given: int", "messages[0].content"),
     ("messages", [{"role": "user", "content": []}], "Given: nothing", "messages[0].content"),
     (
@@ -91,7 +90,9 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
         "messages[0].content[0].text",
     ),
     ("messages", [USER | {"tool_calls": [{}]}], "tool_calls", "messages[0].tool_calls"),
-    ("messages", [USER | {"foo": None}], "foo", "messages[0].foo"),
+    ("messages", [USER | {"foo": 0}], "foo", "messages[0].foo"),
+    ("messages", [USER | {"name": "x" * 257}], "256 characters", "messages[0].name"),
+    ("messages", [USER | {"name": 5}], "Given: 5", "messages[0].name"),
     # OpenAI's, not ours yet.
     ("tools", [{"type": "function"}], "tools is not supported", None),
     ("tool_choice", "required", "tool_choice is not supported", None),
@@ -100,9 +101,9 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("modalities", ["text", "audio"], "modalities is not supported", None),
     ("audio", {"voice": "x"}, "audio is not supported", None),
     ("store", True, "needs a server with a store", None),
-    ("prediction", {}, "prediction is not supported", None),
+    ("prediction", {"type": "content"}, "prediction is not supported", None),
     ("reasoning_effort", "high", "reasoning_effort is not supported", None),
-    ("web_search_options", {}, "web_search_options is not supported", None),
+    ("web_search_options", {"a": 1}, "web_search_options is not supported", None),
     ("best_of", 2, "best_of", None),
 ]
 

@@ -177,8 +177,12 @@ async def test_browsers_are_let_in_on_demand(connect: Connect) -> None:
     assert "access-control-allow-origin" not in (await closed.options(CHAT, headers=asks)).headers
     settings = ServeSettings(cors_origins="https://chat.example.org", api_key="k")
     opened = await connect(FakeEngine(says("ok")), settings)
-    preflight = await opened.options(CHAT, headers=asks)
+    private = {"access-control-request-private-network": "true"}
+    preflight = await opened.options(CHAT, headers=asks | private)
     assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-private-network"] == "true"
+    other = asks | private | {"origin": "https://elsewhere.example.org"}
+    assert (await opened.options(CHAT, headers=other)).status_code == 400
     assert preflight.headers["access-control-allow-origin"] == asks["origin"]
     refused = await opened.post(CHAT, json=body(), headers={"origin": asks["origin"]})
     assert refused.status_code == 401

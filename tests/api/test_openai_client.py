@@ -108,6 +108,10 @@ async def test_keys(connect: Connect) -> None:
         with pytest.raises(openai.AuthenticationError, match="not known"):
             await client.chat.completions.create(model="demo", messages=MESSAGES)
     assert len({request.cache_salt for request in engine.submitted}) == 2
+    for header in ("x-api-key", "api-key"):  # Anthropic's clients, Azure's
+        models = "/v1/models"
+        assert (await server.get(models, headers={header: "alice-key"})).status_code == 200
+        assert (await server.get(models, headers={header: "mallory-key"})).status_code == 401
     assert (await server.get("/health")).status_code == 200
     assert (await server.get("/metrics")).status_code == 401
     assert (await server.get("/v1/models")).headers["www-authenticate"] == "Bearer"

@@ -286,7 +286,7 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
         ({"reasoning": {"effort": "high"}}, "reasoning"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
-        ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
+        ({"include": ["secrets"]}, "include[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"conversation": "c", "previous_response_id": "r"}, "previous_response_id"),
         ({"store": False, "background": True}, "background"),

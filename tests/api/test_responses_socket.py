@@ -168,3 +168,15 @@ async def test_pages_of_other_origins_are_refused(
         async with open_socket(server, origin=origin):
             pass
     assert refused.value.response.status_code == 403
+
+
+async def test_the_fields_may_be_in_a_response_of_their_own(connect_stored: Connect) -> None:
+    async with open_socket(await connect_stored(FakeEngine(says("Hi.")))) as socket:
+        fields = {"model": "demo", "input": "Hello"}
+        await say(socket, "response.create", response=fields, event_id="event_1", stream_id="a")
+        events = await hear(socket)
+        assert events[-1]["type"] == "response.completed"
+        assert all(event["stream_id"] == "a" for event in events)
+        await say(socket, "response.create", response=fields, temperature=0)
+        (error,) = await hear(socket)
+        assert error["error"]["param"] == "temperature"

@@ -15,11 +15,12 @@ def make_request(
     *,
     output_ids: Sequence[int] = (),
     cache_salt: bytes = b"",
+    scope: str = "",
     seed: int | None = 7,
     **sampling: object,
 ) -> GenerationRequest:
     params = SamplingParams(seed=seed, **sampling)  # type: ignore[arg-type]
-    return GenerationRequest(request_id, prompt_ids, params, output_ids, cache_salt)
+    return GenerationRequest(request_id, prompt_ids, params, output_ids, cache_salt, scope)
 
 
 @dataclass

@@ -73,9 +73,9 @@ def test_an_idle_engine_has_no_work_and_steps_to_nothing() -> None:
         ({"output_ids": [1] * 6}, InvalidRequest, "output_ids", "<= 5 .* 6"),
         ({"logit_bias": ((97, 1.0),)}, InvalidRequest, "logit_bias", "< 97 .* 97"),
         ({"logit_bias": ((-1, 1.0),)}, InvalidRequest, "logit_bias", "-1"),
-        ({"prompt_ids": [1] * 124}, ContextLengthExceeded, "max_tokens", "128.*124 . 5 = 129"),
+        ({"prompt_ids": [1] * 124}, ContextLengthExceeded, "prompt", "128.*129 tokens .124 .* 5"),
         ({"prompt_ids": [1] * 128}, ContextLengthExceeded, "prompt", "128"),
-        ({"max_tokens": 2**31 - 1}, ContextLengthExceeded, "max_tokens", "2147483650"),
+        ({"max_tokens": 2**31 - 1}, ContextLengthExceeded, "prompt", "2147483650"),
         ({"prompt_ids": [1] * 128, "max_tokens": None}, ContextLengthExceeded, "prompt", "128"),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_request_id_in_use_is_refused() -> None:
 def test_a_cache_smaller_than_the_model_bounds_the_context() -> None:
     engine = make_engine(FakeRunner(num_blocks=5, block_size=4))
     assert engine.status().max_model_len == 20
-    with pytest.raises(ContextLengthExceeded, match="<= 20 tokens"):
+    with pytest.raises(ContextLengthExceeded, match="is 20 tokens"):
         engine.add(make_request("a", [1] * 15, max_tokens=6))
     assert len(run_all(engine, [make_request("a", [1] * 15, max_tokens=5)])["a"].tokens) == 5
 
@@ -122,6 +122,20 @@ def test_more_than_seats_and_queue_hold_is_refused_until_one_ends() -> None:
     assert 1 <= caught.value.retry_after_s <= 60
     engine.cancel("4")
     engine.add(make_request("5", [1], max_tokens=2))
+    run_all(engine)
+
+
+def test_a_full_queue_lets_in_a_key_that_has_less_than_its_equal_part() -> None:
+    engine = make_engine(max_num_seqs=2, max_num_waiting=6)
+    for i in range(8):
+        engine.add(make_request(f"a{i}", [1], max_tokens=2, scope="a"))
+    for i in range(4):
+        engine.add(make_request(f"b{i}", [1], max_tokens=2, scope="b"))
+    for i in range(2):
+        engine.add(make_request(f"c{i}", [1], max_tokens=2, scope="c"))
+    for scope in "abc":
+        with pytest.raises(Overloaded):
+            engine.add(make_request(f"{scope}9", [1], max_tokens=2, scope=scope))
     run_all(engine)
 
 

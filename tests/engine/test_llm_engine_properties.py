@@ -26,6 +26,7 @@ MAX_MODEL_LEN = 96
 # Few beginnings and few salts, so that prefixes are shared often; long enough for whole blocks.
 BEGINNINGS = [list(range(33)), list(range(17)), [*range(17), 40, 41, 42], [5] * 9, []]
 SALTS = [b"", b"", b"key"]
+SCOPES = ["", "", "a", "b"]
 
 
 def random_request(rng: Random, request_id: str) -> GenerationRequest:
@@ -35,6 +36,7 @@ def random_request(rng: Random, request_id: str) -> GenerationRequest:
         request_id,
         beginning + rest,
         cache_salt=rng.choice(SALTS),
+        scope=rng.choice(SCOPES),
         seed=rng.getrandbits(64),
         temperature=rng.choice([0.0, 1.0]),
         top_p=rng.choice([1.0, 0.8]),

@@ -1,43 +1,6 @@
 """Who is computed next, who waits and who is preempted."""
 
-import numpy as np
-
-from llamastream.config import EngineConfig
-from llamastream.engine.block_manager import BlockManager
-from llamastream.engine.scheduler import Scheduler
-from llamastream.engine.sequence import Sequence
-from llamastream.sampling import SamplingParams
-
-
-def sequence(name: str, num_prompt: int, max_tokens: int = 20) -> Sequence:
-    # Prompts differ from the first token on, so no prefix is ever shared here.
-    token_ids = np.full(num_prompt + max_tokens, ord(name), np.int32)
-    return Sequence(name, token_ids, num_prompt, num_prompt, SamplingParams(), seed=0)
-
-
-def scheduler(
-    *,
-    num_blocks: int = 100,
-    max_num_seqs: int = 8,
-    max_num_batched_tokens: int = 16,
-    max_prefill_beside_decode: int = 16,
-) -> Scheduler:
-    config = EngineConfig(
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_prefill_beside_decode=max_prefill_beside_decode,
-    )
-    return Scheduler(BlockManager(num_blocks, 4, enable_prefix_caching=True), config)
-
-
-def step(scheduler: Scheduler) -> dict[str, int]:
-    """One step with token 0 drawn by all that sample; tokens given to each, in order."""
-    scheduled = scheduler.schedule()
-    for seq, num_tokens in scheduled:
-        seq.num_computed_tokens += num_tokens
-        if seq.num_computed_tokens == seq.num_tokens:
-            seq.append(0)
-    return {seq.request_id: num_tokens for seq, num_tokens in scheduled}
+from scheduling import scheduler, sequence, step
 
 
 def test_without_sequences_nothing_is_scheduled() -> None:
@@ -144,8 +107,9 @@ def test_the_latest_arrival_is_preempted_and_heads_the_queue() -> None:
         assert step(s) == {"a": 1, "b": 1, "c": 1}  # d finds no block to spare
     assert step(s) == {"a": 1, "b": 1}
     assert [seq.request_id for seq in s.waiting] == ["c", "d"]
-    assert s.waiting[0].num_computed_tokens == 0 and s.waiting[0].block_table == []
-    assert s.waiting[0].num_tokens == 9  # what it had drawn stays
+    head = next(s.waiting)
+    assert head.num_computed_tokens == 0 and head.block_table == []
+    assert head.num_tokens == 9  # what it had drawn stays
 
 
 def test_a_preempted_sequence_gives_way_to_all_it_was_behind() -> None:

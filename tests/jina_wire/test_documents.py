@@ -77,7 +77,7 @@ def test_empty_prompt_is_a_prompt() -> None:
         ({"prompt": "a", "max_tokens": 5, "stop": [""]}, "stop", "at least 1"),
         ({"prompt": "a", "max_tokens": 5, "stop": ["x"] * 17}, "stop", "at most 16"),
         ({"prompt": "a", "max_tokens": 5, "messages": [{}]}, "messages", "messages.0.role"),
-        ({"messages": [], "max_tokens": 5}, "messages", "at least 1"),
+        ({"messages": [], "max_tokens": 5}, "prompt", "is missing"),
         (
             {"messages": [{"role": "root", "content": "x"}], "max_tokens": 5},
             "messages",

@@ -50,7 +50,7 @@ def empty_url(url: str) -> Iterator[str]:
 
 
 DROP_TABLES = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-TABLES = ("idempotency_keys", "journal", "items", "responses", "conversations")
+TABLES = ("scope_usage", "idempotency_keys", "journal", "items", "responses", "conversations")
 # Much faster than to create the tables for each test.
 DELETE_ROWS = (
     "DO $$ BEGIN IF to_regclass('schema_migrations') IS NOT NULL THEN "

@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ import httpx
 from sqlalchemy import Connection, Row, insert, select
 
 from llamastream.store.database import sqlite_url
+from llamastream.store.rows import (
+    conversation_row,
+    item_row,
+    response_row,
+    to_conversation,
+    to_item,
+    to_response,
+)
 from llamastream.store.store import Store
 from llamastream.store.tables import conversations, items, responses
 from tests.soak.server import Server
@@ -54,12 +63,16 @@ def _copy(conn: Connection) -> tuple[list[str], list[str], int]:
     said = conn.execute(select(items)).all()
     conversation_ids = [conversation.id]
     response_ids = [row.id for row in answers]
+    first, done = to_conversation(conversation), [to_response(row) for row in answers]
     for k in range(1, NUM_CONVERSATIONS):
         own = _new_id(conversation)
         conversation_ids.append(own)
-        conn.execute(insert(conversations), _moved(conversation, k, 1, id=own))
+        new = conversation_row(replace(first, id=own))
+        conn.execute(insert(conversations), _moved(conversation, k, 1, new))
+        renamed = [replace(one, id=_new_id(one), conversation_id=own) for one in done]
         copies = [
-            _moved(row, k, len(answers), id=_new_id(row), conversation_id=own) for row in answers
+            _moved(row, k, len(answers), response_row(one))
+            for row, one in zip(answers, renamed, strict=True)
         ]
         conn.execute(insert(responses), copies)
         response_ids += [copy["id"] for copy in copies]
@@ -68,22 +81,19 @@ def _copy(conn: Connection) -> tuple[list[str], list[str], int]:
 
 
 def _item(row: Row[Any], k: int, num_items: int, num_responses: int) -> dict[str, Any]:
-    return _moved(
-        row,
-        k,
-        num_items,
-        id=_new_id(row),
-        conversation_num=row.conversation_num + k,
-        response_num=row.response_num + k * num_responses,
-    )
+    nums = {
+        "conversation_num": row.conversation_num + k,
+        "response_num": row.response_num + k * num_responses,
+    }
+    return _moved(row, k, num_items, item_row(to_item(row)._replace(id=_new_id(row))) | nums)
 
 
-def _moved(row: Row[Any], k: int, step: int, **changes: object) -> dict[str, Any]:
+def _moved(row: Row[Any], k: int, step: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Copy k of a row, of which the original has `step`."""
     return {**row._mapping, "num": row.num + k * step, **changes}
 
 
-def _new_id(row: Row[Any]) -> str:
+def _new_id(row: Any) -> str:
     return f"{row.id.partition('_')[0]}_{uuid.uuid4().hex}"
 
 

@@ -45,7 +45,7 @@ def apply(url: str, migrations: tuple[Migration, ...]) -> tuple[str, ...]:
 def test_each_migration_is_applied_once(empty_url: str) -> None:
     more = (*MIGRATIONS, Migration(99, "more", ("CREATE TABLE more (x {big})",)))
     assert apply(empty_url, MIGRATIONS[:1]) == ("initial",)
-    assert apply(empty_url, MIGRATIONS) == ("kinds",)
+    assert apply(empty_url, MIGRATIONS) == tuple(one.name for one in MIGRATIONS[1:])
     assert apply(empty_url, MIGRATIONS) == ()
     assert apply(empty_url, more) == ("more",)
     assert apply(empty_url, more) == ()
@@ -53,7 +53,7 @@ def test_each_migration_is_applied_once(empty_url: str) -> None:
 
 async def test_database_of_a_newer_release_is_refused(empty_url: str) -> None:
     apply(empty_url, (*MIGRATIONS, Migration(99, "future", ())))
-    with pytest.raises(StoreError, match="at version 99, and this release knows 2"):
+    with pytest.raises(StoreError, match="at version 99, and this release knows"):
         await Store.open(empty_url)
 
 

@@ -147,6 +147,7 @@ def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
         allow_origins=origins,
         allow_methods=["*"],
         allow_headers=["*"],
+        allow_private_network=True,  # a public page that is let in may reach a server at home
         expose_headers=["Retry-After", "X-Request-Id"],
     )
     return [cors, gate]

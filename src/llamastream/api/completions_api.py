@@ -1,19 +1,20 @@
 """POST /v1/chat/completions and /v1/completions."""
 
 import time
+from functools import partial
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llamastream.api.delivery import EventStream, WholeAnswer
-from llamastream.api.http.body import read_model
+from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.stored_chat import StoredChatApi
 from llamastream.api.wire.chat import ChatCompletionBody, ChatFormat
 from llamastream.api.wire.completions import CompletionBody, CompletionFormat
 from llamastream.api.wire.openai import Answer, Format
-from llamastream.api.wire.options import GenerationOptions
+from llamastream.api.wire.options import GenerationOptions, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService
@@ -35,7 +36,8 @@ class CompletionsApi:
         self._ping_interval_s = settings.ping_interval_s
 
     async def chat(self, request: Request) -> ASGIApp:
-        raw, body = await read_model(request, self._max_body_bytes, ChatCompletionBody)
+        parse = partial(validate, ChatCompletionBody)
+        raw, body = await read_json(request, self._max_body_bytes, parse)
         check_model(body.model, self._service.model_name)
         if body.store:
             return await self._store().create(request, raw, body)
@@ -45,7 +47,8 @@ class CompletionsApi:
         return self._deliver(stream, body, ChatFormat(answer, body.metadata))
 
     async def completion(self, request: Request) -> ASGIApp:
-        _, body = await read_model(request, self._max_body_bytes, CompletionBody)
+        parse = partial(validate, CompletionBody)
+        _, body = await read_json(request, self._max_body_bytes, parse)
         check_model(body.model, self._service.model_name)
         refuse_key(request.headers.get(HEADER))
         stream = await self._open(request, body)

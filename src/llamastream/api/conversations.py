@@ -1,16 +1,17 @@
 """/v1/conversations and their items over HTTP."""
 
 import uuid
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.api.http.body import read_model
+from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
 from llamastream.api.wire.messages import Json, parse_input, wire_item
-from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel
+from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.records import Conversation, Item, Page
@@ -35,7 +36,7 @@ class ConversationsApi:
 
     async def create(self, request: Request) -> Response:
         _refuse_key(request)
-        _, body = await read_model(request, self._max_body_bytes, NewConversation)
+        _, body = await read_json(request, self._max_body_bytes, partial(validate, NewConversation))
         conversation = await self._responses.store.conversations.create(
             f"conv_{uuid.uuid4().hex}",
             scope=_scope(request),
@@ -54,7 +55,7 @@ class ConversationsApi:
         return json_response(_to_json(await self._conversation(request)))
 
     async def update(self, request: Request) -> Response:
-        _, body = await read_model(request, self._max_body_bytes, ChangedMetadata)
+        _, body = await read_json(request, self._max_body_bytes, partial(validate, ChangedMetadata))
         conversation = await self._responses.store.conversations.update(
             _id(request), scope=_scope(request), metadata=body.metadata or {}
         )
@@ -69,7 +70,7 @@ class ConversationsApi:
     async def add_items(self, request: Request) -> Response:
         check_include(request)
         _refuse_key(request)
-        _, body = await read_model(request, self._max_body_bytes, NewItems)
+        _, body = await read_json(request, self._max_body_bytes, partial(validate, NewItems))
         items = _parse_items(body.items)
         await self._responses.store.conversations.add_items(
             _id(request), items, scope=_scope(request)

@@ -3,17 +3,18 @@
 Named and shaped as in vLLM and llama.cpp, where the two do not contradict each other.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.api.http.body import read_model
+from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import Model, WireModel
+from llamastream.api.wire.options import Model, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation.chat_service import ChatService
@@ -84,7 +85,7 @@ class PromptsApi:
 
     async def _read(self, request: Request, model: type[Model]) -> Model:
         """The body. Raises ModelNotFound if it names another model."""
-        raw, body = await read_model(request, self._max_body_bytes, model)
+        raw, body = await read_json(request, self._max_body_bytes, partial(validate, model))
         if isinstance(name := raw.get("model"), str):
             check_model(name, self._service.model_name)
         return body

@@ -1,6 +1,7 @@
 """/v1/responses over WebSocket: JSON messages in, the same events as over HTTP out.
 
-In: `response.create` (its other fields are those of POST /v1/responses), `response.cancel` with a
+In: `response.create` (its other fields are those of POST /v1/responses, flat or, as in OpenAI's
+realtime interface, in a `response` of their own), `response.cancel` with a
 `response_id`, and `response.resume` with a `response_id` and perhaps `starting_after`. Many
 responses may run on one socket: the `stream_id` given with a message comes back on its events.
 """
@@ -19,16 +20,10 @@ from llamastream.api.http.body import off_loop
 from llamastream.api.http.idempotency import make_key, refuse_key
 from llamastream.api.http.json_object import LARGE_BYTES, parse_object
 from llamastream.api.responses.desk import Caller, ResponseDesk
-from llamastream.api.wire.options import Label, WireModel, validate
-from llamastream.api.wire.responses import ResponseBody, check_response
+from llamastream.api.wire.options import Label, WireModel, asked, validate
+from llamastream.api.wire.responses import parse_response
 from llamastream.config import ServeSettings
-from llamastream.errors import (
-    ChatError,
-    InternalError,
-    InvalidRequest,
-    Overloaded,
-    quoted,
-)
+from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -36,25 +31,30 @@ MAX_LANES = 64  # responses followed at the same time on one socket
 UNSUPPORTED_DATA, POLICY_VIOLATION, INTERNAL_ERROR = 1003, 1008, 1011
 
 
-class CreateMessage(WireModel):
+class ClientMessage(WireModel):
+    """What every message may have. `event_id` is the client's own name for it."""
+
+    stream_id: Label | None = None
+    event_id: Label | None = None
+
+
+class CreateMessage(ClientMessage):
     """What `response.create` has beside the fields of POST /v1/responses."""
 
     idempotency_key: str | None = None
-    stream_id: Label | None = None
+    response: dict[str, Any] | None = None  # those fields
 
 
 OWN_FIELDS = CreateMessage.model_fields.keys()
 
 
-class CancelMessage(WireModel):
+class CancelMessage(ClientMessage):
     response_id: str
-    stream_id: Label | None = None
 
 
-class ResumeMessage(WireModel):
+class ResumeMessage(ClientMessage):
     response_id: str
     starting_after: int | None = Field(None, ge=0)
-    stream_id: Label | None = None
 
 
 class ResponsesSocket:
@@ -147,8 +147,13 @@ class Session:
         self._check_lane(stream_id)
         own = validate(CreateMessage, {k: v for k, v in fields.items() if k in OWN_FIELDS})
         fields = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
-        body = validate(ResponseBody, fields)
-        check_response(body)
+        if own.response is not None:
+            if twice := sorted(asked(fields)):
+                raise InvalidRequest(
+                    f"{twice[0]} must be in `response`, like the other fields.", param=twice[0]
+                )
+            fields = own.response
+        body = parse_response(fields)
         if body.stream is False:
             raise InvalidRequest("stream must be true on a WebSocket.", param="stream")
         key = own.idempotency_key

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -16,14 +17,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from llamastream.api.feed import START, Event, Feed, FeedAnswer
-from llamastream.api.http.body import read_model
+from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import idempotency_key
 from llamastream.api.http.query import json_response, page_json, page_query, read_position
 from llamastream.api.wire.chat import ChatCompletionBody, ChatFormat
 from llamastream.api.wire.messages import parse_messages
 from llamastream.api.wire.openai import Answer
-from llamastream.api.wire.options import ChangedMetadata
+from llamastream.api.wire.options import ChangedMetadata, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.generation.items import new_item
@@ -136,7 +137,8 @@ class StoredChatApi:
         return json_response(page_json(page, _message))
 
     async def update(self, request: Request) -> ASGIApp:
-        _, changed = await read_model(request, self._max_body_bytes, ChangedMetadata)
+        parse = partial(validate, ChangedMetadata)
+        _, changed = await read_json(request, self._max_body_bytes, parse)
         id, scope = _id(request), request.state.key_scope
         await self._responses.update_wire(id, changed.model_dump(), scope=scope)
         return self._deliver(await self._responses.open(id, scope=scope), START, is_stream=False)

@@ -1,12 +1,13 @@
 """Whether a request may enter, decided at once and with numbers.
 
 Knows no blocks and no queue: only the engine's limits and which requests have not ended yet. One
-thread admits, another may release: each operation on the set is atomic.
+thread admits, another may release: each operation on the dict is atomic.
 """
 
 import math
 import secrets
 import time
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Admission:
         self.vocab_size = vocab_size
         self._max_num_seqs = config.max_num_seqs
         self._max_num_waiting = config.max_num_waiting
-        self._active: set[str] = set()
+        self._active: dict[str, str] = {}  # request id -> scope
         self._last_finish_s: float | None = None
         self._finish_interval_s = 1.0
 
@@ -49,24 +50,34 @@ class Admission:
             )
         self._check_logit_bias(request)
         seq = self._sequence(request)
-        # A request that finds a free seat does not wait, so seats and queue count together.
-        if len(self._active) >= self._max_num_seqs + self._max_num_waiting:
+        if self._is_full_for(request.scope):
             raise Overloaded(
                 f"The queue is full: {self._max_num_waiting} requests (max_num_waiting) wait behind"
                 f" {self._max_num_seqs} running ones. Try again later.",
                 retry_after_s=self._retry_after_s(),
             )
-        self._active.add(request.request_id)
+        self._active[request.request_id] = request.scope
         return seq
 
     def release(self, request_id: str) -> None:
         """The request ended. Unknown ids are ignored."""
-        self._active.discard(request_id)
+        self._active.pop(request_id, None)
         now = time.monotonic()
         if self._last_finish_s is not None:
             newest = now - self._last_finish_s
             self._finish_interval_s += FINISH_INTERVAL_WEIGHT * (newest - self._finish_interval_s)
         self._last_finish_s = now
+
+    def _is_full_for(self, scope: str) -> bool:
+        """Whether the queue is full, and the key has its equal part of it: with less it is let in,
+        so that none can keep the others out."""
+        # A request that finds a free seat does not wait, so seats and queue count together.
+        limit = self._max_num_seqs + self._max_num_waiting
+        if len(self._active) < limit:
+            return False
+        counts = Counter(list(self._active.values()))
+        counts[scope] += 1
+        return counts[scope] * len(counts) > limit
 
     def _sequence(self, request: GenerationRequest) -> Sequence:
         num_prompt, num_known = len(request.prompt_ids), len(request.output_ids)
@@ -76,11 +87,8 @@ class Admission:
         if max_tokens is None:
             max_tokens = max(self.max_model_len - num_prompt, 1)
         if num_prompt + max_tokens > self.max_model_len:
-            raise ContextLengthExceeded(
-                f"prompt + max_tokens must be <= {self.max_model_len} tokens (max_model_len). "
-                f"Given: {num_prompt} + {max_tokens} = {num_prompt + max_tokens}. "
-                "Shorten the prompt or lower max_tokens.",
-                param="prompt" if num_prompt >= self.max_model_len else "max_tokens",
+            raise ContextLengthExceeded.of(
+                num_prompt, request.sampling.max_tokens, self.max_model_len, param="prompt"
             )
         if num_known > max_tokens:
             raise InvalidRequest(
@@ -100,6 +108,7 @@ class Admission:
             sampling=request.sampling,
             seed=secrets.randbits(64) if seed is None else seed,
             cache_salt=request.cache_salt,
+            scope=request.scope,
         )
 
     def _checked_ids(self, token_ids: object, param: str) -> NDArray[np.int64]:

@@ -59,6 +59,15 @@ class BlockManager:
         seq.num_registered_blocks = len(seq.block_table) - num_new
         return seq.num_registered_blocks * self.block_size
 
+    def would_fit(self, seq: Sequence, *, keep_free: int, freed: Iterable[Sequence]) -> bool:
+        """Whether `allocate` would succeed once `freed`, which have blocks, were freed."""
+        released = Counter(block for one in freed for block in one.block_table)
+        num_free = len(self._free) + sum(self._ref_counts[b] == n for b, n in released.items())
+        found = self._find_prefix(seq)
+        num_new = -(-seq.num_tokens // self.block_size) - len(found)
+        num_revived = sum(self._ref_counts[block] == released[block] for block in found)
+        return num_new + num_revived + keep_free <= num_free
+
     def grow(self, seq: Sequence) -> None:
         """Make room for the last token of `seq`. Raises NoFreeBlocks with nothing changed."""
         if len(seq.block_table) * self.block_size < seq.num_tokens:

@@ -136,7 +136,7 @@ class LLMEngine:
             max_model_len=self.admission.max_model_len,
             vocab_size=self.admission.vocab_size,
             num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting),
+            num_waiting=self._scheduler.num_waiting,
             num_blocks=self._blocks.num_blocks,
             num_free_blocks=self._blocks.num_free_blocks,
             num_drafted_tokens=self._speculation.num_drafted,
@@ -147,7 +147,7 @@ class LLMEngine:
         """Assert that no block is lost, shared by mistake or held for a request that ended."""
         alive = list(self._scheduler)
         assert sorted(map(id, alive)) == sorted(map(id, self._sequences.values()))
-        assert not any(seq.block_table for seq in self._scheduler.waiting)
+        self._scheduler.check_integrity()
         self._blocks.check_integrity(alive)
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ class LLMEngine:
             self._update(begun)
 
     def _begin(self, before_run: Callable[[], None] | None) -> _Begun | None:
-        if self._in_flight and self._blocks.num_free_blocks < len(self._scheduler.running):
+        if self._in_flight and self._scheduler.may_preempt():
             self._land()  # only sequences whose tokens are known may be preempted
         scheduled = self._speculation.extend(
             self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free()
@@ -244,8 +244,8 @@ class LLMEngine:
 
     def _num_kept_free(self) -> int:
         """Blocks that drafts must leave: all while somebody waits, else one for each sequence."""
-        waiting, running = self._scheduler.waiting, self._scheduler.running
-        return self._blocks.num_blocks if waiting else len(running)
+        scheduler = self._scheduler
+        return self._blocks.num_blocks if scheduler.num_waiting else len(scheduler.running)
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._forget(seq)

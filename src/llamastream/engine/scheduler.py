@@ -2,17 +2,19 @@
 
 One rule, no phases (vLLM's): every step gives sequences tokens until `num_computed_tokens` reaches
 `num_tokens`, under one token budget. Chunked prefill, prefix hits, resumed and preempted sequences
-are the same case. The invariant: `running` then `waiting` is the order of arrival, so the last
-running sequence is always the one to preempt.
+are the same case. The invariant: of each key, the running ones and then the waiting ones are in the
+order of arrival, so the last running one is always the one to preempt. Whose key's turn it is,
+fairness.py says.
 """
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from llamastream.config import EngineConfig
 from llamastream.engine.block_manager import BlockManager, NoFreeBlocks
+from llamastream.engine.fairness import Share, Shares, newest
 from llamastream.engine.sequence import Sequence
 
 
@@ -27,107 +29,196 @@ class Scheduled(NamedTuple):
 
 
 class Scheduler:
-    """Owns the queue and the running sequences; blocks are taken and freed here only."""
+    """Owns the queues and the running sequences; blocks are taken and freed here only."""
 
     def __init__(self, blocks: BlockManager, config: EngineConfig) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._max_num_seqs = config.max_num_seqs
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._max_prefill_beside_decode = config.max_prefill_beside_decode
+        self._shares = Shares()
+        # Of the step that is being put together:
+        self._scheduled: list[Scheduled] = []
+        self._budget = 0  # tokens that prompts may still have
         self.running: list[Sequence] = []
-        self.waiting: deque[Sequence] = deque()
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self.running
         yield from self.waiting
 
+    @property
+    def waiting(self) -> Iterator[Sequence]:
+        """Key by key, each key's in the order in which they will run."""
+        return self._shares.waiting
+
+    @property
+    def num_waiting(self) -> int:
+        return self._shares.num_waiting
+
     def add(self, seq: Sequence) -> None:
-        self.waiting.append(seq)
+        self._shares.add(seq)
 
     def remove(self, seq: Sequence) -> None:
         """Forget a finished or cancelled sequence and free its blocks."""
-        if seq.block_table:
+        is_running = bool(seq.block_table)
+        if is_running:
             self.running.remove(seq)
-            self._blocks.free(seq)
-        else:
-            self.waiting.remove(seq)
+            self.blocks.free(seq)
+        self._shares.remove(seq, is_running=is_running)
 
     def schedule(self) -> list[Scheduled]:
         """One entry per sequence of the next step. Decodes come first, and beside them prompts
         get a share only, so that none of them makes answers stutter.
 
-        Takes blocks, and preempts (latest arrival first) when there are none. Empty only when
-        there is no sequence at all, or none that does not wait for its last token.
+        Takes blocks, and preempts when there are none, or when a key has more than its share. Empty
+        only when there is no sequence at all, or none that does not wait for its last token.
         """
-        scheduled = self._schedule_decodes()
-        budget = self._max_num_batched_tokens - len(scheduled)
-        if scheduled:
-            budget = min(budget, self._prefill_beside(len(scheduled)))
-        if len(scheduled) < len(self.running):
-            budget = self._schedule_prefills(scheduled, budget)
-        self._admit(scheduled, budget)
-        return scheduled
+        self._scheduled = []
+        self._schedule_decodes()
+        num_decodes = len(self._scheduled)
+        self._shares.count_decodes((seq for seq, _ in self._scheduled), num_decodes)
+        self._budget = self._max_num_batched_tokens - num_decodes
+        if num_decodes:
+            self._budget = min(self._budget, self._prefill_beside(num_decodes))
+        if num_decodes < len(self.running) or self.num_waiting:
+            self._schedule_prompts()
+        return self._scheduled
+
+    def may_preempt(self) -> bool:
+        """Whether the next `schedule` may preempt a sequence, whose last token must then be known.
+
+        True more often than it does.
+        """
+        if self.blocks.num_free_blocks < len(self.running):
+            return True
+        heads = (share.waiting[0] for share in self._shares if share.waiting)
+        return any(next(self._shares.giving_way(seq, self.running), None) for seq in heads)
+
+    def check_integrity(self) -> None:
+        """Assert that the counts by key are those of the sequences."""
+        self._shares.check_integrity(self.running)
+        assert all(seq.block_table for seq in self.running)
+        assert not any(seq.block_table for seq in self.waiting)
 
     def _prefill_beside(self, num_decodes: int) -> int:
         """So many prompt tokens that such a step takes about as long whatever it continues."""
         most = self._max_prefill_beside_decode
         return max(most - num_decodes, -(-most // 4))
 
-    def _schedule_decodes(self) -> list[Scheduled]:
-        scheduled = []
-        index = 0
-        while index < len(self.running):  # preemption shortens the list while we walk it
-            seq = self.running[index]
+    def _schedule_decodes(self) -> None:
+        for seq in tuple(self.running):
             # A sequence that is full waits for the last token's id, which is in flight.
             is_full = seq.num_tokens == len(seq.token_ids)
             is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not is_full
-            if is_decode and self._grow(seq):
-                scheduled.append(Scheduled(seq, 1))
-            index += 1
-        return scheduled
+            # One that was preempted in this loop has no blocks any more.
+            if is_decode and seq.block_table and self._grow(seq):
+                self._scheduled.append(Scheduled(seq, 1))
 
     def _grow(self, seq: Sequence) -> bool:
         """Find room for the token of `seq`; False if only its own preemption made room."""
         while True:
             try:
-                self._blocks.grow(seq)
+                self.blocks.grow(seq)
                 return True
             except NoFreeBlocks:
-                victim = self.running.pop()
+                victim = self._newest_of_largest()
                 self._preempt(victim)
                 if victim is seq:
                     return False
 
-    def _preempt(self, seq: Sequence) -> None:
-        """Back to the head of the queue; the prefix cache may keep what was computed."""
-        self._blocks.free(seq)
-        seq.num_computed_tokens = 0
-        self.waiting.appendleft(seq)
-
-    def _schedule_prefills(self, scheduled: list[Scheduled], budget: int) -> int:
-        """Chunks of prompts that are under way, oldest first. Returns the budget that is left."""
+    def _newest_of_largest(self) -> Sequence:
+        """The newest sequence of the key that holds most blocks."""
+        if len(self._shares) == 1:
+            return self.running[-1]
+        num_blocks = Counter[str]()
         for seq in self.running:
-            remaining = seq.num_tokens - seq.num_computed_tokens
-            if remaining > 1 and budget > 0:
-                scheduled.append(Scheduled(seq, min(remaining, budget)))
-                budget -= scheduled[-1].num_tokens
-        return budget
+            num_blocks[seq.scope] += len(seq.block_table)
+        return newest(self.running, num_blocks.most_common(1)[0][0])
 
-    def _admit(self, scheduled: list[Scheduled], budget: int) -> None:
-        """First come, first served. A sequence gets the blocks of all its tokens on entering.
+    def _preempt(self, seq: Sequence) -> None:
+        """Back to the head of its queue; the prefix cache may keep what was computed."""
+        self.running.remove(seq)
+        self.blocks.free(seq)
+        self._scheduled = [entry for entry in self._scheduled if entry.seq is not seq]
+        seq.num_preempted_tokens = max(seq.num_preempted_tokens, seq.num_computed_tokens)
+        seq.num_computed_tokens = 0
+        self._shares.put_back(seq)
 
-        One block per running sequence is kept free, so that a newcomer is not preempted at once.
-        """
-        while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
-            seq = self.waiting[0]
-            try:
-                seq.num_computed_tokens = self._blocks.allocate(seq, keep_free=len(self.running))
-            except NoFreeBlocks:
-                return
-            if seq.num_cached_tokens is None:
-                seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
-                seq.queue_s = time.perf_counter() - seq.admitted_s
-            self.running.append(self.waiting.popleft())
-            remaining = seq.num_tokens - seq.num_computed_tokens
-            scheduled.append(Scheduled(seq, min(remaining, budget)))
-            budget -= scheduled[-1].num_tokens
+    def _schedule_prompts(self) -> None:
+        """Chunks of prompts that are under way, and newcomers behind them, oldest first; between
+        keys, the one that was given least goes first."""
+        under_way = defaultdict[str, deque[Sequence]](deque)
+        for seq in self.running:
+            if seq.num_tokens - seq.num_computed_tokens > 1:
+                under_way[seq.scope].append(seq)
+        turns = [share for share in self._shares if share.waiting or share.scope in under_way]
+        while turns and self._budget > 0:
+            share = min(turns, key=lambda share: share.num_tokens)
+            next_one = self._next_prompt(share, under_way[share.scope])
+            if next_one is None:
+                turns.remove(share)
+                continue
+            remaining = next_one.num_tokens - next_one.num_computed_tokens
+            entry = Scheduled(next_one, min(remaining, self._budget))
+            self._scheduled.append(entry)
+            self._budget -= entry.num_tokens
+            self._shares.count_prompt(*entry)
+
+    def _next_prompt(self, share: Share, under_way: deque[Sequence]) -> Sequence | None:
+        while under_way:
+            seq = under_way.popleft()
+            if seq.block_table:  # and was not preempted for one that came in before it
+                return seq
+        if share.waiting and self._admit(share.waiting[0]):
+            return self.running[-1]
+        return None
+
+    def _admit(self, seq: Sequence) -> bool:
+        """Let the first of its key's queue run, with the blocks of all its tokens, if there is
+        room or if other keys make it."""
+        if not self._allocate(seq):
+            for victim in self._giving_way(seq):
+                self._give_back(victim)
+                self._preempt(victim)
+            if not self._allocate(seq):
+                return False
+        if seq.num_cached_tokens is None:
+            seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
+            seq.queue_s = time.perf_counter() - seq.admitted_s
+        self._shares.start(seq)
+        self.running.append(seq)
+        return True
+
+    def _allocate(self, seq: Sequence) -> bool:
+        """Blocks for a newcomer, if one per running sequence stays free: else the next token of
+        those would preempt it at once."""
+        if len(self.running) >= self._max_num_seqs:
+            return False
+        try:
+            seq.num_computed_tokens = self.blocks.allocate(seq, keep_free=len(self.running))
+        except NoFreeBlocks:
+            return False
+        return True
+
+    def _give_back(self, seq: Sequence) -> None:
+        """Undo what this step has given to `seq`, if anything."""
+        for scheduled, num_tokens in self._scheduled:
+            if scheduled is seq:
+                self._budget += num_tokens
+                self._shares.count_prompt(seq, num_tokens, sign=-1)
+
+    def _giving_way(self, seq: Sequence) -> Collection[Sequence]:
+        """Whom to preempt so that `seq` has room; nobody if that would not be enough."""
+        if len(self._shares) == 1:
+            return ()
+        victims: list[Sequence] = []
+        for victim in self._shares.giving_way(seq, self.running):
+            if victim.num_unknown_tokens:
+                return ()
+            victims.append(victim)
+            num_left = len(self.running) - len(victims)
+            if num_left < self._max_num_seqs and self.blocks.would_fit(
+                seq, keep_free=num_left, freed=victims
+            ):
+                return victims
+        return ()

@@ -33,7 +33,9 @@ class Sequence:
     sampling: SamplingParams
     seed: int
     cache_salt: bytes = b""
+    scope: str = ""  # whose it is: what fairness.py counts by
     num_computed_tokens: int = 0
+    num_preempted_tokens: int = 0  # computed once, and to be computed again
     num_unknown_tokens: int = 0  # or 1
     num_cached_tokens: int | None = None  # of the prompt, None until first scheduled
     block_table: list[int] = field(default_factory=list)

@@ -157,6 +157,7 @@ class ChatService:
             prompt_ids=prompt_ids,
             sampling=for_choice(request.sampling, number, rules.stop_token_ids),
             cache_salt=request.scope.encode(),
+            scope=request.scope,
         )
         self.engine.submit(generation)
         flight.choices[generation.request_id] = choice

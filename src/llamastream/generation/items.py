@@ -1,11 +1,11 @@
 """Items of conversations and responses as the store keeps them: who said what, without a format.
 
-A body is `{"role", "parts", "status"}`; the parts are texts.
+A body is `{"role", "parts", "status"}`, perhaps with the speaker's `name`; the parts are texts.
 """
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from llamastream.store.records import Item
 from llamastream.types import Message, Role
@@ -14,10 +14,17 @@ ItemStatus = Literal["completed", "incomplete"]
 
 
 def new_item(
-    role: Role, parts: Sequence[str], *, status: ItemStatus = "completed", id: str | None = None
+    role: Role,
+    parts: Sequence[str],
+    *,
+    name: str | None = None,
+    status: ItemStatus = "completed",
+    id: str | None = None,
 ) -> Item:
     """An item under a new id, unless `id` gives one."""
-    body = {"role": role, "parts": list(parts), "status": status}
+    body: dict[str, Any] = {"role": role, "parts": list(parts), "status": status}
+    if name is not None:
+        body["name"] = name
     return Item(id or f"msg_{uuid.uuid4().hex}", body)
 
 
@@ -31,4 +38,9 @@ def output_item_id(response_id: str) -> str:
 
 
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
-    return tuple(Message(item.body["role"], "".join(item.body["parts"])) for item in items)
+    return tuple(map(_message, items))
+
+
+def _message(item: Item) -> Message:
+    body = item.body
+    return Message(body["role"], "".join(body["parts"]), body.get("name"))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from llamastream.errors import ContextLengthExceeded, InvalidRequest
+from llamastream.errors import InvalidRequest
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer, check_prompt, fit_context
 from llamastream.types import ChatRequest, EngineStatus, Message, Prompt
 
@@ -73,10 +73,7 @@ class Prompting:
                 max_tokens=max_tokens,
                 max_model_len=max_model_len,
             )
-        try:
-            check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
-        except ContextLengthExceeded as error:
-            raise ContextLengthExceeded(error.message, param="prompt") from None
+        check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len, param="prompt")
         return FittedPrompt(ids, 0)
 
     def _messages_or_ids(

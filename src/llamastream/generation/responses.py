@@ -276,7 +276,11 @@ def _generation(
     id: str, prompt_ids: tuple[int, ...], sampling: SamplingParams, scope: str
 ) -> GenerationRequest:
     return GenerationRequest(
-        request_id=id, prompt_ids=prompt_ids, sampling=sampling, cache_salt=scope.encode()
+        request_id=id,
+        prompt_ids=prompt_ids,
+        sampling=sampling,
+        cache_salt=scope.encode(),
+        scope=scope,
     )
 
 

@@ -10,12 +10,14 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamastream.api.http.idempotency import make_key
-from llamastream.api.wire.options import MAX_STOP_CHARS, MAX_STOPS, SAMPLING_OPTIONS
-from llamastream.errors import (
-    InvalidRequest,
-    quoted,
-    requirement,
+from llamastream.api.wire.options import (
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    SAMPLING_OPTIONS,
+    NoLimit,
+    asked,
 )
+from llamastream.errors import InvalidRequest, quoted, requirement
 from llamastream.generation.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Message
@@ -32,6 +34,7 @@ class _Turn(BaseModel):
 
     role: Literal["system", "user", "assistant"]
     content: str
+    name: str | None = None
 
 
 class _Prompt(BaseModel):
@@ -41,7 +44,7 @@ class _Prompt(BaseModel):
 
     prompt: str | None = None
     messages: list[_Turn] | None = Field(default=None, min_length=1)
-    max_tokens: int
+    max_tokens: Annotated[int | None, NoLimit]
     temperature: float = 0.0  # greedy: the article's documents carry no sampling
     top_p: float = 1.0
     top_k: int = 0
@@ -73,7 +76,7 @@ FIELDS = _Prompt.model_fields.keys() | Keeping.model_fields.keys() | {"api_key"}
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A PromptDocument's fields and what came beside it; its methods raise InvalidRequest, naming
-    the field. A field that is None counts as absent."""
+    the field. null, [] and {} count as absent."""
 
     fields: Mapping[str, object]
     scope: str = ""  # see ChatRequest
@@ -114,9 +117,8 @@ class Ask:
 
     def _read(self, model: type[_Model], **changes: object) -> _Model:
         fields = {**self.fields, **changes}
-        given = {name: value for name, value in fields.items() if value is not None}
         try:
-            return model.model_validate(given, strict=False if self.text else None)
+            return model.model_validate(asked(fields), strict=False if self.text else None)
         except ValidationError as error:
             raise invalid_field(error) from None
 
@@ -132,7 +134,7 @@ def _conversation(prompt: _Prompt) -> tuple[Message, ...] | str:
     # DocArray fills a declared but unused prompt with "".
     if prompt.messages is not None and not prompt.prompt:
         _check_size("messages", (turn.content for turn in prompt.messages))
-        return tuple(Message(turn.role, turn.content) for turn in prompt.messages)
+        return tuple(Message(turn.role, turn.content, turn.name) for turn in prompt.messages)
     if prompt.messages is not None:
         raise InvalidRequest("prompt and messages exclude each other: give one.", param="messages")
     if prompt.prompt is None:

@@ -10,6 +10,7 @@ from functools import partial
 
 import grpc
 
+from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import off_loop
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -143,7 +144,7 @@ async def _answer(desk: StreamDesk, receiving: Receiving, context: Context) -> C
 
 async def _ask(keys: Keys, receiving: Receiving, context: Context) -> tuple[Call, Ask]:
     """Receive the call's message, once its key is known or if it may hold it."""
-    scope = keys.of_header(metadata(context, "authorization"))
+    scope = keys.of_header(authorization(partial(metadata, context)))
     if scope is not None:
         message = await receiving.message(context)
     else:

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from llamastream.api.delivery import EVENT_STREAM_HEADERS
 from llamastream.api.feed import until_client_leaves
-from llamastream.api.http.body import read_body, read_json
+from llamastream.api.http.auth import authorization
+from llamastream.api.http.body import read_body, read_object
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.http.json_object import parse_object
@@ -74,12 +75,12 @@ class _StreamRoute:
     async def _read(self, request: Request) -> Ask:
         """The document and whose it is: the key first, as far as it is no part of the document."""
         keys = self._desk.keys
-        scope = keys.of_header(request.headers.get("authorization"))
+        scope = keys.of_header(authorization(request.headers.get))
         has_body = _has_body(request)
         if not has_body:
             fields = _query_fields(request)
         elif scope is not None:
-            fields = await read_json(request, self._max_body_bytes)
+            fields = await read_object(request, self._max_body_bytes)
         else:
             body = await _read_keyless(request)
             keys.check_json(body)

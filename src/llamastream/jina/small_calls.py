@@ -6,6 +6,7 @@ reads more of its caller than a stranger may send.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from llamastream import __version__
+from llamastream.api.http.auth import authorization
 from llamastream.errors import ChatError, Unauthorized
 from llamastream.jina import wire
 from llamastream.jina.documents import ENDPOINT
@@ -130,7 +132,7 @@ def reflection_handlers(services: tuple[str, ...], authorize: Authorize) -> Hand
 
     async def info(requests: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            authorize(metadata(context, "authorization"))
+            authorize(authorization(partial(metadata, context)))
         except Unauthorized as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
         answers: Any = servicer.ServerReflectionInfo(requests, context)  # typed as a coroutine

@@ -1,62 +1,86 @@
 """Conversations and their items, in the order they were added."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
-from llamastream.errors import (
-    InvalidRequest,
-    NotFound,
-    quoted,
-)
+from llamastream.errors import InvalidRequest, NotFound, quoted
 from llamastream.store.database import Database
-from llamastream.store.records import Conversation, Item, Json, Page, PageQuery
-from llamastream.store.rows import ID, ITEM_COLUMNS, fetch_page, find, to_conversation, to_item
+from llamastream.store.reading import Choose, fetch_page, read_history
+from llamastream.store.records import (
+    Conversation,
+    ConversationLimits,
+    Item,
+    Json,
+    Page,
+    PageQuery,
+)
+from llamastream.store.removal import remove_conversations
+from llamastream.store.rows import (
+    CONVERSATION_COLUMNS,
+    ID,
+    ITEM_COLUMNS,
+    ROW_BYTES,
+    conversation_row,
+    find,
+    item_row,
+    size_of,
+    to_conversation,
+    to_item,
+)
 from llamastream.store.tables import conversations, items
 from llamastream.store.writer import Writer
-
-COLUMNS = (
-    conversations.c.id,
-    conversations.c.scope,
-    conversations.c.created_at,
-    conversations.c.metadata,
-)
 
 
 class Conversations:
     """Every method raises NotFound for an id that `scope` does not have, and StoreUnavailable."""
 
-    def __init__(self, database: Database, writer: Writer, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        clock: Callable[[], float],
+        limits: ConversationLimits,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._clock = clock
+        self._limits = limits
 
     async def create(
         self, id: str, *, scope: str, metadata: Json, items: Sequence[Item] = ()
     ) -> Conversation:
+        """Raises InvalidRequest for items beyond the limits."""
         now = self._clock()
-        row = {"id": id, "scope": scope, "metadata": metadata, "created_at": now, "updated_at": now}
+        conversation = Conversation(id, scope, now, metadata)
+        row = conversation_row(conversation) | {"updated_at": now, "num_items": 0, "num_bytes": 0}
 
         def write(conn: Connection) -> None:
             num = conn.execute(insert(conversations).values(row).returning(conversations.c.num))
-            append_items(conn, num.scalar_one(), items, now)
+            own_bytes = ROW_BYTES + size_of(row["metadata"])
+            self._writer.charges.add(scope, num_bytes=own_bytes)
+            self._append(conn, num.scalar_one(), items, scope)
 
         await self._writer.run(write)
-        return Conversation(id, scope, now, metadata)
+        return conversation
 
     async def get(self, id: str, *, scope: str) -> Conversation:
-        return await self._database.read(
-            lambda conn: to_conversation(find(conn, "conversation", id, scope, *COLUMNS))
-        )
+        return await self._database.read(lambda conn: to_conversation(_find(conn, id, scope)))
 
     async def update(self, id: str, *, scope: str, metadata: Json) -> Conversation:
         """Replace the metadata."""
 
         def write(conn: Connection) -> Conversation:
-            row = find(conn, "conversation", id, scope, *COLUMNS)
+            row = _find(conn, id, scope)
+            changed = replace(to_conversation(row), metadata=metadata)
+            values = conversation_row(changed)
+            num_bytes = size_of(values["metadata"]) - size_of(row.metadata)
+            self._writer.charges.add(scope, num_bytes=num_bytes)
             change = update(conversations).where(conversations.c.id == id)
-            conn.execute(change.values(metadata=metadata, updated_at=self._clock()))
-            return Conversation(id, scope, row.created_at, metadata)
+            conn.execute(change.values(values | {"updated_at": self._clock()}))
+            return changed
 
         return await self._writer.run(write)
 
@@ -64,12 +88,13 @@ class Conversations:
         """Delete a conversation. Items that a response holds stay with that."""
 
         def write(conn: Connection) -> None:
-            remove_conversations(conn, [find(conn, "conversation", id, scope).num])
+            num = find(conn, "conversation", id, scope).num
+            remove_conversations(conn, self._writer.charges, [num])
 
         await self._writer.run(write)
 
     async def list(self, *, scope: str, query: PageQuery) -> Page[Conversation]:
-        base = select(*COLUMNS).where(conversations.c.scope == scope)
+        base = select(*CONVERSATION_COLUMNS).where(conversations.c.scope == scope)
         return await self._database.read(
             lambda conn: fetch_page(conn, base, to_conversation, query, conversations)
         )
@@ -78,31 +103,42 @@ class Conversations:
         def read(conn: Connection) -> Page[Item]:
             num = find(conn, "conversation", id, scope).num
             base = select(*ITEM_COLUMNS).where(items.c.conversation_num == num)
-            return fetch_page(conn, base, to_item, query, items, order_by="position")
+            size = items.c.num_bytes
+            return fetch_page(conn, base, to_item, query, items, order_by="position", size=size)
 
         return await self._database.read(read)
 
-    async def history(self, id: str, *, scope: str) -> tuple[Item, ...]:
-        """All items, oldest first: what a new response of the conversation starts from."""
+    async def history(
+        self, id: str, *, scope: str, choose: Choose | None = None
+    ) -> tuple[Item, ...]:
+        """The items that `choose` wants, oldest first: what a new response of it starts from.
+
+        `choose` is called with the outlines of all items, on another thread, before any is read.
+        """
 
         def read(conn: Connection) -> tuple[Item, ...]:
-            num = find(conn, "conversation", id, scope).num
-            statement = select(*ITEM_COLUMNS).where(items.c.conversation_num == num)
-            return tuple(map(to_item, conn.execute(statement.order_by(items.c.position))))
+            with self._database.snapshot(conn):
+                num = find(conn, "conversation", id, scope).num
+                rows = select(items).where(items.c.conversation_num == num)
+                return read_history(conn, rows.order_by(items.c.position), choose)
 
         return await self._database.read(read)
 
     async def item(self, id: str, item_id: str, *, scope: str) -> Item:
         def read(conn: Connection) -> Item:
-            return _find_item(conn, find(conn, "conversation", id, scope).num, item_id)
+            num = find(conn, "conversation", id, scope).num
+            return to_item(_find_item(conn, num, item_id, *ITEM_COLUMNS))
 
         return await self._database.read(read)
 
     async def add_items(self, id: str, new: Sequence[Item], *, scope: str) -> None:
-        """Append, in order. Raises InvalidRequest for an item id that the conversation has."""
+        """Append, in order.
+
+        Raises InvalidRequest for an item id that the conversation has, and beyond the limits.
+        """
 
         def write(conn: Connection) -> None:
-            append_items(conn, find(conn, "conversation", id, scope).num, new, self._clock())
+            self._append(conn, find(conn, "conversation", id, scope).num, new, scope)
 
         await self._writer.run(write)
 
@@ -111,35 +147,62 @@ class Conversations:
 
         def write(conn: Connection) -> None:
             num = find(conn, "conversation", id, scope).num
-            _find_item(conn, num, item_id)
+            size = _find_item(conn, num, item_id, items.c.num_bytes).num_bytes
             of_item = (items.c.conversation_num == num) & (items.c.id == item_id)
-            conn.execute(delete(items).where(of_item, items.c.response_num.is_(None)))
+            gone = conn.execute(delete(items).where(of_item, items.c.response_num.is_(None)))
+            if gone.rowcount:
+                self._writer.charges.add(scope, num_bytes=-size)
             conn.execute(update(items).where(of_item).values(conversation_num=None, position=None))
-            change = update(conversations).where(conversations.c.num == num)
-            conn.execute(change.values(updated_at=self._clock()))
+            _count(conn, num, num_items=-1, num_bytes=-size, now=self._clock())
 
         await self._writer.run(write)
 
+    def _append(self, conn: Connection, num: int, new: Sequence[Item], scope: str) -> None:
+        """Add items to the end of conversation `num`."""
+        start = next_position(conn, num)
+        _check_new(conn, num, new)
+        rows = [
+            item_row(item) | {"conversation_num": num, "position": start + k}
+            for k, item in enumerate(new)
+        ]
+        num_bytes = sum(row["num_bytes"] for row in rows)
+        check_room(conn, num, self._limits, num_items=len(rows), num_bytes=num_bytes)
+        if rows:
+            conn.execute(insert(items), rows)
+        self._writer.charges.add(scope, num_bytes=num_bytes)
+        _count(conn, num, num_items=len(rows), num_bytes=num_bytes, now=self._clock())
 
-def append_items(conn: Connection, num: int, new: Sequence[Item], now: float) -> None:
-    """Add items to the end of conversation `num`."""
-    start = next_position(conn, num)
-    ids = [item.id for item in new]
-    taken = select(items.c.id).where(items.c.conversation_num == num, items.c.id.in_(ids))
-    known = set(conn.execute(taken).scalars()) if ids else set()
-    if known or len(set(ids)) < len(ids):
-        repeated = sorted(known) or sorted({id for id in ids if ids.count(id) > 1})
-        raise InvalidRequest(
-            f"items must have ids that are new to the conversation. Given again: {repeated[0]}.",
-            param="items",
+
+def check_room(
+    conn: Connection, num: int, limits: ConversationLimits, *, num_items: int, num_bytes: int
+) -> None:
+    """Raises InvalidRequest where conversation `num` cannot take so much more."""
+    columns = (conversations.c.num_items, conversations.c.num_bytes)
+    has = conn.execute(select(*columns).where(conversations.c.num == num)).one()
+    if has.num_items + num_items > limits.max_items:
+        limit = f"{limits.max_items} items. Given: {has.num_items}, and {num_items} more."
+    elif has.num_bytes + num_bytes > limits.max_bytes:
+        limit = f"{limits.max_bytes} bytes. Given: {has.num_bytes}, and {num_bytes} more."
+    else:
+        return
+    raise InvalidRequest(
+        f"A conversation must hold <= {limit} Delete items of it, or go on in a new conversation. "
+        "The server's operator sets the limit (--max-conversation-items, --max-conversation-mib).",
+        param="conversation",
+    )
+
+
+def _count(conn: Connection, num: int, *, num_items: int, num_bytes: int, now: float) -> None:
+    """Note that conversation `num` has changed, and by how much."""
+    conn.execute(
+        update(conversations)
+        .where(conversations.c.num == num)
+        .values(
+            num_items=conversations.c.num_items + num_items,
+            num_bytes=conversations.c.num_bytes + num_bytes,
+            updated_at=now,
         )
-    rows = [
-        {"id": item.id, "body": item.body, "conversation_num": num, "position": start + k}
-        for k, item in enumerate(new)
-    ]
-    if rows:
-        conn.execute(insert(items), rows)
-    conn.execute(update(conversations).where(conversations.c.num == num).values(updated_at=now))
+    )
 
 
 def next_position(conn: Connection, num: int) -> int:
@@ -151,18 +214,44 @@ def next_position(conn: Connection, num: int) -> int:
     return 0 if end is None else int(end) + 1
 
 
-def remove_conversations(conn: Connection, nums: Sequence[int]) -> None:
-    inside = items.c.conversation_num.in_(nums)
-    conn.execute(delete(items).where(inside, items.c.response_num.is_(None)))
-    conn.execute(update(items).where(inside).values(conversation_num=None, position=None))
-    conn.execute(delete(conversations).where(conversations.c.num.in_(nums)))
+def join_conversation(conn: Connection, id: str, scope: str, response_num: int, now: float) -> None:
+    """Append the items of a response to its conversation, unless that was deleted meanwhile."""
+    ours = (conversations.c.id == id) & (conversations.c.scope == scope)
+    num = conn.execute(select(conversations.c.num).where(ours)).scalar()
+    if num is None:
+        return
+    position = next_position(conn, num)
+    columns = (items.c.num, items.c.num_bytes)
+    of_response = select(*columns).where(items.c.response_num == response_num)
+    joining = conn.execute(of_response.order_by(items.c.part, items.c.num)).all()
+    for k, item in enumerate(joining):
+        change = update(items).where(items.c.num == item.num)
+        conn.execute(change.values(conversation_num=num, position=position + k))
+    num_bytes = sum(item.num_bytes for item in joining)
+    _count(conn, num, num_items=len(joining), num_bytes=num_bytes, now=now)
 
 
-def _find_item(conn: Connection, num: int, item_id: str) -> Item:
+def _find(conn: Connection, id: str, scope: str) -> Row[Any]:
+    return find(conn, "conversation", id, scope, *CONVERSATION_COLUMNS)
+
+
+def _check_new(conn: Connection, num: int, new: Sequence[Item]) -> None:
+    ids = [item.id for item in new]
+    taken = select(items.c.id).where(items.c.conversation_num == num, items.c.id.in_(ids))
+    known = set(conn.execute(taken).scalars()) if ids else set()
+    if known or len(set(ids)) < len(ids):
+        repeated = sorted(known) or sorted({id for id in ids if ids.count(id) > 1})
+        raise InvalidRequest(
+            f"items must have ids that are new to the conversation. Given again: {repeated[0]}.",
+            param="items",
+        )
+
+
+def _find_item(conn: Connection, num: int, item_id: str, *columns: ColumnElement[Any]) -> Row[Any]:
     row = None
     if ID.fullmatch(item_id):
-        of_num = select(*ITEM_COLUMNS).where(items.c.conversation_num == num)
+        of_num = select(*columns).where(items.c.conversation_num == num)
         row = conn.execute(of_num.where(items.c.id == item_id)).one_or_none()
     if row is None:
         raise NotFound(f"Item {quoted(item_id)} not found.", param="item_id")
-    return to_item(row)
+    return row

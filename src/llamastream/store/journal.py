@@ -4,21 +4,29 @@ Folding is also done when the rows pile up, and after a lost connection: a fold 
 a response from memory, so that whatever the database may have lost of its journal is whole again.
 """
 
+import logging
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
+from llamastream.store.checksums import checksum, verify
 from llamastream.store.database import Durability, unavailable
 from llamastream.store.ledger import Ledger, OpenResponse
 from llamastream.store.packing import NO_LOGPROBS, unpack_step_entries, unpack_steps
 from llamastream.store.records import Status
+from llamastream.store.rows import TOKEN_COLUMNS, UNREADABLE, check_tokens, find, reading
 from llamastream.store.tables import journal, responses
+from llamastream.types import Token
+
+logger = logging.getLogger(__name__)
 
 FOLD_AFTER = 4096  # rows that the oldest response in progress may hold back, a few MB
 
 # NOTE: the one statement given to the driver itself. On a processor gone cold between two steps
 # SQLAlchemy's own part of it would take longer than all the rest (0.27 ms against 0.12).
-_INSERT_STEP = "INSERT INTO journal (owner, seq, tokens, logprobs) VALUES ({0}, {0}, {0}, {0})"
+_INSERT_STEP = (
+    "INSERT INTO journal (owner, seq, tokens, logprobs, checksum) VALUES ({0}, {0}, {0}, {0}, {0})"
+)
 
 _FOLD = (
     update(responses)
@@ -27,6 +35,7 @@ _FOLD = (
     .values(
         token_ids=bindparam("ids"),
         logprobs=bindparam("entries"),
+        tokens_checksum=bindparam("crc"),
         journal_start=bindparam("start"),
     )
 )
@@ -68,8 +77,7 @@ class Journal:
         packed = self.ledger.take_step()
         if packed is None or not self._keeps_steps:
             return
-        tokens, logprobs = packed
-        row = (self.owner, self.next_seq, tokens, logprobs)
+        row = (self.owner, self.next_seq, *packed, checksum(*packed))
         try:
             self._cursor.execute(self._insert_step, row)
         except self._driver_error as error:
@@ -81,7 +89,8 @@ class Journal:
         ids, entries = entry.packed()
         # Tokens staged in this transaction are in the fold, and once more in the step's row.
         start = self.next_seq
-        conn.execute(_FOLD, {"of_num": entry.num, "ids": ids, "entries": entries, "start": start})
+        tokens = {"ids": ids, "entries": entries, "crc": checksum(ids, entries)}
+        conn.execute(_FOLD, tokens | {"of_num": entry.num, "start": start})
         self.ledger.move_start(entry, start)
 
     def fold_all(self, conn: Connection) -> None:
@@ -95,17 +104,30 @@ class Journal:
         conn.execute(delete(journal).where(journal.c.owner == self.owner, journal.c.seq < oldest))
 
 
+def read_tokens(conn: Connection, id: str, scope: str, after: int) -> list[Token]:
+    """Tokens of a response that is not in this server's ledger."""
+    columns = (responses.c[n] for n in ("id", "scope", "num", "status", "owner", "journal_start"))
+    row = find(conn, "response", id, scope, *columns, *TOKEN_COLUMNS)
+    with reading("response", id):
+        check_tokens(row)
+        entry = OpenResponse.of_row(row)
+        if row.status == Status.IN_PROGRESS:
+            read_unfolded(conn, row.owner, [entry], start=row.journal_start)
+        return entry.tokens(after)
+
+
 def read_unfolded(conn: Connection, owner: str, opened: list[OpenResponse], *, start: int) -> None:
     """Add to each of `opened` its tokens in the journal rows from `start` on.
 
     A token that does not follow the one before it is passed over: it was written again later, or
-    what it follows is lost, and then it will be generated again.
+    what it follows is lost or damaged, and then it will be generated again.
     """
-    rows = conn.execute(
-        select(journal.c.tokens, journal.c.logprobs)
+    statement = (
+        select(journal.c.seq, journal.c.tokens, journal.c.logprobs, journal.c.checksum)
         .where(journal.c.owner == owner, journal.c.seq >= start)
         .order_by(journal.c.seq)
-    ).all()
+    )
+    rows = [row for row in conn.execute(statement) if _is_whole(row)]
     entries = {
         (num, position): entry
         for num, position, entry in unpack_step_entries(
@@ -119,3 +141,16 @@ def read_unfolded(conn: Connection, owner: str, opened: list[OpenResponse], *, s
             response.add(token_id, entries.get((num, position), NO_LOGPROBS))
     for response in opened:
         response.num_committed = len(response.ids)
+
+
+def _is_whole(row: Row[*tuple[Any, ...]]) -> bool:
+    """Whether a step can be read. One that cannot is as good as lost, which the log is told."""
+    try:
+        verify(row.checksum, row.tokens, row.logprobs)
+        unpack_steps(row.tokens)
+        for _ in unpack_step_entries(row.logprobs or b""):
+            pass
+    except UNREADABLE as why:
+        logger.error("damaged journal row=%r: %s", row.seq, type(why).__name__)
+        return False
+    return True

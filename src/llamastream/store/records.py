@@ -155,6 +155,32 @@ class Retention:
     max_conversations: int | None = None
 
 
+class ScopeUsage(NamedTuple):
+    """What an API key's scope keeps.
+
+    Bytes are those of what is stored, and some for each row. The tokens of a response in progress
+    count when it ends.
+    """
+
+    num_responses: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLimits:
+    """What one conversation may hold, so that a page or a history of it stays small."""
+
+    max_items: int = 10_000
+    max_bytes: int = 16 * 2**20
+
+
+class Outline(NamedTuple):
+    """An item that was not read: what it takes up, and who spoke, if that is known."""
+
+    num_bytes: int
+    role: str | None
+
+
 class Swept(NamedTuple):
     num_responses: int
     num_conversations: int

@@ -4,22 +4,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from llamastream.errors import (
+    ChatError,
+    DamagedRecord,
     IdempotencyConflict,
     InvalidRequest,
     NotFound,
     quoted,
 )
-from llamastream.store.conversations import next_position
+from llamastream.store.chains import chain_items
+from llamastream.store.conversations import check_room, join_conversation
 from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_unfolded
+from llamastream.store.journal import Journal, read_tokens
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.packing import pack_ids
+from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
+    ConversationLimits,
     Created,
     IdempotencyKey,
     Item,
@@ -31,20 +35,24 @@ from llamastream.store.records import (
     Response,
     Status,
 )
+from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
     ID,
     ITEM_COLUMNS,
     RESPONSE_COLUMNS,
-    fetch_page,
+    ROW_BYTES,
     find,
-    sampling_to_json,
+    item_row,
+    response_row,
+    size_of,
+    start_row,
     to_item,
     to_response,
+    tokens_row,
 )
 from llamastream.store.tables import (
     KIND,
     KIND_CHARS,
-    conversations,
     idempotency_keys,
     items,
     responses,
@@ -59,18 +67,25 @@ class Responses:
     """Every method raises NotFound for an id that `scope` does not have, and StoreUnavailable."""
 
     def __init__(
-        self, database: Database, writer: Writer, journal: Journal, clock: Callable[[], float]
+        self,
+        database: Database,
+        writer: Writer,
+        journal: Journal,
+        clock: Callable[[], float],
+        limits: ConversationLimits,
     ) -> None:
         self._database = database
         self._writer = writer
         self._journal = journal
         self._clock = clock
+        self._limits = limits
 
     async def create(self, new: NewResponse, *, scope: str) -> Created:
         """Store a response about to be generated; from here on a restart goes on with it.
 
         With an idempotency key that was used for the same request, give that one's response.
-        Raises IdempotencyConflict when it was used for another.
+        Raises IdempotencyConflict when it was used for another, and InvalidRequest when its
+        conversation is full.
         """
         if new.idempotency is not None:
             _check_key(new.idempotency)
@@ -104,22 +119,24 @@ class Responses:
         """End a response that this server generates, with all tokens appended before.
 
         Its items join its conversation, if it has one, unless it failed. Raises NotFound when the
-        response was deleted, or has ended before.
+        response was deleted, or has ended before, and DamagedRecord, which ends it too.
         """
 
-        def write(conn: Connection) -> Response:
+        def write(conn: Connection) -> Response | ChatError:
             entry = self._journal.ledger.get(id)
-            if entry is None:
-                raise NotFound(f"Response {quoted(id)} is not in progress.", param="response_id")
-            return self._finish(conn, entry, outcome)
+            return _not_in_progress(id) if entry is None else self._finish(conn, entry, outcome)
 
-        return await self._writer.run(write)
+        ended = await self._writer.run(write)
+        if isinstance(ended, ChatError):
+            raise ended
+        return ended
 
     async def delete(self, id: str, *, scope: str) -> None:
         """Delete a response, in progress or not. Items in a conversation stay with that."""
 
         def write(conn: Connection) -> None:
-            remove_responses(conn, [find(conn, "response", id, scope).num])
+            num = find(conn, "response", id, scope).num
+            remove_responses(conn, self._writer.charges, [num])
             self._journal.ledger.remove(id)
 
         await self._writer.run(write)
@@ -129,10 +146,12 @@ class Responses:
 
         def write(conn: Connection) -> Response:
             row = find(conn, "response", id, scope, *RESPONSE_COLUMNS)
-            request = change(row.request)
-            of_row = update(responses).where(responses.c.num == row.num)
-            conn.execute(of_row.values(request=request))
-            return replace(to_response(row), request=request)
+            response = to_response(row)
+            changed = replace(response, request=change(response.request))
+            values = response_row(changed)
+            num_bytes = size_of(values["request"]) - size_of(row.request)
+            self._resize(conn, row, values, num_bytes)
+            return changed
 
         return await self._writer.run(write)
 
@@ -160,16 +179,25 @@ class Responses:
         def read(conn: Connection) -> Page[Item]:
             num = find(conn, "response", id, scope).num
             base = select(*ITEM_COLUMNS).where(items.c.response_num == num, items.c.part == INPUT)
-            return fetch_page(conn, base, to_item, query, items)
+            return fetch_page(conn, base, to_item, query, items, size=items.c.num_bytes)
 
         return await self._database.read(read)
 
-    async def history(self, id: str, *, scope: str) -> tuple[Item, ...]:
+    async def history(
+        self, id: str, *, scope: str, choose: Choose | None = None
+    ) -> tuple[Item, ...]:
         """Input and output items of the response and all it continues, oldest first.
 
-        Raises NotFound when one of them is gone, InvalidRequest when `id` has not ended.
+        Those that `choose` wants, see `Conversations.history`. Raises NotFound when one of the
+        responses is gone, InvalidRequest when `id` has not ended or continues too many.
         """
-        return await self._database.read(lambda conn: _history(conn, id, scope))
+
+        def read(conn: Connection) -> tuple[Item, ...]:
+            with self._database.snapshot(conn):
+                rows = chain_items(conn, id, scope, max_links=self._limits.max_items)
+                return read_history(conn, rows, choose)
+
+        return await self._database.read(read)
 
     def _known(self, conn: Connection, key: IdempotencyKey, scope: str) -> Response | None:
         row = conn.execute(
@@ -187,69 +215,100 @@ class Responses:
         is_ours = row.status == Status.IN_PROGRESS and row.owner == self._journal.owner
         if is_ours and self._journal.ledger.get(row.id) is None:
             # The connection was lost as this was committed, and its caller was told it failed.
-            remove_responses(conn, [row.num])
+            remove_responses(conn, self._writer.charges, [row.num])
             return None
         return to_response(row)
 
     def _insert(self, conn: Connection, new: NewResponse, scope: str) -> Response:
+        input_items = [item_row(item) for item in new.input_items]
         if new.conversation_id is not None:
-            find(conn, "conversation", new.conversation_id, scope)
+            num = find(conn, "conversation", new.conversation_id, scope).num
+            num_bytes = sum(row["num_bytes"] for row in input_items)
+            check_room(conn, num, self._limits, num_items=len(input_items) + 1, num_bytes=num_bytes)
         if new.previous_response_id is not None:
             find(conn, "response", new.previous_response_id, scope)
         now = self._clock()
-        row = conn.execute(
-            insert(responses)
-            .values(
-                id=new.id,
-                scope=scope,
-                owner=self._journal.owner,
-                status=Status.IN_PROGRESS,
-                created_at=now,
-                conversation_id=new.conversation_id,
-                previous_response_id=new.previous_response_id,
-                request=new.request,
-                prompt_ids=pack_ids(new.prompt_ids),
-                sampling=sampling_to_json(new.sampling),
-                token_ids=b"",
-                journal_start=self._journal.next_seq,
-                restarts=0,
-                tokens_at_restart=0,
-            )
-            .returning(*RESPONSE_COLUMNS)
-        ).one()
-        insert_items(conn, row.num, INPUT, new.input_items)
+        response = Response(
+            id=new.id,
+            scope=scope,
+            status=Status.IN_PROGRESS,
+            created_at=now,
+            finished_at=None,
+            conversation_id=new.conversation_id,
+            previous_response_id=new.previous_response_id,
+            request=new.request,
+            result=None,
+            error=None,
+        )
+        start = start_row(new.prompt_ids, new.sampling)
+        values = response_row(response) | start | tokens_row(b"", None)
+        values |= {
+            "owner": self._journal.owner,
+            "journal_start": self._journal.next_seq,
+            "restarts": 0,
+            "tokens_at_restart": 0,
+            "num_bytes": ROW_BYTES
+            + size_of(values["request"], start["prompt_ids"], start["sampling"]),
+        }
+        num = conn.execute(insert(responses).values(values).returning(responses.c.num)).scalar_one()
+        self._writer.charges.add(scope, num_responses=1, num_bytes=values["num_bytes"])
+        self._insert_items(conn, num, INPUT, input_items, scope)
         if new.idempotency is not None:
             key = new.idempotency._asdict() | {"scope": scope, "created_at": now}
-            conn.execute(insert(idempotency_keys).values(key | {"response_num": row.num}))
-        self._journal.open(new.id, scope=scope, num=row.num)
-        return to_response(row)
+            conn.execute(insert(idempotency_keys).values(key | {"response_num": num}))
+        self._journal.open(new.id, scope=scope, num=num)
+        return response
 
-    def _finish(self, conn: Connection, entry: OpenResponse, outcome: Outcome) -> Response:
-        of_entry = responses.c.num == entry.num
+    def _finish(
+        self, conn: Connection, entry: OpenResponse, outcome: Outcome
+    ) -> Response | ChatError:
+        """What it became, or what to tell its caller once that it has ended is committed."""
         self._journal.fold(conn, entry)
-        now = self._clock()
-        row = conn.execute(
-            update(responses)
-            .where(of_entry, responses.c.status == Status.IN_PROGRESS)
-            .values(
-                status=outcome.status,
-                finished_at=now,
-                result=outcome.result,
-                error=outcome.error,
-                prompt_ids=None,
-            )
-            .returning(*RESPONSE_COLUMNS)
-        ).one_or_none()
-        if row is None:
-            # The connection was lost as this was committed, and its caller was told it failed.
-            self._journal.ledger.remove(entry.id)
-            return to_response(conn.execute(select(*RESPONSE_COLUMNS).where(of_entry)).one())
-        insert_items(conn, entry.num, OUTPUT, outcome.output_items)
-        if row.conversation_id is not None and outcome.status is not Status.FAILED:
-            _join_conversation(conn, row, now)
         self._journal.ledger.remove(entry.id)
+        columns = (*RESPONSE_COLUMNS, responses.c.prompt_ids)
+        of_entry = responses.c.num == entry.num
+        row = conn.execute(select(*columns).where(of_entry)).one_or_none()
+        if row is None:  # another server deleted it
+            return _not_in_progress(entry.id)
+        try:
+            response = to_response(row)
+        except DamagedRecord as error:
+            give_up(conn, entry.num, self._clock())
+            return error
+        if response.status is not Status.IN_PROGRESS:
+            # The connection was lost as this was committed, and its caller was told it failed.
+            return response
+        now = self._clock()
+        ended = replace(
+            response,
+            status=outcome.status,
+            finished_at=now,
+            result=outcome.result,
+            error=outcome.error,
+        )
+        values = response_row(ended) | {"prompt_ids": None, "start_checksum": None}
+        more = size_of(values["result"], outcome.error, *entry.packed()) - size_of(row.prompt_ids)
+        self._resize(conn, row, values, more)
+        output_items = [item_row(item) for item in outcome.output_items]
+        self._insert_items(conn, entry.num, OUTPUT, output_items, entry.scope)
+        if response.conversation_id is not None and outcome.status is not Status.FAILED:
+            join_conversation(conn, response.conversation_id, entry.scope, entry.num, now)
         self._journal.forget_old(conn)
-        return to_response(row)
+        return ended
+
+    def _resize(self, conn: Connection, row: Row[Any], values: Json, num_bytes: int) -> None:
+        """Change the columns `values` of a response, which takes `num_bytes` more from now on."""
+        self._writer.charges.add(row.scope, num_bytes=num_bytes)
+        change = update(responses).where(responses.c.num == row.num)
+        conn.execute(change.values(values | {"num_bytes": responses.c.num_bytes + num_bytes}))
+
+    def _insert_items(
+        self, conn: Connection, num: int, part: int, rows: Sequence[Json], scope: str
+    ) -> None:
+        if rows:
+            of_response = {"response_num": num, "part": part}
+            conn.execute(insert(items), [row | of_response for row in rows])
+            self._writer.charges.add(scope, num_bytes=sum(row["num_bytes"] for row in rows))
 
 
 def _matching(
@@ -265,69 +324,8 @@ def _matching(
     return Page(tuple(found[: query.limit]), len(found) > query.limit)
 
 
-def insert_items(conn: Connection, num: int, part: int, new: Sequence[Item]) -> None:
-    rows = [{"id": item.id, "body": item.body, "response_num": num, "part": part} for item in new]
-    if rows:
-        conn.execute(insert(items), rows)
-
-
-def remove_responses(conn: Connection, nums: Sequence[int]) -> None:
-    inside = items.c.response_num.in_(nums)
-    conn.execute(delete(items).where(inside, items.c.conversation_num.is_(None)))
-    conn.execute(delete(responses).where(responses.c.num.in_(nums)))
-
-
-def read_tokens(conn: Connection, id: str, scope: str, after: int) -> list[Token]:
-    """Tokens of a response that is not in this server's ledger."""
-    entry_columns = ("id", "scope", "num", "token_ids", "logprobs", "journal_start")
-    columns = (responses.c[name] for name in ("status", "owner", *entry_columns))
-    row = find(conn, "response", id, scope, *columns)
-    entry = OpenResponse.of_row(row)
-    if row.status == Status.IN_PROGRESS:
-        read_unfolded(conn, row.owner, [entry], start=row.journal_start)
-    return entry.tokens(after)
-
-
-def _join_conversation(conn: Connection, row: Row[Any], now: float) -> None:
-    """Append the items of a response to its conversation, unless that was deleted meanwhile."""
-    ours = (conversations.c.id == row.conversation_id) & (conversations.c.scope == row.scope)
-    num = conn.execute(select(conversations.c.num).where(ours)).scalar()
-    if num is None:
-        return
-    position = next_position(conn, num)
-    of_response = select(items.c.num).where(items.c.response_num == row.num)
-    for k, item in enumerate(conn.execute(of_response.order_by(items.c.part, items.c.num)).all()):
-        change = update(items).where(items.c.num == item.num)
-        conn.execute(change.values(conversation_num=num, position=position + k))
-    conn.execute(update(conversations).where(ours).values(updated_at=now))
-
-
-def _history(conn: Connection, id: str, scope: str) -> tuple[Item, ...]:
-    of_id = find(conn, "response", id, scope, responses.c.status)
-    if of_id.status == Status.IN_PROGRESS:
-        raise InvalidRequest(
-            f"Response {quoted(id)} is still in progress: continue it when it has ended.",
-            param="previous_response_id",
-        )
-    names = (responses.c.num, responses.c.id, responses.c.previous_response_id)
-    chain = select(*names).where(responses.c.id == id).cte("chain", recursive=True)
-    # UNION and not UNION ALL: a row is followed once, whatever an imported file may hold.
-    chain = chain.union(
-        select(*names).where(
-            responses.c.id == chain.c.previous_response_id, responses.c.scope == scope
-        )
-    )
-    links = conn.execute(select(chain)).all()
-    for missing in {link.previous_response_id for link in links} - {link.id for link in links}:
-        if missing is not None:
-            raise NotFound(
-                f"Response {quoted(missing)}, which {quoted(id)} continues, not found: it was "
-                "deleted or has expired. Send its messages as input instead.",
-                param="previous_response_id",
-            )
-    order = (items.c.response_num, items.c.part, items.c.num)
-    statement = select(*ITEM_COLUMNS).where(items.c.response_num.in_(select(chain.c.num)))
-    return tuple(map(to_item, conn.execute(statement.order_by(*order))))
+def _not_in_progress(id: str) -> NotFound:
+    return NotFound(f"Response {quoted(id)} is not in progress.", param="response_id")
 
 
 def _check_key(key: IdempotencyKey) -> None:

@@ -1,24 +1,45 @@
-"""What the tables have in common: finding by id and scope, reading a page, rows made values."""
+"""Rows made values and values made rows: the one place that knows how each is kept and checked.
 
+JSON is kept as text, so that the same keys come back in the same order, from either database. What
+cannot be read as what it should be is DamagedRecord, with one line in the log. Sizes count the
+bytes of what is stored, and ROW_BYTES for the row itself with its ids and its index entries.
+"""
+
+import logging
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, TableClause, select
+import orjson
+from sqlalchemy import ColumnElement, Connection, Row, TableClause, select
 
-from llamastream.errors import (
-    NotFound,
-    quoted,
-)
+from llamastream.errors import DamagedRecord, InvalidRequest, NotFound, quoted
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import Conversation, Item, Json, Page, PageQuery, Response, Status, T
+from llamastream.store.checksums import checksum, verify
+from llamastream.store.packing import pack_ids, unpack_ids
+from llamastream.store.records import Conversation, Item, Json, Response, Status
 from llamastream.store.tables import conversations, items, responses
 
+logger = logging.getLogger(__name__)
+
 ID = re.compile(r"[\x21-\x7e]{1,255}")
+ROW_BYTES = 256
+# What parsers raise, ours among them, given what is none of theirs.
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error),
+    InvalidRequest,
+)
 
 RESPONSE_FIELDS = tuple(field.name for field in fields(Response))
-RESPONSE_COLUMNS = tuple(responses.c[name] for name in ("num", *RESPONSE_FIELDS))
+RESPONSE_COLUMNS = tuple(responses.c[name] for name in ("num", *RESPONSE_FIELDS, "checksum"))
+CONVERSATION_FIELDS = ("id", "scope", "created_at", "metadata")
+CONVERSATION_COLUMNS = tuple(conversations.c[name] for name in (*CONVERSATION_FIELDS, "checksum"))
+START_COLUMNS = tuple(responses.c[n] for n in ("prompt_ids", "sampling", "start_checksum"))
+TOKEN_COLUMNS = tuple(responses.c[n] for n in ("token_ids", "logprobs", "tokens_checksum"))
+ITEM_COLUMNS = tuple(items.c[name] for name in ("id", "body", "checksum"))
 
 
 def find(
@@ -37,53 +58,118 @@ def find(
     raise NotFound(f"{kind.capitalize()} {quoted(id)} not found.", param=f"{kind}_id")
 
 
-def fetch_page(
-    conn: Connection,
-    base: Select[Any],
-    make: Callable[[Row[Any]], T],
-    query: PageQuery,
-    table: TableClause,
-    *,
-    order_by: str = "num",
-) -> Page[T]:
-    """The part of `base`, rows of `table`, that `query` asks for, in an order that an index serves.
-
-    Raises NotFound when `query.after` is not in the list.
-    """
-    order = table.c[order_by]
-    if query.after is not None:
-        of_id = table.c.id == query.after
-        after = base.with_only_columns(order).where(of_id).limit(1)
-        anchor = conn.execute(after).scalar() if ID.fullmatch(query.after) else None
-        if anchor is None:
-            raise NotFound(
-                f"The list has no entry {quoted(query.after)}: give an id of it.", param="after"
-            )
-        base = base.where(order > anchor if query.order == "asc" else order < anchor)
-    ordered = base.order_by(order.asc() if query.order == "asc" else order.desc())
-    rows = conn.execute(ordered.limit(query.limit + 1)).all()
-    return Page(tuple(make(row) for row in rows[: query.limit]), len(rows) > query.limit)
+@contextmanager
+def reading(kind: str, id: object) -> Iterator[None]:
+    """Raise DamagedRecord for what cannot be read of a record, and log that. `kind` names it."""
+    try:
+        yield
+    except UNREADABLE as why:
+        logger.error("damaged %s=%r: %s", kind, id, type(why).__name__)
+        raise DamagedRecord(
+            f"{kind.capitalize()} {quoted(id)} cannot be read: what the database holds of it is "
+            "damaged. Delete it, or put back a copy of the database."
+        ) from why
 
 
 def to_response(row: Row[Any]) -> Response:
     """From a row of RESPONSE_COLUMNS."""
-    values = {name: row._mapping[name] for name in RESPONSE_FIELDS}
-    return Response(**values | {"status": Status(row.status)})
+    with reading("response", row.id):
+        values = {name: row._mapping[name] for name in RESPONSE_FIELDS}
+        verify(row.checksum, *values.values())
+        values |= {
+            "status": Status(row.status),
+            "request": _load(row.request),
+            "result": None if row.result is None else _load(row.result),
+        }
+        return Response(**values)
+
+
+def response_row(response: Response) -> Json:
+    """The columns RESPONSE_COLUMNS but `num`."""
+    values = {name: getattr(response, name) for name in RESPONSE_FIELDS}
+    values["request"] = dump(response.request)
+    values["result"] = None if response.result is None else dump(response.result)
+    return values | {"checksum": checksum(*values.values())}
 
 
 def to_conversation(row: Row[Any]) -> Conversation:
-    return Conversation(row.id, row.scope, row.created_at, row.metadata)
+    """From a row of CONVERSATION_COLUMNS."""
+    with reading("conversation", row.id):
+        verify(row.checksum, row.id, row.scope, row.created_at, row.metadata)
+        return Conversation(row.id, row.scope, float(row.created_at), _load(row.metadata))
 
 
-ITEM_COLUMNS: tuple[ColumnElement[Any], ...] = (items.c.id, items.c.body)
+def conversation_row(conversation: Conversation) -> Json:
+    """The columns CONVERSATION_COLUMNS."""
+    values = {name: getattr(conversation, name) for name in CONVERSATION_FIELDS}
+    values["metadata"] = dump(conversation.metadata)
+    return values | {"checksum": checksum(*values.values())}
 
 
 def to_item(row: Row[Any]) -> Item:
     """From a row of ITEM_COLUMNS."""
-    return Item(row.id, row.body)
+    with reading("item", row.id):
+        verify(row.checksum, row.id, row.body)
+        return Item(row.id, _load(row.body))
 
 
-def sampling_to_json(sampling: SamplingParams) -> Json:
+def item_row(item: Item) -> Json:
+    """The columns ITEM_COLUMNS, and what is known of an item without reading it."""
+    body, role = dump(item.body), item.body.get("role")
+    return {
+        "id": item.id,
+        "body": body,
+        "checksum": checksum(item.id, body),
+        "num_bytes": ROW_BYTES + size_of(body),
+        "role": role if isinstance(role, str) else None,
+    }
+
+
+def start_row(prompt_ids: Sequence[int], sampling: SamplingParams) -> Json:
+    """The columns START_COLUMNS."""
+    ids, text = pack_ids(prompt_ids), dump(_sampling_to_json(sampling))
+    return {"prompt_ids": ids, "sampling": text, "start_checksum": checksum(ids, text)}
+
+
+def to_start(row: Row[Any]) -> tuple[tuple[int, ...], SamplingParams]:
+    """Prompt ids and sampling, from a row of START_COLUMNS and `id`."""
+    with reading("response", row.id):
+        verify(row.start_checksum, row.prompt_ids, row.sampling)
+        return tuple(unpack_ids(row.prompt_ids)), sampling_from_json(_load(row.sampling))
+
+
+def tokens_row(ids: bytes, logprobs: bytes | None) -> Json:
+    """The columns TOKEN_COLUMNS."""
+    return {
+        "token_ids": ids,
+        "logprobs": logprobs,
+        "tokens_checksum": checksum(ids, logprobs),
+    }
+
+
+def check_tokens(row: Row[Any]) -> None:
+    """Of a row of TOKEN_COLUMNS. Raises ValueError."""
+    verify(row.tokens_checksum, row.token_ids, row.logprobs)
+
+
+def dump(value: Json) -> str:
+    return orjson.dumps(value).decode()
+
+
+def size_of(*values: object) -> int:
+    """Of texts and bytes, and nothing of what else a damaged row may hold."""
+    texts = (value.encode() if isinstance(value, str) else value for value in values)
+    return sum(len(value) for value in texts if isinstance(value, bytes))
+
+
+def _load(text: str) -> Json:
+    value = orjson.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
+
+
+def _sampling_to_json(sampling: SamplingParams) -> Json:
     return asdict(sampling) | {"stop_token_ids": sorted(sampling.stop_token_ids)}
 
 

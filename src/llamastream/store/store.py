@@ -17,24 +17,38 @@ from llamastream.store.database import Database, Durability, translated_errors
 from llamastream.store.journal import Journal
 from llamastream.store.ledger import Ledger
 from llamastream.store.migrations import upgrade
-from llamastream.store.records import Recovery, Retention, Swept
+from llamastream.store.records import (
+    ConversationLimits,
+    Recovery,
+    Retention,
+    ScopeUsage,
+    Swept,
+)
 from llamastream.store.responses import Responses
+from llamastream.store.usage import read_usage
 from llamastream.store.writer import Refused, Writer
 from llamastream.types import Token
+
+LIMITS = ConversationLimits()
 
 
 class Store:
     """Made by `Store.open`, within the event loop that uses it."""
 
     def __init__(
-        self, database: Database, journal: Journal, writer: Writer, clock: Callable[[], float]
+        self,
+        database: Database,
+        journal: Journal,
+        writer: Writer,
+        clock: Callable[[], float],
+        limits: ConversationLimits,
     ) -> None:
         self._database = database
         self._journal = journal
         self._writer = writer
         self._clock = clock
-        self.responses = Responses(database, writer, journal, clock)
-        self.conversations = Conversations(database, writer, clock)
+        self.responses = Responses(database, writer, journal, clock, limits)
+        self.conversations = Conversations(database, writer, clock, limits)
 
     @classmethod
     async def open(
@@ -44,6 +58,7 @@ class Store:
         durability: Durability = "normal",
         owner: str = "main",
         exclusive: bool = True,
+        limits: ConversationLimits = LIMITS,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """Open a database, created or brought to the newest version if need be.
@@ -59,7 +74,7 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database, journal, writer, clock)
+        return cls(database, journal, writer, clock, limits)
 
     @property
     def is_working(self) -> bool:
@@ -84,11 +99,17 @@ class Store:
             lambda conn: recovery.recover(conn, self._journal, self._clock())
         )
 
+    async def usage(self, scope: str) -> ScopeUsage:
+        """The responses and bytes that an API key's scope keeps: one row, counted along by every
+        transaction. Raises StoreUnavailable."""
+        return await self._database.read(lambda conn: read_usage(conn, scope))
+
     async def sweep(self, policy: Retention) -> Swept:
         """Forget a bounded part of what may be forgotten; call again while there is more."""
         now = self._clock()
+        charges = self._writer.charges
         planned = await self._database.read(lambda conn: retention.plan(conn, policy, now))
-        return await self._writer.run(lambda conn: retention.sweep(conn, planned, now))
+        return await self._writer.run(lambda conn: retention.sweep(conn, charges, planned, now))
 
     async def export(self, path: Path) -> int:
         """Write all of the database, as of one moment, and return the number of lines.
@@ -105,7 +126,9 @@ class Store:
 
         def write(conn: Connection) -> int:
             with path.open("rb") as file:
-                return transfer.import_lines(conn, file, owner=self._journal.owner)
+                return transfer.import_lines(
+                    conn, self._writer.charges, file, owner=self._journal.owner
+                )
 
         return await self._writer.run(write)
 

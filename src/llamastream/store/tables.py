@@ -2,12 +2,12 @@
 
 `num` is the key between tables, `id` the name that people see. `scope` names the API key that made
 a row (empty: anonymous). `owner` names the server that generates a response: replicas that share
-one PostgreSQL have different names.
+one PostgreSQL have different names. Columns give what is stored, whatever that is: `rows` checks it
+against the checksums and makes values of it. Sizes are of what is stored, see `rows`.
 """
 
 from typing import Any
 
-import orjson
 from sqlalchemy import (
     BigInteger,
     Dialect,
@@ -15,24 +15,17 @@ from sqlalchemy import (
     LargeBinary,
     TableClause,
     Text,
-    TypeDecorator,
     column,
     literal_column,
     table,
 )
 
 
-class JsonText(TypeDecorator[Any]):
-    """JSON kept as text: the same keys in the same order come back, from either database."""
+class Blob(LargeBinary):
+    """Given as it is stored. SQLAlchemy would make bytes of a damaged value, or fail."""
 
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any | None, dialect: Dialect) -> str | None:
-        return None if value is None else orjson.dumps(value).decode()
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else orjson.loads(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        return None
 
 
 def _table(name: str, **types: Any) -> TableClause:
@@ -50,7 +43,10 @@ conversations = _table(
     scope=Text,
     created_at=Double,
     updated_at=Double,
-    metadata=JsonText,
+    metadata=Text,  # JSON, as are request, result, sampling and body
+    num_items=BigInteger,
+    num_bytes=BigInteger,  # of its items
+    checksum=BigInteger,  # NULL in rows older than checksums
 )
 
 responses = _table(
@@ -64,37 +60,49 @@ responses = _table(
     finished_at=Double,
     conversation_id=Text,  # kept when the conversation is deleted
     previous_response_id=Text,  # kept likewise: a hole in a chain must show
-    request=JsonText,
-    result=JsonText,
+    request=Text,
+    result=Text,
     error=Text,
-    prompt_ids=LargeBinary,  # NULL once finished
-    sampling=JsonText,
-    token_ids=LargeBinary,  # those folded so far; all, once finished
-    logprobs=LargeBinary,
+    prompt_ids=Blob,  # NULL once finished
+    sampling=Text,
+    token_ids=Blob,  # those folded so far; all, once finished
+    logprobs=Blob,
     journal_start=BigInteger,  # journal rows below hold nothing new of it
     restarts=BigInteger,
     tokens_at_restart=BigInteger,
+    num_bytes=BigInteger,  # without its items
+    checksum=BigInteger,
+    start_checksum=BigInteger,  # of what a restart needs
+    tokens_checksum=BigInteger,
 )
 
 items = _table(
     "items",
     num=BigInteger,
     id=Text,
-    body=JsonText,
+    body=Text,
     conversation_num=BigInteger,
     position=BigInteger,  # in the conversation
     response_num=BigInteger,
     part=BigInteger,  # of the response: 0 input, 1 output
+    num_bytes=BigInteger,
+    role=Text,  # its body's, if that has one: who spoke is known without reading what was said
+    checksum=BigInteger,
 )
 
 # One row per step, for all streams: an append to the end of one B-tree.
-journal = _table("journal", owner=Text, seq=BigInteger, tokens=LargeBinary, logprobs=LargeBinary)
+journal = _table(
+    "journal", owner=Text, seq=BigInteger, tokens=Blob, logprobs=Blob, checksum=BigInteger
+)
 
 idempotency_keys = _table(
     "idempotency_keys",
     scope=Text,
     key=Text,
-    digest=LargeBinary,
+    digest=Blob,
     created_at=Double,
     response_num=BigInteger,
 )
+
+# What each scope keeps, counted along by every transaction.
+scope_usage = _table("scope_usage", scope=Text, num_responses=BigInteger, num_bytes=BigInteger)

@@ -1,56 +1,56 @@
 """A database as lines of JSON, and back: the same lines again, through either database.
 
 Kinds of lines, each after those it refers to: `header`, `conversation`, `response` with its
-tokens, `item`, `idempotency_key`.
+tokens, `item`, `idempotency_key`. Damaged records are left out, and the log names them.
 """
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, insert, select, update
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import DamagedRecord, InvalidRequest
 from llamastream.store.journal import read_unfolded
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.store.records import Json, Status
+from llamastream.store.packing import pack_ids
+from llamastream.store.records import Conversation, Item, Json, Response, Status
+from llamastream.store.rows import (
+    RESPONSE_FIELDS,
+    ROW_BYTES,
+    check_tokens,
+    conversation_row,
+    item_row,
+    reading,
+    response_row,
+    sampling_from_json,
+    size_of,
+    start_row,
+    to_conversation,
+    to_item,
+    to_response,
+    to_start,
+    tokens_row,
+)
 from llamastream.store.tables import conversations, idempotency_keys, items, responses
+from llamastream.store.usage import Charges
 
 FORMAT = 1
-
-_RESPONSE_FIELDS = (
-    *("id", "scope", "status", "created_at", "finished_at", "conversation_id"),
-    *("previous_response_id", "request", "result", "error", "sampling"),
-)
-_CONVERSATION_FIELDS = ("id", "scope", "created_at", "updated_at", "metadata")
 
 
 def export_lines(conn: Connection) -> Iterator[bytes]:
     """Every line of the file. The caller holds a snapshot."""
-    yield _line("header", {"format": FORMAT})
-    for row in _rows(conn, select(conversations).order_by(conversations.c.num)):
-        yield _line("conversation", {name: getattr(row, name) for name in _CONVERSATION_FIELDS})
-    for row in _rows(conn, select(responses).order_by(responses.c.num)):
-        yield _line("response", _response_fields(conn, row))
-    yield from _export_items(conn)
-    keys = select(idempotency_keys, responses.c.id.label("response_id")).join(
-        responses, responses.c.num == idempotency_keys.c.response_num
-    )
-    for row in _rows(conn, keys.order_by(idempotency_keys.c.scope, idempotency_keys.c.key)):
-        fields = {
-            name: getattr(row, name) for name in ("scope", "key", "created_at", "response_id")
-        }
-        yield _line("idempotency_key", fields | {"digest": _encode(row.digest)})
+    return _Exporter(conn).lines()
 
 
-def import_lines(conn: Connection, lines: Iterable[bytes], *, owner: str) -> int:
+def import_lines(conn: Connection, charges: Charges, lines: Iterable[bytes], *, owner: str) -> int:
     """Add every line within the caller's transaction, and return how many there were.
 
     Raises InvalidRequest, which names the line, for one that is not ours or whose id is taken.
     """
-    importer = _Importer(conn, owner)
+    importer = _Importer(conn, charges, owner)
     number = 0
     for number, line in enumerate(lines, 1):
         try:
@@ -62,15 +62,94 @@ def import_lines(conn: Connection, lines: Iterable[bytes], *, owner: str) -> int
             raise InvalidRequest(f"line {number}: {error.message}") from error
     if number == 0:
         raise InvalidRequest("The file is empty: give one that an export wrote.")
+    importer.count_items()
     return number
 
 
-class _Importer:
-    def __init__(self, conn: Connection, owner: str) -> None:
+class _Exporter:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
+        self._left_out: set[str] = set()  # ids of conversations and responses
+
+    def lines(self) -> Iterator[bytes]:
+        yield _line("header", {"format": FORMAT})
+        yield from self._all("conversation", conversations, _conversation_fields)
+        yield from self._all("response", responses, self._response_fields)
+        yield from self._items()
+        keys = select(idempotency_keys, responses.c.id.label("response_id")).join(
+            responses, responses.c.num == idempotency_keys.c.response_num
+        )
+        names = ("scope", "key", "created_at", "response_id")
+        for row in self._rows(keys.order_by(idempotency_keys.c.scope, idempotency_keys.c.key)):
+            if row.response_id not in self._left_out:
+                fields = {name: getattr(row, name) for name in names}
+                yield _line("idempotency_key", fields | {"digest": _encode(row.digest)})
+
+    def _all(self, kind: str, table: Any, fields_of: Callable[[Row[Any]], Json]) -> Iterator[bytes]:
+        for row in self._rows(select(table).order_by(table.c.num)):
+            try:
+                with reading(kind, row.id):
+                    line = _line(kind, fields_of(row))
+            except DamagedRecord:
+                self._left_out.add(row.id)
+                continue
+            yield line
+
+    def _response_fields(self, row: Row[Any]) -> Json:
+        """A response in progress is given with what is journalled of it so far."""
+        response = to_response(row)
+        check_tokens(row)
+        entry = OpenResponse.of_row(row)
+        prompt_ids = None
+        if response.status is Status.IN_PROGRESS:
+            prompt_ids = to_start(row)[0]
+            read_unfolded(self._conn, row.owner, [entry], start=row.journal_start)
+        _, logprobs = entry.packed()
+        return {name: getattr(response, name) for name in RESPONSE_FIELDS} | {
+            "sampling": orjson.loads(row.sampling),
+            "token_ids": entry.ids.tolist(),
+            "logprobs": None if logprobs is None else _encode(logprobs),
+            "prompt_ids": prompt_ids,
+        }
+
+    def _items(self) -> Iterator[bytes]:
+        """Each with those of its conversation and its response that are in the file."""
+        statement = (
+            select(
+                items,
+                conversations.c.id.label("conversation_id"),
+                responses.c.id.label("response_id"),
+            )
+            .outerjoin(conversations, conversations.c.num == items.c.conversation_num)
+            .outerjoin(responses, responses.c.num == items.c.response_num)
+            .order_by(items.c.num)
+        )
+        for row in self._rows(statement):
+            try:
+                item = to_item(row)
+            except DamagedRecord:
+                continue
+            fields: Json = item._asdict() | {"position": row.position, "part": row.part}
+            holders = {"conversation_id": row.conversation_id, "response_id": row.response_id}
+            fields |= {k: None if id in self._left_out else id for k, id in holders.items()}
+            if any(fields[name] is not None for name in holders):
+                yield _line("item", fields)
+
+    def _rows(self, statement: Any) -> Iterator[Row[Any]]:
+        """A few rows in memory at a time."""
+        yield from self._conn.execute(statement, execution_options={"yield_per": 200})
+
+
+class _Importer:
+    def __init__(self, conn: Connection, charges: Charges, owner: str) -> None:
+        self._conn = conn
+        self._charges = charges
         self._owner = owner
         self._conversations: dict[str, int] = {}  # id -> num, of this file
         self._responses: dict[str, int] = {}
+        self._scopes: dict[str, str] = {}  # by id, of either
+        self._num_items: Counter[str] = Counter()  # by conversation
+        self._num_bytes: Counter[str] = Counter()
         self._add: dict[str, Callable[[Json], None]] = {
             "conversation": self._add_conversation,
             "response": self._add_response,
@@ -86,39 +165,64 @@ class _Importer:
         elif fields["format"] != FORMAT:
             raise InvalidRequest(f"format must be {FORMAT}. Given: {fields['format']}.")
 
+    def count_items(self) -> None:
+        """Once all are added."""
+        for id, num_items in self._num_items.items():
+            change = update(conversations).where(conversations.c.num == self._conversations[id])
+            self._conn.execute(change.values(num_items=num_items, num_bytes=self._num_bytes[id]))
+
     def _add_conversation(self, fields: Json) -> None:
-        self._check_free(conversations.c.id, fields["id"])
-        values = {name: fields[name] for name in _CONVERSATION_FIELDS}
+        updated_at = fields.pop("updated_at")
+        new = Conversation(**fields)
+        self._check_free(conversations.c.id, new.id)
+        counts = {"updated_at": updated_at, "num_items": 0, "num_bytes": 0}
+        values = conversation_row(new) | counts
         statement = insert(conversations).values(values).returning(conversations.c.num)
-        self._conversations[fields["id"]] = self._conn.execute(statement).scalar_one()
+        self._conversations[new.id] = self._conn.execute(statement).scalar_one()
+        self._scopes[new.id] = new.scope
+        self._charges.add(new.scope, num_bytes=ROW_BYTES + size_of(values["metadata"]))
 
     def _add_response(self, fields: Json) -> None:
-        self._check_free(responses.c.id, fields["id"])
+        status = Status(fields["status"])
+        new = Response(**{name: fields[name] for name in RESPONSE_FIELDS} | {"status": status})
+        self._check_free(responses.c.id, new.id)
         prompt_ids, logprobs = fields["prompt_ids"], fields["logprobs"]
-        values = {name: fields[name] for name in _RESPONSE_FIELDS} | {
-            "status": Status(fields["status"]),
+        tokens = tokens_row(
+            pack_ids(fields["token_ids"]), None if logprobs is None else base64.b64decode(logprobs)
+        )
+        start = start_row(prompt_ids or (), sampling_from_json(fields["sampling"]))
+        if prompt_ids is None:
+            start |= {"prompt_ids": None, "start_checksum": None}
+        values = response_row(new) | start | tokens
+        values |= {
             "owner": self._owner,
-            "token_ids": pack_ids(fields["token_ids"]),
-            "logprobs": None if logprobs is None else base64.b64decode(logprobs),
-            "prompt_ids": None if prompt_ids is None else pack_ids(prompt_ids),
             "journal_start": 0,
             "restarts": 0,
             "tokens_at_restart": len(fields["token_ids"]),
+            "num_bytes": ROW_BYTES
+            + size_of(
+                *(values[name] for name in ("request", "sampling", "result", "error")),
+                *(values[name] for name in ("prompt_ids", "token_ids", "logprobs")),
+            ),
         }
         statement = insert(responses).values(values).returning(responses.c.num)
-        self._responses[fields["id"]] = self._conn.execute(statement).scalar_one()
+        self._responses[new.id] = self._conn.execute(statement).scalar_one()
+        self._scopes[new.id] = new.scope
+        self._charges.add(new.scope, num_responses=1, num_bytes=values["num_bytes"])
 
     def _add_item(self, fields: Json) -> None:
         conversation, response = fields["conversation_id"], fields["response_id"]
-        values = {
-            "id": fields["id"],
-            "body": fields["body"],
+        values = item_row(Item(fields["id"], fields["body"])) | {
             "position": fields["position"],
             "part": fields["part"],
             "conversation_num": None if conversation is None else self._conversations[conversation],
             "response_num": None if response is None else self._responses[response],
         }
         self._conn.execute(insert(items).values(values))
+        self._charges.add(self._scopes[conversation or response], num_bytes=values["num_bytes"])
+        if conversation is not None:
+            self._num_items[conversation] += 1
+            self._num_bytes[conversation] += values["num_bytes"]
 
     def _add_key(self, fields: Json) -> None:
         values = {name: fields[name] for name in ("scope", "key", "created_at")}
@@ -131,38 +235,10 @@ class _Importer:
             raise InvalidRequest(f"The id {id!r} is in the database already: nothing was imported.")
 
 
-def _response_fields(conn: Connection, row: Row[Any]) -> Json:
-    """A response in progress is given with what is journalled of it so far."""
-    entry = OpenResponse.of_row(row)
-    if row.status == Status.IN_PROGRESS:
-        read_unfolded(conn, row.owner, [entry], start=row.journal_start)
-    _, logprobs = entry.packed()
-    return {name: getattr(row, name) for name in _RESPONSE_FIELDS} | {
-        "token_ids": entry.ids.tolist(),
-        "logprobs": None if logprobs is None else _encode(logprobs),
-        "prompt_ids": None if row.prompt_ids is None else unpack_ids(row.prompt_ids),
-    }
-
-
-def _export_items(conn: Connection) -> Iterator[bytes]:
-    statement = (
-        select(
-            items,
-            conversations.c.id.label("conversation_id"),
-            responses.c.id.label("response_id"),
-        )
-        .outerjoin(conversations, conversations.c.num == items.c.conversation_num)
-        .outerjoin(responses, responses.c.num == items.c.response_num)
-        .order_by(items.c.num)
-    )
-    names = ("id", "body", "conversation_id", "position", "response_id", "part")
-    for row in _rows(conn, statement):
-        yield _line("item", {name: getattr(row, name) for name in names})
-
-
-def _rows(conn: Connection, statement: Any) -> Iterator[Row[Any]]:
-    """A few rows in memory at a time."""
-    yield from conn.execute(statement, execution_options={"yield_per": 200})
+def _conversation_fields(row: Row[Any]) -> Json:
+    one = to_conversation(row)
+    times = {"created_at": one.created_at, "updated_at": row.updated_at}
+    return {"id": one.id, "scope": one.scope, **times, "metadata": one.metadata}
 
 
 def _line(kind: str, fields: Json) -> bytes:

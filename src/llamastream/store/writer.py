@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from llamastream.errors import ChatError, StoreError, StoreUnavailable
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal
+from llamastream.store.usage import Charges
 from llamastream.types import Token
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Writer:
         self._database = database
         self._journal = journal
         self._exclusive = exclusive
+        self.charges = Charges()  # of the transaction under way
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._conn: Connection | None = None
@@ -136,6 +138,7 @@ class Writer:
     def _abandon(self, error: Exception) -> Exception:
         """Forget what the transaction has changed, and its connection. Gives what callers hear."""
         self._journal.ledger.rollback()
+        self.charges.undo(0)
         self._drop_connection()
         if is_unavailable(error):
             error = unavailable(error)
@@ -162,6 +165,7 @@ class Writer:
         ]
         self._journal.write_step()
         if is_explicit:
+            self.charges.write(conn)
             self._is_committing = True
             conn.exec_driver_sql("COMMIT")
         ledger.commit()
@@ -172,7 +176,7 @@ class Writer:
         return outcomes
 
     def _call(self, conn: Connection, fn: Callable[[Connection], Any]) -> object:
-        mark = self._journal.ledger.mark()
+        mark, charged = self._journal.ledger.mark(), self.charges.mark()
         conn.exec_driver_sql("SAVEPOINT job")
         try:
             outcome = fn(conn)
@@ -180,6 +184,7 @@ class Writer:
             if is_unavailable(error):
                 raise
             self._journal.ledger.undo(mark)
+            self.charges.undo(charged)
             conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
             outcome = error
         conn.exec_driver_sql("RELEASE SAVEPOINT job")

@@ -19,11 +19,20 @@ class FittedPrompt(NamedTuple):
     num_dropped_turns: int
 
 
-def check_prompt(num_prompt_tokens: int, *, max_tokens: int | None, max_model_len: int) -> None:
+def check_prompt(
+    num_prompt_tokens: int,
+    *,
+    max_tokens: int | None,
+    max_model_len: int,
+    param: str = "messages",
+) -> None:
     """Raises ContextLengthExceeded unless prompt and answer fit; without `max_tokens` one token of
-    answer must."""
+    answer must. `param` is what the prompt was made from."""
+    way_out = ", or ask for truncation: auto" if param == "messages" else ""
     if num_prompt_tokens + (max_tokens or 1) > max_model_len:
-        raise _too_long(num_prompt_tokens, max_tokens, max_model_len)
+        raise ContextLengthExceeded.of(
+            num_prompt_tokens, max_tokens, max_model_len, param=param, way_out=way_out
+        )
 
 
 def fit_context(
@@ -90,13 +99,3 @@ def _split(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
 
 def _num_tokens(tokenizer: Tokenizer, message: Message) -> int:
     return len(tokenizer.encode(message.content, add_bos=False)) + MESSAGE_OVERHEAD
-
-
-def _too_long(num_prompt: int, max_tokens: int | None, limit: int) -> ContextLengthExceeded:
-    wanted = "max_tokens not given" if max_tokens is None else f"max_tokens {max_tokens}"
-    return ContextLengthExceeded(
-        f"Prompt tokens and max_tokens together must be <= {limit}, the model's context. "
-        f"Given: prompt {num_prompt}, {wanted}. Shorten the conversation, lower max_tokens, or ask "
-        "for truncation: auto.",
-        param="messages",
-    )

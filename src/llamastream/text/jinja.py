@@ -5,7 +5,7 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -63,7 +63,7 @@ class JinjaFormat:
     def _start(self, messages: Sequence[Message]) -> None:
         """Give all renders of one request the same moment, and one budget together."""
         self._now = datetime.now()
-        self._environment.budget = Budget(sum(len(message.content) for message in messages))
+        self._environment.budget = Budget(sum(map(len, _texts(messages))))
 
     def _compile(self, source: str, literals: Literals | None = None) -> Template:
         """The template, with its control tokens marked if `literals` are given."""
@@ -82,7 +82,7 @@ class JinjaFormat:
 
     def _masked(self, text: str, messages: Sequence[Message]) -> str:
         """`text` with everything masked that could be a control token and is not the template's."""
-        contents = [message.content for message in messages]
+        contents = _texts(messages)
         control_texts = self._tokenizer.special_texts
         masked = mask_contents(
             text, contents, lambda c: self._render_others(messages, c), control_texts
@@ -123,9 +123,15 @@ class JinjaFormat:
             pass
 
     def _render_others(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
-        pairs = zip(messages, contents, strict=True)
+        """The prompt with `contents` in the place of `_texts(messages)`."""
+        others = iter(contents)
         try:
-            return self._render([Message(message.role, content) for message, content in pairs])
+            return self._render(
+                [
+                    Message(m.role, next(others), None if m.name is None else next(others))
+                    for m in messages
+                ]
+            )
         except InvalidRequest:
             return None
 
@@ -137,7 +143,7 @@ class JinjaFormat:
     ) -> str:
         try:
             return (template or self._template).render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
+                messages=list(map(_variables, messages)),
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
@@ -162,6 +168,17 @@ class JinjaFormat:
 
     def _strftime_now(self, form: str) -> str:
         return self._now.strftime(form)
+
+
+def _texts(messages: Iterable[Message]) -> list[str]:
+    """All that the messages' authors wrote."""
+    return [text for m in messages for text in (m.content, m.name) if text is not None]
+
+
+def _variables(message: Message) -> dict[str, str]:
+    """A message as templates know it."""
+    name = {} if message.name is None else {"name": message.name}
+    return {"role": message.role, "content": message.content, **name}
 
 
 class _RefusedError(TemplateError):

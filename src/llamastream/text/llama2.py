@@ -54,12 +54,13 @@ class Llama2Format:
 def check_tags(index: int, message: Message, tags: Iterable[str]) -> None:
     """Raises InvalidRequest for a message that holds one of `tags`."""
     for tag in tags:
-        if tag in message.content:
-            raise InvalidRequest(
-                f"messages[{index}].content must not hold {tag}, a tag of the model's prompts. "
-                "Remove it, or start the server with --allow-prompt-tags.",
-                param=f"messages[{index}].content",
-            )
+        for field, text in (("content", message.content), ("name", message.name)):
+            if text is not None and tag in text:
+                raise InvalidRequest(
+                    f"messages[{index}].{field} must not hold {tag}, a tag of the model's prompts. "
+                    "Remove it, or start the server with --allow-prompt-tags.",
+                    param=f"messages[{index}].{field}",
+                )
 
 
 def _check_roles(messages: Sequence[Message]) -> None:

@@ -104,14 +104,15 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRequest("messages must hold at least 1 message. Given: 0.", param="messages")
     for index, message in enumerate(messages):
-        try:
-            message.content.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                f"messages[{index}].content must be valid Unicode: character {error.start} is a "
-                "lone surrogate.",
-                param=f"messages[{index}].content",
-            ) from error
+        for field, text in (("content", message.content), ("name", message.name or "")):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidRequest(
+                    f"messages[{index}].{field} must be valid Unicode: character {error.start} is "
+                    "a lone surrogate.",
+                    param=f"messages[{index}].{field}",
+                ) from error
 
 
 def _template(option: str, tokenizer: Tokenizer) -> str:

@@ -1,12 +1,25 @@
-"""API keys: from an Authorization header to a scope. No keys configured: everybody is anonymous."""
+"""API keys: from a request's headers to a scope. No keys configured: everybody is anonymous."""
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from llamastream.errors import Unauthorized
 
 ANONYMOUS = ""
+KEY_HEADERS = ("x-api-key", "api-key")  # Anthropic's clients', and Azure's
+
+
+def authorization(header: Callable[[str], str | None]) -> str | None:
+    """A request's `Authorization`, or what it would be with the key that came in another header.
+
+    `header` gives the value of a header by its name in lower case.
+    """
+    given = header("authorization")
+    if given is not None:
+        return given
+    keys = (key for name in KEY_HEADERS if (key := header(name)) is not None)
+    return next((f"Bearer {key}" for key in keys), None)
 
 
 class KeyRing:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from llamastream.api.http.json_object import LARGE_BYTES, parse_object
-from llamastream.api.wire.options import Model, validate
 from llamastream.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, quoted
 
 # `curl -d` says it sends a form, some clients say text: the body decides. A multipart body cannot
@@ -26,30 +25,30 @@ Result = TypeVar("Result")
 _aside = ThreadPoolExecutor(1, "body")
 
 
-async def read_model(
-    request: Request, max_body_bytes: int, model: type[Model]
-) -> tuple[dict[str, Any], Model]:
-    """The body as a JSON object, and that as a `model`.
+async def read_json(
+    request: Request, max_body_bytes: int, make: Callable[[dict[str, Any]], Result]
+) -> tuple[dict[str, Any], Result]:
+    """The body as a JSON object, and what `make` makes of it.
 
-    Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest.
+    Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest, and what `make` raises.
     """
 
-    def check(body: bytes) -> tuple[dict[str, Any], Model]:
+    def parse(body: bytes) -> tuple[dict[str, Any], Result]:
         fields = parse_object(body)
-        return fields, validate(model, fields)
+        return fields, make(fields)
 
     body = await read_body(request, max_body_bytes)
-    return await off_loop(len(body) > LARGE_BYTES, check, body)
+    return await off_loop(len(body) > LARGE_BYTES, parse, body)
 
 
-async def read_json(request: Request, max_body_bytes: int) -> dict[str, Any]:
-    """The same without a model."""
+async def read_object(request: Request, max_body_bytes: int) -> dict[str, Any]:
+    """The same, and nothing made of it."""
     body = await read_body(request, max_body_bytes)
     return await off_loop(len(body) > LARGE_BYTES, parse_object, body)
 
 
 async def read_body(request: Request, max_body_bytes: int) -> bytes:
-    """What was sent, if it may be JSON. Raises as `read_json`; nothing over the limit is kept."""
+    """What was sent, if it may be JSON. Raises as `read_json`; no more than the limit is kept."""
     _check_type(request)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_body_bytes):

@@ -9,7 +9,7 @@ import uuid
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.auth import KeyRing, authorization
 from llamastream.api.http.errors import error_response
 from llamastream.api.http.page import ASSETS
 from llamastream.errors import Unauthorized
@@ -41,7 +41,7 @@ class Gate:
         is_open = path in OPEN_PATHS or path.startswith(ASSETS)
         if not is_open and scope.get("method") != "OPTIONS":
             try:
-                state["key_scope"] = self._keys.scope_of_header(headers.get("authorization"))
+                state["key_scope"] = self._keys.scope_of_header(authorization(headers.get))
             except Unauthorized as error:
                 await error_response(error)(scope, receive, labelled)
                 return

@@ -29,7 +29,7 @@ SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object from bytes. Raises InvalidRequest, PayloadTooLarge for too many values."""
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")  # a byte order mark, which Windows' editors write
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8: byte {error.start} is invalid.") from None
     try:

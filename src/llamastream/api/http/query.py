@@ -8,12 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.api.feed import START
-from llamastream.api.wire.options import unknown_option
-from llamastream.api.wire.responses import LOGPROBS
-from llamastream.errors import (
-    InvalidRequest,
-    quoted,
-)
+from llamastream.api.wire.options import INCLUDABLE, LOGPROBS, unknown_option
+from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
@@ -71,8 +67,11 @@ def check_include(request: Request) -> None:
     """Log-probabilities are in what was created with them; there is nothing else to include."""
     for name in INCLUDE:
         value = request.query_params.get(name, LOGPROBS)
-        if value != LOGPROBS:
-            raise InvalidRequest(f"include must be {LOGPROBS}. Given: {quoted(value)}.", param=name)
+        if value not in INCLUDABLE:
+            raise InvalidRequest(
+                f"include must be one of {', '.join(INCLUDABLE)}. Given: {quoted(value)}.",
+                param=name,
+            )
 
 
 def page_query(request: Request, *, known: Collection[str] = (), order: str = "desc") -> PageQuery:

@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from llamastream.api.feed import FeedAnswer, Opening
-from llamastream.api.http.body import read_model
+from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import HEADER, idempotency_key, refuse_key
 from llamastream.api.http.query import (
@@ -18,7 +18,7 @@ from llamastream.api.http.query import (
 from llamastream.api.responses.desk import PREFIX, Caller, ResponseDesk
 from llamastream.api.wire.messages import wire_item
 from llamastream.api.wire.response_events import frame
-from llamastream.api.wire.responses import ResponseBody, check_response
+from llamastream.api.wire.responses import parse_response
 from llamastream.config import ServeSettings
 
 
@@ -32,8 +32,7 @@ class ResponsesApi:
         self._ping_interval_s = settings.ping_interval_s
 
     async def create(self, request: Request) -> ASGIApp:
-        raw, body = await read_model(request, self._max_body_bytes, ResponseBody)
-        check_response(body)
+        raw, body = await read_json(request, self._max_body_bytes, parse_response)
         caller = _caller(request)
         if not body.is_stored:
             refuse_key(request.headers.get(HEADER))

@@ -24,26 +24,26 @@ class ChatCompletionBody(GenerationOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
-        "audio": (),
+        "tools": (),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),  # says nothing without tools
+        "functions": (),
         "function_call": ("none", "auto"),
-        "functions": ([],),
+        "audio": (),
         "modalities": (["text"],),
         "moderation": (),
-        "parallel_tool_calls": (True, False),  # says nothing without tools
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "reasoning_effort": ("none",),
         "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_completion_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None

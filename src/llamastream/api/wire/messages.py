@@ -4,10 +4,8 @@ conversations and responses."""
 from collections.abc import Collection
 from typing import Any
 
-from llamastream.errors import (
-    InvalidRequest,
-    quoted,
-)
+from llamastream.api.wire.options import asked
+from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
 from llamastream.generation.records import Item
 from llamastream.types import Message, Role
@@ -20,11 +18,14 @@ ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-# Fields that clients send back with what they were given. Empty, or of ours, they say nothing.
-MESSAGE_FIELDS = ("refusal", "tool_calls", "function_call", "audio", "annotations", "name")
-ITEM_FIELDS = {"type", "role", "content", "id", "status", "phase"}
-PART_FIELDS = ("annotations", "logprobs")
-PART_TYPES = ("input_text", "output_text", "text")
+# Fields of a message that are taken and change nothing: `cache_control` asks for what the prefix
+# cache does anyway, and no chat template reads again how an answer was found.
+HINTS = ("cache_control", "reasoning_content", "reasoning")
+MESSAGE_FIELDS = {"role", "content", "name", *HINTS}
+ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
+PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
+PART_TYPES = ("text", "input_text", "output_text")
+MAX_NAME_CHARS = 256
 MAX_TEXTS = 10_000  # messages, or parts of such as have more: each is some microseconds' work
 
 
@@ -75,12 +76,10 @@ def _check_count(raw: list[Any], where: str) -> None:
 
 
 def _parse_message(raw: dict[str, Any], where: str) -> Message:
+    raw = asked(raw)
     role = _parse_role(raw, where)
-    for name, value in raw.items():
-        is_empty = name in MESSAGE_FIELDS and value in (None, [])
-        if name not in ("role", "content") and not is_empty:
-            raise _unsupported(f"{where}.{quoted(name, mark=False)}")
-    return Message(role, "".join(_parse_content(raw, where, types=("text",))))
+    _refuse_others(raw, MESSAGE_FIELDS, where)
+    return Message(role, "".join(_parse_content(raw, role, where)), _parse_name(raw, where))
 
 
 def _parse_item(raw: object, where: str) -> Item:
@@ -88,6 +87,7 @@ def _parse_item(raw: object, where: str) -> Item:
         raise InvalidRequest(
             f"{where} must be a message. Given: {type(raw).__name__}.", param=where
         )
+    raw = asked(raw)
     kind = raw.get("type", "message")
     if kind != "message":
         raise InvalidRequest(
@@ -97,7 +97,19 @@ def _parse_item(raw: object, where: str) -> Item:
         )
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
-    return new_item(role, _parse_content(raw, where, types=PART_TYPES, known=PART_FIELDS))
+    return new_item(role, _parse_content(raw, role, where), name=_parse_name(raw, where))
+
+
+def _parse_name(raw: dict[str, Any], where: str) -> str | None:
+    name = raw.get("name") or None
+    if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME_CHARS):
+        raise InvalidRequest(
+            f"{where}.name must be a string of <= {MAX_NAME_CHARS} characters. Given: {name!r}."[
+                :300
+            ],
+            param=f"{where}.name",
+        )
+    return name
 
 
 def _parse_role(raw: dict[str, Any], where: str) -> Role:
@@ -111,32 +123,35 @@ def _parse_role(raw: dict[str, Any], where: str) -> Role:
     return ROLES[role]
 
 
-def _parse_content(
-    raw: dict[str, Any], where: str, *, types: Collection[str], known: Collection[str] = ()
-) -> list[str]:
-    """The texts of a string or of parts of `types`, which may have `known` fields."""
+def _parse_content(raw: dict[str, Any], role: Role, where: str) -> list[str]:
+    """The texts of a string, of parts or of one part. Only an answer may be without any: what it
+    said was a call."""
     content, where = raw.get("content"), f"{where}.content"
     if isinstance(content, str):
         return [content]
-    if not isinstance(content, list) or not content:
-        given = "nothing" if content is None or content == [] else type(content).__name__
+    if content is None and role == "assistant":
+        return [""]
+    if isinstance(content, dict):
+        return [_parse_part(content, where)]
+    if not isinstance(content, list):
+        given = "nothing" if content is None else type(content).__name__
         raise InvalidRequest(
             f"{where} must be a string or a list of text parts. Given: {given}.", param=where
         )
-    fields = {"type", "text", *known}
-    return [_parse_part(part, f"{where}[{k}]", types, fields) for k, part in enumerate(content)]
+    return [_parse_part(part, f"{where}[{k}]") for k, part in enumerate(content)]
 
 
-def _parse_part(part: object, where: str, types: Collection[str], known: Collection[str]) -> str:
+def _parse_part(part: object, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or kind not in types:
+    if not isinstance(part, dict) or kind not in PART_TYPES:
         given = type(part).__name__ if kind is None else quoted(kind)
         raise InvalidRequest(
-            f"{where}.type must be {' or '.join(map(repr, types))}: other kinds of content are not "
-            f"supported. Given: {given}.",
+            f"{where}.type must be {' or '.join(map(repr, PART_TYPES))}: other kinds of content "
+            f"are not supported. Given: {given}.",
             param=f"{where}.type",
         )
-    _refuse_others(part, known, where)
+    part = asked(part)
+    _refuse_others(part, PART_FIELDS, where)
     text = part.get("text")
     if not isinstance(text, str):
         raise InvalidRequest(f"{where}.text must be a string.", param=f"{where}.text")
@@ -144,10 +159,9 @@ def _parse_part(part: object, where: str, types: Collection[str], known: Collect
 
 
 def _refuse_others(raw: dict[str, Any], known: Collection[str], where: str) -> None:
-    for name, value in raw.items():
-        if name not in known and value not in (None, [], {}):
-            raise _unsupported(f"{where}.{quoted(name, mark=False)}")
-
-
-def _unsupported(field: str) -> InvalidRequest:
-    return InvalidRequest(f"{field} is not supported. Leave it out.", param=field)
+    for name in raw:
+        if name not in known:
+            raise InvalidRequest(
+                f"{where}.{quoted(name, mark=False)} is not supported. Leave it out.",
+                param=f"{where}.{name}",
+            )

@@ -3,15 +3,25 @@
 A model's field is an option's name on the wire; None means the default. Ranges of sampling
 parameters are checked once, by SamplingParams. An option of OpenAI's that is not implemented is
 taken only with a value that means the same as leaving it out.
+
+One rule for all objects of all bodies: null, [] and {} ask for nothing (`is_asked`), also where the
+name is unknown.
 """
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from llamastream.errors import (
     MAX_PARAM_CHARS,
@@ -34,8 +44,25 @@ SAMPLING_OPTIONS = {
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 }
 
+LOGPROBS = "message.output_text.logprobs"
+# What a response may be asked to show besides. Of these only LOGPROBS are in answers here: nobody
+# reasons in secret, and no tool of the server's own is called.
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "message.input_image.image_url",
+]
+INCLUDABLE: tuple[str, ...] = get_args(Includable)
+NoLimit = BeforeValidator(lambda value: None if value == -1 else value)
+"""-1 tokens, as llama.cpp and Ollama write it, are as many as there is room for."""
+
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
-MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+MaxTokens = Annotated[Annotated[int, Field(ge=1, le=2**31 - 1)] | None, NoLimit]
 Metadata = Annotated[
     dict[
         Annotated[str, Field(max_length=64)],
@@ -45,12 +72,33 @@ Metadata = Annotated[
 ]
 
 
+def is_asked(value: Any) -> bool:
+    """Whether a value says anything: null, [], {} and objects of such values do not."""
+    if isinstance(value, dict):
+        return any(map(is_asked, value.values()))
+    return value is not None and value != []
+
+
+def asked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say anything."""
+    return {name: value for name, value in fields.items() if is_asked(value)}
+
+
 class WireModel(BaseModel):
     """No conversion between types, no unknown options."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     UNSUPPORTED: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    """Options of OpenAI's that we do not implement -> the values that ask for nothing."""
+    """Options of OpenAI's that we do not implement -> the values that ask for nothing beside null,
+    [] and {}. The first that asks is named in the error: causes stand before what needs them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {name: part for name, part in value.items() if name in required or is_asked(part)}
 
 
 Model = TypeVar("Model", bound=WireModel)
@@ -63,10 +111,13 @@ class ChangedMetadata(WireModel):
 class StreamOptions(WireModel):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: Literal[False] | None = None  # vLLM's
 
 
-def _stop_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def stop_list(value: Any) -> Any:
+    """One string or several; an empty one stops nothing."""
+    value = [value] if isinstance(value, str) else value
+    return [text for text in value if text != ""] if isinstance(value, list) else value
 
 
 def _token_biases(value: Any) -> Any:
@@ -133,11 +184,11 @@ class GenerationOptions(SamplingOptions):
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
             Field(max_length=MAX_STOPS),
-            BeforeValidator(_stop_list),
+            BeforeValidator(stop_list),
         ]
         | None
     ) = None
-    max_tokens: MaxTokens | None = None
+    max_tokens: MaxTokens = None
     logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -153,7 +204,7 @@ class GenerationOptions(SamplingOptions):
     def build(
         self, prompt: Prompt, sampling: SamplingParams, *, scope: str, label: str
     ) -> ChatRequest:
-        if self.stream_options is not None and not self.stream:
+        if self.include_usage and not self.stream:
             raise InvalidRequest(
                 "stream_options is allowed only with `stream: true`.", param="stream_options"
             )
@@ -173,9 +224,10 @@ class GenerationOptions(SamplingOptions):
 
 def validate(model: type[Model], body: dict[str, Any]) -> Model:
     """`body` as a `model`. Raises InvalidRequest that names field, limit and value."""
-    for name in sorted(model.UNSUPPORTED.keys() & body.keys()):
-        value, harmless = body[name], model.UNSUPPORTED[name]
-        if value is not None and not any(_same(value, default) for default in harmless):
+    for name, harmless in model.UNSUPPORTED.items():
+        value = body.get(name)
+        value = asked(value) if isinstance(value, dict) else value
+        if is_asked(value) and not any(_same(value, default) for default in harmless):
             raise InvalidRequest(f"{name} is not supported. Leave it out.", param=name)
     try:
         return model.model_validate({k: v for k, v in body.items() if k not in model.UNSUPPORTED})

@@ -4,13 +4,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamastream.api.wire.options import MaxTokens, Metadata, SamplingOptions, WireModel
+from llamastream.api.wire.options import (
+    LOGPROBS,
+    Includable,
+    MaxTokens,
+    Metadata,
+    SamplingOptions,
+    WireModel,
+    validate,
+)
 from llamastream.errors import InvalidRequest
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Message
 
 MAX_INSTRUCTIONS_CHARS = 2**20
-LOGPROBS = "message.output_text.logprobs"
 
 
 class TextFormat(WireModel):
@@ -32,20 +39,20 @@ class ResponseStreamOptions(WireModel):
 
 class ResponseBody(SamplingOptions):
     UNSUPPORTED = {
+        "tools": (),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "max_tool_calls": (),
         "access_programs": (),
         "background_options": (),
-        "context_management": ([],),
+        "context_management": (),
         "image": (),
-        "max_tool_calls": (),
         "moderation": (),
-        "parallel_tool_calls": (True, False),
         "prompt": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
+        "reasoning": ({"effort": "none"},),
         "service_tier": ("auto", "default"),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
     }
 
     input: Any = None
@@ -56,10 +63,10 @@ class ResponseBody(SamplingOptions):
     background: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     metadata: Metadata | None = None
-    max_output_tokens: MaxTokens | None = None
+    max_output_tokens: MaxTokens = None
     truncation: Literal["disabled", "auto"] | None = None
     text: TextOptions | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @property
@@ -117,8 +124,9 @@ class ResponseBody(SamplingOptions):
         }
 
 
-def check_response(parsed: ResponseBody) -> None:
-    """What no field can know of another. Raises InvalidRequest."""
+def parse_response(body: dict[str, Any]) -> ResponseBody:
+    """Raises InvalidRequest."""
+    parsed = validate(ResponseBody, body)
     if parsed.conversation is not None and parsed.previous_response_id is not None:
         raise InvalidRequest(
             "conversation and previous_response_id cannot both be given: send one of them.",
@@ -130,3 +138,4 @@ def check_response(parsed: ResponseBody) -> None:
         for name in ("background", "conversation"):
             if getattr(parsed, name):
                 raise InvalidRequest(f"{name} needs `store: true`.", param=name)
+    return parsed

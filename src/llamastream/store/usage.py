@@ -1,0 +1,63 @@
+"""What each scope keeps, counted in the transaction that changes it: to ask costs one row.
+
+Jobs say what they add and take away; the writer puts it into the database right before it commits,
+in the order of scopes, so that servers on one database cannot wait for each other in a ring.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+from sqlalchemy import Connection, select, text
+
+from llamastream.store.records import ScopeUsage
+from llamastream.store.tables import scope_usage
+
+_ADD = text(
+    "INSERT INTO scope_usage (scope, num_responses, num_bytes) "
+    "VALUES (:scope, :num_responses, :num_bytes) ON CONFLICT (scope) DO UPDATE SET "
+    "num_responses = scope_usage.num_responses + excluded.num_responses, "
+    "num_bytes = scope_usage.num_bytes + excluded.num_bytes"
+)
+
+
+class _Charge(NamedTuple):
+    scope: str
+    num_responses: int
+    num_bytes: int
+
+
+class Charges:
+    """Those of the transaction under way. The writer's thread alone uses it."""
+
+    def __init__(self) -> None:
+        self._charges: list[_Charge] = []
+
+    def add(self, scope: str, *, num_responses: int = 0, num_bytes: int = 0) -> None:
+        """Negative for what is deleted."""
+        self._charges.append(_Charge(scope, num_responses, num_bytes))
+
+    def mark(self) -> int:
+        """A place to `undo` to."""
+        return len(self._charges)
+
+    def undo(self, mark: int) -> None:
+        del self._charges[mark:]
+
+    def write(self, conn: Connection) -> None:
+        """Put them into the database, within the caller's transaction."""
+        num_responses: Counter[str] = Counter()
+        num_bytes: Counter[str] = Counter()
+        for charge in self._charges:
+            num_responses[charge.scope] += charge.num_responses
+            num_bytes[charge.scope] += charge.num_bytes
+        for scope in sorted(num_bytes):
+            values = {"num_responses": num_responses[scope], "num_bytes": num_bytes[scope]}
+            if any(values.values()):
+                conn.execute(_ADD, values | {"scope": scope})
+        self._charges.clear()
+
+
+def read_usage(conn: Connection, scope: str) -> ScopeUsage:
+    columns = (scope_usage.c.num_responses, scope_usage.c.num_bytes)
+    row = conn.execute(select(*columns).where(scope_usage.c.scope == scope)).one_or_none()
+    return ScopeUsage(0, 0) if row is None else ScopeUsage(*row)

@@ -23,7 +23,7 @@ from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import grpc_port
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service, says
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import call_bytes, stream_doc, texts
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "nginx.conf"
@@ -75,7 +75,10 @@ async def front(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
             credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
             options = (("grpc.ssl_target_name_override", NAME),)
             channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
-            async with httpx.AsyncClient(base_url=url, verify=tls, timeout=10) as http, channel:
+            async with (
+                httpx.AsyncClient(base_url=url, verify=tls, timeout=LIMIT_S) as http,
+                channel,
+            ):
                 yield Front(url, engine, http, tls, channel)
 
 

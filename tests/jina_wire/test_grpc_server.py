@@ -17,6 +17,7 @@ from llamastream.jina.grpc_server import serve_grpc
 from llamastream.types import FinishReason
 from tests.doubles.jina_servers import KEY, Readiness, Start
 from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.waiting import LIMIT_S
 
 ANYBODY = KeyRing().scope_of_header
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
@@ -201,7 +202,7 @@ async def test_cancel_closes_the_stream_while_it_waits(start_grpc: Start) -> Non
         call = stream_doc(channel)
         await call.read()
         call.cancel()
-        await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+        await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_deadline_closes_the_stream(start_grpc: Start) -> None:
@@ -210,7 +211,7 @@ async def test_deadline_closes_the_stream(start_grpc: Start) -> None:
     async with connect(port) as channel:
         error = await failure(stream_doc(channel, timeout=0.2))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+        await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
@@ -220,7 +221,7 @@ async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
     call = stream_doc(channel)
     await call.read()
     await channel.close()
-    await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+    await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_stop_ends_running_streams_and_closes_them() -> None:
@@ -230,7 +231,7 @@ async def test_stop_ends_running_streams_and_closes_them() -> None:
         call = stream_doc(channel)
         await call.read()
         await server.stop(0)
-        await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+        await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
         await failure(call)
 
 

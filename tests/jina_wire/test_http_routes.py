@@ -17,14 +17,14 @@ from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import KEY, MAX_BODY_BYTES, Readiness, Start, http_port
 from tests.doubles.scripted_service import ScriptedService
 from tests.doubles.service import running_responses, says
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 
 PROMPT = {"id": "0" * 32, "prompt": "Hi", "max_tokens": 5}
 SSE = {"accept": "text/event-stream"}
 
 
 def client(port: int) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S)
 
 
 async def ask(port: int, method: str = "GET", **options: Any) -> httpx.Response:
@@ -99,7 +99,7 @@ async def test_leaving_closes_the_stream_while_it_waits(start_http: Start) -> No
     port = await start_http(service)
     async with client(port) as http, http.stream("GET", "/stream", json=PROMPT) as response:
         await anext(response.aiter_raw())
-    await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+    await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_error_in_the_middle_is_one_error_event_at_the_end(start_http: Start) -> None:

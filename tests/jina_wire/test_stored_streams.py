@@ -16,7 +16,7 @@ from llamastream.jina.reading import document_fields
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import grpc_port, http_port
 from tests.doubles.service import running_responses, says
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import call_bytes, connect, failure, stream_doc
 
 TEXT = "a🙂é."  # one token per byte
@@ -38,7 +38,7 @@ def serve(tmp_path: Path) -> Start:
             grpc_port(responses.chat, responses=responses, keys=keys) as rpc,
             http_port(responses.chat, responses=responses, keys=keys) as web,
             connect(rpc) as channel,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=10) as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=LIMIT_S) as http,
         ):
             yield responses, channel, http
 

@@ -272,6 +272,11 @@ class ServeSettings(Settings):
         description="Web origins that may call the service from a browser, e.g. "
         "https://chat.example.org; several with commas, * for all. [none]",
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names by which a server without a key may be called, beside localhost and IP "
+        "addresses, e.g. chat.example.org; several with commas, * for all. [none]",
+    )
     page: bool = Field(True, description="Serve the chat page at /.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log: debug, info, warning or error."

@@ -5,11 +5,13 @@ ChatError
 │   ├── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
 │   └── IdempotencyConflict (400)    an Idempotency-Key seen before, with another request
 ├── Unauthorized (401)
+├── Forbidden (403)                  what a web page of another origin may not do
 ├── NotFound (404)
 │   └── ModelNotFound (404)          a model name that is not served here
 ├── RequestTimeout (408)             a request that does not come to its end
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
+├── MisdirectedRequest (421)         a host that this server is not
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
 ├── InternalError (500)              our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
@@ -81,6 +83,16 @@ class IdempotencyConflict(InvalidRequest):
 class Unauthorized(ChatError):
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(ChatError):
+    status = 403
+    code = "forbidden"
+
+
+class MisdirectedRequest(ChatError):
+    status = 421
+    code = "misdirected_request"
 
 
 class NotFound(ChatError):

@@ -207,7 +207,12 @@ async def test_a_reader_that_takes_nothing_is_given_up(front: Front) -> None:
     front.engine.script = lambda _: [ord("x")]  # for ever
     front.engine.max_model_len = 1_000_000
     data = json.dumps(chat_body(stream=True, logprobs=True, top_logprobs=20)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    lines = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        f"Content-Length: {len(data)}",
+    )
+    head = "\r\n".join([*lines, "", ""])
     url = httpx.URL(front.url)
     _, writer = await asyncio.open_connection(url.host, url.port, ssl=front.tls, limit=1024)
     writer.write(head.encode() + data)

@@ -344,3 +344,17 @@ async def test_reflection_describes_every_service(start_grpc: Start, version: st
         for name in names - {"grpc.reflection.v1.ServerReflection"}:
             await call.write(ask(file_containing_symbol=name))
             assert (await call.read()).file_descriptor_response.file_descriptor_proto, name
+
+
+async def test_a_browser_cannot_speak_to_it(start_grpc: Start) -> None:
+    """Without TLS a browser speaks HTTP/1.1, and the port knows only HTTP/2."""
+    service = ScriptedService("a")
+    port = await start_grpc(service)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    path = STREAM_DOC.encode()
+    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+    async with asyncio.timeout(LIMIT_S):
+        answer = await reader.read()  # to the end of the connection
+    writer.close()
+    assert b"HTTP/1.1 200" not in answer
+    assert not service.requests

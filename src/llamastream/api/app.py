@@ -13,6 +13,7 @@ from llamastream.api.completions_api import CompletionsApi
 from llamastream.api.conversations import ConversationsApi
 from llamastream.api.http import errors
 from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.gate import Gate
 from llamastream.api.http.page import page_routes
 from llamastream.api.operator import OperatorApi
@@ -101,7 +102,7 @@ def _stored_routes(
     desk = ResponseDesk(responses)
     api = ResponsesApi(desk, settings)
     return [
-        WebSocketRoute("/v1/responses", ResponsesSocket(desk, settings).serve),
+        WebSocketRoute("/v1/responses", ResponsesSocket(desk).serve),
         Route("/v1/responses", api.create, methods=["POST"]),
         Route("/v1/responses/{id}", api.retrieve, methods=["GET"]),
         Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
@@ -138,8 +139,12 @@ def key_ring(settings: ServeSettings) -> KeyRing:
 
 def _middleware(settings: ServeSettings, keys: KeyRing) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
-    gate = Middleware(Gate, keys=keys)
     origins = split_commas(settings.cors_origins)
+    browsers = BrowserRules(
+        origins=origins,
+        hosts=[settings.host, *split_commas(settings.allowed_hosts)],
+    )
+    gate = Middleware(Gate, keys=keys, browsers=browsers)
     if not origins:
         return [gate]
     cors = Middleware(

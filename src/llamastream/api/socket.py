@@ -9,7 +9,6 @@ responses may run on one socket: the `stream_id` given with a message comes back
 import asyncio
 import logging
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field
@@ -22,13 +21,12 @@ from llamastream.api.http.json_object import LARGE_BYTES, parse_object
 from llamastream.api.responses.desk import Caller, ResponseDesk
 from llamastream.api.wire.options import Label, WireModel, asked, validate
 from llamastream.api.wire.responses import parse_response
-from llamastream.config import ServeSettings
 from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded, quoted
 
 logger = logging.getLogger(__name__)
 
 MAX_LANES = 64  # responses followed at the same time on one socket
-UNSUPPORTED_DATA, POLICY_VIOLATION, INTERNAL_ERROR = 1003, 1008, 1011
+UNSUPPORTED_DATA, INTERNAL_ERROR = 1003, 1011
 
 
 class ClientMessage(WireModel):
@@ -60,24 +58,13 @@ class ResumeMessage(ClientMessage):
 class ResponsesSocket:
     """The endpoint: one `Session` per connection."""
 
-    def __init__(self, desk: ResponseDesk, settings: ServeSettings) -> None:
+    def __init__(self, desk: ResponseDesk) -> None:
         self._desk = desk
-        self._origins = {part.strip() for part in (settings.cors_origins or "").split(",")}
 
     async def serve(self, websocket: WebSocket) -> None:
-        if not self._is_allowed(websocket):
-            # Browsers let any page open a socket to any server: the origin is all there is.
-            await websocket.close(POLICY_VIOLATION, "This web origin is not in --cors-origins.")
-            return
         await websocket.accept()
         caller = Caller(websocket.state.key_scope, websocket.state.label)
         await Session(websocket, self._desk, caller).run()
-
-    def _is_allowed(self, websocket: WebSocket) -> bool:
-        origin = websocket.headers.get("origin")
-        if origin is None or "*" in self._origins or origin in self._origins:
-            return True
-        return urlsplit(origin).netloc == websocket.headers.get("host")
 
 
 class Session:

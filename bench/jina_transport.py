@@ -15,53 +15,61 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvloop
 from http2_reader import read_streams
 
+from llamastream.errors import ChatError
+from llamastream.generation import End, Generation, NewAnswer
+from llamastream.generation.choice import TextRules
+from llamastream.generation.generation import Details
 from llamastream.jina import wire
-from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import serve_grpc
-from llamastream.types import ChatRequest, Delta, Usage
+from llamastream.jina.service import StreamService
+from llamastream.records import Status
+from llamastream.types import ChatRequest, Usage
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
+RULES = TextRules((), frozenset(), False, True, False)
 RIVAL = Path(__file__).parent / "jina_rival.py"
 
 
-class ScriptedStream:
-    """One delta per read, with a turn for the other streams before it."""
+class Scripted:
+    """Answers of one delta per turn of the loop; their own keeper."""
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
-        self._made = 0
+    def __init__(self) -> None:
+        self._playing: set[asyncio.Task[None]] = set()
 
-    @property
-    def exhausted(self) -> bool:
-        return self._made >= self._max_tokens
+    def is_ready(self) -> bool:
+        return True
 
-    async def read(self) -> list[Delta]:
-        await asyncio.sleep(0)
-        self._made += 1
-        return [Delta(0, self._made - 1, " token", (self._made - 1,))]
-
-    def usage(self) -> Usage:
-        return Usage(1, 0, self._made)
-
-    async def aclose(self) -> None:
-        pass
-
-
-class ScriptedService:
-    async def open(self, request: ChatRequest) -> ScriptedStream:
+    async def open(self, request: ChatRequest, new: NewAnswer) -> Generation:
+        details = Details(new.wire, RULES, False, 0, "m", None)
+        generation = Generation(new.id, details, [], self, created_at=0.0)
         assert request.sampling.max_tokens is not None
-        return ScriptedStream(request.sampling.max_tokens)
+        playing = asyncio.create_task(self._play(generation, request.sampling.max_tokens))
+        self._playing.add(playing)
+        playing.add_done_callback(self._playing.discard)
+        return generation
+
+    async def _play(self, generation: Generation, max_tokens: int) -> None:
+        for number in range(max_tokens):
+            await asyncio.sleep(0)
+            generation.log.append(0, " token", number)
+            generation.publish(number + 1)
+        generation.finish(End(Status.COMPLETED, Usage(1, 0, max_tokens), 0.0))
+
+    def drawn(self, generations: Sequence[Generation]) -> None: ...
+    def ended(self, generation: Generation) -> None: ...
+    def failed(self, generation: Generation, error: ChatError) -> None: ...
+    def readers_changed(self, generation: Generation, change: int) -> None: ...
 
 
 async def serve_ours(port: int) -> None:
-    desk = StreamDesk(ScriptedService(), authorize=lambda _: "", ready=lambda: True)
-    server = await serve_grpc(desk, port=port)
+    streams = StreamService(Scripted(), authorize=lambda _: "")  # type: ignore[arg-type]
+    server = await serve_grpc(streams, port=port)
     print("READY", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop(0)

@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "codec.h"
 #include "half.h"
 #include "kernels.h"
 
@@ -37,19 +38,24 @@ static void expect_same(const std::vector<T>& a, const std::vector<T>& b, const 
 
 struct QuantizedRows {
   std::vector<int8_t> low, high;
-  std::vector<Inputs::Group> groups;
+  std::vector<Inputs::Block> blocks;
+  int k;
 
-  explicit QuantizedRows(int n) : low(n * kGroup), high(n * kGroup), groups(n) {}
-  Inputs inputs() { return {low.data(), high.data(), groups.data()}; }
+  QuantizedRows(int rows, int columns) : low(rows * columns), high(rows * columns), k(columns) {
+    blocks.resize(rows * inputs().blocks());
+    std::memset((void*)blocks.data(), 0, blocks.size() * sizeof(Inputs::Block));
+  }
+  Inputs inputs() { return {low.data(), high.data(), blocks.data(), k}; }
 };
 
-// Values of which every seventh is much larger than its group, or in the last group so large that the rest is lost.
-static QuantizedRows quantize(const Kernels& kernels, std::vector<float> x) {
-  const int n = (int)x.size(), groups = n / kGroup;
+// Values of which every seventh is much larger than its block, or in the last 32 so large that the rest is lost.
+static QuantizedRows quantize(const Kernels& kernels, std::vector<float> x, int k) {
+  const int n = (int)x.size(), rows = n / k;
   for (int i = 0; i < n; i += 7) x[i] *= i < n - kGroup ? 50 : 5000;
-  QuantizedRows rows(groups);
-  kernels.quantize(x.data(), groups, 4, rows.inputs());
-  return rows;
+  for (int i = 0; i < k && rows > 3; i++) x[2 * k + i] = i % 40 ? 1 : -1;  // no outliers
+  QuantizedRows q(rows, k);
+  for (int r = 0; r < rows; r++) kernels.quantize(x.data() + r * k, 4, q.inputs().row(r));
+  return q;
 }
 
 static void check_rows(const Kernels& a, const Kernels& b) {
@@ -58,15 +64,16 @@ static void check_rows(const Kernels& a, const Kernels& b) {
   std::vector<float> u(n), v(n), s(n), t(n);
   a.rms_norm(x.data(), w.data(), 1e-5f, n, u.data()), b.rms_norm(x.data(), w.data(), 1e-5f, n, v.data());
   expect_same(u, v, "rms_norm");
-  a.swiglu(x.data(), n / 32, u.data()), b.swiglu(x.data(), n / 32, v.data());
+  a.swiglu(x.data(), w.data(), n, u.data()), b.swiglu(x.data(), w.data(), n, v.data());
   expect_same(u, v, "swiglu");
   a.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, u.data());
   b.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, v.data());
   expect_same(u, v, "rope");
-  const QuantizedRows q = quantize(a, x), r = quantize(b, x);
+  const auto long_rows = floats(4 * 576, 3);
+  const QuantizedRows q = quantize(a, long_rows, 576), r = quantize(b, long_rows, 576);
   expect_same(q.low, r.low, "quantize's low parts");
   expect_same(q.high, r.high, "quantize's high parts");
-  expect_same(q.groups, r.groups, "quantize's groups");
+  expect_same(q.blocks, r.blocks, "quantize's blocks");
   const auto logits = floats(1000, 9);
   std::vector<float> p(1000), o(1000), c(4), d(4);
   bool one, other;
@@ -89,28 +96,102 @@ static std::vector<Line> aligned(const std::vector<T>& v) {
   return lines;
 }
 
+// Random codes, at their extremes in some rows, and scales of either sign.
+static RowSpan random_span(const FormatInfo& of, int row) {
+  RowSpan x;
+  const auto codes = bytes(sizeof x.u), scales = bytes(32);
+  const int most = of.has_table ? 15 : (1 << of.bits) - 1;
+  for (int i = 0; i < of.span; i++) x.u[i] = row % 5 == 3 ? most : codes[i] & most;
+  for (int g = 0; g < of.scales(); g++) {
+    const int s = row % 5 == 3 ? 63 : scales[g] & 63;
+    x.s[g] = (int8_t)(of.packs_scales() ? s & 15 : of.has_minima ? s : of.bits == 6 ? 2 * s - 127 : s - 32);
+    x.t[g] = scales[16 + g] & (of.packs_scales() ? 15 : 63);
+  }
+  x.d = float_to_half(floats(1, 0.01f)[0]), x.m = float_to_half(floats(1, 0.01f)[0]);
+  return x;
+}
+
+struct Tiles {
+  std::vector<uint8_t> bytes;
+  std::vector<float> values;  // (rows, k)
+};
+
+static Tiles make_tiles(Format format, int num_tiles, int k) {
+  const FormatInfo& of = info(format);
+  Tiles tiles{std::vector<uint8_t>((size_t)num_tiles * k / of.span * of.tile_bytes()),
+              std::vector<float>((size_t)num_tiles * kLanes * k)};
+  for (int t = 0; t < num_tiles; t++)
+    for (int c = 0; c < k / of.span; c++) {
+      RowSpan rows[kLanes];
+      uint8_t* tile = tiles.bytes.data() + ((size_t)t * (k / of.span) + c) * of.tile_bytes();
+      for (int i = 0; i < kLanes; i++) {
+        rows[i] = random_span(of, t * kLanes + i);
+        values(format, rows[i], &tiles.values[(size_t)(t * kLanes + i) * k + c * of.span]);
+      }
+      pack(format, rows, tile);
+      for (int i = 0; i < kLanes; i++) {
+        RowSpan back;
+        std::vector<float> u(of.span), v(of.span);
+        unpack(format, tile, i, back);
+        values(format, rows[i], u.data()), values(format, back, v.data());
+        expect_same(u, v, "pack and unpack");
+      }
+    }
+  return tiles;
+}
+
+// What the rounded inputs stand for.
+static std::vector<double> input_values(QuantizedRows& q, int rows) {
+  std::vector<double> x(q.low.size());
+  for (int r = 0; r < rows; r++)
+    for (int i = 0; i < q.k; i++) {
+      const Inputs in = q.inputs().row(r);
+      const Inputs::Block& b = in.block[i / kBlock];
+      x[r * q.k + i] = b.scale * ((b.marks >> i % kBlock / 4 & 1 ? 255.0 * in.high[i] : 0) + in.low[i]);
+    }
+  return x;
+}
+
 static void check_products(const Kernels& a, const Kernels& b) {
-  const int rows = 7, num_tiles = 8, groups = 3, k = groups * kGroup, ldo = num_tiles * kLanes;
-  const auto start = aligned(floats(rows * ldo));
-  for (int flags = 0; flags < 6; flags++) {
-    const bool nibbles = flags & 1;
-    const Then then = (Then)(flags / 2);
-    auto tiles = aligned(bytes((size_t)num_tiles * groups * tile_bytes(nibbles)));
-    uint8_t* first = (uint8_t*)tiles.data();
-    for (int i = 0; i < num_tiles * groups; i++)
-      for (int j = 0; j < 2 * kLanes; j++)
-        ((uint16_t*)(first + (i + 1) * tile_bytes(nibbles)))[-1 - j] = float_to_half(floats(1, 0.01f)[0]);
-    const auto wide = floats((size_t)num_tiles * k * kLanes), x = floats(rows * k);
-    QuantizedRows q = quantize(a, x);
-    Prefetch none{};
-    auto run = [&](const Kernels& kernels, std::vector<Line>& out) {
-      kernels.gemm_q8({first, nibbles, num_tiles, groups, q.inputs(), rows, out[0].lane, ldo, then, first, &none});
-    };
+  const int rows = 71, num_tiles = 3;
+  for (int f = (int)Format::a8; f < kFormats; f++) {
+    const Format format = (Format)f;
+    const int k = info(format).span == kGroup ? 576 : 768, ldo = num_tiles * kLanes;
+    const Tiles tiles = make_tiles(format, num_tiles, k);
+    QuantizedRows q = quantize(a, floats(rows * k), k);
+    const auto x = input_values(q, rows);
+    const auto start = aligned(floats(rows * ldo));
+    for (int flags = 0; flags < 12; flags++) {
+      const int count = (const int[]){1, 7, rows, 4}[flags / 3];
+      const Then then = (Then)(flags % 3);
+      auto run = [&](const Kernels& kernels) {
+        auto out = start;
+        Prefetch none{};
+        kernels.gemm({tiles.bytes.data(), format, num_tiles, q.inputs(), count, out[0].lane, ldo, then, &none});
+        return out;
+      };
+      const auto u = run(a), v = run(b);
+      expect_same(u, v, info(format).name);
+      for (int i = 0; then != Then::add && i < count * ldo; i++) {
+        double sum = 0, size = 0;
+        for (int c = 0; c < k; c++) {
+          const double term = x[i / ldo * k + c] * tiles.values[(size_t)(i % ldo) * k + c];
+          sum += term, size += std::abs(term);
+        }
+        expect(std::abs(sum - u[i / kLanes].lane[i % kLanes]) <= 1e-5 * size, info(format).name);
+      }
+    }
+  }
+}
+
+static void check_float_products(const Kernels& a, const Kernels& b) {
+  const int rows = 7, num_tiles = 8, k = 96, ldo = num_tiles * kLanes;
+  const auto start = aligned(floats(rows * ldo)), wide = aligned(floats((size_t)num_tiles * k * kLanes));
+  const auto x = floats(rows * k);
+  for (Then then : {Then::store, Then::add, Then::stream}) {
     auto u = start, v = start;
-    run(a, u), run(b, v);
-    expect_same(u, v, "gemm_q8");
-    a.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, u[0].lane, ldo, then});
-    b.gemm_f32({wide.data(), num_tiles, k - 1, x.data(), k, rows, v[0].lane, ldo, then});
+    a.gemm_f32({wide[0].lane, num_tiles, k - 1, x.data(), k, rows, u[0].lane, ldo, then});
+    b.gemm_f32({wide[0].lane, num_tiles, k - 1, x.data(), k, rows, v[0].lane, ldo, then});
     expect_same(u, v, "gemm_f32");
   }
 }
@@ -156,6 +237,7 @@ int main() {
     if (!kernels) continue;
     check_rows(portable, *kernels);
     check_products(portable, *kernels);
+    check_float_products(portable, *kernels);
     check_attention(portable, *kernels);
     std::printf("%s ok\n", isa);
   }

@@ -23,6 +23,13 @@ static inline float half_to_float(uint16_t h) {
   return sign ? -subnormal : subnormal;
 }
 
+// The same without branches, so that compilers vectorise it; what is not finite gives infinity.
+static inline float finite_half_to_float(uint16_t h) {
+  const uint32_t magnitude = h & 0x7fff, sign = (uint32_t)(h & 0x8000) << 16;
+  const uint32_t value = float_to_bits(bits_to_float(magnitude << 13) * 0x1p112f);
+  return bits_to_float(sign | (magnitude >= 0x7c00 ? 0x7f800000 : value));
+}
+
 static inline uint16_t float_to_half(float f) {
   const uint32_t u = float_to_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
   if (a >= 0x47800000) return sign | (a > 0x7f800000 ? 0x7e00 : 0x7c00);

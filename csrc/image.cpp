@@ -1,36 +1,108 @@
-// The packed weights as a file, so that every start after the first reads them ready to use.
+// The file of packed weights: a header, a record of each tensor, the tensors.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
 
-#include "kernels.h"
 #include "weights.h"
 
 static constexpr char kMagic[8] = {'L', 'S', 'T', 'W', 'G', 'T', 'S', '\n'};
-static constexpr uint32_t kVersion = 3;           // of tile layout and quantiser: raise it when either changes
-static constexpr size_t kHeaderBytes = 4096;      // keeps the payload aligned
-static constexpr size_t kPiece = (size_t)1 << 20;  // read and digested at once, while it is in the cache
+static constexpr uint32_t kVersion = 4;            // of layout, quantiser and arithmetic: raise it when one changes
+static constexpr size_t kPage = 4096;
+static constexpr size_t kPiece = (size_t)1 << 20;  // digested at once
 
-struct Header {
+struct Weights::Header {
   char magic[8];
   uint32_t version;
-  ModelShape shape;
-  uint64_t bytes, digest;
+  Precision precision;
+  uint64_t bytes, digest, tensors;
   char key[1024];
-  uint8_t nibbles[2048];  // one per matrix
 };
-static_assert(sizeof(Header) <= kHeaderBytes);
+
+struct Weights::Record {
+  char place[48];
+  Format format;
+  int32_t rows, columns;
+  uint64_t offset;
+};
+
+File::~File() {
+  if (fd >= 0) close(fd);
+}
+
+static std::runtime_error failure(const std::string& path, const std::string& what) {
+  return std::runtime_error(path + ": " + what);
+}
+
+static int create(const std::string& path) {
+  if (!path.empty()) return open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+#ifdef __linux__
+  return memfd_create("weights", MFD_CLOEXEC);
+#else
+  char name[] = "/tmp/weights-XXXXXX";
+  const int fd = mkstemp(name);
+  unlink(name);
+  return fd;
+#endif
+}
+
+Weights::Weights(std::vector<TensorSpec> specs, Precision p, int threads, std::string path, std::string key)
+    : Weights(std::move(specs), p, threads) {
+  if (key.size() >= sizeof Header::key) throw std::invalid_argument("key must be shorter than 1,024 bytes.");
+  path_ = std::move(path), key_ = std::move(key);
+  if (!path_.empty()) temporary_ = path_ + "." + std::to_string(getpid()) + ".tmp";
+  file_ = File(create(temporary_));
+  if (file_.fd < 0) throw failure(temporary_, std::strerror(errno));
+  size_ = header_bytes();
+}
+
+Weights::~Weights() {
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+size_t Weights::header_bytes() const {
+  return (sizeof(Header) + entries_.size() * sizeof(Record) + kPage - 1) / kPage * kPage;
+}
+
+std::vector<Weights::Record> Weights::records() const {
+  std::vector<Record> all(entries_.size());
+  std::memset((void*)all.data(), 0, all.size() * sizeof(Record));
+  for (size_t i = 0; i < all.size(); i++) {
+    const Entry& e = entries_[i];
+    if (e.spec.place.size() >= sizeof Record::place) throw std::invalid_argument("places must be shorter than 48 bytes.");
+    std::memcpy(all[i].place, e.spec.place.data(), e.spec.place.size());
+    all[i].format = e.format, all[i].rows = e.spec.rows, all[i].columns = e.spec.columns, all[i].offset = e.offset;
+  }
+  return all;
+}
+
+void Weights::write(const uint8_t* data, size_t bytes, size_t at) const {
+  while (bytes) {
+    const ssize_t n = pwrite(file_.fd, data, bytes, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw failure(temporary_, std::strerror(errno));
+    data += n, bytes -= n, at += n;
+  }
+}
+
+void Weights::map(File& file) {
+  memory_ = Memory::map_file(file.fd, size_);
+  for (Entry& e : entries_)
+    e.tensor = {e.format, e.spec.rows, e.spec.columns, (const uint8_t*)memory_.data() + e.offset};
+}
 
 // Eight independent chains of multiplications over 64-byte lines: guards against damage, not against malice.
 static uint64_t digest_piece(const char* data, size_t bytes) {
   uint64_t lane[8];
   for (int i = 0; i < 8; i++) lane[i] = 0x9e3779b97f4a7c15ull * (i + 1);
-  for (size_t at = 0; at < bytes; at += 64)
+  size_t at = 0;
+  for (; at + 64 <= bytes; at += 64)
     for (int i = 0; i < 8; i++) {
       uint64_t word;
       std::memcpy(&word, data + at + 8 * i, 8);
@@ -38,135 +110,48 @@ static uint64_t digest_piece(const char* data, size_t bytes) {
       lane[i] ^= lane[i] >> 32;
     }
   uint64_t all = bytes;
+  for (; at < bytes; at++) all = (all ^ (uint8_t)data[at]) * 0xc4ceb9fe1a85ec53ull;
   for (uint64_t l : lane) all = (all ^ l) * 0xc4ceb9fe1a85ec53ull, all ^= all >> 29;
   return all;
 }
 
-static uint64_t combine(const std::vector<uint64_t>& parts) {
-  uint64_t all = parts.size();
-  for (uint64_t p : parts) all = (all ^ p) * 0xc4ceb9fe1a85ec53ull, all ^= all >> 29;
+// Of all but the header. Touches every page, so that the first step finds them.
+uint64_t Weights::digest() const {
+  const size_t begin = sizeof(Header), pieces = (size_ - begin + kPiece - 1) / kPiece;
+  std::vector<uint64_t> part(pieces);
+  Stage stage;
+  pool_.run([&](int thread) {
+    stage.run((int)pieces, {thread, pool_.size()}, [&](size_t i) {
+      const size_t at = begin + i * kPiece;
+      part[i] = digest_piece(memory_.data() + at, std::min(kPiece, size_ - at));
+    });
+  });
+  uint64_t all = pieces;
+  for (uint64_t p : part) all = (all ^ p) * 0xc4ceb9fe1a85ec53ull, all ^= all >> 29;
   return all;
 }
 
-static size_t num_matrices(const ModelShape& s) {
-  return s.quantized() ? std::min<size_t>(2 + 4 * s.num_layers, sizeof Header::nibbles) : 0;
-}
-
-// The 4-bit form of one group of a tile.
-static void to_nibbles(const uint8_t* tile, uint8_t* out) {
-  constexpr int kHalf = kLanes * kGroup / 2;
-  for (int i = 0; i < kHalf; i++) out[i] = tile[i] | tile[i + kHalf] << 4;
-  std::memcpy(out + kHalf, tile + 2 * kHalf, 4 * kLanes);
-}
-
-bool Weights::fits_nibbles(const Matrix& m) const {
-  std::atomic<bool> fits{true};
-  Stage stage;
-  pool_.run([&](int) {
-    stage.run(m.tiles, [&](int t) {
-      if (!fits) return;
-      const uint8_t* tile = (const uint8_t*)at(m.offset) + t * m.tile_bytes(true);
-      uint8_t all = 0;
-      for (int g = 0; g < m.k / kGroup; g++, tile += tile_bytes(false))
-        for (int i = 0; i < kLanes * kGroup; i++) all |= tile[i];
-      if (all > 15) fits = false;
-    });
-  });
-  return fits;
-}
-
 void Weights::finish() {
-  const std::vector<const Matrix*> from = map.matrices();
-  std::vector<uint8_t> nibbles(num_matrices(shape));
-  for (size_t i = 0; i < nibbles.size(); i++) nibbles[i] = from[i] && fits_nibbles(*from[i]);
-  ImageMap packed(shape, nibbles);
-  Memory memory(packed.bytes, true);
-  // What lies between two such matrices keeps its size, so each stretch moves as a whole.
-  size_t read = 0, write = 0;
-  auto copy_until = [&](size_t end) {
-    std::memcpy(memory.data() + write, at(read), end - read);
-    write += end - read, read = end;
-  };
-  for (size_t i = 0; i < nibbles.size(); i++) {
-    if (!nibbles[i]) continue;
-    const Matrix& m = *from[i];
-    copy_until(m.offset);
-    const size_t groups = (size_t)m.tiles * (m.k / kGroup);
-    for (size_t g = 0; g < groups; g++)
-      to_nibbles((const uint8_t*)at(read + g * tile_bytes(false)),
-                 (uint8_t*)memory.data() + write + g * tile_bytes(true));
-    read += groups * tile_bytes(false), write += groups * tile_bytes(true);
-  }
-  copy_until(map.bytes);
-  map = std::move(packed);
-  memory_ = std::move(memory);
-}
-
-struct File {
-  int fd;
-  ~File() {
-    if (fd >= 0) close(fd);
-  }
-};
-
-static std::runtime_error failure(const std::string& path, const std::string& what) {
-  return std::runtime_error(path + ": " + what);
-}
-
-uint64_t Weights::digest() const {
-  const size_t pieces = (memory_.size() + kPiece - 1) / kPiece;
-  std::vector<uint64_t> part(pieces);
-  Stage stage;
-  pool_.run([&](int) {
-    stage.run((int)pieces, [&](size_t i) {
-      part[i] = digest_piece(at(i * kPiece), std::min(kPiece, memory_.size() - i * kPiece));
-    });
-  });
-  return combine(part);
-}
-
-static void write_all(int fd, const char* data, size_t bytes, const std::string& path) {
-  while (bytes) {
-    const ssize_t n = write(fd, data, bytes);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw failure(path, std::strerror(errno));
-    data += n, bytes -= n;
-  }
-}
-
-static Header make_header(const ModelShape& shape, const std::string& key, const ImageMap& map) {
+  if (ftruncate(file_.fd, (off_t)size_)) throw failure(temporary_, std::strerror(errno));
+  const std::vector<Record> all = records();
+  write((const uint8_t*)all.data(), all.size() * sizeof(Record), sizeof(Header));
+  map(file_);
   Header h;
   std::memset((void*)&h, 0, sizeof h);
-  if (key.size() >= sizeof h.key) throw std::invalid_argument("key must be shorter than 1,024 bytes.");
   std::memcpy(h.magic, kMagic, sizeof kMagic);
-  h.version = kVersion, h.shape = shape, h.bytes = map.bytes;
-  std::copy(map.nibbles.begin(), map.nibbles.end(), h.nibbles);
-  std::memcpy(h.key, key.data(), key.size());
-  return h;
+  h.version = kVersion, h.precision = precision, h.bytes = size_, h.digest = digest(), h.tensors = all.size();
+  std::memcpy(h.key, key_.data(), key_.size());
+  write((const uint8_t*)&h, sizeof h, 0);
+  // Not synced: whatever a lost machine leaves behind, its digest tells.
+  if (!temporary_.empty() && rename(temporary_.c_str(), path_.c_str())) throw failure(path_, std::strerror(errno));
+  temporary_.clear();
+  file_ = File();
 }
 
-void Weights::save(const std::string& path, const std::string& key) const {
-  Header h = make_header(shape, key, map);
-  h.digest = digest();
-  char page[kHeaderBytes] = {};
-  std::memcpy(page, &h, sizeof h);
-  const std::string temporary = path + "." + std::to_string(getpid()) + ".tmp";
-  try {
-    File f{open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
-    if (f.fd < 0) throw failure(temporary, std::strerror(errno));
-    write_all(f.fd, page, sizeof page, temporary);
-    write_all(f.fd, memory_.data(), memory_.size(), temporary);
-    if (fsync(f.fd)) throw failure(temporary, std::strerror(errno));
-    if (rename(temporary.c_str(), path.c_str())) throw failure(path, std::strerror(errno));
-  } catch (...) {
-    unlink(temporary.c_str());
-    throw;
-  }
-}
-
-static bool read_all(int fd, char* data, size_t bytes, size_t at) {
+static bool read_all(int fd, void* to, size_t bytes, size_t at) {
+  char* data = (char*)to;
   while (bytes) {
-    const ssize_t n = pread(fd, data, bytes, at);
+    const ssize_t n = pread(fd, data, bytes, (off_t)at);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return false;
     data += n, bytes -= n, at += n;
@@ -174,36 +159,31 @@ static bool read_all(int fd, char* data, size_t bytes, size_t at) {
   return true;
 }
 
-std::unique_ptr<Weights> Weights::load(const std::string& path, const std::string& key, const ModelShape& shape,
-                                       int threads) {
-  File f{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+std::unique_ptr<Weights> Weights::open(const std::string& path, const std::string& key, std::vector<TensorSpec> specs,
+                                       Precision precision, int threads) {
+  File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status;
-  if (f.fd < 0 || fstat(f.fd, &status)) throw failure(path, std::strerror(errno));
+  if (file.fd < 0 || fstat(file.fd, &status)) throw failure(path, std::strerror(errno));
+  std::unique_ptr<Weights> w(new Weights(std::move(specs), precision, threads));
   Header h;
-  if (!read_all(f.fd, (char*)&h, sizeof h, 0)) throw failure(path, "cannot be read");
-  auto w = std::make_unique<Weights>(shape, threads);
-  w->map = ImageMap(shape, {h.nibbles, h.nibbles + num_matrices(shape)});
-  w->memory_ = Memory(w->map.bytes, true);
-  const size_t bytes = w->map.bytes, pieces = (bytes + kPiece - 1) / kPiece;
-  const Header wanted = make_header(shape, key, w->map);
-  const uint64_t digest = h.digest;
-  h.digest = 0;
-  if (std::memcmp(&h, &wanted, sizeof h)) throw failure(path, "packed from other weights or by another version");
-  if ((size_t)status.st_size != kHeaderBytes + bytes) throw failure(path, "torn: not as long as it should be");
-  std::vector<char> good(threads, true);
-  std::vector<uint64_t> part(pieces);
-  Stage stage;
-  w->pool_.run([&](int thread) {
-    stage.run((int)pieces, [&](size_t i) {
-      char* piece = w->memory_.data() + i * kPiece;
-      const size_t size = std::min(kPiece, bytes - i * kPiece);
-      if (!read_all(f.fd, piece, size, kHeaderBytes + i * kPiece)) good[thread] = false;
-      part[i] = digest_piece(piece, size);
-    });
-  });
-  for (char g : good)
-    if (!g) throw failure(path, "cannot be read");
-  if (combine(part) != digest) throw failure(path, "damaged: its digest does not match");
-  for (const std::string& name : w->missing()) w->added_.insert(name);
+  std::vector<Record> all(w->entries_.size());
+  if (!read_all(file.fd, &h, sizeof h, 0)) throw failure(path, "torn: no header");
+  if (std::memcmp(h.magic, kMagic, sizeof kMagic) || h.version != kVersion || h.precision != precision ||
+      h.tensors != all.size() || std::string(h.key, strnlen(h.key, sizeof h.key)) != key)
+    throw failure(path, "packed from other weights or by another version");
+  if ((uint64_t)status.st_size != h.bytes || !read_all(file.fd, all.data(), all.size() * sizeof(Record), sizeof h))
+    throw failure(path, "torn: not as long as it should be");
+  w->size_ = h.bytes;
+  for (size_t i = 0; i < all.size(); i++) {
+    Entry& e = w->entries_[i];
+    e.format = all[i].format, e.offset = all[i].offset;
+    if ((int)e.format >= kFormats || e.offset < w->header_bytes() || e.offset + e.bytes() > w->size_)
+      throw failure(path, "damaged: a tensor lies outside");
+  }
+  const std::vector<Record> wanted = w->records();
+  if (std::memcmp((const void*)wanted.data(), (const void*)all.data(), all.size() * sizeof(Record)))
+    throw failure(path, "packed from other weights");
+  w->map(file);
+  if (w->digest() != h.digest) throw failure(path, "damaged: its digest does not match");
   return w;
 }

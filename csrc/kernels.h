@@ -5,13 +5,9 @@
 #pragma once
 #include <cstdint>
 
-constexpr int kLanes = 16;     // rows of a weight tile, positions of a key tile
-constexpr int kGroup = 32;     // 8-bit values that share a scale
-constexpr int kSpan = 128;     // positions whose attention is reduced together, aligned to absolute multiples of itself
+#include "format.h"
 
-// Bytes of one group of one 8-bit tile with its scales and minima. A matrix whose values all fit in 4 bits, as those of
-// a checkpoint that was itself quantised do, is stored so: half the memory to read, and the same results.
-constexpr int tile_bytes(bool nibbles) { return kLanes * kGroup / (nibbles ? 2 : 1) + 2 * 2 * kLanes; }
+constexpr int kSpan = 128;  // positions whose attention is reduced together, aligned to absolute multiples of itself
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -35,39 +31,50 @@ struct Prefetch {
   }
 };
 
-// Inputs of products as integers a = 256 * high + low. Few have a high part: per group, bit k of the mark says that one
-// of the values 4 k to 4 k + 3 has, so only those are multiplied twice.
-struct Inputs {
-  struct Group {
-    float scale, scaled_sum;  // a_scale, and a_scale * sum a
-    uint32_t marks;  // NOTE: as bytes of their own, threads that round neighbouring groups would write to one cache line
-  };
-  int8_t *low, *high;  // 32 a group; high is written only in groups with marks
-  Group* group;
+template <class T>
+struct Pair {
+  T even, odd;
+};
 
-  Inputs from_group(long g) const { return {low + g * kGroup, high + g * kGroup, group + g}; }
+// Rows of inputs of products, in blocks of 256 that share a scale (the last one of a row may be shorter). An input is an
+// integer a = 255 * high + low, both within 127. Few have a high part: bit l of the marks says that one of the inputs
+// 4 l to 4 l + 3 of the block has, so only those lines are multiplied twice.
+struct Inputs {
+  struct Block {
+    float scale;
+    uint64_t marks;
+    int32_t sum[8];  // of a, for each 32; what follows: of low and high parts, for each 32 and for each 16
+    Pair<int16_t> low32[4], high32[4], low16[8], high16[8];
+  };
+  int8_t *low, *high;  // k a row; high is written only in blocks with marks
+  Block* block;
+  int k;
+
+  int blocks() const { return (k + kBlock - 1) / kBlock; }
+  Inputs row(int r) const { return {low + (long)r * k, high + (long)r * k, block + (long)r * blocks(), k}; }
 };
 
 // What becomes of a product's results. Streamed ones go past the caches: nobody reads them soon, `out` and `ldo` are
 // aligned to 64 bytes, and the lines they fill need not be fetched first.
 enum class Then { store, add, stream };
 
-// out[row][tile * 16 + i] (+)= sum over groups g of scale * (q . a) * a_scale + min * a_sum, g ascending.
-// Tile: groups x { u8 q[8][16][4], half scale[16], half min[16] }, or with nibbles u8 q[4][16][4], whose high halves are
-// q[4] to q[7].
-struct GemmQ8 {
+// out[row][tile * 16 + i] (+)= sum over the blocks of inputs, ascending, of what a block gives. Integer sums are exact:
+//   formats of 256    P = sum of s * u * low, H = sum of s * u * high, T = sum of t * a (or s * a, where u has an offset)
+//                     f = fma(fma(H, 255, P), d * a_scale, f), then f = fma(T, -(dm * a_scale), f), dm = offset * d
+//   formats of 32     per group p = sum of u * low - offset * sum of a:  b = fma(p, d, b), and b = fma(sum of a, m, b)
+//                     per marked line, ascending, h = sum of u * high:   c = fma(h, d, c)
+//                     f = fma(fma(c, 255, b), a_scale, f)
+// Codes of 8 bits, and what a table gives, are signed; the others are not.
+struct Gemm {
   const uint8_t* tiles;
-  bool nibbles;
-  int num_tiles, groups;
+  Format format;
+  int num_tiles;
   Inputs a;
   int rows;
   float* out;
   int ldo;
   Then then;
-  const uint8_t* ahead;  // tiles that this thread is likely to multiply next: fetched meanwhile, perhaps beyond the end
-  Prefetch* prefetch;    // advanced meanwhile
-
-  Inputs a_row(int row) const { return a.from_group((long)row * groups); }
+  Prefetch* prefetch;  // advanced meanwhile
 };
 
 // out[row][tile * 16 + i] (+)= sum over k of w[tile][k][i] * a[row][k], k ascending in one chain of fused operations.
@@ -83,10 +90,6 @@ struct GemmF32 {
 
 // The cache of a quantised model holds integers with one scale per position and kv head. Products with them are exact:
 // queries and the terms of the softmax are rounded to integers whose sums of products fit in 32 bits.
-template <class T>
-struct Pair {
-  T even, odd;
-};
 constexpr int kKeyLimit = 2047, kValueLimit = 127;
 constexpr int at_most_words(int limit) { return limit < 32767 ? limit : 32767; }
 constexpr int query_limit(int head_dim) { return at_most_words(0x7fffffff / (head_dim * kKeyLimit)); }
@@ -128,13 +131,15 @@ struct Attend {
 
 struct Kernels {
   const char* isa;
+  int wide_tiles;  // a matrix's tiles are shared out in multiples of so many
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);  // rows padded to 16 with zeros
-  // What is more than `outlier` times the mean magnitude of its group has a high part, and no share in the group's scale.
-  void (*quantize)(const float* x, int groups, float outlier, Inputs);
+  // One row. What is more than `outlier` times the mean magnitude of its block has a high part, and no share in the
+  // block's scale.
+  void (*quantize)(const float* x, float outlier, Inputs);
   float (*round_row)(const float* x, int n, float largest, int16_t* words);  // returns the scale
-  void (*gemm_q8)(const GemmQ8&);
+  void (*gemm)(const Gemm&);
   void (*gemm_f32)(const GemmF32&);
-  void (*swiglu)(const float* gate_up, int pairs, float* out);  // gate and up alternate in tiles of 16
+  void (*swiglu)(const float* gate, const float* up, int n, float* out);  // n: a multiple of 16
   void (*rope)(const float* x, const float* cos, const float* sin, int half, float scale, float* out);
   void (*attend)(const Attend&);
   // Adds partial results to running ones, in place: both (round_up(D, 16)), max, sum. The first one is copied.

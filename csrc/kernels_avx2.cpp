@@ -6,104 +6,80 @@
 #endif
 #include "vec_avx2.h"
 
-#include "kernels_impl.h"
-
 namespace KERNEL_NS {
 
-// Four activations against 8 rows of weights. dot adds to a sum that `total` turns into 32-bit integers after a group.
-template <bool nibbles>
-struct Activations {
+constexpr int kRowBlock = 4, kWideTiles = 1;
+
+inline I load_line(const uint8_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+}
+
+// Products of a line's codes with four inputs. Sum: what may be added over kLines lines; total: the same in 32 bits; fold:
+// times the scales s, added to what is there. Of 8 bits: of the codes, which are signed, plus kShift.
 #ifdef __AVXVNNI__
-  __m256i v;
-  explicit Activations(int32_t four) : v(_mm256_set1_epi32(four)) {}
-  __m256i dot(__m256i acc, __m256i w) const { return _mm256_dpbusd_avx_epi32(acc, w, v); }
-  static __m256i total(__m256i acc) { return acc; }
+template <int bits>
+struct Dot {
+  using Sum = I;
+  static constexpr int kLines = 64, kShift = bits == 8 ? 128 : 0;
+  static I zero() { return iset1(0); }
+  static I load(const uint8_t* p) {
+    const I w = load_line(p), flip = iset1((int32_t)0x80808080);
+    return bits == 8 ? I{_mm256_xor_si256(w.a, flip.a), _mm256_xor_si256(w.b, flip.b)} : w;
+  }
+  static I add(I sum, I w, int32_t four) {
+    const __m256i v = _mm256_set1_epi32(four);
+    return {_mm256_dpbusd_avx_epi32(sum.a, w.a, v), _mm256_dpbusd_avx_epi32(sum.b, w.b, v)};
+  }
+  static I total(I sum) { return sum; }
+  static I fold(I total, I sum, I s) { return iadd(total, imul(sum, s)); }
+  static int32_t scale_word(int s) { return s; }
+};
 #else
-  __m256i v, even, odd;
-  explicit Activations(int32_t four) : v(_mm256_set1_epi32(four)) {
-    even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8);
-    odd = _mm256_srai_epi16(v, 8);
+// NOTE: maddubs adds two products in 16 bits and saturates: 8 lines of 4 bits times 127 fit, 4 of 5, 2 of 6.
+template <int bits>
+struct Dot {
+  using Sum = I;
+  static constexpr int kLines = bits <= 4 ? 8 : bits == 5 ? 4 : 2, kShift = 0;
+  static I zero() { return iset1(0); }
+  static I load(const uint8_t* p) { return load_line(p); }
+  static I add(I sum, I w, int32_t four) {
+    const __m256i v = _mm256_set1_epi32(four);
+    return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, v)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, v))};
   }
-  // NOTE: 16 products of 15 * 128 fit in 16 bits, 2 of 255 * 128 do not: maddubs would saturate.
-  __m256i dot(__m256i acc, __m256i w) const {
-    if (nibbles) return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, v));
-    const __m256i low = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
-    return _mm256_add_epi32(acc, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd)));
+  static I total(I sum) { return fold(iset1(0), sum, iset1(0x00010001)); }
+  static I fold(I total, I sum, I s) {
+    return {_mm256_add_epi32(total.a, _mm256_madd_epi16(sum.a, s.a)),
+            _mm256_add_epi32(total.b, _mm256_madd_epi16(sum.b, s.b))};
   }
-  static __m256i total(__m256i acc) { return nibbles ? _mm256_madd_epi16(acc, _mm256_set1_epi16(1)) : acc; }
-#endif
+  static int32_t scale_word(int s) { return (s & 0xffff) | s << 16; }
 };
 
-// Adds the products of line k of a group to the sums of MT rows.
-template <int MT, bool nibbles>
-static inline void add_line(const uint8_t* tile, int k, I (&acc)[MT], auto four) {
-  const __m256i* line = (const __m256i*)(tile + (nibbles ? k % 4 : k) * 64);
-  __m256i lower = _mm256_load_si256(line), upper = _mm256_load_si256(line + 1);
-  if (nibbles) {
-    const __m256i low_half = _mm256_set1_epi8(15);
-    const __m128i shift = _mm_cvtsi32_si128(k & 4);
-    lower = _mm256_and_si256(_mm256_srl_epi16(lower, shift), low_half);
-    upper = _mm256_and_si256(_mm256_srl_epi16(upper, shift), low_half);
+// Signed codes: their magnitudes times the inputs with the codes' signs. 2 * 128 * 127 fits in 16 bits.
+template <>
+struct Dot<8> {
+  using Sum = I;
+  struct Codes {
+    I w, magnitude;
+  };
+  static constexpr int kLines = 64, kShift = 0;
+  static I zero() { return iset1(0); }
+  static Codes load(const uint8_t* p) {
+    const I w = load_line(p);
+    return {w, {_mm256_abs_epi8(w.a), _mm256_abs_epi8(w.b)}};
   }
-  for (int m = 0; m < MT; m++) {
-    const Activations<nibbles> v(four(m));
-    acc[m] = {v.dot(acc[m].a, lower), v.dot(acc[m].b, upper)};
+  static __m256i add(__m256i sum, __m256i w, __m256i magnitude, __m256i v) {
+    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(v, w));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-}
-
-template <int MT, bool nibbles>
-static void q8_block(const GemmQ8& g, const uint8_t* tile, Inputs a, float* out) {
-  const long lda = (long)g.groups * kGroup;
-  auto total = [](I sum) -> I { return {Activations<nibbles>::total(sum.a), Activations<nibbles>::total(sum.b)}; };
-  F f[MT];
-  for (int m = 0; m < MT; m++) f[m] = set1(0.0f);
-  for (int group = 0; group < g.groups; group++) {
-    I acc[MT];
-    unsigned marks = 0;
-    for (int m = 0; m < MT; m++) acc[m] = iset1(0), marks |= a.group[m * g.groups].marks;
-#pragma GCC unroll 8
-    for (int k = 0; k < kGroup / 4; k++)
-      add_line<MT, nibbles>(tile, k, acc, [&](int m) { return low_parts(a.low + m * lda, k); });
-    for (int m = 0; m < MT; m++) acc[m] = total(acc[m]);
-    if (marks) {
-      I high[MT];
-      for (int m = 0; m < MT; m++) high[m] = iset1(0);
-      for (; marks; marks &= marks - 1) {
-        const int k = __builtin_ctz(marks);
-        add_line<MT, nibbles>(tile, k, high, [&](int m) { return high_parts(a.from_group((long)m * g.groups), k); });
-      }
-      for (int m = 0; m < MT; m++) acc[m] = iadd(acc[m], shift_left<8>(total(high[m])));
-    }
-    tile += tile_bytes(nibbles);
-    const uint16_t* half = (const uint16_t*)tile - 2 * kLanes;
-    const F scale = load_half(half), low = load_half(half + kLanes);
-    for (int m = 0; m < MT; m++) {
-      f[m] = fma(to_float(acc[m]), mul(scale, set1(a.group[m * g.groups].scale)), f[m]);
-      f[m] = fma(low, set1(a.group[m * g.groups].scaled_sum), f[m]);
-    }
-    a = a.from_group(1);
+  static I add(I sum, const Codes& c, int32_t four) {
+    const __m256i v = _mm256_set1_epi32(four);
+    return {add(sum.a, c.w.a, c.magnitude.a, v), add(sum.b, c.w.b, c.magnitude.b, v)};
   }
-  for (int m = 0; m < MT; m++) write(out + (long)m * g.ldo, f[m], g.then);
-}
-
-template <bool nibbles>
-static void q8_tiles(const GemmQ8& g) {
-  for (int t = 0; t < g.num_tiles; t++) {
-    const uint8_t* tile = g.tiles + (long)t * g.groups * tile_bytes(nibbles);
-    int m = 0;
-    auto block = [&](auto run, int rows) {
-      run(g, tile, g.a_row(m), g.out + (long)m * g.ldo + t * kLanes);
-      m += rows;
-    };
-    while (g.rows - m >= 2) block(q8_block<2, nibbles>, 2);
-    if (g.rows - m == 1) block(q8_block<1, nibbles>, 1);
-  }
-}
-
-static void gemm_q8(const GemmQ8& g) {
-  g.nibbles ? q8_tiles<true>(g) : q8_tiles<false>(g);
-  end_writes(g.then);
-}
+  static I total(I sum) { return sum; }
+  static I fold(I total, I sum, I s) { return iadd(total, imul(sum, s)); }
+  static int32_t scale_word(int s) { return s; }
+};
+#endif
 
 }  // namespace KERNEL_NS
 

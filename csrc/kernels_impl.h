@@ -84,32 +84,56 @@ struct Rounding {  // of values to integers, `largest` for `top`
   Rounding(int32_t top, float largest) : Rounding(number(top), largest) {}
 };
 
-static void quantize(const float* x, int groups, float outlier, Inputs to) {
-  const F none = set1(0.0f);
-  for (int g = 0; g < groups; g++, x += kGroup, to = to.from_group(1)) {
-    const F u = load(x), v = load(x + 16), mu = magnitude(u), mv = magnitude(v);
-    const float bound = reduce_add(add(mu, mv)) * (outlier / kGroup);
-    float top = number(reduce_imax(imax(bits(mu), bits(mv))));
-    const bool has_outliers = top > bound;
-    if (has_outliers) {
-      const F limit = set1(bound);
-      const float rest = reduce_max(max(select_lt(mu, limit, mu, none), select_lt(mv, limit, mv, none)));
-      const float least = top * (1.0f / 256);  // two parts hold 127 * 257
-      top = rest > least ? rest : least;
-    }
-    const Rounding r(top, 127.0f);
-    const I a = round_int(mul(u, set1(r.inverse))), b = round_int(mul(v, set1(r.inverse)));
-    I high_a = iset1(0), high_b = high_a;
-    if (has_outliers) {  // rounds, so that the rest is within -128 to 127
-      high_a = shift_right<8>(iadd(a, iset1(128))), high_b = shift_right<8>(iadd(b, iset1(128)));
-      to.group->marks = store_bytes(to.high, high_a, high_b);
-    } else {
-      to.group->marks = 0;
-    }
-    store_bytes(to.low, isub(a, shift_left<8>(high_a)), isub(b, shift_left<8>(high_b)));
-    to.group->scale = r.scale;
-    to.group->scaled_sum = r.scale * (float)reduce_iadd(iadd(a, b));
+// The low or high parts of 32 inputs, and their sums.
+inline uint8_t store_parts(int8_t* to, I u, I v, Pair<int16_t>& of16, int16_t& of32) {
+  of16 = {(int16_t)reduce_iadd(u), (int16_t)reduce_iadd(v)};
+  of32 = of16.even + of16.odd;
+  return store_bytes(to, u, v);
+}
+
+inline I high_part(I a) { return round_int(mul(to_float(a), set1(1.0f / 255))); }  // never half-way: 255 is odd
+
+inline int16_t& half_of(Pair<int16_t>* pairs, int i) { return i % 2 ? pairs[i / 2].odd : pairs[i / 2].even; }
+
+static void quantize_block(const float* x, int n, float outlier, int8_t* low, int8_t* high, Inputs::Block& to) {
+  F sum = set1(0.0f);
+  I most = iset1(0);
+  for (int i = 0; i < n; i += 16) {
+    const F m = magnitude(load(x + i));
+    sum = add(sum, m), most = imax(most, bits(m));
   }
+  const float bound = reduce_add(sum) * (outlier / (float)n);
+  float top = number(reduce_imax(most));
+  const bool has_outliers = top > bound;
+  if (has_outliers) {
+    const F limit = set1(bound), none = set1(0.0f);
+    F rest = none;
+    for (int i = 0; i < n; i += 16) {
+      const F m = magnitude(load(x + i));
+      rest = max(select_lt(m, limit, m, none), rest);
+    }
+    const float largest = reduce_max(rest), least = top * (1.0f / 256);  // two parts hold 127 * 256
+    top = largest > least ? largest : least;
+  }
+  const Rounding r(top, 127.0f);
+  to = {};
+  to.scale = r.scale;
+  for (int g = 0; g < n / kGroup; g++) {
+    I a = round_int(mul(load(x + g * kGroup), set1(r.inverse)));
+    I b = round_int(mul(load(x + g * kGroup + 16), set1(r.inverse)));
+    to.sum[g] = reduce_iadd(iadd(a, b));
+    if (has_outliers) {
+      const I c = high_part(a), d = high_part(b);
+      a = iadd(isub(a, shift_left<8>(c)), c), b = iadd(isub(b, shift_left<8>(d)), d);
+      to.marks |= (uint64_t)store_parts(high + g * kGroup, c, d, to.high16[g], half_of(to.high32, g)) << 8 * g;
+    }
+    store_parts(low + g * kGroup, a, b, to.low16[g], half_of(to.low32, g));
+  }
+}
+
+static void quantize(const float* x, float outlier, Inputs to) {
+  for (int i = 0, block = 0; i < to.k; i += kBlock, block++)
+    quantize_block(x + i, to.k - i < kBlock ? to.k - i : kBlock, outlier, to.low + i, to.high + i, to.block[block]);
 }
 
 // Rounds n values, a multiple of 16, to integers up to `largest`, and returns what one of them stands for.
@@ -121,24 +145,11 @@ static float round_row(const float* x, int n, float largest, int16_t* words) {
   return r.scale;
 }
 
-// The parts of values 4 k to 4 k + 3 of a group.
-inline int32_t low_parts(const int8_t* low, int k) {
-  int32_t four;
-  __builtin_memcpy(&four, low + 4 * k, 4);
-  return four;
-}
-
-inline int32_t high_parts(const Inputs& a, int k) {
-  int32_t four;
-  __builtin_memcpy(&four, a.high + 4 * k, 4);
-  return four & -(int32_t)(a.group->marks >> k & 1);
-}
-
-static void swiglu(const float* gate_up, int pairs, float* out) {
+static void swiglu(const float* gate, const float* up, int n, float* out) {
   const F one = set1(1.0f), zero = set1(0.0f);
-  for (int i = 0; i < pairs; i++, gate_up += 32, out += 16) {
-    const F gate = load(gate_up);
-    store(out, mul(div(gate, add(one, exp_lanes(sub(zero, gate)))), load(gate_up + 16)));
+  for (int i = 0; i < n; i += 16) {
+    const F g = load(gate + i);
+    store(out + i, mul(div(g, add(one, exp_lanes(sub(zero, g)))), load(up + i)));
   }
 }
 

@@ -2,35 +2,26 @@
 #define KERNEL_NS portable
 #include "vec_portable.h"
 
-#include "kernels_impl.h"
-
 namespace KERNEL_NS {
 
-static void gemm_q8(const GemmQ8& g) {
-  for (int t = 0; t < g.num_tiles; t++)
-    for (int m = 0; m < g.rows; m++) {
-      const uint8_t* tile = g.tiles + (long)t * g.groups * tile_bytes(g.nibbles);
-      Inputs a = g.a_row(m);
-      F f = set1(0.0f);
-      for (int group = 0; group < g.groups; group++) {
-        I acc = iset1(0);
-        for (int k = 0; k < kGroup; k++) {
-          const int line = g.nibbles ? k / 4 % 4 : k / 4, shift = k < kGroup / 2 ? 0 : 4;
-          const int value = (a.group->marks >> k / 4 & 1 ? 256 * a.high[k] : 0) + a.low[k];
-          for (int i = 0; i < kLanes; i++) {
-            const int byte = tile[(line * kLanes + i) * 4 + k % 4];
-            acc.v[i] += (g.nibbles ? byte >> shift & 15 : byte) * value;
-          }
-        }
-        tile += tile_bytes(g.nibbles);
-        const uint16_t* half = (const uint16_t*)tile - 2 * kLanes;
-        f = fma(to_float(acc), mul(load_half(half), set1(a.group->scale)), f);
-        f = fma(load_half(half + kLanes), set1(a.group->scaled_sum), f);
-        a = a.from_group(1);
-      }
-      write(g.out + (long)m * g.ldo + t * kLanes, f, g.then);
-    }
-}
+constexpr int kRowBlock = 2, kWideTiles = 1;
+
+template <int bits>
+struct Dot {
+  using Sum = I;
+  static constexpr int kLines = 64, kShift = 0;
+  static I zero() { return iset1(0); }
+  static const uint8_t* load(const uint8_t* p) { return p; }
+  static I add(I sum, const uint8_t* w, int32_t four) {
+    int8_t a[4];
+    std::memcpy(a, &four, 4);
+    for (int i = 0; i < kLineBytes; i++) sum.v[i / 4] += (bits == 8 ? (int8_t)w[i] : w[i]) * a[i % 4];
+    return sum;
+  }
+  static I total(I sum) { return sum; }
+  static I fold(I total, I sum, I s) { return iadd(total, imul(sum, s)); }
+  static int32_t scale_word(int s) { return s; }
+};
 
 }  // namespace KERNEL_NS
 

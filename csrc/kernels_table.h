@@ -1,6 +1,7 @@
 // Names this instruction set's functions for find_kernels. Include last.
 #pragma once
 #include "attend_impl.h"
+#include "gemm_impl.h"
 #include "kernels_impl.h"
 
 #define KERNEL_STRING(x) #x
@@ -9,7 +10,7 @@
 namespace KERNEL_NS {
 
 extern const Kernels table;
-const Kernels table = {KERNEL_NAME(KERNEL_NS), rms_norm, quantize, round_row, gemm_q8, gemm_f32, swiglu,
+const Kernels table = {KERNEL_NAME(KERNEL_NS), kWideTiles, rms_norm, quantize, round_row, gemm, gemm_f32, swiglu,
                        rope, attend, merge, finish, max_value, softmax_terms};
 
 }  // namespace KERNEL_NS

@@ -5,17 +5,16 @@
 #endif
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
-static constexpr int kOwnRows = 2;        // up to this many rows every thread prepares its own copy: no barrier
-static constexpr int kPanelRows = 64;     // rows of gate and up kept in the cache between product and activation
-static constexpr int kByRows = 192;       // from so many on, products are shared out by rows: those stay with their thread
-static constexpr int kUnitQueries = 96;   // queries that read a span while it is in the cache
+static constexpr int kOwnRows = 2;      // up to this many rows every thread prepares its own copy: no barrier
+static constexpr int kPanelRows = 64;   // rows of gate and up kept in the cache between product and activation
+static constexpr int kPanelTiles = 8;   // of each
+static constexpr int kByRows = 192;     // from so many on, products are shared out by rows: those stay with their thread
 // Outliers among the inputs of a product (kernels.h) make up most of the error of 8 bits. The first and last layer and
 // the head, where errors matter most, have more of them (docs/LOG.md).
-static constexpr float kOutlier = 9, kOutlierAtEnds = 3;
+static constexpr float kOutlier = 4, kOutlierAtEnds = 3;
 
 static const Kernels& require_kernels(const char* isa) {
   const Kernels* k = find_kernels(isa);
@@ -23,8 +22,31 @@ static const Kernels& require_kernels(const char* isa) {
   return *k;
 }
 
-static void require(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);
+static const ModelShape& checked(const ModelShape& s, const ModelLimits& l) {
+  if (l.block_size <= 0 || l.block_size % kLanes)
+    throw std::invalid_argument("block_size must be a multiple of 16. Given: " + std::to_string(l.block_size) + ".");
+  if (s.head_dim % 2 || s.head_dim > kMaxHeadDim)
+    throw std::invalid_argument("head_dim must be even and <= " + std::to_string(kMaxHeadDim) +
+                                ". Given: " + std::to_string(s.head_dim) + ".");
+  return s;
+}
+
+static const float* vector(const Weights& w, const std::string& place) {
+  const Tensor* t = w.find(place);
+  return t ? t->vector() : nullptr;
+}
+
+static Projection projection(const Weights& w, const std::string& place) {
+  return {w.find(place), vector(w, place + "_bias")};
+}
+
+Layer::Layer(const Weights& w, int index) {
+  const std::string at = "layers." + std::to_string(index) + ".";
+  attention_norm = vector(w, at + "attention_norm"), mlp_norm = vector(w, at + "mlp_norm");
+  query_norm = vector(w, at + "query_norm"), key_norm = vector(w, at + "key_norm");
+  query = projection(w, at + "query"), key = projection(w, at + "key"), value = projection(w, at + "value");
+  output = projection(w, at + "output");
+  gate = projection(w, at + "gate"), up = projection(w, at + "up"), down = projection(w, at + "down");
 }
 
 float* Model::floats(size_t n) {
@@ -34,34 +56,30 @@ float* Model::floats(size_t n) {
 }
 
 Model::Rows Model::make_rows(int rows) {
-  const ModelShape& s = shape();
-  const int k = std::max({s.hidden_size, s.intermediate_size, s.query_size()});
-  if (!s.quantized()) return {{}, floats((size_t)rows * round_up(k, kLanes))};
-  const size_t size = (size_t)rows * k, words = size / sizeof(float);
+  const int k = std::max({shape.hidden_size, shape.intermediate_size, shape.query_size()});
+  if (!quantized_) return {{}, floats((size_t)rows * round_up(k, kLanes)), k};
+  const size_t words = (size_t)rows * k / sizeof(float) + kLanes;
+  const size_t blocks = (size_t)rows * ((k + kBlock - 1) / kBlock) * sizeof(Inputs::Block) / sizeof(float);
   int8_t *low = (int8_t*)floats(words), *high = (int8_t*)floats(words);
-  return {{low, high, (Inputs::Group*)floats(size / kGroup * sizeof(Inputs::Group) / sizeof(float))}, nullptr};
+  return {{low, high, (Inputs::Block*)floats(blocks), k}, nullptr, k};
 }
 
-Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const float* cos, const float* sin,
-             const char* isa)
-    : limits(l), weights_(std::move(weights)), kernels_(require_kernels(isa)), pool_(std::max(l.threads, 1)) {
-  const ModelShape& s = shape();
-  require(l.block_size > 0 && l.block_size % kLanes == 0,
-          "block_size must be a multiple of 16. Given: " + std::to_string(l.block_size) + ".");
-  require(s.head_dim % 2 == 0 && s.head_dim <= 512,
-          "head_dim must be even and <= 512. Given: " + std::to_string(s.head_dim) + ".");
+Model::Model(std::shared_ptr<const Weights> weights, const ModelShape& s, const ModelLimits& l, const float* cos,
+             const float* sin, const char* isa)
+    : limits(l), shape(checked(s, l)), weights_(std::move(weights)), kernels_(require_kernels(isa)),
+      quantized_(weights_->quantized()), pool_(std::max(l.threads, 1)), embedding_(weights_->find("embedding")),
+      norm_(vector(*weights_, "norm")), head_(projection(*weights_, weights_->find("head") ? "head" : "embedding")),
+      cache_(s, quantized_, l.num_blocks, l.block_size), plan_(s, l) {
 #ifdef __GLIBC__
   malloc_trim(0);  // what packing left behind: about 150 MB, which the system could use
 #endif
-  group_ = s.num_heads / s.num_kv_heads;
+  for (int i = 0; i < s.num_layers; i++) layers_.emplace_back(*weights_, i);
   hidden_ld_ = round_up(s.hidden_size, kLanes);
-  qkv_ld_ = round_up(s.query_size() + 2 * s.kv_size(), kLanes);
+  key_at_ = round_up(s.query_size(), kLanes), value_at_ = key_at_ + round_up(s.kv_size(), kLanes);
+  qkv_ld_ = value_at_ + round_up(s.kv_size(), kLanes);
   query_ld_ = round_up(s.query_size(), kLanes);
   mid_ld_ = round_up(s.intermediate_size, kLanes);
   logits_ld_ = round_up(s.vocab_size, kLanes) + kLanes;  // a multiple of 4 KB would put all rows in one cache set
-  const int width = round_up(s.head_dim, kLanes);
-  const size_t block = kv_block_bytes(s.quantized(), l.block_size, s.head_dim);
-  cache_ = Memory(block * l.num_blocks * s.num_kv_heads * s.num_layers, true);
   const size_t table = (size_t)l.max_model_len * s.head_dim / 2;
   tables_ = Memory(2 * table * sizeof(float) + 64, false);
   cos_ = (float*)tables_.data(), sin_ = cos_ + table;
@@ -69,139 +87,40 @@ Model::Model(std::shared_ptr<const Weights> weights, const ModelLimits& l, const
   std::copy(sin, sin + table, sin_);
   span_stride_ = (l.max_model_len + kSpan - 1) / kSpan;
   scratch_.resize(pool_.size());
-  const size_t queries = std::max(kUnitQueries, group_);
-  const size_t t = l.max_num_batched_tokens;
-  for (int pass = 0; pass < 2; pass++) {  // first counts the bytes, then hands them out
-    buffer_used_ = 0;
-    x_ = floats(t * hidden_ld_);
-    qkv_ = floats(t * qkv_ld_);
-    attended_ = floats(t * query_ld_);
-    logits_ = floats(t * logits_ld_);
-    splits_ = floats((size_t)l.max_num_seqs * s.num_heads * span_stride_ * (width + 2));
-    rows_ = make_rows(t);
-    mid_rows_ = make_rows(t);
-    for (Scratch& c : scratch_) {
-      c.rows = make_rows(kOwnRows);
-      c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
-      c.panel = floats((size_t)kPanelRows * 12 * kLanes);
-      c.queries = floats(queries * width), c.query_scale = floats(queries);
-      c.words = (int16_t*)floats(queries * width / 2);
-      c.attended = floats(queries * width);
-      c.max = floats(queries), c.sum = floats(queries);
-      c.visible = (int32_t*)floats(queries);
-    }
-    if (!pass) buffers_ = Memory(buffer_used_, true);
-  }
+  make_buffers();  // counts the bytes
+  buffers_ = Memory(buffer_used_, true);
+  make_buffers();
   for (Scratch& c : scratch_) c.sampler = std::make_unique<Sampler>(kernels_, s.vocab_size);
   stages_ = std::vector<Stage>(16 * s.num_layers + 16);
-  const size_t rows_per_unit = std::max(1, kUnitQueries / group_);
-  for (Queries* queries : {&all_, &asked_})
-    queries->units.reserve((t / rows_per_unit + l.max_num_seqs + 1) * s.num_kv_heads + 8 * pool_.size() +
-                           (size_t)l.max_num_seqs * s.num_kv_heads * span_stride_);
 }
 
-void Model::check(const Step& s) const {
-  auto within = [](const int32_t* v, int n, int low, int high) {
-    return std::all_of(v, v + n, [=](int32_t x) { return x >= low && x < high; });
-  };
-  require(s.num_tokens > 0 && s.num_tokens <= limits.max_num_batched_tokens,
-          "token_ids must hold 1 to " + std::to_string(limits.max_num_batched_tokens) +
-              " tokens (max_num_batched_tokens). Given: " + std::to_string(s.num_tokens) + ".");
-  require(s.num_seqs > 0 && s.num_seqs <= limits.max_num_seqs,
-          "context_lens must hold 1 to " + std::to_string(limits.max_num_seqs) +
-              " sequences (max_num_seqs). Given: " + std::to_string(s.num_seqs) + ".");
-  require(within(s.token_ids, s.num_tokens, 0, shape().vocab_size), "token_ids must be in the vocabulary.");
-  require(within(s.positions, s.num_tokens, 0, limits.max_model_len), "positions must be below max_model_len.");
-  const long slots = (long)limits.num_blocks * limits.block_size;
-  require(within(s.slot_mapping, s.num_tokens, 0, (int)std::min(slots, 0x7fffffffL)),
-          "slot_mapping must lie in the cache.");
-  require(within(s.logits_indices, s.num_logits, 0, s.num_tokens), "logits_indices must be rows of the step.");
-  require(s.cu_seqlens_q[0] == 0 && s.cu_seqlens_q[s.num_seqs] == s.num_tokens,
-          "cu_seqlens_q must go from 0 to the number of tokens.");
-  for (int q = 0; q < s.num_seqs; q++) {
-    const int first = s.cu_seqlens_q[q], last = s.cu_seqlens_q[q + 1], context = s.context_lens[q];
-    require(last > first && s.positions[last - 1] == context - 1, "context_lens must end at each last new token.");
-    for (int r = first + 1; r < last; r++)
-      require(s.positions[r] == s.positions[r - 1] + 1, "positions of one sequence must be consecutive.");
-    const int blocks = (context + limits.block_size - 1) / limits.block_size;
-    require(blocks <= s.table_width &&
-                within(s.block_tables + (size_t)q * s.table_width, blocks, 0, limits.num_blocks),
-            "block_tables must name a block for every token of the context.");
-  }
-}
-
-// Cuts attention into units. How does not matter to any result, only to the balance between threads.
-void Model::plan(const Step& s) {
-  const int kv_heads = shape().num_kv_heads;
-  all_.rows = s.num_tokens;
-  all_.positions.assign(s.positions, s.positions + s.num_tokens);
-  all_.cu_seqlens.assign(s.cu_seqlens_q, s.cu_seqlens_q + s.num_seqs + 1);
-  asked_rows_.assign(s.logits_indices, s.logits_indices + s.num_logits);
-  std::sort(asked_rows_.begin(), asked_rows_.end());
-  asked_rows_.erase(std::unique(asked_rows_.begin(), asked_rows_.end()), asked_rows_.end());
-  auto place = [&](int row) {
-    return (int32_t)(std::lower_bound(asked_rows_.begin(), asked_rows_.end(), row) - asked_rows_.begin());
-  };
-  asked_.rows = (int)asked_rows_.size();
-  asked_.positions.clear(), asked_.cu_seqlens.clear(), head_rows_.clear();
-  for (int32_t row : asked_rows_) asked_.positions.push_back(s.positions[row]);
-  for (int32_t row : all_.cu_seqlens) asked_.cu_seqlens.push_back(place(row));
-  for (int i = 0; i < s.num_logits; i++) head_rows_.push_back(place(s.logits_indices[i]));
-
-  const bool has_chunks = s.num_tokens > s.num_seqs;
-  long spans = 0;
-  for (int q = 0; q < s.num_seqs; q++) spans += (s.context_lens[q] + kSpan - 1) / kSpan;
-  split_ = !has_chunks && pool_.size() > 1 && s.num_seqs * kv_heads < 8 * pool_.size() && spans > 2 * s.num_seqs;
-  // A chunk's later queries see its earlier keys; a single token's unit writes its own.
-  keys_apart_ = has_chunks || split_ || asked_.rows < all_.rows;
-  const int part = split_ ? (int)std::max(1L, spans * kv_heads / (8 * pool_.size())) : 1 << 30;
-  for (Queries* queries : {&all_, &asked_}) plan_units(*queries, part);
-  plan_prefetch();
-}
-
-// Each thread fetches, while it computes products, what it will probably attend to in the next layer. The longest rows of a
-// chunk see what the others see.
-void Model::plan_prefetch() {
-  const KvHead first = cache(0, 0);
-  const long head = kv_block_bytes(first.integers, first.block_size, first.head_dim);
-  for (Scratch& c : scratch_) c.pieces.clear();
-  for (size_t i = 0; i < all_.units.size(); i++) {
-    const AttendUnit& u = all_.units[i];
-    if (u.first_row + u.num_rows != all_.cu_seqlens[u.seq + 1]) continue;
-    const Spans s = spans(0, all_, u);
-    const int end = std::min(s.positions, s.last * kSpan);
-    std::vector<long>& pieces = scratch_[Stage::owner((int)i, (int)all_.units.size(), pool_.size())].pieces;
-    for (int b = s.first * kSpan / first.block_size; b * first.block_size < end; b++)
-      pieces.push_back(s.block_table[b] * first.block_stride + u.kv_head * head);
-  }
-}
-
-void Model::prefetch_cache(int layer, Scratch& c) const {
-  const KvHead kv = cache(layer, 0);
-  c.prefetch = {kv.base, c.pieces.data(), layer < shape().num_layers ? (int)c.pieces.size() : 0,
-                kv_block_bytes(kv.integers, kv.block_size, kv.head_dim), nullptr, nullptr};
-}
-
-void Model::plan_units(Queries& queries, int part) const {
-  const int kv_heads = shape().num_kv_heads, share = queries.rows * kv_heads / (8 * pool_.size());
-  const int unit_rows = std::max(1, std::min(round_up(share, 4), kUnitQueries / group_));
-  queries.units.clear();
-  for (size_t q = 0; q + 1 < queries.cu_seqlens.size(); q++) {
-    const int last = queries.cu_seqlens[q + 1];
-    for (int begin = queries.cu_seqlens[q], end; begin < last; begin = end) {
-      end = std::min(begin + unit_rows, last);
-      const int count = (queries.positions[end - 1] + kSpan) / kSpan;
-      for (int span = 0; span < count; span += part)
-        for (int h = 0; h < kv_heads; h++)
-          queries.units.push_back({(int)q, begin, end - begin, h, span, part < count - span ? span + part : count});
-    }
+void Model::make_buffers() {
+  const size_t t = limits.max_num_batched_tokens, queries = std::max(kUnitQueries, shape.group());
+  const int width = round_up(shape.head_dim, kLanes);
+  buffer_used_ = 0;
+  x_ = floats(t * hidden_ld_);
+  qkv_ = floats(t * qkv_ld_);
+  attended_ = floats(t * query_ld_);
+  mid_ = floats(t * mid_ld_);
+  logits_ = floats(t * logits_ld_);
+  splits_ = floats((size_t)limits.max_num_seqs * shape.num_heads * span_stride_ * (width + 2));
+  rows_ = make_rows(t);
+  for (Scratch& c : scratch_) {
+    c.rows = make_rows(kOwnRows);
+    c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
+    c.panel = floats((size_t)kPanelRows * 2 * kPanelTiles * kLanes);
+    c.queries = floats(queries * width), c.query_scale = floats(queries);
+    c.words = (int16_t*)floats(queries * width / 2);
+    c.attended = floats(queries * width);
+    c.max = floats(queries), c.sum = floats(queries);
+    c.visible = (int32_t*)floats(queries);
   }
 }
 
 void Model::forward(const Step& step) {
-  check(step);
+  check_step(step, limits, shape.vocab_size);
   step_ = &step;
-  plan(step);
+  plan_.make(step, cache_);
   bad_row_ = -1;
   for (Stage& stage : stages_) stage.reset();
   pool_.run([this](int thread) { compute(thread); });
@@ -211,165 +130,168 @@ void Model::forward(const Step& step) {
 
 void Model::compute(int thread) {
   const Step& s = *step_;
-  int stage = 0;
-  stages_[stage++].run(s.num_tokens, place(thread),
-                       [&](int r) { weights_->embed(s.token_ids[r], x_ + (size_t)r * hidden_ld_); });
-  prefetch_cache(0, scratch_[thread]);
-  for (int i = 0; i < shape().num_layers; i++) layer(i, thread, stage);
+  Worker w{{thread, pool_.size()}, stages_.data(), scratch_[thread]};
+  w.share(s.num_tokens, [&](int r) { embedding_->row(s.token_ids[r], x_ + (size_t)r * hidden_ld_); });
+  prefetch_cache(0, w);
+  for (int i = 0; i < shape.num_layers; i++) layer(i, w);
   if (!s.num_logits) return;
-  const ImageMap& map = weights_->map;
-  const Rows rows = prepare({x_, hidden_ld_, shape().hidden_size, weights_->vector(map.norm), kOutlierAtEnds,
-                             head_rows_.data()},
-                            s.num_logits, thread, stage);
-  linear(map.head, rows, s.num_logits, logits_, logits_ld_, Then::stream, nullptr, stages_[stage++], thread);
-  stages_[stage].run(s.num_logits, place(thread), [&](int r) { sample_row(r, scratch_[thread]); });
+  const Rows rows = prepare({x_, hidden_ld_, shape.hidden_size, norm_, kOutlierAtEnds, plan_.head_rows.data()},
+                            s.num_logits, w);
+  linear({{&head_, 0}}, rows, s.num_logits, {logits_, logits_ld_, Then::stream}, w);
+  w.share(s.num_logits, [&](int r) { sample_row(r, w.scratch); });
+}
+
+void Model::prefetch_cache(int layer, Worker& w) const {
+  const std::vector<long>& pieces = plan_.pieces[w.place.thread];
+  w.scratch.prefetch = {cache_.head(std::min(layer, shape.num_layers - 1), 0).base, pieces.data(),
+                        layer < shape.num_layers ? (int)pieces.size() : 0, cache_.head_bytes(), nullptr, nullptr};
 }
 
 float Model::outlier_of(int layer) const {
-  return layer == 0 || layer == shape().num_layers - 1 ? kOutlierAtEnds : kOutlier;
+  return layer == 0 || layer == shape.num_layers - 1 ? kOutlierAtEnds : kOutlier;
 }
 
-void Model::layer(int index, int thread, int& stage) {
-  const LayerMap& l = weights_->map.layers[index];
-  const ModelShape& s = shape();
-  const Queries& queries = index == s.num_layers - 1 ? asked_ : all_;
-  const int rows = queries.rows;
-  project(index, thread, stage);
-  if (!rows) return;
-  Rows in = attention(index, queries, thread, stage);
-  prefetch_cache(index + 1, scratch_[thread]);
-  linear(l.o, in, rows, x_, hidden_ld_, Then::add, weights_->vector(l.o_bias), stages_[stage++], thread);
-  in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.mlp_norm), outlier_of(index)}, rows, thread, stage);
-  gated(l, in, rows, stages_[stage++], thread);
-  linear(l.down, mid_rows_, rows, x_, hidden_ld_, Then::add, weights_->vector(l.down_bias), stages_[stage++], thread);
+void Model::layer(int index, Worker& w) {
+  const Layer& l = layers_[index];
+  const Queries& queries = index == shape.num_layers - 1 ? plan_.asked : plan_.all;
+  project(index, w);
+  if (!queries.rows) return;
+  const Rows in = attention(index, queries, w);
+  prefetch_cache(index + 1, w);
+  linear({{&l.output, 0}}, in, queries.rows, {x_, hidden_ld_, Then::add}, w);
+  feed_forward(index, queries.rows, w);
 }
 
 // Queries, keys and values. The last layer needs the keys and values of all rows, all else only of those whose logits
 // are asked for: from the queries on these are rows 0, 1, ... of x_ and of all that is made from it.
-void Model::project(int index, int thread, int& stage) {
-  const LayerMap& l = weights_->map.layers[index];
-  const ModelShape& s = shape();
-  auto product = [&](int rows, Tiles tiles) {
-    const Rows in = prepare({x_, hidden_ld_, s.hidden_size, weights_->vector(l.attention_norm), outlier_of(index)}, rows,
-                            thread, stage);
-    linear(l.qkv, in, rows, qkv_, qkv_ld_, Then::store, weights_->vector(l.qkv_bias), stages_[stage++], thread, tiles);
+void Model::project(int index, Worker& w) {
+  const Layer& l = layers_[index];
+  auto product = [&](int rows, const std::vector<Part>& parts) {
+    const Rows in = prepare({x_, hidden_ld_, shape.hidden_size, l.attention_norm, outlier_of(index)}, rows, w);
+    linear(parts, in, rows, {qkv_, qkv_ld_, Then::store}, w);
   };
-  const bool narrow = index == s.num_layers - 1 && asked_.rows < all_.rows;
-  product(all_.rows, {narrow ? s.query_size() / kLanes : 0, l.qkv.tiles});
-  if (keys_apart_) write_keys(index, place(thread), stages_[stage++]);
-  if (!narrow || !asked_.rows) return;
-  stages_[stage++].run(1, [&](int) {
-    for (int i = 0; i < asked_.rows; i++)  // never moves a row down
-      std::memmove(x_ + (size_t)i * hidden_ld_, x_ + (size_t)asked_rows_[i] * hidden_ld_, hidden_ld_ * sizeof(float));
+  const Part query{&l.query, 0}, key{&l.key, key_at_}, value{&l.value, value_at_};
+  const bool narrow = index == shape.num_layers - 1 && plan_.asked.rows < plan_.all.rows;
+  product(plan_.all.rows, narrow ? std::vector<Part>{key, value} : std::vector<Part>{query, key, value});
+  if (plan_.keys_apart) {
+    constexpr int kRows = 8;
+    const int rows = step_->num_tokens;
+    w.share((rows + kRows - 1) / kRows, [&](int u) {
+      for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++)
+        for (int h = 0; h < shape.num_kv_heads; h++) rotate_keys(index, r, h);
+    });
+  }
+  if (!narrow || !plan_.asked.rows) return;
+  w.share(1, [&](int) {
+    for (int i = 0; i < plan_.asked.rows; i++)  // never moves a row down
+      std::memmove(x_ + (size_t)i * hidden_ld_, x_ + (size_t)plan_.asked_rows[i] * hidden_ld_,
+                   hidden_ld_ * sizeof(float));
   });
-  product(asked_.rows, {0, (s.query_size() + kLanes - 1) / kLanes});
+  product(plan_.asked.rows, {query});
+}
+
+void Model::feed_forward(int index, int rows, Worker& w) {
+  const Layer& l = layers_[index];
+  Rows in = prepare({x_, hidden_ld_, shape.hidden_size, l.mlp_norm, outlier_of(index)}, rows, w);
+  gated(l, in, rows, w);
+  in = prepare({mid_, mid_ld_, shape.intermediate_size, nullptr, outlier_of(index)}, rows, w);
+  linear({{&l.down, 0}}, in, rows, {x_, hidden_ld_, Then::add}, w);
 }
 
 void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
   const float* x = s.x + (size_t)(s.index ? s.index[row] : row) * s.ldx;
-  float* target = shape().quantized() ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
+  float* target = quantized_ ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
   if (s.norm)
-    kernels_.rms_norm(x, s.norm, shape().rms_norm_eps, s.k, target);
+    kernels_.rms_norm(x, s.norm, shape.rms_norm_eps, s.k, target);
+  else if (quantized_)
+    return kernels_.quantize(x, s.outlier, rows.q.row(row));
   else
     std::copy(x, x + s.k, target);
-  const int groups = s.k / kGroup;
-  if (shape().quantized()) kernels_.quantize(target, groups, rows.outlier, rows.q.from_group((long)row * groups));
+  if (quantized_) kernels_.quantize(target, s.outlier, rows.q.row(row));
 }
 
 // Norm (if any) and quantisation of the step's rows, or of those that the source's index names.
-Model::Rows Model::prepare(const Source& s, int rows, int thread, int& stage) {
-  Scratch& scratch = scratch_[thread];
-  Rows out = rows <= kOwnRows ? scratch.rows : rows_;
-  out.outlier = s.outlier;
+Model::Rows Model::prepare(const Source& s, int rows, Worker& w) {
+  Rows out = rows <= kOwnRows ? w.scratch.rows : rows_;
+  out.k = out.q.k = s.k;
   if (rows <= kOwnRows) {
-    if (stages_[stage].finished()) return out;  // this thread comes too late for the product
-    for (int r = 0; r < rows; r++) prepare_row(s, out, r, scratch.row);
+    if (w.next->finished()) return out;  // this thread comes too late for the product
+    for (int r = 0; r < rows; r++) prepare_row(s, out, r, w.scratch.row);
     return out;
   }
   constexpr int kRows = 4;
-  stages_[stage++].run((rows + kRows - 1) / kRows, place(thread), [&](int u) {
-    for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++) prepare_row(s, out, r, scratch.row);
+  w.share((rows + kRows - 1) / kRows, [&](int u) {
+    for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++) prepare_row(s, out, r, w.scratch.row);
   });
   return out;
 }
 
-void Model::multiply(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                     Tiles tiles, Scratch& scratch) const {
-  const char* weights = weights_->at(m.offset) + tiles.first * m.tile_bytes(shape().quantized());
-  const int count = tiles.last - tiles.first;
-  const char* ahead = weights + count * m.tile_bytes(shape().quantized());  // the thread's next unit
-  if (shape().quantized())
-    kernels_.gemm_q8({(const uint8_t*)weights, m.nibbles, count, m.k / kGroup, in.q, rows, out, ldo, then,
-                      (const uint8_t*)ahead, &scratch.prefetch});
+Model::Rows Model::from_row(const Rows& in, int row) const {
+  if (quantized_) return {in.q.row(row), nullptr, in.k};
+  return {{}, in.f + (size_t)row * round_up(in.k, kLanes), in.k};
+}
+
+void Model::multiply(const Projection& p, const Rows& in, int rows, Output out, int first, int last,
+                     Scratch& scratch) const {
+  const Tensor& t = *p.weight;
+  const uint8_t* tiles = t.data + first * t.tile_bytes();
+  float* data = out.data + first * kLanes;
+  if (quantized_)
+    kernels_.gemm({tiles, t.format, last - first, in.q, rows, data, out.ld, out.then, &scratch.prefetch});
   else
-    kernels_.gemm_f32({(const float*)weights, count, m.k, in.f, round_up(m.k, kLanes), rows, out, ldo, then});
-  if (bias)
+    kernels_.gemm_f32({(const float*)tiles, last - first, t.k, in.f, round_up(t.k, kLanes), rows, data, out.ld,
+                       out.then});
+  if (p.bias)
     for (int r = 0; r < rows; r++)
-      for (int i = 0; i < count * kLanes; i++) out[(size_t)r * ldo + i] += bias[tiles.first * kLanes + i];
+      for (int i = 0; i < (last - first) * kLanes; i++) data[(size_t)r * out.ld + i] += p.bias[first * kLanes + i];
 }
 
-Model::Rows Model::from_row(const Rows& in, int row, int k) const {
-  if (shape().quantized()) return {in.q.from_group((long)row * (k / kGroup)), nullptr, in.outlier};
-  return {{}, in.f + (size_t)row * round_up(k, kLanes)};
-}
-
+// Few rows: threads share the tiles. Many: the rows.
 template <class F>
-void Model::share_rows(int rows, Stage& stage, int thread, F compute) {
-  const int unit = round_up(std::max(16, rows / (8 * pool_.size())), 4);
-  stage.run((rows + unit - 1) / unit, place(thread),
-            [&](int u) { compute(u * unit, std::min(u * unit + unit, rows)); });
-}
-
-void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   Stage& stage, int thread) {
-  linear(m, in, rows, out, ldo, then, bias, stage, thread, {0, m.tiles});
-}
-
-void Model::linear(const Matrix& m, const Rows& in, int rows, float* out, int ldo, Then then, const float* bias,
-                   Stage& stage, int thread, Tiles tiles) {
-  Scratch& scratch = scratch_[thread];
-  if (rows >= kByRows)
-    return share_rows(rows, stage, thread, [&](int begin, int end) {
-      multiply(m, from_row(in, begin, m.k), end - begin, out + (size_t)begin * ldo + tiles.first * kLanes, ldo, then,
-               bias, tiles, scratch);
+void Model::share_products(int tiles, int most_tiles, int rows, Worker& w, F compute) {
+  const int threads = pool_.size();
+  if (rows >= kByRows) {
+    const int unit = round_up(std::max(16, rows / (4 * threads)), 8);
+    return w.share((rows + unit - 1) / unit, [&](int u) {
+      for (int t = 0; t < tiles; t += most_tiles)
+        compute(u * unit, std::min(u * unit + unit, rows), t, std::min(t + most_tiles, tiles));
     });
-  const int step = rows == 1 ? 4 : 3, count = tiles.last - tiles.first;  // the kernels' widest block
-  const int unit = round_up(std::max(1, count / (8 * pool_.size())), step);
-  stage.run((count + unit - 1) / unit, place(thread), [&](int u) {
-    const int t = tiles.first + u * unit;
-    multiply(m, in, rows, out + t * kLanes, ldo, then, bias, {t, std::min(t + unit, tiles.last)}, scratch);
-  });
+  }
+  const int unit = std::min(round_up(std::max(1, tiles / (8 * threads)), kernels_.wide_tiles), most_tiles);
+  w.share((tiles + unit - 1) / unit, [&](int u) { compute(0, rows, u * unit, std::min(u * unit + unit, tiles)); });
 }
 
-// SwiGLU of gate and up, quantised for the down projection while it is still in the cache.
-void Model::gated(const LayerMap& l, const Rows& in, int rows, Stage& stage, int thread) {
-  const int tiles = l.gate_up.tiles, width = rows == 1 ? 4 : 12, parts = (tiles + width - 1) / width;
-  auto part = [&](int u, int begin, int end) {
-    gated_unit(l, in, begin, end, {u * width, std::min(u * width + width, tiles)}, scratch_[thread]);
-  };
-  if (rows < kByRows) return stage.run(parts, place(thread), [&](int u) { part(u, 0, rows); });
-  share_rows(rows, stage, thread, [&](int begin, int end) {
-    for (int u = 0; u < parts; u++) part(u, begin, end);
-  });
-}
-
-void Model::gated_unit(const LayerMap& l, const Rows& in, int begin, int end, Tiles tiles, Scratch& scratch) {
-  const int hidden = shape().hidden_size, k = shape().intermediate_size;
-  const int pairs = (tiles.last - tiles.first) / 2, column = tiles.first / 2 * kLanes, ld = 2 * pairs * kLanes;
-  const float* bias = weights_->vector(l.gate_up_bias);
-  for (int first = begin; first < end; first += kPanelRows) {
-    const int part = std::min(kPanelRows, end - first);
-    multiply(l.gate_up, from_row(in, first, hidden), part, scratch.panel, ld, Then::store, bias, tiles, scratch);
-    for (int r = 0; r < part; r++) {
-      const float* row = scratch.panel + r * ld;
-      if (!shape().quantized()) {
-        kernels_.swiglu(row, pairs, mid_rows_.f + (size_t)(first + r) * mid_ld_ + column);
-        continue;
-      }
-      kernels_.swiglu(row, pairs, scratch.row);
-      const Inputs to = mid_rows_.q.from_group(((long)(first + r) * k + column) / kGroup);
-      kernels_.quantize(scratch.row, pairs * kLanes / kGroup, in.outlier, to);
+void Model::linear(const std::vector<Part>& parts, const Rows& in, int rows, Output out, Worker& w) {
+  int tiles = 0;
+  for (const Part& p : parts) tiles += p.of->weight->tiles();
+  share_products(tiles, tiles, rows, w, [&](int begin, int end, int first, int last) {
+    float* to = out.data + (size_t)begin * out.ld;
+    for (const Part& p : parts) {
+      const int count = p.of->weight->tiles(), from = std::max(first, 0), until = std::min(last, count);
+      if (from < until)
+        multiply(*p.of, from_row(in, begin), end - begin, {to + p.column, out.ld, out.then}, from, until, w.scratch);
+      first -= count, last -= count;
     }
+  });
+}
+
+// SwiGLU of gate and up.
+void Model::gated(const Layer& l, const Rows& in, int rows, Worker& w) {
+  share_products(l.gate.weight->tiles(), kPanelTiles, rows, w, [&](int begin, int end, int first, int last) {
+    gated_unit(l, in, begin, end, first, last, w.scratch);
+  });
+}
+
+void Model::gated_unit(const Layer& l, const Rows& in, int begin, int end, int first, int last, Scratch& scratch) {
+  const int n = (last - first) * kLanes;
+  for (int row = begin; row < end; row += kPanelRows) {
+    const int rows = std::min(kPanelRows, end - row);
+    float *gate = scratch.panel, *up = gate + n;
+    // NOTE: multiply counts columns from the matrix's first.
+    multiply(l.gate, from_row(in, row), rows, {gate - first * kLanes, 2 * n, Then::store}, first, last, scratch);
+    multiply(l.up, from_row(in, row), rows, {up - first * kLanes, 2 * n, Then::store}, first, last, scratch);
+    for (int r = 0; r < rows; r++)
+      kernels_.swiglu(gate + r * 2 * n, up + r * 2 * n, n, mid_ + (size_t)(row + r) * mid_ld_ + first * kLanes);
   }
 }
 
@@ -380,5 +302,5 @@ void Model::sample_row(int row, Scratch& scratch) {
   if (!scratch.sampler->sample(logits, s.params[row], result)) bad_row_ = row;
   s.out_ids[row] = result.token;
   s.out_logprobs[row] = result.logprob;
-  if (s.out_logits) std::copy(logits, logits + shape().vocab_size, s.out_logits + (size_t)row * shape().vocab_size);
+  if (s.out_logits) std::copy(logits, logits + shape.vocab_size, s.out_logits + (size_t)row * shape.vocab_size);
 }

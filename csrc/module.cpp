@@ -19,48 +19,49 @@ using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 template <class T, int N>
 using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
-// Casts the elements of a tuple of arrays one after the other, and says which one does not fit.
+// Casts the fields of an object one by one, and says which one does not fit.
 class Reader {
  public:
-  Reader(const char* what, nb::tuple t, size_t size) : what_(what), tuple_(t) {
-    if (t.size() != size) fail("must hold " + std::to_string(size) + " arrays");
-  }
+  Reader(const char* what, nb::handle object) : what_(what), object_(object) {}
+
   template <class A>
-  A next() {
-    nb::handle item = tuple_[at_++];
+  A array(const char* name) const {
     A a;
-    if (!nb::try_cast<A>(item, a, false)) fail("array " + std::to_string(at_ - 1) + " has another type or rank");
+    if (!nb::try_cast<A>(nb::getattr(object_, name), a, false)) fail(name, "has another type or rank");
     return a;
   }
   template <class A>
-  A next(size_t size) {
-    A a = next<A>();
+  A array(const char* name, size_t size) const {
+    A a = array<A>(name);
     if (a.shape(0) != size)
-      fail("array " + std::to_string(at_ - 1) + " must hold " + std::to_string(size) + " entries. Given: " +
-           std::to_string(a.shape(0)));
+      fail(name, "must hold " + std::to_string(size) + " entries. Given: " + std::to_string(a.shape(0)));
     return a;
   }
-  [[noreturn]] void fail(const std::string& problem) const {
-    throw std::invalid_argument(std::string(what_) + " " + problem + ".");
+  template <class T>
+  T number(const char* name) const {
+    return nb::cast<T>(nb::getattr(object_, name));
+  }
+  bool has(const char* name) const { return !nb::getattr(object_, name).is_none(); }
+  [[noreturn]] void fail(const char* name, const std::string& problem) const {
+    throw std::invalid_argument(std::string(what_) + "." + name + " " + problem + ".");
   }
 
  private:
   const char* what_;
-  nb::tuple tuple_;
-  size_t at_ = 0;
+  nb::handle object_;
 };
 
-static void check_ragged(const Reader& r, const In<int32_t, 1>& offsets, size_t total) {
+static void check_ragged(const Reader& r, const char* name, const In<int32_t, 1>& offsets, size_t total) {
   int32_t last = 0;
   for (size_t i = 0; i < offsets.shape(0); i++) {
-    if (offsets(i) < last || (size_t)offsets(i) > total) r.fail("offsets must rise from 0 to the number of ids");
+    if (offsets(i) < last || (size_t)offsets(i) > total) r.fail(name, "must rise from 0 to the number of ids");
     last = offsets(i);
   }
 }
 
-static void check_ids(const Reader& r, const In<int32_t, 1>& ids, int vocab_size) {
+static void check_ids(const Reader& r, const char* name, const In<int32_t, 1>& ids, int vocab_size) {
   for (size_t i = 0; i < ids.shape(0); i++)
-    if (ids(i) < 0 || ids(i) >= vocab_size) r.fail("ids must be in the vocabulary");
+    if (ids(i) < 0 || ids(i) >= vocab_size) r.fail(name, "must be in the vocabulary");
 }
 
 // Keeps the arrays alive while RowParams point into them.
@@ -69,19 +70,23 @@ struct Sampling {
   In<int32_t, 1> top_k, position, num_logprobs, history, history_offsets, history_prompt, bias_ids, bias_offsets;
   In<uint64_t, 1> seed;
 
-  Sampling(nb::tuple t, size_t n, int vocab_size) {
-    Reader r("sampling", t, 16);
-    temperature = r.next<In<float, 1>>(n), top_p = r.next<In<float, 1>>(n), top_k = r.next<In<int32_t, 1>>(n);
-    min_p = r.next<In<float, 1>>(n), repetition = r.next<In<float, 1>>(n), presence = r.next<In<float, 1>>(n);
-    frequency = r.next<In<float, 1>>(n), seed = r.next<In<uint64_t, 1>>(n), position = r.next<In<int32_t, 1>>(n);
-    num_logprobs = r.next<In<int32_t, 1>>(n), history = r.next<In<int32_t, 1>>();
-    history_offsets = r.next<In<int32_t, 1>>(n + 1), history_prompt = r.next<In<int32_t, 1>>(n);
-    bias_ids = r.next<In<int32_t, 1>>(), bias_values = r.next<In<float, 1>>(bias_ids.shape(0));
-    bias_offsets = r.next<In<int32_t, 1>>(n + 1);
-    check_ragged(r, history_offsets, history.shape(0));
-    check_ragged(r, bias_offsets, bias_ids.shape(0));
-    check_ids(r, history, vocab_size);
-    check_ids(r, bias_ids, vocab_size);
+  Sampling(nb::handle object, size_t n, int vocab_size) {
+    const Reader r("sampling", object);
+    temperature = r.array<In<float, 1>>("temperature", n), top_p = r.array<In<float, 1>>("top_p", n);
+    top_k = r.array<In<int32_t, 1>>("top_k", n), min_p = r.array<In<float, 1>>("min_p", n);
+    repetition = r.array<In<float, 1>>("repetition_penalty", n), presence = r.array<In<float, 1>>("presence_penalty", n);
+    frequency = r.array<In<float, 1>>("frequency_penalty", n), seed = r.array<In<uint64_t, 1>>("seed", n);
+    position = r.array<In<int32_t, 1>>("position", n), num_logprobs = r.array<In<int32_t, 1>>("num_logprobs", n);
+    history = r.array<In<int32_t, 1>>("history_ids");
+    history_offsets = r.array<In<int32_t, 1>>("history_offsets", n + 1);
+    history_prompt = r.array<In<int32_t, 1>>("history_num_prompt", n);
+    bias_ids = r.array<In<int32_t, 1>>("bias_ids");
+    bias_values = r.array<In<float, 1>>("bias_values", bias_ids.shape(0));
+    bias_offsets = r.array<In<int32_t, 1>>("bias_offsets", n + 1);
+    check_ragged(r, "history_offsets", history_offsets, history.shape(0));
+    check_ragged(r, "bias_offsets", bias_offsets, bias_ids.shape(0));
+    check_ids(r, "history_ids", history, vocab_size);
+    check_ids(r, "bias_ids", bias_ids, vocab_size);
   }
 
   RowParams row(size_t i) const {
@@ -92,7 +97,7 @@ struct Sampling {
   }
 };
 
-// Results: ids (R,), logprobs (R,), top ids (R, K), top logprobs (R, K), and logits (R, V) or nothing.
+// What is written in place: the fields of runner.py's StepResult.
 struct Results {
   Out<int32_t, 1> ids;
   Out<float, 1> logprobs;
@@ -101,32 +106,34 @@ struct Results {
   Out<float, 2> logits;
   bool has_logits;
 
-  Results(nb::tuple t, size_t n, int vocab_size, const Sampling& sampling) : has_logits(t.size() == 5) {
-    Reader r("results", t, has_logits ? 5 : 4);
-    ids = r.next<Out<int32_t, 1>>(n), logprobs = r.next<Out<float, 1>>(n);
-    top_ids = r.next<Out<int32_t, 2>>(n), top_logprobs = r.next<Out<float, 2>>(n);
-    if (has_logits) logits = r.next<Out<float, 2>>(n);
-    if (has_logits && logits.shape(1) != (size_t)vocab_size) r.fail("logits must be as wide as the vocabulary");
-    if (top_ids.shape(1) != top_logprobs.shape(1)) r.fail("top ids and logprobs must have the same width");
+  Results(nb::handle object, size_t n, int vocab_size, const Sampling& sampling) {
+    const Reader r("results", object);
+    ids = r.array<Out<int32_t, 1>>("token_ids", n), logprobs = r.array<Out<float, 1>>("logprobs", n);
+    top_ids = r.array<Out<int32_t, 2>>("top_ids", n), top_logprobs = r.array<Out<float, 2>>("top_logprobs", n);
+    has_logits = r.has("logits");
+    if (has_logits) logits = r.array<Out<float, 2>>("logits", n);
+    if (has_logits && logits.shape(1) != (size_t)vocab_size) r.fail("logits", "must be as wide as the vocabulary");
+    if (top_ids.shape(1) != top_logprobs.shape(1)) r.fail("top_ids", "must be as wide as top_logprobs");
     for (size_t i = 0; i < n; i++)
-      if (sampling.num_logprobs(i) > (int)top_ids.shape(1)) r.fail("top ids are narrower than num_logprobs");
+      if (sampling.num_logprobs(i) > (int)top_ids.shape(1)) r.fail("top_ids", "must be as wide as num_logprobs");
   }
 };
 
-static void forward(Model& model, nb::tuple batch, nb::tuple sampling_arrays, nb::tuple result_arrays) {
-  Reader r("batch", batch, 7);
-  const auto ids = r.next<In<int32_t, 1>>();
+static void forward(Model& model, nb::handle batch, nb::handle results) {
+  const Reader r("batch", batch);
+  const auto ids = r.array<In<int32_t, 1>>("token_ids");
   const size_t t = ids.shape(0);
-  const auto positions = r.next<In<int32_t, 1>>(t), slots = r.next<In<int32_t, 1>>(t), cu = r.next<In<int32_t, 1>>();
-  if (cu.shape(0) < 1) r.fail("cu_seqlens_q must not be empty");
+  const auto positions = r.array<In<int32_t, 1>>("positions", t), slots = r.array<In<int32_t, 1>>("slot_mapping", t);
+  const auto cu = r.array<In<int32_t, 1>>("cu_seqlens_q");
+  if (cu.shape(0) < 1) r.fail("cu_seqlens_q", "must not be empty");
   const size_t s = cu.shape(0) - 1;
-  const auto contexts = r.next<In<int32_t, 1>>(s);
-  const auto tables = r.next<In<int32_t, 2>>(s);
-  const auto rows = r.next<In<int32_t, 1>>();
+  const auto contexts = r.array<In<int32_t, 1>>("context_lens", s);
+  const auto tables = r.array<In<int32_t, 2>>("block_tables", s);
+  const auto rows = r.array<In<int32_t, 1>>("logits_indices");
   const size_t n = rows.shape(0);
-  const int vocab_size = model.shape().vocab_size;
-  const Sampling sampling(sampling_arrays, n, vocab_size);
-  const Results out(result_arrays, n, vocab_size, sampling);
+  const int vocab_size = model.shape.vocab_size;
+  const Sampling sampling(nb::getattr(batch, "sampling"), n, vocab_size);
+  const Results out(results, n, vocab_size, sampling);
   Step step{(int)t, (int)s, (int)tables.shape(1), (int)n, ids.data(), positions.data(), slots.data(), cu.data(),
             contexts.data(), tables.data(), rows.data(), {}, out.ids.data(), out.logprobs.data(), out.top_ids.data(),
             out.top_logprobs.data(), (int)out.top_ids.shape(1), out.has_logits ? out.logits.data() : nullptr};
@@ -136,13 +143,41 @@ static void forward(Model& model, nb::tuple batch, nb::tuple sampling_arrays, nb
   model.forward(step);
 }
 
-static ModelShape make_shape(nb::tuple t, float eps, int bits) {
-  if (t.size() != 12) throw std::invalid_argument("shape must hold 12 numbers.");
-  if (bits != 4 && bits != 8 && bits != 32)
-    throw std::invalid_argument("bits must be 4, 8 or 32. Given: " + std::to_string(bits) + ".");
-  int v[12];
-  for (int i = 0; i < 12; i++) v[i] = nb::cast<int>(t[i]);
-  return {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], eps, bits};
+static ModelShape make_shape(nb::handle config) {
+  const Reader r("config", config);
+  return {r.number<int>("vocab_size"), r.number<int>("hidden_size"), r.number<int>("intermediate_size"),
+          r.number<int>("num_hidden_layers"), r.number<int>("num_attention_heads"),
+          r.number<int>("num_key_value_heads"), r.number<int>("head_dim"), r.number<float>("rms_norm_eps")};
+}
+
+static ModelLimits make_limits(nb::handle limits) {
+  const Reader r("limits", limits);
+  return {r.number<int>("num_blocks"), r.number<int>("block_size"), r.number<int>("max_num_batched_tokens"),
+          r.number<int>("max_num_seqs"), r.number<int>("max_model_len"), r.number<int>("threads")};
+}
+
+static std::vector<TensorSpec> make_specs(nb::iterable tensors) {
+  std::vector<TensorSpec> specs;
+  for (nb::handle t : tensors) {
+    const Reader r("tensors", t);
+    const auto shape = r.number<std::vector<int>>("shape");
+    specs.push_back({r.number<std::string>("name"), r.number<std::string>("place"), shape.at(0),
+                     shape.size() > 1 ? shape[1] : 0});
+  }
+  return specs;
+}
+
+static Precision make_precision(const std::string& name) {
+  if (name == "float32") return Precision::float32;
+  if (name == "int8") return Precision::int8;
+  if (name == "int4") return Precision::int4;
+  throw std::invalid_argument("precision must be float32, int8 or int4. Given: " + name + ".");
+}
+
+static Format make_format(const std::string& name) {
+  for (int i = 0; i < kFormats; i++)
+    if (name == kFormatInfo[i].name && (Format)i != Format::a8) return (Format)i;
+  throw std::invalid_argument("Numbers of type " + name + " cannot be read.");
 }
 
 static std::unique_ptr<Sampler> make_sampler(const std::string& isa, int vocab_size) {
@@ -154,45 +189,62 @@ static std::unique_ptr<Sampler> make_sampler(const std::string& isa, int vocab_s
 NB_MODULE(_core, m) {
   nb::class_<Weights>(m, "Weights")
       .def("__init__",
-           [](Weights* self, nb::tuple shape, float eps, int bits, int threads) {
-             new (self) Weights(make_shape(shape, eps, bits), threads);
+           [](Weights* self, nb::iterable tensors, const std::string& precision, int threads, const std::string& path,
+              const std::string& key) {
+             new (self) Weights(make_specs(tensors), make_precision(precision), threads, path, key);
            },
-           nb::arg("shape"), nb::kw_only(), nb::arg("rms_norm_eps"), nb::arg("bits"), nb::arg("threads"))
+           nb::arg("tensors"), nb::kw_only(), nb::arg("precision"), nb::arg("threads"), nb::arg("path") = "",
+           nb::arg("key") = "")
       .def("add",
-           [](Weights& w, const std::string& name, nb::ndarray<const float, nb::c_contig, nb::device::cpu> a) {
-             std::vector<size_t> shape(a.ndim());
-             for (size_t i = 0; i < a.ndim(); i++) shape[i] = a.shape(i);
+           [](Weights& w, const std::string& name, const std::string& kind, In<uint8_t, 1> data,
+              const std::vector<size_t>& shape) {
+             const Format format = make_format(kind);
              nb::gil_scoped_release release;
-             w.add(name, a.data(), shape);
+             w.add(name, format, data.data(), data.shape(0), shape);
            },
-           nb::arg("name"), nb::arg("tensor").noconvert())
+           nb::arg("name"), nb::arg("kind"), nb::arg("data").noconvert(), nb::arg("shape"))
       .def("missing", &Weights::missing)
       .def("finish", &Weights::finish, nb::call_guard<nb::gil_scoped_release>())
-      .def("save", &Weights::save, nb::arg("path"), nb::arg("key"), nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro("nbytes", [](const Weights& w) { return w.map.bytes; });
-  m.def("load_weights",
-        [](const std::string& path, const std::string& key, nb::tuple shape, float eps, int bits, int threads) {
-          const ModelShape s = make_shape(shape, eps, bits);
+      .def("kind", [](const Weights& w, const std::string& name) { return info(w.by_name(name).format).name; },
+           nb::arg("name"))
+      .def("tensor_bytes",
+           [](const Weights& w, const std::string& name) {
+             const Tensor& t = w.by_name(name);
+             return t.k ? t.tiles() * t.tile_bytes() : t.n * sizeof(float);
+           },
+           nb::arg("name"))
+      .def("read_rows",
+           [](const Weights& w, const std::string& name, int first, Out<float, 2> out) {
+             const Tensor& t = w.by_name(name);
+             if (!t.data || !t.k || first < 0 || first + (int)out.shape(0) > t.n || out.shape(1) != (size_t)t.k)
+               throw std::invalid_argument("rows must be rows of a matrix of finished weights.");
+             for (size_t i = 0; i < out.shape(0); i++) t.row(first + (int)i, out.data() + i * t.k);
+           },
+           nb::arg("name"), nb::arg("first"), nb::arg("out"))
+      .def_prop_ro("nbytes", &Weights::bytes);
+  m.def("open_weights",
+        [](const std::string& path, const std::string& key, nb::iterable tensors, const std::string& precision,
+           int threads) {
+          auto specs = make_specs(tensors);
+          const Precision p = make_precision(precision);
           nb::gil_scoped_release release;
-          return std::shared_ptr<Weights>(Weights::load(path, key, s, threads));
+          return std::shared_ptr<Weights>(Weights::open(path, key, std::move(specs), p, threads));
         },
-        nb::arg("path"), nb::arg("key"), nb::arg("shape"), nb::kw_only(), nb::arg("rms_norm_eps"), nb::arg("bits"),
-        nb::arg("threads"));
+        nb::arg("path"), nb::arg("key"), nb::arg("tensors"), nb::kw_only(), nb::arg("precision"), nb::arg("threads"));
   nb::class_<Model>(m, "Model")
       .def("__init__",
-           [](Model* self, std::shared_ptr<Weights> weights, nb::tuple limits, In<float, 2> cos, In<float, 2> sin,
-              const std::string& isa) {
-             if (limits.size() != 6) throw std::invalid_argument("limits must hold 6 numbers.");
-             int v[6];
-             for (int i = 0; i < 6; i++) v[i] = nb::cast<int>(limits[i]);
-             const size_t half = weights->shape.head_dim / 2;
+           [](Model* self, std::shared_ptr<Weights> weights, nb::handle config, nb::handle limits, In<float, 2> cos,
+              In<float, 2> sin, const std::string& isa) {
+             const ModelShape shape = make_shape(config);
+             const ModelLimits l = make_limits(limits);
              for (const In<float, 2>& a : {cos, sin})
-               if (a.shape(0) != (size_t)v[4] || a.shape(1) != half)
+               if (a.shape(0) != (size_t)l.max_model_len || a.shape(1) != (size_t)shape.head_dim / 2)
                  throw std::invalid_argument("cos and sin must be (max_model_len, head_dim / 2).");
-             new (self) Model(weights, {v[0], v[1], v[2], v[3], v[4], v[5]}, cos.data(), sin.data(), isa.c_str());
+             new (self) Model(weights, shape, l, cos.data(), sin.data(), isa.c_str());
            },
-           nb::arg("weights"), nb::arg("limits"), nb::arg("cos"), nb::arg("sin"), nb::kw_only(), nb::arg("isa"))
-      .def("forward", &forward, nb::arg("batch"), nb::arg("sampling"), nb::arg("results"))
+           nb::arg("weights"), nb::arg("config"), nb::arg("limits"), nb::arg("cos"), nb::arg("sin"), nb::kw_only(),
+           nb::arg("isa"))
+      .def("forward", &forward, nb::arg("batch"), nb::arg("results"))
       .def_prop_ro("isa", &Model::isa);
   m.def("available_isas", [] {
     std::vector<std::string> names;
@@ -208,7 +260,7 @@ NB_MODULE(_core, m) {
     return std::vector<uint32_t>(out.begin(), out.end());
   }, nb::arg("counter"), nb::arg("key"));
   m.def("sample",
-        [](In<float, 2> logits, nb::tuple sampling_arrays, nb::tuple result_arrays, const std::string& isa) {
+        [](In<float, 2> logits, nb::handle sampling_arrays, nb::handle result_arrays, const std::string& isa) {
           const int vocab_size = (int)logits.shape(1);
           const size_t n = logits.shape(0);
           const Sampling sampling(sampling_arrays, n, vocab_size);

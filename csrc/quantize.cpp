@@ -1,11 +1,11 @@
-// How 32 weights become 8 bits each: exactly, where the checkpoint was itself quantised in groups of 32.
+// How 32 floats become codes of 8 or 4 bits.
 #include <algorithm>
 #include <cmath>
 
+#include "codec.h"
 #include "half.h"
-#include "weights.h"
 
-static constexpr int kSize = 32;
+static constexpr int kSize = kGroup;
 
 static uint16_t half_at_least(float x) {
   const uint16_t h = float_to_half(x);
@@ -16,22 +16,6 @@ static uint16_t half_at_least(float x) {
 static float round_even(float x) {
   constexpr float kShift = 0x1.8p23f;
   return (x + kShift) - kShift;
-}
-
-// Whether all values lie on low + step * {0 .. top}, as they do when they were read from such a grid.
-static bool on_grid(const float* x, float step, float low, float top, float tolerance, uint8_t* q) {
-  const float inverse = 1 / step;
-  constexpr int kPart = 8;  // most grids that do not fit are given up at once
-  for (int i = 0; i < kSize; i += kPart) {
-    int outside = 0;
-    for (int j = i; j < i + kPart; j++) {
-      const float level = round_even((x[j] - low) * inverse);
-      outside |= !(level >= 0) | !(level <= top) | !(std::fabs(low + step * level - x[j]) <= tolerance);
-      q[j] = (uint8_t)(int)level;
-    }
-    if (outside) return false;
-  }
-  return true;
 }
 
 // Lowest and highest value. Floats as integers that have their order: those have a vector minimum; and NaN is an end.
@@ -96,35 +80,26 @@ static void fit_nearest(const float* x, float lo, float hi, uint8_t* best, uint1
   }
 }
 
-bool fit_group(const float* x, int bits, uint8_t* q, uint16_t* scale, uint16_t* low) {
+// 255 levels about the middle, both in half precision: no value is further off than half a step.
+static void fit_range(const float* x, float lo, float hi, RowSpan& to) {
+  to.m = float_to_half(lo / 2 + hi / 2);
+  const float middle = half_to_float(to.m);
+  to.d = half_at_least(std::max(hi - middle, middle - lo) / 127);
+  const float step = half_to_float(to.d), inverse = step > 0 ? 1 / step : 0;
+  for (int i = 0; i < kSize; i++)
+    to.u[i] = (uint8_t)(int8_t)(int)std::clamp(round_even((x[i] - middle) * inverse), -127.0f, 127.0f);
+}
+
+bool quantize(Format f, const float* x, RowSpan& to) {
   float lo, hi;
   find_range(x, lo, hi);
-  const float amax = std::max(-lo, hi), range = hi - lo;
-  *scale = 0, *low = float_to_half(lo);
-  std::fill(q, q + kSize, 0);
   if (!(lo > -65504.0f && hi < 65504.0f)) return false;
-  const float tolerance = amax * 2e-6f;  // rounding of float32 products and sums, far below half precision's steps
-  if (range == 0 && half_to_float(*low) == lo) return true;
-  auto exact = [&](float step, float bottom) {
-    *scale = float_to_half(step), *low = float_to_half(bottom);
-    const float s = half_to_float(*scale);
-    return s > 0 && on_grid(x, s, half_to_float(*low), bits == 4 ? 15 : 255, tolerance, q);
-  };
-  for (int levels = 15; levels >= 8; levels--)  // Q4_1: both ends are on the grid
-    if (exact(range / levels, lo)) return true;
-  const float d8 = half_to_float(float_to_half(amax / 127)), d4 = half_to_float(float_to_half(amax / 8));
-  if (bits == 8 && exact(amax / 127, -128 * d8)) return true;  // Q8_0
-  if (exact(amax / 8, -8 * d4)) return true;  // Q4_0
-  if (bits == 4) {
-    fit_nearest(x, lo, hi, q, scale, low);
-    return true;
+  if (f == Format::a8) {
+    fit_range(x, lo, hi, to);
+  } else {
+    to.d = 0, to.m = float_to_half(lo);
+    std::fill(to.u, to.u + kSize, 0);
+    if (lo < hi) fit_nearest(x, lo, hi, to.u, &to.d, &to.m);
   }
-  *low = float_to_half(lo);
-  if (half_to_float(*low) > lo) *low = float_to_half(lo - std::fabs(lo) * 0x1p-10f - 0x1p-24f);
-  const float bottom = half_to_float(*low);
-  *scale = half_at_least((hi - bottom) / 255);
-  const float step = half_to_float(*scale);
-  for (int i = 0; i < kSize; i++)
-    q[i] = (uint8_t)std::clamp(round_even((x[i] - bottom) / step), 0.0f, 255.0f);
   return true;
 }

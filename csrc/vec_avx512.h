@@ -54,6 +54,7 @@ inline F keep_first(F a, int count, F rest) {  // lanes below count from a
 inline I iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I iadd(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I isub(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline I imul(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline I imax(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline I iand(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 template <int n>
@@ -72,6 +73,15 @@ inline uint8_t store_bytes(int8_t* p, I a, I b) {  // which four bytes are not a
 }
 inline void store_words(int16_t* p, I a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(a.v)); }
 inline F load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+
+// Replaces n places in the table, a multiple of 32, by what is there.
+inline void look_up(const int8_t* table, uint8_t* bytes, int n) {
+  const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+  for (int i = 0; i < n; i += 32) {
+    __m256i* at = (__m256i*)(bytes + i);
+    _mm256_storeu_si256(at, _mm256_shuffle_epi8(all, _mm256_loadu_si256(at)));
+  }
+}
 
 inline float reduce_add(F a) {  // lane i + lane i + 8, then 4, 2, 1
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

@@ -69,6 +69,7 @@ inline F keep_first(F a, int count, F rest) {
 inline I iset1(int32_t x) { I r; LANES r.v[i] = vdupq_n_s32(x); return r; }
 inline I iadd(I a, I b) { LANES a.v[i] = vaddq_s32(a.v[i], b.v[i]); return a; }
 inline I isub(I a, I b) { LANES a.v[i] = vsubq_s32(a.v[i], b.v[i]); return a; }
+inline I imul(I a, I b) { LANES a.v[i] = vmulq_s32(a.v[i], b.v[i]); return a; }
 inline I imax(I a, I b) { LANES a.v[i] = vmaxq_s32(a.v[i], b.v[i]); return a; }
 inline I iand(I a, I b) { LANES a.v[i] = vandq_s32(a.v[i], b.v[i]); return a; }
 template <int n>
@@ -93,6 +94,11 @@ inline F load_half(const uint16_t* p) {
   F r;
   LANES r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
   return r;
+}
+
+inline void look_up(const int8_t* table, uint8_t* bytes, int n) {
+  for (int i = 0; i < n; i += 16)
+    vst1q_s8((int8_t*)bytes + i, vqtbl1q_s8(vld1q_s8(table), vld1q_u8(bytes + i)));
 }
 
 inline float reduce_add(F a) {  // lane i + lane i + 8, then 4, 2, 1

@@ -49,6 +49,7 @@ inline F keep_first(F a, int count, F rest) { LANES if (i >= count) a.v[i] = res
 inline I iset1(int32_t x) { I r; LANES r.v[i] = x; return r; }
 inline I iadd(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
 inline I isub(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i]); return a; }
+inline I imul(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i]); return a; }
 inline I imax(I a, I b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
 inline I iand(I a, I b) { LANES a.v[i] &= b.v[i]; return a; }
 template <int n>
@@ -73,6 +74,10 @@ inline uint8_t store_bytes(int8_t* p, I a, I b) {  // which four bytes are not a
 }
 inline void store_words(int16_t* p, I a) { LANES p[i] = (int16_t)a.v[i]; }
 inline F load_half(const uint16_t* p) { F r; LANES r.v[i] = half_to_float(p[i]); return r; }
+
+inline void look_up(const int8_t* table, uint8_t* bytes, int n) {
+  for (int i = 0; i < n; i++) bytes[i] = (uint8_t)table[bytes[i]];
+}
 
 inline float reduce_add(F a) {
   for (int w = 8; w; w /= 2)

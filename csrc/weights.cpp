@@ -1,14 +1,16 @@
 #include "weights.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
 
+#include "codec.h"
 #include "half.h"
-#include "kernels.h"
 
 Memory::Memory(size_t bytes, bool huge) : size_(bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -17,6 +19,17 @@ Memory::Memory(size_t bytes, bool huge) : size_(bytes) {
 #ifdef MADV_HUGEPAGE
   if (huge) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
+}
+
+Memory Memory::map_file(int fd, size_t bytes) {
+  Memory m;
+  void* p = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) throw std::runtime_error("cannot map " + std::to_string(bytes) + " bytes");
+#ifdef MADV_HUGEPAGE
+  madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  m.data_ = (char*)p, m.size_ = bytes;
+  return m;
 }
 
 Memory::~Memory() {
@@ -31,122 +44,114 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-size_t Matrix::tile_bytes(bool quantized) const {
-  return quantized ? (size_t)k / kGroup * ::tile_bytes(nibbles) : (size_t)k * kLanes * sizeof(float);
-}
-
-Matrix ImageMap::place_matrix(const ModelShape& shape, size_t index, int n, int k) {
-  Matrix m{bytes, n, k, round_up(n, kLanes) / kLanes, index < nibbles.size() && nibbles[index]};
-  bytes += m.tiles * m.tile_bytes(shape.quantized());
-  return m;
-}
-
-size_t ImageMap::place_vector(int n) {
-  const size_t at = bytes;
-  bytes += round_up(n, kLanes) * sizeof(float);
-  return at;
-}
-
-ImageMap::ImageMap(const ModelShape& s, std::vector<uint8_t> in_nibbles) : nibbles(std::move(in_nibbles)) {
-  const int gate_up = 2 * round_up(s.intermediate_size, kLanes), qkv = s.query_size() + 2 * s.kv_size();
-  embedding = place_matrix(s, 0, s.vocab_size, s.hidden_size);
-  head = s.tied ? embedding : place_matrix(s, 1, s.vocab_size, s.hidden_size);
-  norm = place_vector(s.hidden_size);
-  for (int i = 0; i < s.num_layers; i++) {
-    LayerMap l;
-    l.attention_norm = place_vector(s.hidden_size);
-    l.qkv = place_matrix(s, 4 * i + 2, qkv, s.hidden_size);
-    l.o = place_matrix(s, 4 * i + 3, s.hidden_size, s.query_size());
-    l.mlp_norm = place_vector(s.hidden_size);
-    l.gate_up = place_matrix(s, 4 * i + 4, gate_up, s.hidden_size);
-    l.down = place_matrix(s, 4 * i + 5, s.hidden_size, s.intermediate_size);
-    if (s.qk_norm) l.query_norm = place_vector(s.head_dim), l.key_norm = place_vector(s.head_dim);
-    if (s.attention_bias) l.qkv_bias = place_vector(qkv);
-    if (s.attention_output_bias) l.o_bias = place_vector(s.hidden_size);
-    if (s.mlp_bias) l.gate_up_bias = place_vector(gate_up), l.down_bias = place_vector(s.hidden_size);
-    layers.push_back(l);
+void Tensor::row(int i, float* out) const {
+  const uint8_t* tile = data + (size_t)(i / kLanes) * tile_bytes();
+  const int lane = i % kLanes;
+  if (format == Format::f32) {
+    for (int c = 0; c < k; c++) out[c] = ((const float*)tile)[(size_t)c * kLanes + lane];
+    return;
+  }
+  RowSpan span;
+  for (int c = 0; c < k; c += info(format).span, tile += info(format).tile_bytes()) {
+    unpack(format, tile, lane, span);
+    values(format, span, out + c);
   }
 }
 
-std::vector<const Matrix*> ImageMap::matrices() const {
-  std::vector<const Matrix*> all{&embedding, head.offset == embedding.offset ? nullptr : &head};
-  for (const LayerMap& l : layers) all.insert(all.end(), {&l.qkv, &l.o, &l.gate_up, &l.down});
-  return all;
-}
+// A tensor as it comes, and the entry it goes to.
+struct Weights::Source {
+  Format format;
+  const uint8_t* data;
+  size_t row_bytes;
+  const Entry& to;
+  std::atomic<bool> good{true};
 
-Weights::Weights(const ModelShape& s, int threads) : shape(s), map(s), memory_(map.bytes, true), pool_(threads) {}
+  int columns() const { return std::max(to.spec.columns, 1); }
 
-bool Weights::find(const std::string& name, Target& t) const {
-  const ModelShape& s = shape;
-  auto matrix = [&](const Matrix& m, int rows, int first = 0, int step = 1) {
-    t = {&m, first, step, 0, rows, m.k};
-    return true;
-  };
-  auto vector = [&](size_t at, int rows, int first = 0, int step = 1) {
-    t = {nullptr, first, step, at, rows, 0};
-    return at != kAbsent;
-  };
-  if (name == "model.embed_tokens.weight") return matrix(map.embedding, s.vocab_size);
-  if (name == "lm_head.weight") return !s.tied && matrix(map.head, s.vocab_size);
-  if (name == "model.norm.weight") return vector(map.norm, s.hidden_size);
-  const std::string prefix = "model.layers.";
-  if (name.compare(0, prefix.size(), prefix)) return false;
-  const size_t dot = name.find('.', prefix.size());
-  const std::string number = name.substr(prefix.size(), dot - prefix.size());
-  if (dot == std::string::npos || number.empty() || number.size() > 5 ||
-      !std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; }) ||
-      std::stoi(number) >= s.num_layers)
-    return false;
-  const LayerMap& l = map.layers[std::stoi(number)];
-  const std::string part = name.substr(dot + 1);
-  const int q = s.query_size(), kv = s.kv_size(), mid = s.intermediate_size, hidden = s.hidden_size;
-  if (part == "input_layernorm.weight") return vector(l.attention_norm, hidden);
-  if (part == "post_attention_layernorm.weight") return vector(l.mlp_norm, hidden);
-  if (part == "self_attn.q_norm.weight") return vector(l.query_norm, s.head_dim);
-  if (part == "self_attn.k_norm.weight") return vector(l.key_norm, s.head_dim);
-  if (part == "self_attn.q_proj.weight") return matrix(l.qkv, q);
-  if (part == "self_attn.k_proj.weight") return matrix(l.qkv, kv, q);
-  if (part == "self_attn.v_proj.weight") return matrix(l.qkv, kv, q + kv);
-  if (part == "self_attn.o_proj.weight") return matrix(l.o, hidden);
-  if (part == "mlp.gate_proj.weight") return matrix(l.gate_up, mid, 0, 2);
-  if (part == "mlp.up_proj.weight") return matrix(l.gate_up, mid, kLanes, 2);
-  if (part == "mlp.down_proj.weight") return matrix(l.down, hidden);
-  if (part == "self_attn.q_proj.bias") return vector(l.qkv_bias, q);
-  if (part == "self_attn.k_proj.bias") return vector(l.qkv_bias, kv, q);
-  if (part == "self_attn.v_proj.bias") return vector(l.qkv_bias, kv, q + kv);
-  if (part == "self_attn.o_proj.bias") return vector(l.o_bias, hidden);
-  if (part == "mlp.gate_proj.bias") return vector(l.gate_up_bias, mid, 0, 2);
-  if (part == "mlp.up_proj.bias") return vector(l.gate_up_bias, mid, kLanes, 2);
-  if (part == "mlp.down_proj.bias") return vector(l.down_bias, hidden);
-  return false;
-}
-
-// The row of the packed matrix that holds row i of the tensor: step 2 leaves every other tile of 16 out.
-static int packed_row(int i, int first, int step) { return first + i / kLanes * step * kLanes + i % kLanes; }
-
-void Weights::pack_rows(const Target& t, const float* data, int from, int to, bool& good) {
-  char* base = memory_.data();
-  const int bits = t.matrix == &map.embedding || t.matrix == &map.head ? 8 : shape.bits;
-  for (int i = from; i < to; i++) {
-    const int row = packed_row(i, t.first_row, t.row_step_tiles), lane = row % kLanes;
-    const float* x = data + (size_t)i * std::max(t.columns, 1);
-    if (!t.columns || !shape.quantized())
-      for (int c = 0; c < std::max(t.columns, 1); c++) good &= std::isfinite(x[c]);
-    if (!t.columns) {
-      ((float*)(base + t.vector))[row] = *x;
-    } else if (!shape.quantized()) {
-      float* tile = (float*)(base + t.matrix->offset) + (size_t)(row / kLanes) * t.columns * kLanes;
-      for (int c = 0; c < t.columns; c++) tile[(size_t)c * kLanes + lane] = x[c];
+  // False if it holds what is not finite.
+  bool floats(int row, float* out) const {
+    const uint8_t* from = data + row * row_bytes;
+    const int n = columns();
+    if (format == Format::f32) {
+      std::memcpy(out, from, n * sizeof(float));
+    } else if (format == Format::f16) {
+      for (int i = 0; i < n; i++) out[i] = finite_half_to_float(((const uint16_t*)from)[i]);
+    } else if (format == Format::bf16) {
+      for (int i = 0; i < n; i++) out[i] = bits_to_float((uint32_t)((const uint16_t*)from)[i] << 16);
     } else {
-      uint8_t* tile = (uint8_t*)base + t.matrix->offset + (row / kLanes) * t.matrix->tile_bytes(true);
-      for (int g = 0; g < t.columns; g += kGroup, tile += tile_bytes(false)) {
-        uint8_t q[kGroup];
-        uint16_t* half = (uint16_t*)(tile + kLanes * kGroup) + lane;
-        good &= fit_group(x + g, bits, q, half, half + kLanes);
-        for (int k = 0; k < kGroup; k += 4) std::memcpy(tile + (k / 4 * kLanes + lane) * 4, q + k, 4);
+      RowSpan span;
+      bool fine = true;
+      for (int i = 0; i < n; i += info(format).span, from += info(format).file_bytes) {
+        fine &= decode(format, from, span);
+        values(format, span, out + i);
       }
+      return fine;
+    }
+    uint32_t top = 0;
+    for (int i = 0; i < n; i++) top = std::max(top, float_to_bits(out[i]) & 0x7fffffff);
+    return top < 0x7f800000;
+  }
+};
+
+Weights::Weights(std::vector<TensorSpec> specs, Precision p, int threads) : precision(p), pool_(threads) {
+  for (TensorSpec& spec : specs) {
+    names_[spec.name] = places_[spec.place] = entries_.size();
+    entries_.push_back({std::move(spec)});
+  }
+}
+
+Format Weights::stored_format(const TensorSpec& spec, Format source) const {
+  if (!spec.columns || !quantized()) return Format::f32;
+  if (info(source).is_coded()) return source;
+  // What comes first and last is worth its 8 bits: errors there matter most.
+  const bool is_outside = spec.place == "embedding" || spec.place == "head";
+  return precision == Precision::int8 || is_outside ? Format::a8 : Format::q4_1;
+}
+
+size_t Weights::Entry::bytes() const {
+  const Tensor t{format, spec.rows, spec.columns};
+  return spec.columns ? t.tiles() * t.tile_bytes() : t.tiles() * kLanes * sizeof(float);
+}
+
+static void pack_floats(const float* rows, int k, float* tile) {
+  for (int c = 0; c < k; c++)
+    for (int i = 0; i < kLanes; i++) tile[c * kLanes + i] = rows[(size_t)i * k + c];
+}
+
+// One row's spans: taken as they are, or made from its numbers.
+static bool read_spans(Format source, Format to, const uint8_t* from, const float* x, int count, RowSpan* spans) {
+  bool good = true;
+  for (int i = 0; i < count; i++)
+    good &= source == to ? decode(to, from + (size_t)i * info(to).file_bytes, spans[i])
+                         : quantize(to, x + i * info(to).span, spans[i]);
+  return good;
+}
+
+void Weights::pack_tile(const Source& s, int tile, std::vector<uint8_t>& scratch) const {
+  const Format to = s.to.format;
+  const int first = tile * kLanes, rows = std::min(kLanes, s.to.spec.rows - first), k = s.columns();
+  const bool keeps_floats = to == Format::f32, needs_floats = keeps_floats || s.format != to;
+  std::vector<float> x(needs_floats ? (size_t)kLanes * k : 0);
+  bool good = true;
+  for (int i = 0; needs_floats && i < rows; i++) good &= s.floats(first + i, x.data() + (size_t)i * k);
+  if (keeps_floats) {
+    scratch.resize((size_t)k * kLanes * sizeof(float));
+    pack_floats(x.data(), k, (float*)scratch.data());
+  } else {
+    const FormatInfo& of = info(to);
+    const int count = k / of.span;
+    std::vector<RowSpan> spans((size_t)kLanes * count);
+    for (int i = 0; i < rows; i++)
+      good &= read_spans(s.format, to, s.data + (first + i) * s.row_bytes, x.data() + (size_t)i * k, count,
+                         spans.data() + (size_t)i * count);
+    scratch.resize((size_t)count * of.tile_bytes());
+    RowSpan column[kLanes];
+    for (int c = 0; c < count; c++) {
+      for (int i = 0; i < kLanes; i++) column[i] = spans[(size_t)i * count + c];
+      pack(to, column, scratch.data() + (size_t)c * of.tile_bytes());
     }
   }
+  if (!good) const_cast<Source&>(s).good = false;
 }
 
 static std::string show(const std::vector<size_t>& shape) {
@@ -155,62 +160,67 @@ static std::string show(const std::vector<size_t>& shape) {
   return text + ")";
 }
 
-void Weights::add(const std::string& name, const float* data, const std::vector<size_t>& given) {
-  Target t;
-  if (!find(name, t)) throw std::invalid_argument("Tensor " + name + " does not belong to this model.");
-  std::vector<size_t> wanted{(size_t)t.rows};
-  if (t.columns) wanted.push_back(t.columns);
+void Weights::add(const std::string& name, Format source, const uint8_t* data, size_t bytes,
+                  const std::vector<size_t>& given) {
+  const auto found = names_.find(name);
+  if (found == names_.end()) throw std::invalid_argument("Tensor " + name + " does not belong to this model.");
+  Entry& e = entries_[found->second];
+  const TensorSpec& spec = e.spec;
+  std::vector<size_t> wanted{(size_t)spec.rows};
+  if (spec.columns) wanted.push_back(spec.columns);
   if (given != wanted)
     throw std::invalid_argument("Tensor " + name + " must have shape " + show(wanted) + ". Given: " + show(given) +
                                 ".");
-  if (!added_.insert(name).second) throw std::invalid_argument("Tensor " + name + " was given twice.");
-  std::vector<char> good(pool_.size(), true);
-  Stage stage;
-  constexpr int kRows = 64;
-  pool_.run([&](int thread) {
-    bool all = true;
-    stage.run((t.rows + kRows - 1) / kRows,
-              [&](int i) { pack_rows(t, data, i * kRows, std::min(i * kRows + kRows, t.rows), all); });
-    good[thread] = all;
-  });
-  if (std::find(good.begin(), good.end(), false) != good.end())
-    throw std::invalid_argument("Tensor " + name + " holds NaN, infinity or values over 65504.");
+  if (e.offset) throw std::invalid_argument("Tensor " + name + " was given twice.");
+  const FormatInfo& of = info(source);
+  const size_t columns = std::max(spec.columns, 1), row_bytes = columns / of.span * of.file_bytes;
+  if (columns % of.span || bytes != row_bytes * spec.rows)
+    throw std::invalid_argument("Tensor " + name + " of type " + of.name + " does not hold so many bytes.");
+  e.format = stored_format(spec, source);
+  if (columns % info(e.format).span && spec.columns)
+    throw std::invalid_argument("Tensor " + name + " must have a multiple of 32 columns.");
+  Source s{source, data, row_bytes, e};
+  const size_t at = size_, each = spec.columns ? Tensor{e.format, spec.rows, spec.columns}.tile_bytes() : e.bytes();
+  if (!spec.columns) {
+    std::vector<float> x(e.bytes() / sizeof(float));
+    for (int i = 0; i < spec.rows; i++)
+      if (!s.floats(i, &x[i])) s.good = false;
+    write((const uint8_t*)x.data(), e.bytes(), at);
+  } else {
+    Stage stage;
+    std::atomic<bool> written{true};
+    pool_.run([&](int) {
+      std::vector<uint8_t> scratch;
+      stage.run((spec.rows + kLanes - 1) / kLanes, [&](int tile) {
+        pack_tile(s, tile, scratch);
+        try {
+          write(scratch.data(), each, at + tile * each);
+        } catch (const std::runtime_error&) {
+          written = false;
+        }
+      });
+    });
+    if (!written) write((const uint8_t*)"", 1, at);  // throws again, here
+  }
+  if (!s.good) throw std::invalid_argument("Tensor " + name + " holds NaN, infinity or values over 65504.");
+  e.offset = at;
+  size_ = (at + e.bytes() + 63) / 64 * 64;
 }
 
 std::vector<std::string> Weights::missing() const {
-  std::vector<std::string> names{"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}, absent;
-  for (int i = 0; i < shape.num_layers; i++) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    for (const char* part : {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.q_norm.weight",
-                             "self_attn.k_norm.weight"})
-      names.push_back(layer + part);
-    for (const char* part : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
-      names.push_back(layer + part + ".weight"), names.push_back(layer + part + ".bias");
-  }
-  Target t;
-  for (const std::string& name : names)
-    if (find(name, t) && !added_.count(name)) absent.push_back(name);
+  std::vector<std::string> absent;
+  for (const Entry& e : entries_)
+    if (!e.offset) absent.push_back(e.spec.name);
   return absent;
 }
 
-void Weights::embed(int id, float* out) const {
-  const Matrix& m = map.embedding;
-  const int lane = id % kLanes;
-  if (!shape.quantized()) {
-    const float* tile = (const float*)at(m.offset) + (size_t)(id / kLanes) * m.k * kLanes;
-    for (int c = 0; c < m.k; c++) out[c] = tile[(size_t)c * kLanes + lane];
-    return;
-  }
-  const int bytes = tile_bytes(m.nibbles);
-  const uint8_t* tile = (const uint8_t*)at(m.offset) + (id / kLanes) * m.tile_bytes(true);
-  for (int g = 0; g < m.k; g += kGroup, tile += bytes) {
-    const uint16_t* half = (const uint16_t*)(tile + bytes) - 2 * kLanes + lane;
-    const float scale = half_to_float(half[0]), low = half_to_float(half[kLanes]);
-    for (int k = 0; k < kGroup; k++) {
-      const int line = m.nibbles ? k / 4 % 4 : k / 4;
-      const int byte = tile[(line * kLanes + lane) * 4 + k % 4];
-      out[g + k] = __builtin_fmaf((float)(!m.nibbles ? byte : k < kGroup / 2 ? byte & 15 : byte >> 4), scale, low);
-    }
-  }
+const Tensor* Weights::find(const std::string& place) const {
+  const auto found = places_.find(place);
+  return found == places_.end() ? nullptr : &entries_[found->second].tensor;
+}
+
+const Tensor& Weights::by_name(const std::string& name) const {
+  const auto found = names_.find(name);
+  if (found == names_.end()) throw std::invalid_argument("Tensor " + name + " does not belong to this model.");
+  return entries_[found->second].tensor;
 }

@@ -1,29 +1,21 @@
-// A model's weights in one block of memory, packed as the kernels read them.
+// A model's weights as the kernels read them, in one file that is mapped: its pages are shared by all who run the model,
+// and none of them is this process's own. Knows tensors by name and place (spec.py), and nothing of what they are for.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
+#include "format.h"
 #include "pool.h"
 
-struct ModelShape {
-  int vocab_size, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim;
-  int tied, attention_bias, attention_output_bias, mlp_bias, qk_norm;
-  float rms_norm_eps;
-  int bits;  // of a weight: 32 (float), 8, or 4 (embedding and head: 8)
-
-  int query_size() const { return num_heads * head_dim; }
-  int kv_size() const { return num_kv_heads * head_dim; }
-  bool quantized() const { return bits < 32; }
-};
-
-// Anonymous memory that the system fills with zeros as it is touched.
+// Anonymous memory that the system fills with zeros as it is touched, or a file's.
 class Memory {
  public:
   Memory() = default;
   Memory(size_t bytes, bool huge);
+  static Memory map_file(int fd, size_t bytes);  // to be read
   ~Memory();
   Memory(Memory&& other) noexcept;
   Memory& operator=(Memory&& other) noexcept;
@@ -35,77 +27,92 @@ class Memory {
   size_t size_ = 0;
 };
 
-// A matrix of n rows and k columns as tiles of 16 rows (kernels.h), at `offset` of the image.
-struct Matrix {
-  size_t offset = 0;
-  int n = 0, k = 0, tiles = 0;
-  bool nibbles = false;  // 8-bit values stored in 4 (kernels.h)
+struct File {
+  int fd = -1;
 
-  size_t tile_bytes(bool quantized) const;
+  File() = default;
+  explicit File(int f) : fd(f) {}
+  File(File&& other) noexcept { std::swap(fd, other.fd); }
+  File& operator=(File&& other) noexcept {
+    std::swap(fd, other.fd);
+    return *this;
+  }
+  ~File();
 };
 
-constexpr size_t kAbsent = ~(size_t)0;
-
-struct LayerMap {
-  Matrix qkv, o, gate_up, down;  // rows of gate and up alternate in tiles of 16
-  size_t attention_norm, mlp_norm, query_norm = kAbsent, key_norm = kAbsent;  // of heads: the latter two
-  size_t qkv_bias = kAbsent, o_bias = kAbsent, gate_up_bias = kAbsent, down_bias = kAbsent;
+struct TensorSpec {
+  std::string name, place;
+  int rows, columns;  // columns 0: a vector
 };
 
-// Where everything lies: a function of the shape, and of which matrices are stored in 4 bits. They are numbered embedding,
-// head, then qkv, o, gate_up and down of each layer; those beyond the end of `nibbles` are not.
-struct ImageMap {
-  explicit ImageMap(const ModelShape&, std::vector<uint8_t> nibbles = {});
-  std::vector<const Matrix*> matrices() const;  // in that order, without a tied head
-  std::vector<LayerMap> layers;
-  Matrix embedding, head;
-  size_t norm, bytes = 0;
-  std::vector<uint8_t> nibbles;
+// A matrix of n rows and k columns as tiles of 16 rows, or a vector of n floats padded to 16 with zeros.
+struct Tensor {
+  Format format = Format::f32;
+  int n = 0, k = 0;
+  const uint8_t* data = nullptr;
 
- private:
-  Matrix place_matrix(const ModelShape&, size_t index, int n, int k);
-  size_t place_vector(int n);
+  int tiles() const { return (n + kLanes - 1) / kLanes; }
+  size_t tile_bytes() const {
+    return format == Format::f32 ? (size_t)k * kLanes * sizeof(float)
+                                 : (size_t)k / info(format).span * info(format).tile_bytes();
+  }
+  const float* vector() const { return (const float*)data; }
+  void row(int i, float* out) const;  // k floats: exactly what is stored
 };
+
+enum class Precision : uint32_t { float32, int8, int4 };
 
 class Weights {
  public:
-  Weights(const ModelShape& shape, int threads);
+  // The image is written to `path` as tensors are added, under another name until it is whole; an empty path: to memory.
+  // key: names what it is made from. Throws std::runtime_error where it cannot be written.
+  Weights(std::vector<TensorSpec>, Precision, int threads, std::string path, std::string key);
+  ~Weights();
 
-  // Quantises and packs one tensor under its Hugging Face name. Throws std::invalid_argument for an unknown name, a
-  // second time, a wrong shape, and values that are not finite or beyond half precision.
-  void add(const std::string& name, const float* data, const std::vector<size_t>& shape);
+  // Packs one tensor. source: the type of its numbers; coded ones are kept as they are, unless the precision is float32.
+  // Throws std::invalid_argument for an unknown name, a second time, a wrong shape or size, and values that are not finite
+  // or beyond half precision; std::runtime_error for a full disk.
+  void add(const std::string& name, Format source, const uint8_t* data, size_t bytes, const std::vector<size_t>& shape);
   std::vector<std::string> missing() const;
-  // After the last tensor: moves matrices whose values all fit in 4 bits to their smaller form. Nothing else changes.
-  void finish();
+  void finish();  // after the last tensor
 
-  // The image file: written beside `path`, synced, renamed over it. `key` names what it was made from.
-  void save(const std::string& path, const std::string& key) const;
-  // Throws std::runtime_error for a file of another format, shape or key, or a damaged one.
-  static std::unique_ptr<Weights> load(const std::string& path, const std::string& key, const ModelShape&, int threads);
+  // Throws std::runtime_error for a file of another version, key, precision or other tensors, or a damaged one.
+  static std::unique_ptr<Weights> open(const std::string& path, const std::string& key, std::vector<TensorSpec>,
+                                       Precision, int threads);
 
-  const ModelShape shape;
-  ImageMap map;
-  const char* at(size_t offset) const { return memory_.data() + offset; }
-  const float* vector(size_t offset) const { return offset == kAbsent ? nullptr : (const float*)at(offset); }
-  void embed(int id, float* out) const;  // one row of the embedding
+  const Precision precision;
+  bool quantized() const { return precision != Precision::float32; }
+  size_t bytes() const { return size_; }
+  // Null for what the model does not have.
+  const Tensor* find(const std::string& place) const;
+  const Tensor& by_name(const std::string& name) const;  // throws std::invalid_argument
 
  private:
-  struct Target {  // where one tensor goes: rows of a matrix, or a vector
-    const Matrix* matrix;
-    int first_row, row_step_tiles;
-    size_t vector;
-    int rows, columns;  // columns 0: a vector
+  struct Header;
+  struct Record;
+  struct Entry {
+    TensorSpec spec;
+    Format format = Format::f32;
+    size_t offset = 0;  // 0: not there yet
+    Tensor tensor;
+
+    size_t bytes() const;
   };
-  bool find(const std::string& name, Target& target) const;
-  void pack_rows(const Target&, const float* data, int from, int to, bool& good);
-  bool fits_nibbles(const Matrix&) const;
+  struct Source;
+  Weights(std::vector<TensorSpec>, Precision, int threads);
+  Format stored_format(const TensorSpec&, Format source) const;
+  void pack_tile(const Source&, int tile, std::vector<uint8_t>& scratch) const;
+  void write(const uint8_t* data, size_t bytes, size_t at) const;
+  size_t header_bytes() const;
+  std::vector<Record> records() const;
+  void map(File&);
   uint64_t digest() const;
 
+  std::vector<Entry> entries_;
+  std::map<std::string, size_t> names_, places_;
+  std::string path_, temporary_, key_;
+  File file_;
   Memory memory_;
-  std::set<std::string> added_;
+  size_t size_ = 0;
   mutable Pool pool_;
 };
-
-// One group of 32 values as q * scale + min with q in 0..255, or 0..15 with 4 bits, both in half precision: exactly where
-// that is possible. False if they cannot hold it.
-bool fit_group(const float* x, int bits, uint8_t* q, uint16_t* scale, uint16_t* low);

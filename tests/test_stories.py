@@ -10,9 +10,10 @@ import pytest
 
 from llamastream.app import assemble
 from llamastream.config import ModelSettings
-from llamastream.generation import ChatService
+from llamastream.generation import Answers
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Delta
+from tests.doubles.service import open_answer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 BOS = frozenset({1})  # a story ends where the next one would begin
@@ -26,22 +27,21 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def running(model: str, tmp_path: Path) -> AsyncIterator[ChatService]:
+async def running(model: str, tmp_path: Path) -> AsyncIterator[Answers]:
     assembly = assemble(ModelSettings(model=model, dtype="float32", data_dir=tmp_path))
-    await assembly.service.start()
+    await assembly.answers.start()
     try:
         await assembly.engine.ready()
-        yield assembly.service
+        yield assembly.answers
     finally:
-        await assembly.service.stop()
+        await assembly.answers.stop()
 
 
-async def deltas(
-    service: ChatService, prompt: str | tuple[int, ...], **sampling: int
-) -> list[Delta]:
+async def deltas(service: Answers, prompt: str | tuple[int, ...], **sampling: int) -> list[Delta]:
     params = SamplingParams(temperature=0, stop_token_ids=BOS, **sampling)
-    async with await service.open(ChatRequest(prompt, sampling=params)) as stream:
-        return [delta async for delta in stream]
+    generation = await open_answer(service, ChatRequest(prompt, sampling=params))
+    with generation.follow() as reader:
+        return [delta async for delta in reader]
 
 
 def ids(answer: list[Delta]) -> list[int]:

@@ -4,6 +4,8 @@ Knows no command line and no wire format: `cli` and `jina` call it with settings
 """
 
 import asyncio
+import logging
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,25 +17,29 @@ from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
-from llamastream.errors import ModelError
-from llamastream.generation import ChatService
-from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
+from llamastream.generation import Answers, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
-from llamastream.store.records import Retention
+from llamastream.records import ConversationLimits, Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
 
+logger = logging.getLogger(__name__)
+
 DAY_S = 86_400.0
+STORE_RETRY_S = 1.0  # between two tries to open the database
+WAITING_SAID_EVERY_S = 10.0
+ARITHMETIC = 2  # of the CPU core: raise it when the same weights give other logits
 
 
 class Assembly(NamedTuple):
-    """The parts of one running model. The service owns the engine and starts and stops it."""
+    """The parts of one running model. The answers own the engine and start and stop it."""
 
     checkpoint: Checkpoint
     engine: AsyncEngine
-    service: ChatService
+    answers: Answers
 
 
 def find_model(settings: ModelSettings, progress: Progress | None = None) -> Checkpoint:
@@ -70,7 +76,7 @@ def load_runner(
     return CpuRunner.load(
         checkpoint.config,
         config,
-        checkpoint.tensors,
+        checkpoint.stored_tensors,
         image=_image_path(settings.data_dir, checkpoint, config.dtype),
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
@@ -96,10 +102,12 @@ def assemble(
 
     def load() -> LLMEngine:
         runner = load_runner(checkpoint, settings, device, progress)
+        for warning in (*checkpoint.warnings, *prompts.warnings):
+            logger.warning("model %s: %s", checkpoint.name, warning)
         return LLMEngine(runner, settings.engine_config())
 
     engine = AsyncEngine(load)
-    service = ChatService(
+    answers = Answers(
         engine,
         tokenizer,
         prompts,
@@ -107,11 +115,11 @@ def assemble(
         model_id=_model_id(checkpoint, settings.dtype, device),
         sampling=checkpoint.sampling,
     )
-    return Assembly(checkpoint, engine, service)
+    return Assembly(checkpoint, engine, answers)
 
 
-def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) -> Responses:
-    """Stored responses on top of `service`. The database is opened when they start."""
+def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> StoredAnswers:
+    """Stored answers on top of `answers`. The database is opened when they start."""
     days = store.retain_days
     policy = StorePolicy(
         grace_s=store.grace,
@@ -122,11 +130,32 @@ def join_store(service: ChatService, store: StoreSettings, *, data_dir: Path) ->
             max_conversations=store.retain_conversations,
         ),
     )
-    return Responses(service, lambda: open_store(store, data_dir=data_dir), policy)
+    return StoredAnswers(answers, lambda: wait_for_store(store, data_dir=data_dir), policy)
+
+
+async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
+    """Open the database as a server; PostgreSQL once it can be had, and say so while it cannot.
+
+    It may not be up yet, or not have noticed that the last server is gone. SQLite's file is here or
+    not. Raises StoreError, or StoreUnavailable and StoreBusy (after `store_wait`).
+    """
+    clock = asyncio.get_running_loop().time
+    deadline, said_s = clock() + store.store_wait, -math.inf
+    while True:
+        try:
+            return await open_store(store, data_dir=data_dir)
+        except (StoreUnavailable, StoreBusy) as error:
+            left_s = deadline - clock()
+            if left_s <= 0 or not store.is_postgres:
+                raise
+            if clock() - said_s >= WAITING_SAID_EVERY_S:
+                said_s = clock()
+                logger.warning("waiting for the database, %.0f s more: %s", left_s, error.message)
+        await asyncio.sleep(min(STORE_RETRY_S, left_s))
 
 
 async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
-    """Open the database, made if need be. Raises StoreError."""
+    """Open the database, made if need be. Raises StoreError or StoreUnavailable."""
     # The import takes 0.2 s, in which the weights go on loading.
     module = await asyncio.to_thread(import_module, "llamastream.store.store")
     sqlite_url = import_module("llamastream.store.database").sqlite_url
@@ -135,13 +164,16 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
         durability=store.durability,
         owner=store.server_name,
         exclusive=exclusive,
+        limits=ConversationLimits(
+            store.max_conversation_items, int(store.max_conversation_mib * 2**20)
+        ),
     )
     return opened
 
 
 def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """Equal where the same request gives the same tokens: what a stored answer may go on with."""
-    kind = "" if device == "cpu" else "-gpu"
+    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
     return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 
 

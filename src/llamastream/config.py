@@ -7,7 +7,7 @@ descriptions of a model; the options come from flags, `LLAMASTREAM_*` variables 
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -67,11 +67,13 @@ class LlamaConfig:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerConfig:
-    """Everything `chat` needs to turn text into ids and back, whatever file format it came from.
+    """Everything `text` needs to turn text into ids and back, whatever file format it came from.
 
-    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`. `eos_token_ids` are all ids
-    that end a turn (generation_config.json may name several). `add_bos_token` says whether plain
-    text gets a BOS in front.
+    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`. `eos_token_ids` are the ids
+    that the files say end a turn; the chat template may tell of more. `add_bos_token` says whether
+    plain text gets a BOS in front. `named_templates` are those beside the default one.
+    `template_variables` are what a template knows by names such as `eos_token`. `odd_pieces` are
+    the bytes, in hex, of ids that the JSON can only hold a place for. `vocab_size` is the model's.
     """
 
     tokenizer_json: str
@@ -79,6 +81,11 @@ class TokenizerConfig:
     eos_token_ids: tuple[int, ...]
     add_bos_token: bool
     chat_template: str | None = None
+    named_templates: dict[str, str] = field(default_factory=dict)
+    template_variables: dict[str, str] = field(default_factory=dict)
+    odd_pieces: dict[int, str] = field(default_factory=dict)
+    vocab_size: int | None = None
+    source: str = "tokenizer.json"  # the file to name in errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +301,9 @@ class StoreSettings(Settings):
         None,
         description="Database URL, e.g. postgresql://user@host/name. [llamastream.db in data_dir]",
     )
+    store_wait: float = Field(
+        30.0, ge=0, description="Seconds that the start waits for a PostgreSQL that is not up yet."
+    )
     server_name: str = Field(
         "main", description="Name of this server, unlike that of any other on the same database."
     )
@@ -323,6 +333,16 @@ class StoreSettings(Settings):
     retain_conversations: int | None = Field(
         None, ge=0, description="Conversations kept at most. [no limit]"
     )
+    max_conversation_items: int = Field(
+        10_000, ge=1, description="Items that one conversation may hold."
+    )
+    max_conversation_mib: float = Field(
+        16.0, gt=0, le=1024, description="Size that one conversation may have, in MiB."
+    )
+
+    @property
+    def is_postgres(self) -> bool:
+        return (self.store or "").startswith("postgres")
 
 
 def _split(value: Any) -> Any:

@@ -13,15 +13,36 @@ ChatError
 ├── UnsupportedMediaType (415)
 ├── MisdirectedRequest (421)         a host that this server is not
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
-├── InternalError (500)              our own bug, or a runner that failed in the middle
+├── InternalError (500, exit 70)     our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
-├── ConfigError (exit code 2)        a flag, variable or TOML key with a bad value, a port in use
-└── ModelError (exit code 2)         a model that cannot be found, read or run
+├── StoreUnavailable (503, exit 75)  the database is full, gone or locked: a later try may succeed
+├── DamagedRecord (503)              one stored record cannot be read
+├── ConfigError (exit 2)             a flag, variable or TOML key with a bad value, a port in use
+├── StoreError (exit 2)              a database that we must not or cannot work with
+│   └── StoreBusy (exit 75)          another server has it
+└── ModelError (exit 2)              a model that cannot be found, read or run
+    └── ModelUnavailable (exit 75)   a model that cannot be fetched now
+
+Exit codes are those of sysexits.h, but for 2. What ended with 70 or 75 may be started again.
 """
 
+import errno
 import re
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
+
+EXIT_CONFIG, EXIT_SOFTWARE, EXIT_TEMPORARY = 2, 70, 75
+# What may pass by itself: disks, memory, networks, limits of the machine.
+PASSING = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY),
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN, errno.EINTR),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
 
 MAX_MESSAGE_CHARS = 2000  # none of ours is longer, whatever a client's text does to it
 MAX_PARAM_CHARS = 200
@@ -39,6 +60,7 @@ class ChatError(Exception):
 
     status = 500
     code = "internal_error"
+    exit_code = EXIT_CONFIG
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         self.message = cut(message, MAX_MESSAGE_CHARS)
@@ -131,7 +153,7 @@ class Overloaded(ChatError):
 
 
 class InternalError(ChatError):
-    pass
+    exit_code = EXIT_SOFTWARE
 
 
 class EngineDead(ChatError):
@@ -140,7 +162,7 @@ class EngineDead(ChatError):
 
 
 class ConfigError(ChatError):
-    """A setting that cannot be used. One line on stderr, exit code 2."""
+    """A setting that cannot be used. One line on stderr."""
 
     code = "config_error"
 
@@ -150,6 +172,7 @@ class StoreUnavailable(ChatError):
 
     status = 503
     code = "store_unavailable"
+    exit_code = EXIT_TEMPORARY
 
 
 class DamagedRecord(ChatError):
@@ -160,15 +183,64 @@ class DamagedRecord(ChatError):
 
 
 class StoreError(ChatError):
-    """A database we must not or cannot work with. One line on stderr, exit code 2."""
+    """A database we must not or cannot work with. One line on stderr."""
 
     code = "store_error"
 
 
+class StoreBusy(StoreError):
+    exit_code = EXIT_TEMPORARY
+
+
 class ModelError(ChatError):
-    """A model that cannot be found, read or run. One line on stderr, exit code 2."""
+    """A model that cannot be found, read or run. One line on stderr."""
 
     code = "model_error"
+
+
+class ModelUnavailable(ModelError):
+    """The place a model is fetched from cannot be reached, or fails."""
+
+    exit_code = EXIT_TEMPORARY
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of the system, or one that lies behind this, is of what may pass by itself:
+    a full disk, a network that is down."""
+    if isinstance(error, OSError) and error.errno in PASSING:
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and may_pass(cause)
+
+
+def exit_code(error: ChatError) -> int:
+    """What a command ends with."""
+    is_about_files = isinstance(error, ModelError | StoreError)
+    return EXIT_TEMPORARY if is_about_files and may_pass(error) else error.exit_code
+
+
+@contextmanager
+def reading(file: object, way_out: str = "Download it again.") -> Iterator[None]:
+    """The boundary around parsers of files that we did not write: all they raise is a ModelError.
+
+    They meet whatever a damaged or hostile file makes of their assumptions: TypeError, KeyError,
+    RecursionError, a panic of Rust. Our own errors pass.
+    """
+    try:
+        yield
+    except ChatError:
+        raise
+    except OSError as error:
+        raise ModelError(f"Cannot read {file}: {error.strerror or error}.") from error
+    except BaseException as error:
+        # NOTE: a panic is no Exception; its class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"{file} is damaged or not what it should be ({type(error).__name__}: "
+            f"{lines[0][:200].rstrip('.')}). {way_out}"
+        ) from error
 
 
 def requirement(problem: str) -> str:

@@ -12,6 +12,9 @@ runner and the oracle compute whatever of these is there.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamastream.config import LlamaConfig
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -30,6 +33,17 @@ class TensorSpec(NamedTuple):
     name: str
     gguf: str
     place: str
+    shape: Shape
+
+
+class StoredTensor(NamedTuple):
+    """A tensor's numbers as their file has them, rows in transformers' order.
+
+    kind: ggml's name of their type, such as F16 or Q4_K. data: (bytes,) uint8.
+    """
+
+    kind: str
+    data: NDArray[np.uint8]
     shape: Shape
 
 

@@ -3,10 +3,10 @@
 Knows no wire format, no tensors and no text encoding. Everything here is immutable.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from llamastream.errors import ChatError
 from llamastream.sampling import SamplingParams
@@ -22,6 +22,22 @@ class Message:
     role: Role
     content: str
     name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How a conversation becomes a prompt. `variables` are the chat template's own, JSON values.
+
+    `continues`: the last message is the beginning of the answer. Else the prompt ends with what
+    asks for an answer, unless `add_generation_prompt` is False and the template knows of that.
+    """
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continues: bool = False
+
+
+PLAIN_PROMPT = PromptOptions()
 
 
 class FinishReason(StrEnum):
@@ -54,8 +70,19 @@ class ChatRequest:
     include_stop: bool = False
     skip_special_tokens: bool = True
     truncation: Literal["disabled", "auto"] = "disabled"
+    max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
+    prompt_options: PromptOptions = PLAIN_PROMPT
     scope: str = ""
     label: str = ""
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return (self.prompt, *self.more_prompts)
+
+    @property
+    def num_choices(self) -> int:
+        """Of all prompts."""
+        return len(self.prompts) * self.n
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from llamastream.config import ServeSettings
-from llamastream.generation.responses import StorePolicy
+from llamastream.generation import StorePolicy
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service

@@ -43,11 +43,15 @@ class RawClient:
             self.seen += await self._reader.read(1)
             await asyncio.sleep(0)
 
-    async def read_until(self, end: bytes) -> bytes:
-        while end not in self.seen:
-            data = await self._reader.read(4096)
-            assert data, f"connection closed after {self.seen!r}"
-            self.seen += data
+    async def read_until(self, mark: bytes) -> bytes:
+        """Up to the first `mark` and whatever came with it."""
+        parts, tail = [self.seen], self.seen
+        while mark not in tail:
+            data = await self._reader.read(2**16)
+            assert data, f"the connection ended before {mark!r}"
+            parts.append(data)
+            tail = tail[-len(mark) :] + data
+        self.seen = b"".join(parts)
         return self.seen
 
     async def read_all(self) -> bytes:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from llamastream.generation import Stream
+from llamastream.generation import Generation
 from llamastream.types import GenerationRequest
 from tests.api.crowd import ACTS, Crowd
 from tests.doubles.engine import FakeEngine
@@ -39,7 +39,7 @@ def num_memory_blocks() -> int:
 
 
 def streams_alive() -> list[object]:
-    return [thing for thing in gc.get_objects() if type(thing) is Stream]
+    return [thing for thing in gc.get_objects() if type(thing) is Generation]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # sockets that were broken off

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from llamastream.api.delivery import EventStream
+from llamastream.api.deliver import StreamedAnswer
+from llamastream.api.wire.format import Format
 from llamastream.config import ServeSettings
-from llamastream.errors import EngineDead, InternalError
-from llamastream.generation.stream import Stream
-from llamastream.types import Delta, EngineState
+from llamastream.errors import ChatError, EngineDead, InternalError
+from llamastream.generation import Generation
+from llamastream.types import ChatRequest, Delta, EngineState
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, events, stream_chat
 from tests.doubles.engine import FakeEngine
-from tests.doubles.service import says
+from tests.doubles.service import open_answer, running_service, says
 from tests.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
@@ -86,7 +87,7 @@ async def test_leaving_cancels_in_the_engine_and_harms_nobody(
 
 async def test_a_reader_that_stalls_is_not_waited_for_and_loses_nothing(connect: Connect) -> None:
     length = 30_000
-    engine = FakeEngine(says("y" * length), max_model_len=10**6)
+    engine = FakeEngine(says("y" * length), max_model_len=10**6, tokens_per_step=20)
     client = await connect(engine)
     async with RawClient(client.base_url) as slow:
         tracemalloc.start()
@@ -214,13 +215,19 @@ async def test_a_bug_is_a_500_in_the_same_shape(connect: Connect) -> None:
     }
 
 
-class Failing:
+class Failing(Format):
     """A wire format that cannot write one of the deltas."""
 
     def frames(self, delta: Delta) -> list[bytes]:
         if delta.text == "b":
             raise ValueError("a bug")
         return [delta.text.encode()]
+
+    def closing(self, generation: Generation) -> list[bytes]:
+        return [b"the end"]
+
+    def error(self, error: ChatError) -> bytes:
+        return error.message.encode()
 
 
 class Connection:
@@ -234,7 +241,7 @@ class Connection:
 
 
 async def test_a_bug_while_sending_ends_its_own_answer_with_an_error() -> None:
-    stream = Stream("s", ((1,),), num_dropped_turns=0, on_close=lambda: None)
+    engine = FakeEngine(says("ab"), manual=True)
     connection, sent = Connection(), []
 
     async def send(message: Any) -> None:
@@ -243,12 +250,32 @@ async def test_a_bug_while_sending_ends_its_own_answer_with_an_error() -> None:
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    answer = EventStream(stream, Failing(), ping_interval_s=60)  # type: ignore[arg-type]
-    sending = asyncio.create_task(answer({"state": {"connection": connection}}, receive, send))
-    await until(lambda: bool(sent))  # it waits for deltas
-    for number, letter in enumerate("ab"):
-        stream.push(Delta(0, number, letter, (5,), (), None))
-    await sending
+    async with running_service(engine) as answers:
+        generation = await open_answer(answers, ChatRequest("hi"))
+        answer = StreamedAnswer(generation, Failing(), ping_interval_s=60)
+        sending = asyncio.create_task(answer({"state": {"connection": connection}}, receive, send))
+        await until(lambda: bool(sent))  # it waits for deltas
+        engine.allow(2)
+        await sending
+        assert engine.num_alive == 0
     assert connection.written == [b"a"]
     assert b"Internal error" in sent[-1]["body"]
     assert not sent[-1]["more_body"]
+
+
+@pytest.mark.parametrize("store", [False, True])
+async def test_what_fails_in_the_step_of_a_token_ends_behind_it(
+    connect_stored: Connect, store: bool
+) -> None:
+    """The token's chunk came behind the last one, and broke the connection for its client."""
+
+    class FailsWithAToken(FakeEngine):
+        def _advance(self, seq: Any) -> None:
+            super()._advance(seq)
+            if seq.position == 2:
+                self.fail(seq.request.request_id, InternalError("the runner failed"))
+
+    client = await connect_stored(FailsWithAToken(says("abc")))
+    for _ in range(2):  # the second one on the same connection
+        text = (await client.post(CHAT, json=body(store=store))).text
+        assert text.index('"content":"b"') < text.index("the runner failed")

@@ -43,10 +43,30 @@ async def test_health_tells_of_a_failing_database(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=url) as client,
     ):
         assert (await client.get("/health")).json()["store"] == "ready"
-        assert isinstance(responses.store, FailingStore)
-        responses.store.fail()
+        assert isinstance(responses._store, FailingStore)
+        responses._store.fail()
         health = await client.get("/health")
         assert (health.status_code, health.json()["store"]) == (200, "unavailable")
+
+
+async def test_server_whose_database_was_taken_away_is_not_ready(tmp_path: Path) -> None:
+    service = make_service(FakeEngine(says("abc")))
+    responses = make_responses(service, tmp_path)
+    async with (
+        running_server(service, None, responses) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        (tmp_path / "llamastream.db").rename(tmp_path / "away")
+        health = await client.get("/health")
+        assert health.status_code == 503
+        assert (health.json()["status"], health.json()["store"]) == ("store_lost", "unavailable")
+        body = {"model": service.model_name, "input": "hi"}
+        answer = await client.post("/v1/responses", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+        answer = await client.post("/v1/responses", json=body | {"store": False})
+        assert answer.status_code == 200
+        (tmp_path / "away").rename(tmp_path / "llamastream.db")
+        assert (await client.get("/health")).status_code == 200
 
 
 async def test_version(connect: Connect) -> None:

@@ -92,3 +92,32 @@ async def test_bad_input(
 ) -> None:
     error = check_error(await client.post(path, json=body), status)
     assert message in error["message"]
+
+
+async def test_the_options_of_a_chat_are_those_of_its_prompt(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "I say"}]
+    begun = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    shown = (await client.post("/apply-template", json=begun)).json()
+    assert shown["prompt"].endswith("assistant\nI say")
+    assert (await client.post("/tokenize", json=begun)).json()["tokens"] == shown["tokens"]
+    await client.post("/v1/chat/completions", json={"model": "demo", **begun})
+    assert list(engine.submitted[0].prompt_ids) == shown["tokens"]
+    bare = {"messages": MESSAGES, "add_generation_prompt": False}
+    text = (await client.post("/apply-template", json=bare)).json()["prompt"]
+    assert text == "<|im_start|>user\nsay <|im_end|><|im_end|>\n"
+    both = begun | {"add_generation_prompt": True}
+    error = check_error(await client.post("/apply-template", json=both), 400)
+    assert error["param"] == "continue_final_message"
+
+
+async def test_tokenizer_info_is_what_a_remote_tokenizer_needs(client: httpx.AsyncClient) -> None:
+    facts = (await client.get("/tokenizer_info")).json()
+    assert facts["eos_token"] == "<|im_end|>"
+    assert facts["bos_token"] == "<s>"
+    assert "<|im_start|>" in facts["chat_template"]
+    assert facts["vocab_size"] == 259
+    # As lm-eval looks up an id.
+    body = {"prompt": facts["eos_token"], "add_special_tokens": False}
+    assert (await client.post("/tokenize", json=body)).json()["tokens"] == [IM_END]

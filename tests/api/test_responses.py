@@ -8,7 +8,7 @@ import pytest
 
 from llamastream.config import ServeSettings
 from llamastream.errors import InternalError
-from llamastream.generation.responses import StorePolicy
+from llamastream.generation import StorePolicy
 from tests.api.conftest import Connect
 from tests.api.response_schemas import check_event, check_response
 from tests.doubles.engine import FakeEngine

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llamastream.generation.responses import Draft
+from llamastream.generation import NewAnswer
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Message, Token
 from tests.api.conftest import Connect
@@ -17,7 +17,7 @@ from tests.api.sse import chat_body, content_of, stream_chat
 from tests.api.test_responses import events_of, id_of, stream
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import http_port
-from tests.doubles.service import running_responses, running_service, says
+from tests.doubles.service import open_answer, running_responses, running_service, says
 from tests.doubles.waiting import until
 
 TEXT = "Paris, é 😀. And so on."
@@ -98,23 +98,23 @@ async def test_a_step_is_one_transaction_and_the_next_server_goes_on_behind_it(
     first = FakeEngine(says(TEXT), manual=True, tokens_per_step=5)
     async with running_responses(first, tmp_path) as responses:
         transactions: list[list[int]] = []
-        append = responses.store.append
+        append = responses._store.append
 
         def spy(tokens: Sequence[Token]) -> Any:
             transactions.append([token.position for token in tokens])
             return append(tokens)
 
-        responses.store.append = spy  # type: ignore[method-assign]
-        draft = Draft("r", {"model": "demo"}, background=True)
-        log = await responses.create(ChatRequest(HI, sampling=SamplingParams(seed=1)), draft)
+        responses._store.append = spy  # type: ignore[method-assign]
+        new = NewAnswer("r", {"model": "demo"}, store=True, background=True)
+        log = await responses.create(ChatRequest(HI, sampling=SamplingParams(seed=1)), new)
         first.allow(2)
         await until(lambda: log.num_public == 10)
         assert transactions == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     second = FakeEngine(says(TEXT), tokens_per_step=5)
     async with running_responses(second, tmp_path) as responses:
-        log = await responses.open("r", scope="")
-        await until(lambda: log.is_finished)
-        assert log.num_public == len(TEXT.encode()) + 1
+        log = await responses.find("r", scope="")
+        await until(lambda: log.end is not None)
+        assert log.num_tokens == len(TEXT.encode()) + 1
     assert second.submitted[0].output_ids == tuple(TEXT.encode()[:10])
 
 
@@ -135,8 +135,9 @@ async def test_jina_gets_one_document_per_visible_token() -> None:
 async def test_metrics_count_tokens_and_what_the_engine_drafted() -> None:
     engine = FakeEngine(says("abcdefgh"), tokens_per_step=3)
     async with running_service(engine) as service:
-        stream = await service.open(ChatRequest(HI))
-        numbers = [delta.sequence_number async for delta in stream]
+        generation = await open_answer(service, ChatRequest(HI))
+        with generation.follow() as reader:
+            numbers = [delta.sequence_number async for delta in reader]
         text = service.metrics.render().decode()
     assert numbers == list(range(10))  # the ninth token ends the turn, the last delta says so
     assert "llamastream_output_tokens_total 9.0" in text

@@ -10,6 +10,7 @@ from tests.doubles.service import make_service, says
 from llamastream.cli.serve import _serve_grpc
 from llamastream.config import ServeSettings
 from llamastream.errors import ConfigError
+from llamastream.jina.service import StreamService
 
 
 @pytest.fixture
@@ -19,10 +20,12 @@ def taken_port() -> Iterator[int]:
     listener.close()
 
 
+def streams() -> StreamService:
+    return StreamService(make_service(FakeEngine(says("a"))), lambda _: "")
+
+
 async def test_free_port_is_taken_and_named() -> None:
-    server, said = await _serve_grpc(
-        make_service(FakeEngine(says("a"))), ServeSettings(grpc_port=0)
-    )
+    server, said = await _serve_grpc(streams(), ServeSettings(grpc_port=0))
     assert server is not None
     assert said.endswith(f":{server.port}")
     await server.stop(0)
@@ -30,13 +33,13 @@ async def test_free_port_is_taken_and_named() -> None:
 
 async def test_port_that_was_asked_for_must_be_free(taken_port: int) -> None:
     with pytest.raises(ConfigError, match=f"{taken_port}.*--grpc-port"):
-        await _serve_grpc(make_service(FakeEngine(says("a"))), ServeSettings(grpc_port=taken_port))
+        await _serve_grpc(streams(), ServeSettings(grpc_port=taken_port))
 
 
 async def test_second_server_goes_without_the_default_port(
     taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llamastream.cli.serve.DEFAULT_PORT", taken_port)
-    server, said = await _serve_grpc(make_service(FakeEngine(says("a"))), ServeSettings())
+    server, said = await _serve_grpc(streams(), ServeSettings())
     assert server is None
     assert f"port {taken_port} is in use" in said

@@ -12,7 +12,7 @@ from tests.doubles.service import make_responses, make_service, says
 from tests.doubles.waiting import until
 
 from llamastream.cli.stopping import Stopping
-from llamastream.generation.responses import Responses
+from llamastream.generation import StoredAnswers
 
 BODY = {"model": "demo", "input": "hi", "background": True}
 
@@ -20,7 +20,7 @@ BODY = {"model": "demo", "input": "hi", "background": True}
 @asynccontextmanager
 async def serving(
     engine: FakeEngine, folder: Path
-) -> AsyncIterator[tuple[httpx.AsyncClient, Responses]]:
+) -> AsyncIterator[tuple[httpx.AsyncClient, StoredAnswers]]:
     service = make_service(engine)
     responses = make_responses(service, folder)
     async with running_server(service, None, responses) as url:
@@ -32,8 +32,10 @@ async def test_open_streams_finish_and_new_ones_are_refused(tmp_path: Path) -> N
     engine = FakeEngine(says("abc"), manual=True)
     async with serving(engine, tmp_path) as (client, responses):
         id = (await client.post("/v1/responses", json=BODY)).json()["id"]
-        stopping = asyncio.create_task(Stopping(responses.chat, responses, 60).run(is_patient=True))
-        await until(lambda: responses.chat.is_draining)
+        stopping = asyncio.create_task(
+            Stopping(responses.answers, responses, 60).run(is_patient=True)
+        )
+        await until(lambda: responses.answers.is_draining)
         refused = await client.post("/v1/responses", json=BODY)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
@@ -50,7 +52,7 @@ async def test_what_takes_too_long_is_left_to_the_next_start(tmp_path: Path) -> 
         id = (await client.post("/v1/responses", json=BODY)).json()["id"]
         path = f"/v1/responses/{id}?stream=true"
         async with client.stream("GET", path) as answer:
-            await Stopping(responses.chat, responses, 0.01).run(is_patient=True)
+            await Stopping(responses.answers, responses, 0.01).run(is_patient=True)
             text = (await answer.aread()).decode()
         assert '"code":"engine_unavailable"' in text
     async with serving(FakeEngine(says("abc")), tmp_path) as (client, _):
@@ -62,8 +64,8 @@ async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
     engine = FakeEngine(says("abc"), manual=True)
     async with serving(engine, tmp_path) as (client, responses):
         await client.post("/v1/responses", json=BODY)
-        stopping = Stopping(responses.chat, responses, 3600)
+        stopping = Stopping(responses.answers, responses, 3600)
         task = asyncio.create_task(stopping.run(is_patient=True))
-        await until(lambda: responses.chat.is_draining)
+        await until(lambda: responses.answers.is_draining)
         stopping.hurry()
         await asyncio.wait_for(task, 10)

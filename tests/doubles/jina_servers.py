@@ -12,11 +12,11 @@ from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.errors import on_chat_error
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.errors import ChatError
-from llamastream.generation.responses import Responses
-from llamastream.jina.desk import StreamDesk
+from llamastream.generation import StoredAnswers
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.http_routes import jina_routes
-from tests.doubles.scripted_service import ScriptedService
+from llamastream.jina.service import StreamService
+from tests.doubles.scripted_answers import ScriptedAnswers
 
 KEY = "sesame"
 
@@ -28,14 +28,13 @@ Start = Callable[..., Awaitable[int]]
 
 @asynccontextmanager
 async def grpc_port(
-    service: ScriptedService,
-    ready: Callable[[], bool] = lambda: True,
+    service: ScriptedAnswers,
+    ready: Callable[[], bool] | None = None,
     port: int = 0,
-    responses: Responses | None = None,
+    stored: StoredAnswers | None = None,
     keys: tuple[str, ...] = (),
 ) -> AsyncIterator[int]:
-    desk = StreamDesk(service, KeyRing(keys).scope_of_header, ready, responses)
-    server = await serve_grpc(desk, port=port)
+    server = await serve_grpc(_streams(service, ready, stored, keys), port=port)
     try:
         yield server.port
     finally:
@@ -44,13 +43,12 @@ async def grpc_port(
 
 @asynccontextmanager
 async def http_port(
-    service: ScriptedService,
-    ready: Callable[[], bool] = lambda: True,
-    responses: Responses | None = None,
+    service: ScriptedAnswers,
+    ready: Callable[[], bool] | None = None,
+    stored: StoredAnswers | None = None,
     keys: tuple[str, ...] = (),
 ) -> AsyncIterator[int]:
-    desk = StreamDesk(service, KeyRing(keys).scope_of_header, ready, responses)
-    routes = jina_routes(desk, MAX_BODY_BYTES)
+    routes = jina_routes(_streams(service, ready, stored, keys), MAX_BODY_BYTES)
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))
@@ -60,6 +58,18 @@ async def http_port(
     finally:
         server.should_exit = True
         await task
+
+
+def _streams(
+    service: ScriptedAnswers,
+    ready: Callable[[], bool] | None,
+    stored: StoredAnswers | None,
+    keys: tuple[str, ...],
+) -> StreamService:
+    authorize = KeyRing(keys).scope_of_header
+    streams = StreamService(service, authorize, stored)  # type: ignore[arg-type]
+    streams.ready = ready or streams.ready
+    return streams
 
 
 class Readiness:

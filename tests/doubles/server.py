@@ -7,25 +7,31 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
-from llamastream.api.app import create_app
+from llamastream.api.app import create_app, key_ring
 from llamastream.api.http.transport import HttpProtocol
+from llamastream.api.http.websocket import WebSocketProtocol
 from llamastream.config import ServeSettings
-from llamastream.generation import ChatService
-from llamastream.generation.responses import Responses
+from llamastream.generation import Answers, StoredAnswers
+from llamastream.jina.http_routes import jina_routes
+from llamastream.jina.service import StreamService
 
 
 @asynccontextmanager
 async def running_server(
-    service: ChatService,
+    answers: Answers,
     settings: ServeSettings | None = None,
-    responses: Responses | None = None,
+    stored: StoredAnswers | None = None,
 ) -> AsyncIterator[str]:
-    """Serve `service`; yields the base URL. All connections are closed at the end."""
+    """Serve `answers`; yields the base URL. All connections are closed at the end."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    app = create_app(service, settings or ServeSettings(), responses)
-    config = uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="on")
+    settings = settings or ServeSettings()
+    streams = StreamService(answers, key_ring(settings).scope_of_header, stored)
+    app = create_app(answers, settings, stored, jina_routes(streams, settings.max_body_bytes))
+    config = uvicorn.Config(
+        app, http=HttpProtocol, ws=WebSocketProtocol, log_config=None, lifespan="on"
+    )
     server = uvicorn.Server(config)
     # What `serve` does, but for its sleeps of 0.1 s and its signal handlers.
     config.load()

@@ -1,14 +1,14 @@
-"""A ChatService on the scripted engine and the byte tokenizer."""
+"""Answers on the scripted engine and the byte tokenizer."""
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from llamastream.generation import ChatService
-from llamastream.generation.responses import Responses, StorePolicy
+from llamastream.generation import Answers, Generation, NewAnswer, StoredAnswers, StorePolicy
 from llamastream.store.database import sqlite_url
 from llamastream.text import PromptBuilder, Tokenizer
-from llamastream.types import GenerationRequest
+from llamastream.types import ChatRequest, GenerationRequest
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.store import FailingStore
 from tests.doubles.tokenizer import IM_END, byte_tokenizer_config
@@ -27,10 +27,10 @@ def last_user_words(request: GenerationRequest) -> list[int]:
     return prompt[start : prompt.index(IM_END, start) + 1]
 
 
-def make_service(engine: FakeEngine, model_id: str = "m") -> ChatService:
+def make_service(engine: FakeEngine, model_id: str = "m") -> Answers:
     """Not started."""
     tokenizer = Tokenizer(byte_tokenizer_config())
-    return ChatService(
+    return Answers(
         engine,
         tokenizer,
         PromptBuilder.from_config(tokenizer, None),
@@ -40,10 +40,10 @@ def make_service(engine: FakeEngine, model_id: str = "m") -> ChatService:
 
 
 def make_responses(
-    service: ChatService, folder: Path, policy: StorePolicy | None = None
-) -> Responses:
+    service: Answers, folder: Path, policy: StorePolicy | None = None
+) -> StoredAnswers:
     """On the database in `folder`. Not started."""
-    return Responses(
+    return StoredAnswers(
         service, lambda: FailingStore.open(sqlite_url(folder)), policy or StorePolicy()
     )
 
@@ -51,8 +51,8 @@ def make_responses(
 @asynccontextmanager
 async def running_responses(
     engine: FakeEngine, folder: Path, policy: StorePolicy | None = None, model_id: str = "m"
-) -> AsyncIterator[Responses]:
-    """With its ChatService, both stopped in order."""
+) -> AsyncIterator[StoredAnswers]:
+    """With its Answers, both stopped in order."""
     async with running_service(engine, model_id) as service:
         responses = make_responses(service, folder, policy)
         await responses.start()
@@ -64,10 +64,15 @@ async def running_responses(
 
 
 @asynccontextmanager
-async def running_service(engine: FakeEngine, model_id: str = "m") -> AsyncIterator[ChatService]:
+async def running_service(engine: FakeEngine, model_id: str = "m") -> AsyncIterator[Answers]:
     service = make_service(engine, model_id)
     await service.start()
     try:
         yield service
     finally:
         await service.stop()
+
+
+async def open_answer(answers: Answers, request: ChatRequest, id: str | None = None) -> Generation:
+    """One that nobody keeps."""
+    return await answers.open(request, NewAnswer(id or uuid.uuid4().hex))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamastream.errors import StoreUnavailable
-from llamastream.store.records import Outcome, Response
+from llamastream.records import Outcome, Response
 from llamastream.store.store import Store
 from llamastream.types import Token
 
@@ -19,7 +19,7 @@ class FailingStore(Store):
 
     @property
     def is_working(self) -> bool:
-        return not self.is_failing
+        return super().is_working and not self.is_failing
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from llamastream.config import ModelSettings
-from llamastream.generation import ChatService
+from llamastream.generation import Answers
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Message
 from tests.api.crowd import ACTS, Crowd
 from tests.doubles.server import running_server
+from tests.doubles.service import open_answer
 from tests.doubles.waiting import until
 
 pytest.importorskip("llamastream.engine._core", reason="the C++ core is not built")
@@ -30,10 +31,11 @@ pytestmark = [
 ]
 
 
-async def answer_alone(service: ChatService, question: str, max_tokens: int) -> str:
+async def answer_alone(service: Answers, question: str, max_tokens: int) -> str:
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    stream = await service.open(ChatRequest((Message("user", question),), sampling=sampling))
-    return "".join([delta.text async for delta in stream])
+    asked = ChatRequest((Message("user", question),), sampling=sampling)
+    with (await open_answer(service, asked)).follow() as reader:
+        return "".join([delta.text async for delta in reader])
 
 
 async def test_a_thousand_requests_leave_no_block_behind(tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ async def test_a_thousand_requests_leave_no_block_behind(tmp_path: Path) -> None
         threads=1,
     )
     assembly = assemble(settings, served_model_name="demo")
-    engine, service = assembly.engine, assembly.service
+    engine, service = assembly.engine, assembly.answers
     async with running_server(service) as server:
         await engine.ready()
         idle_tasks = asyncio.all_tasks()

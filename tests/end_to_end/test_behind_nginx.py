@@ -61,8 +61,8 @@ async def front(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     certificate = make_certificate(tmp_path)
     tls = ssl.create_default_context(cafile=str(certificate))
     async with (
-        running_server(service, responses=responses) as server,
-        grpc_port(service, responses=responses) as rpc,
+        running_server(service, stored=responses) as server,
+        grpc_port(service, stored=responses) as rpc,
     ):
         changes = {
             "127.0.0.1:8000": f"127.0.0.1:{httpx.URL(server).port}",

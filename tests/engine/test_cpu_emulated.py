@@ -1,14 +1,37 @@
 """The kernels of another machine, cross-compiled and run under emulation if the tools are here."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from llamastream.engine import _core
+
 CSRC = Path(__file__).parents[2] / "csrc"
+EMULATED = Path(__file__).parent / "emulated"
 COMPILERS = ["aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++-12"]
 FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-c"]  # as CMakeLists.txt has them
+
+
+SOURCES = ("kernels", "codec", "check_kernels", "kernels_portable")
+V3 = ["-mavx2", "-mfma", "-mf16c"]
+
+
+def build(folder: Path, compiler: str, machines: dict[str, list[str]], *flags: str) -> str:
+    """The program that checks kernels. machines: source (and what tells it from
+    another build of it) -> what its instructions need."""
+    objects = []
+    for name, machine in {**{source: [] for source in SOURCES}, **machines}.items():
+        objects.append(str(folder / f"{name}.o"))
+        source = str(CSRC / f"{name.partition('-')[0]}.cpp")
+        command = [compiler, *FLAGS, *flags, *machine, source, "-o", objects[-1]]
+        subprocess.run(command, check=True, capture_output=False)
+    program = str(folder / "check")
+    static = ["-static"] if "aarch64" in compiler else []
+    subprocess.run([compiler, *static, *objects, "-o", program], check=True)
+    return program
 
 
 @pytest.mark.slow
@@ -17,16 +40,26 @@ def test_neon_kernels_give_the_bits_of_the_portable_ones(tmp_path: Path) -> None
     emulator = shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("needs g++ for aarch64 and qemu-user")
-    objects = []
-    for name in ("kernels", "kernels_portable", "kernels_neon", "check_kernels"):
-        objects.append(str(tmp_path / f"{name}.o"))
-        machine = ["-march=armv8.2-a+dotprod"] if name == "kernels_neon" else []
-        source = str(CSRC / f"{name}.cpp")
-        subprocess.run([compiler, *FLAGS, *machine, source, "-o", objects[-1]], check=True)
-    program = str(tmp_path / "check")
-    subprocess.run([compiler, "-static", *objects, "-o", program], check=True)
-    result = subprocess.run(
-        [emulator, "-cpu", "max", program], capture_output=True, text=True, timeout=120
-    )
+    program = build(tmp_path, compiler, {"kernels_neon": ["-march=armv8.2-a+dotprod"]})
+    command = [emulator, "-cpu", "max", program]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.stdout == "neon ok\n"
+    assert result.returncode == 0
+
+
+@pytest.mark.slow
+def test_avx512_and_vnni_kernels_give_the_bits_of_the_portable_ones(tmp_path: Path) -> None:
+    """On a machine without them: on SIMDe's model of their instructions."""
+    simde = os.environ.get("LLAMASTREAM_SIMDE", "/usr/include")  # of Debian's libsimde-dev
+    if not Path(simde, "simde").is_dir() or "avx2" not in _core.available_isas():
+        pytest.skip("needs the headers of SIMDe, and AVX2")
+    model = [*V3, f"-I{EMULATED}", f"-isystem{simde}"]
+    machines = {
+        "kernels_avx2": V3,
+        "kernels_avx2-vnni": [*model, "-D__AVXVNNI__"],
+        "kernels_avx512": model,
+    }
+    program = build(tmp_path, "g++", machines, "-DLLAMASTREAM_EMULATED")
+    result = subprocess.run([program], capture_output=True, text=True, timeout=600)
+    assert result.stdout == "avx512 ok\navxvnni ok\navx2 ok\n"
     assert result.returncode == 0

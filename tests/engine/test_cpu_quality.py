@@ -41,7 +41,7 @@ def test_int8_is_close_to_float32_on_english(demo: Checkpoint) -> None:
     assert len(ids) >= 2048
     engine = EngineConfig(max_num_seqs=1, max_num_batched_tokens=CHUNK, max_model_len=4096)
     runners = [
-        CpuRunner.load(demo.config, replace(engine, dtype=dtype), demo.tensors)
+        CpuRunner.load(demo.config, replace(engine, dtype=dtype), demo.stored_tensors)
         for dtype in ("float32", "int8")
     ]
     divergences, agreements = [], []
@@ -64,7 +64,7 @@ def test_int8_answers_a_first_question_as_float32_does(demo: Checkpoint) -> None
     """The first token is close: log probability -1.88 in float32, -1.96 for the next best."""
     tokenizer = Tokenizer.from_str(demo.tokenizer.tokenizer_json)
     engine = EngineConfig(max_num_seqs=1, max_num_batched_tokens=CHUNK, max_model_len=512)
-    runner = CpuRunner.load(demo.config, engine, demo.tensors)
+    runner = CpuRunner.load(demo.config, engine, demo.stored_tensors)
     request = make_request("a", tokenizer.encode(QUESTION).ids, temperature=0.0, max_tokens=7)
     answer = run_all(LLMEngine(runner, engine), [request])["a"].token_ids
     assert tokenizer.decode(answer) == "The capital of France is Paris."

@@ -16,7 +16,6 @@ from sampler_cases import (
 )
 
 from llamastream.engine import _core
-from llamastream.engine.cpu_runner import sampling_arrays
 from llamastream.engine.runner import Float32, SamplingBatch, StepResult
 
 ISAS = _core.available_isas()
@@ -31,7 +30,7 @@ def draw(logits: Float32, sampling: SamplingBatch, isa: str = "auto") -> StepRes
         np.full((rows, width), np.nan, np.float32),
         None,
     )
-    _core.sample(logits, sampling_arrays(sampling), result[:4], isa=isa)
+    _core.sample(logits, sampling, result, isa=isa)
     return result
 
 

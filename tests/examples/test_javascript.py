@@ -9,7 +9,7 @@ import pytest
 
 from llamastream.errors import InternalError
 from tests.doubles.jina_servers import http_port
-from tests.doubles.scripted_service import ScriptedService, Step
+from tests.doubles.scripted_answers import ScriptedAnswers, Step
 
 SNIPPET = Path(__file__).parents[2] / "examples" / "stream.mjs"
 
@@ -18,7 +18,7 @@ async def run(*script: Step) -> tuple[int | None, str, str]:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    async with http_port(ScriptedService(*script), lambda: True) as port:
+    async with http_port(ScriptedAnswers(*script), lambda: True) as port:
         process = await asyncio.create_subprocess_exec(
             node,
             SNIPPET,

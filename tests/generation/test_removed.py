@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-import llamastream.generation.generations as generations
+import llamastream.generation.durable as durable
 import llamastream.generation.resuming as resuming
 from llamastream.errors import ChatError, NotFound, StoreUnavailable
-from llamastream.generation.responses import Draft, Responses, StorePolicy
-from llamastream.store.records import IdempotencyKey
+from llamastream.generation import NewAnswer, StoredAnswers, StorePolicy
+from llamastream.records import IdempotencyKey
 from llamastream.types import ChatRequest, Message
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import running_responses, says
@@ -30,10 +30,10 @@ POLICIES = {"interrupt": StorePolicy(), "continue": StorePolicy(may_lapse=True)}
 class Held:
     """The store's outcomes of steps, given when the test says so."""
 
-    def __init__(self, responses: Responses) -> None:
-        self._append = responses.store.append
+    def __init__(self, responses: StoredAnswers) -> None:
+        self._append = responses._store.append
         self.steps: list[tuple[asyncio.Future[Any], asyncio.Future[Any]]] = []
-        responses.store.append = self._hold  # type: ignore[method-assign, assignment]
+        responses._store.append = self._hold  # type: ignore[method-assign, assignment]
 
     def _hold(self, tokens: Any) -> "asyncio.Future[Any]":
         real, shown = self._append(tokens), asyncio.get_running_loop().create_future()
@@ -57,14 +57,14 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def draft(id: str, **fields: Any) -> Draft:
-    return Draft(id, {"model": "demo"}, background=True, **fields)
+def draft(id: str, **fields: Any) -> NewAnswer:
+    return NewAnswer(id, {"model": "demo"}, store=True, background=True, **fields)
 
 
 @asynccontextmanager
 async def in_progress(
     folder: Path, engine: FakeEngine, policy: str = "interrupt"
-) -> AsyncIterator[tuple[Responses, Held]]:
+) -> AsyncIterator[tuple[StoredAnswers, Held]]:
     """A response "r" of two tokens, one of them on its way to the journal."""
     async with running_responses(engine, folder, POLICIES[policy]) as responses:
         log = await responses.create(ChatRequest(HI), draft("r"))
@@ -77,7 +77,7 @@ async def in_progress(
             yield responses, held
 
 
-async def assert_gone(responses: Responses, engine: FakeEngine, num_live: int = 0) -> None:
+async def assert_gone(responses: StoredAnswers, engine: FakeEngine, num_live: int = 0) -> None:
     engine.allow(10)
     await settled()
     assert responses.num_live == num_live
@@ -87,7 +87,7 @@ async def assert_gone(responses: Responses, engine: FakeEngine, num_live: int = 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resuming, "STORE_RETRY_S", 0.0)
-    monkeypatch.setattr(generations, "STORE_RETRY_S", 0.0)
+    monkeypatch.setattr(durable, "STORE_RETRY_S", 0.0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -100,7 +100,7 @@ async def test_a_step_that_comes_back_after_the_deletion_is_dropped(
         await held.release()
         await assert_gone(responses, engine)
         with pytest.raises(NotFound):
-            await responses.open("r", scope="")
+            await responses.find("r", scope="")
         assert len(engine.submitted) == 1
 
 
@@ -111,8 +111,8 @@ async def test_a_step_refused_because_it_is_gone_is_not_tried_again(
     """The store knows first that it is gone, here from behind the service's back."""
     engine = FakeEngine(says("x" * 50), manual=True)
     async with in_progress(tmp_path, engine, policy) as (responses, held):
-        log = await responses.open("r", scope="")
-        await responses.store.responses.delete("r", scope="")
+        log = await responses.find("r", scope="")
+        await responses._store.responses.delete("r", scope="")
         engine.allow()
         await until(lambda: len(held.steps) == 2)
         await held.release()
@@ -127,7 +127,7 @@ async def test_an_end_refused_because_it_is_gone_is_not_tried_again(
 ) -> None:
     engine = FakeEngine(says("xy"), manual=True)
     async with in_progress(tmp_path, engine, policy) as (responses, held):
-        await responses.store.responses.delete("r", scope="")
+        await responses._store.responses.delete("r", scope="")
         engine.allow(10)
         await until(lambda: engine.num_alive == 0)
         await held.release()
@@ -143,7 +143,7 @@ async def test_what_was_parked_can_be_deleted(tmp_path: Path, policy: str) -> No
         await responses.delete("r", scope="")
         await assert_gone(responses, engine)
         with pytest.raises(NotFound):
-            await responses.open("r", scope="")
+            await responses.find("r", scope="")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -154,24 +154,24 @@ async def test_steps_of_a_retry_that_found_the_first_response_are_dropped(
     async with running_responses(engine, tmp_path, POLICIES[policy]) as responses:
         await responses.create(ChatRequest(HI), draft("first", idempotency=KEY))
         answered = asyncio.Event()
-        create = responses.store.responses.create
+        create = responses._store.responses.create
 
         async def late(*args: Any, **kwargs: Any) -> Any:
             created = await create(*args, **kwargs)
             await answered.wait()
             return created
 
-        responses.store.responses.create = late  # type: ignore[method-assign]
+        responses._store.responses.create = late  # type: ignore[method-assign]
         retry = asyncio.create_task(
             responses.create(ChatRequest(HI), draft("second", idempotency=KEY))
         )
         await until(lambda: engine.num_alive == 2)
         engine.allow()  # a token of both, before the store's word on the second
-        log = await responses.open("first", scope="")
+        log = await responses.find("first", scope="")
         await until(lambda: log.num_public == 1)
         await settled()
         answered.set()
-        assert (await retry).record.id == "first"
+        assert (await retry).id == "first"
         await assert_gone(responses, engine, num_live=1)
         assert len(engine.submitted) == 2
 
@@ -189,7 +189,7 @@ async def test_steps_of_a_response_that_could_not_be_stored_are_dropped(
             await refused.wait()
             raise reason
 
-        responses.store.responses.create = refuse  # type: ignore[method-assign]
+        responses._store.responses.create = refuse  # type: ignore[method-assign]
         held = Held(responses)
         creating = asyncio.create_task(responses.create(ChatRequest(HI), draft("r")))
         await until(lambda: engine.num_alive == 1)

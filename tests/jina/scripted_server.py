@@ -11,17 +11,18 @@ from jina import Deployment
 
 from llamastream.config import ModelSettings
 from llamastream.errors import InternalError, Overloaded
+from llamastream.generation import Generation, NewAnswer
 from llamastream.jina import TokenStreamingExecutor
 from llamastream.types import ChatRequest
-from tests.doubles.scripted_service import ScriptedService, ScriptedStream
+from tests.doubles.scripted_answers import ScriptedAnswers
 
 TEXTS = ["Hé", "llo ", "🙂", " event: x", "\n"]
 
 
-class ByPrompt(ScriptedService):
+class ByPrompt(ScriptedAnswers):
     """A script per prompt. "count" tells how many requests came before."""
 
-    async def open(self, request: ChatRequest) -> ScriptedStream:
+    async def open(self, request: ChatRequest, new: NewAnswer) -> Generation:
         scripts = {
             "hello": TEXTS,
             "many": [f"{i} " for i in range(request.sampling.max_tokens or 0)],
@@ -31,7 +32,7 @@ class ByPrompt(ScriptedService):
         }
         self.refusal = Overloaded("the queue is full") if request.prompt == "full" else None
         self.script = tuple(scripts.get(str(request.prompt), ()))
-        return await super().open(request)
+        return await super().open(request, new)
 
 
 class ScriptedExecutor(TokenStreamingExecutor):

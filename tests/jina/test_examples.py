@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.jina_servers import Readiness, grpc_port
-from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.jina.conftest import ROOT, jina_environment
 
 EXAMPLES = ROOT / "examples"
@@ -37,14 +37,14 @@ async def run(python: Path, script: str, said: str = "") -> str:
 
 
 async def test_client_prints_the_answer(jina_python: Path, ready: Readiness) -> None:
-    service = ScriptedService("Par", "is 🙂", ".")
+    service = ScriptedAnswers("Par", "is 🙂", ".")
     async with grpc_port(service, ready, port=ARTICLES_PORT):
         assert await run(jina_python, "client.py") == "Paris 🙂.\n"
     assert service.requests[0].sampling.max_tokens == 200
 
 
 async def test_chat_client_keeps_the_log(jina_python: Path, ready: Readiness) -> None:
-    service = ScriptedService("Hello", " Bob.")
+    service = ScriptedAnswers("Hello", " Bob.")
     async with grpc_port(service, ready, port=ARTICLES_PORT):
         shown = await run(jina_python, "chat_client.py", "I am Bob.\nWho am I?\n")
     assert shown == "> Hello Bob.\n" * 2 + "> "

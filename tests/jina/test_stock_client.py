@@ -8,7 +8,7 @@ import pytest
 
 from llamastream import errors
 from tests.doubles.jina_servers import Readiness, Start, grpc_port, http_port
-from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.waiting import LIMIT_S
 from tests.jina.conftest import StockClient
 
@@ -31,7 +31,7 @@ async def start(protocol: str, ready: Readiness) -> AsyncIterator[Start]:
 async def test_prints_the_exact_text(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    service = ScriptedService(*TEXTS)
+    service = ScriptedAnswers(*TEXTS)
     answer = await stock_client.one(protocol, await start(service))
     assert answer["error"] is None
     assert answer["texts"] == TEXTS
@@ -46,19 +46,19 @@ async def test_sixteen_streams_at_once(
     # Over HTTP the stock client takes each read for whole events. Scripts are faster than it: of 80
     # small packets that wait for a busy client, the socket would hold the last in part.
     texts = [f"{i} " for i in range(200)]
-    answers = await stock_client.ask(protocol, await start(ScriptedService(*texts)), n=16)
+    answers = await stock_client.ask(protocol, await start(ScriptedAnswers(*texts)), n=16)
     assert len(answers["answers"]) == 16
     for answer in answers["answers"]:
         assert (answer["error"], answer["texts"]) == (None, texts)
 
 
 async def test_empty_answer(stock_client: StockClient, protocol: str, start: Start) -> None:
-    answer = await stock_client.one(protocol, await start(ScriptedService()))
+    answer = await stock_client.one(protocol, await start(ScriptedAnswers()))
     assert (answer["error"], answer["texts"]) == (None, [])
 
 
 async def test_one_token(stock_client: StockClient, protocol: str, start: Start) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     document = {"prompt": "Hi", "max_tokens": 1}
     answer = await stock_client.one(protocol, await start(service), document=document)
     assert (answer["error"], answer["texts"]) == (None, ["a"])
@@ -68,7 +68,7 @@ async def test_one_token(stock_client: StockClient, protocol: str, start: Start)
 async def test_readiness(
     stock_client: StockClient, protocol: str, start: Start, ready: Readiness
 ) -> None:
-    port = await start(ScriptedService())
+    port = await start(ScriptedAnswers())
     for value in (True, False):
         ready.value = value
         assert (await stock_client.ask(protocol, port, n=0))["ready"] is value
@@ -77,7 +77,7 @@ async def test_readiness(
 async def test_error_in_the_middle_raises_once(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    service = ScriptedService("a", "b", errors.InternalError("the engine broke"))
+    service = ScriptedAnswers("a", "b", errors.InternalError("the engine broke"))
     answer = await stock_client.one(protocol, await start(service))
     assert answer["texts"] == ["a", "b"]
     assert "the engine broke" in answer["error"]
@@ -92,7 +92,7 @@ async def test_error_in_the_middle_raises_once(
 async def test_refusal_raises(
     stock_client: StockClient, protocol: str, start: Start, refusal: errors.ChatError
 ) -> None:
-    service = ScriptedService(refusal=refusal)
+    service = ScriptedAnswers(refusal=refusal)
     answer = await stock_client.one(protocol, await start(service))
     assert answer["texts"] == []
     assert refusal.message in answer["error"]
@@ -102,7 +102,7 @@ async def test_refusal_raises(
 async def test_bad_max_tokens_raises(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    port = await start(ScriptedService("a"))
+    port = await start(ScriptedAnswers("a"))
     answer = await stock_client.one(protocol, port, document={"prompt": "Hi", "max_tokens": 0})
     assert "max_tokens must be >= 1" in answer["error"]
 
@@ -110,7 +110,7 @@ async def test_bad_max_tokens_raises(
 async def test_leaving_closes_the_stream(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    service = ScriptedService("a", asyncio.Event())
+    service = ScriptedAnswers("a", asyncio.Event())
     answer = await stock_client.one(protocol, await start(service), leave_after=1)
     assert answer["texts"] == ["a"]
     await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)

@@ -15,7 +15,7 @@ from llamastream.jina.receiving import NUM_STRANGERS
 from llamastream.jina.small_calls import MAX_WATCHERS
 from tests.api.raw import RawClient
 from tests.doubles.jina_servers import KEY, MAX_BODY_BYTES, Start
-from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import (
     STREAM_DOC,
@@ -38,14 +38,14 @@ def silent_call(channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> Any:
 
 
 async def test_a_wrong_key_is_refused_before_anything_is_received(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a"), KEY)
+    port = await start_grpc(ScriptedAnswers("a"), KEY)
     async with connect(port) as channel:
         call = silent_call(channel, ("authorization", "Bearer no"))
         assert await call.code() == UNAUTHENTICATED
 
 
 async def test_a_long_message_needs_its_key_in_metadata(start_grpc: Start) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_grpc(service, KEY)
     message = call_bytes(prompt=LONG, max_tokens=5, api_key=KEY)
     async with connect(port) as channel:
@@ -57,7 +57,7 @@ async def test_a_long_message_needs_its_key_in_metadata(start_grpc: Start) -> No
 
 
 async def test_callers_that_send_nothing_keep_nobody_out(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a"), KEY)
+    port = await start_grpc(ScriptedAnswers("a"), KEY)
     async with connect(port) as channel:
         calls = [silent_call(channel) for _ in range(NUM_STRANGERS + 3)]
         ends = [asyncio.create_task(call.code()) for call in calls]
@@ -71,7 +71,7 @@ async def test_callers_that_send_nothing_keep_nobody_out(start_grpc: Start) -> N
 
 
 async def test_a_message_over_the_limit_is_refused_by_its_length(start_grpc: Start) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_grpc(service, KEY)
     message = call_bytes(prompt="a" * MAX_BODY_BYTES, max_tokens=5)
     async with connect(port) as channel:
@@ -81,7 +81,7 @@ async def test_a_message_over_the_limit_is_refused_by_its_length(start_grpc: Sta
 
 
 async def test_other_calls_show_a_stranger_nothing_but_health(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a"), KEY)
+    port = await start_grpc(ScriptedAnswers("a"), KEY)
     method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     ask_list = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     async with connect(port) as channel:
@@ -99,7 +99,7 @@ async def test_other_calls_show_a_stranger_nothing_but_health(start_grpc: Start)
 
 
 async def test_watchers_of_the_health_are_bounded(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a"), KEY)
+    port = await start_grpc(ScriptedAnswers("a"), KEY)
     async with connect(port) as channel:
         watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
 
@@ -121,7 +121,7 @@ async def test_watchers_of_the_health_are_bounded(start_grpc: Start) -> None:
 
 
 async def test_a_long_body_needs_its_key_in_a_header(start_http: Start) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_http(service, KEY)
     document = PROMPT | {"prompt": LONG, "api_key": KEY}
     refused = await ask(port, "POST", json=document)
@@ -133,7 +133,7 @@ async def test_a_long_body_needs_its_key_in_a_header(start_http: Start) -> None:
 
 @pytest.mark.parametrize("declared", [KEYLESS_BYTES + 1, 2**40, 10**30])
 async def test_a_long_body_is_refused_before_it_is_sent(start_http: Start, declared: int) -> None:
-    port = await start_http(ScriptedService("a"), KEY)
+    port = await start_http(ScriptedAnswers("a"), KEY)
     head = f"POST /stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {declared}\r\n\r\n"
     async with RawClient(f"http://127.0.0.1:{port}") as raw:
         raw.send(head.encode())
@@ -142,7 +142,7 @@ async def test_a_long_body_is_refused_before_it_is_sent(start_http: Start, decla
 
 async def test_what_was_refused_is_not_kept(start_grpc: Start) -> None:
     """An exception holds its frames, and they held the message, until the collector came by."""
-    port = await start_grpc(ScriptedService("a"), KEY)
+    port = await start_grpc(ScriptedAnswers("a"), KEY)
     message = call_bytes(prompt="a" * 2**20, max_tokens="none")
     async with connect(port) as channel:
         await failure(stream_doc(channel, message, metadata=BEARER))

@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 
 from llamastream.errors import InvalidRequest
-from llamastream.jina.answers import Answer
-from llamastream.jina.documents import MAX_PROMPT_BYTES, Ask
+from llamastream.generation import NewAnswer
+from llamastream.generation.log import NO_TOKEN
+from llamastream.jina.documents import MAX_PROMPT_BYTES, PromptRequest
+from llamastream.jina.format import Documents
 from llamastream.sampling import SamplingParams
 from llamastream.types import Delta, FinishReason, Message, TokenLogprob
-from tests.doubles.scripted_service import ScriptedStream
+from tests.doubles.scripted_answers import ScriptedAnswer
 
 
 def parse(text: bool = False, **fields: object) -> Any:
-    return Ask(fields, text=text).prompt()
+    return PromptRequest(fields, text=text).to_request()
 
 
 def test_article_document_is_a_greedy_raw_prompt() -> None:
@@ -98,7 +100,7 @@ def test_empty_prompt_is_a_prompt() -> None:
 )
 def test_bad_document_is_refused_by_field(fields: dict[str, Any], param: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        Ask(fields).prompt()
+        PromptRequest(fields).to_request()
     assert caught.value.param == param
     assert said in caught.value.message
 
@@ -115,29 +117,19 @@ def test_query_strings_are_read_as_the_types_of_the_fields() -> None:
     assert request.ignore_eos
 
 
-class OneRead(ScriptedStream):
-    """All of a stream's deltas in one read."""
-
-    def __init__(self, *deltas: Delta) -> None:
-        super().__init__(["unused"])
-        self.deltas = list(deltas)
-
-    @property
-    def exhausted(self) -> bool:
-        return not self.deltas
-
-    async def read(self, timeout_s: float | None = None) -> list[Delta]:
-        deltas, self.deltas = self.deltas, []
-        return deltas
-
-
-async def documents_of(*deltas: Delta) -> list[dict[str, Any]]:
-    answer = Answer(OneRead(*deltas))
-    return [document async for documents in answer for document in documents]
+def documents_of(*deltas: Delta, max_tokens: int = 5) -> list[dict[str, Any]]:
+    answer = ScriptedAnswer([], NewAnswer("stream_" + "0" * 32, {"max_tokens": max_tokens}))
+    documents = Documents(answer.generation)
+    found: list[dict[str, Any]] = []
+    for delta in deltas:
+        token_id = delta.token_ids[0] if delta.token_ids else NO_TOKEN
+        answer.generation.log.append(0, delta.text, token_id)
+        found += documents.of_delta(delta)
+    return found
 
 
 async def test_one_document_per_delta_with_text() -> None:
-    documents = await documents_of(
+    documents = documents_of(
         Delta(0, 0, "He", (10,)),
         Delta(0, 1, "", (11,)),
         Delta(0, 2, "🙂", (12,)),
@@ -150,7 +142,7 @@ async def test_one_document_per_delta_with_text() -> None:
 
 
 async def test_text_flushed_at_the_end_has_the_last_token_id() -> None:
-    documents = await documents_of(
+    documents = documents_of(
         Delta(0, 0, "", (10,)), Delta(0, 1, "\ufffd", (), (), FinishReason.LENGTH)
     )
     assert [(d["token_id"], d["generated_text"]) for d in documents] == [(10, "\ufffd")]
@@ -158,14 +150,18 @@ async def test_text_flushed_at_the_end_has_the_last_token_id() -> None:
 
 
 async def test_finish_reason_goes_with_the_last_document() -> None:
-    documents = await documents_of(
+    """But not where it may be sent already: then no reader finds it there."""
+    deltas = (
         Delta(0, 0, "a", (10,)),
         Delta(0, 1, "b", (11,)),
         Delta(0, 2, "", (), (), FinishReason.LENGTH),
     )
+    documents = documents_of(*deltas, max_tokens=2)
     assert [document.get("finish_reason") for document in documents] == [None, "length"]
+    documents = documents_of(*deltas, max_tokens=3)
+    assert [document.get("finish_reason") for document in documents] == [None, None]
 
 
 async def test_logprob_is_that_of_the_token() -> None:
-    (document,) = await documents_of(Delta(0, 0, "a", (10,), (TokenLogprob(10, b"a", -0.5),)))
+    (document,) = documents_of(Delta(0, 0, "a", (10,), (TokenLogprob(10, b"a", -0.5),)))
     assert document["logprob"] == -0.5

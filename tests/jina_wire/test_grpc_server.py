@@ -12,11 +12,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from llamastream import errors
 from llamastream.api.http.auth import KeyRing
 from llamastream.jina import wire
-from llamastream.jina.desk import StreamDesk
 from llamastream.jina.grpc_server import serve_grpc
+from llamastream.jina.service import StreamService
 from llamastream.types import FinishReason
 from tests.doubles.jina_servers import KEY, Readiness, Start
-from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.waiting import LIMIT_S
 
 ANYBODY = KeyRing().scope_of_header
@@ -58,7 +58,7 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_one_response_per_token_then_ok(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("Hé", "llo", " 🙂"))
+    port = await start_grpc(ScriptedAnswers("Hé", "llo", " 🙂"))
     async with connect(port) as channel:
         call = stream_doc(channel)
         responses = [response async for response in call]
@@ -73,7 +73,7 @@ async def test_one_response_per_token_then_ok(start_grpc: Start) -> None:
 
 
 async def test_empty_answer_is_ok_without_a_document(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService())
+    port = await start_grpc(ScriptedAnswers())
     async with connect(port) as channel:
         call = stream_doc(channel)
         assert await texts(call) == []
@@ -81,15 +81,16 @@ async def test_empty_answer_is_ok_without_a_document(start_grpc: Start) -> None:
 
 
 async def test_length_is_on_the_last_document(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a", FinishReason.LENGTH))
+    port = await start_grpc(ScriptedAnswers("a", FinishReason.LENGTH))
     async with connect(port) as channel:
-        (response,) = [response async for response in stream_doc(channel)]
+        call = stream_doc(channel, call_bytes(prompt="Hi", max_tokens=1))
+        (response,) = [response async for response in call]
     assert response.document.data["finish_reason"].text == "length"
 
 
 async def test_first_document_comes_before_the_second_is_made(start_grpc: Start) -> None:
     more = asyncio.Event()
-    port = await start_grpc(ScriptedService("a", more, "b"))
+    port = await start_grpc(ScriptedAnswers("a", more, "b"))
     async with connect(port) as channel:
         call = stream_doc(channel)
         first = await call.read()
@@ -99,7 +100,7 @@ async def test_first_document_comes_before_the_second_is_made(start_grpc: Start)
 
 
 async def test_error_in_the_middle_comes_once_after_what_was_made(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a", "b", errors.InternalError("the engine broke")))
+    port = await start_grpc(ScriptedAnswers("a", "b", errors.InternalError("the engine broke")))
     async with connect(port) as channel:
         call = stream_doc(channel)
         seen = [(await call.read()).document.data["generated_text"].text for _ in range(2)]
@@ -111,8 +112,8 @@ async def test_error_in_the_middle_comes_once_after_what_was_made(start_grpc: St
 async def test_unexpected_exception_is_internal_and_logged(
     start_grpc: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(ScriptedService):
-        async def open(self, request: Any) -> Any:
+    class Broken(ScriptedAnswers):
+        async def open(self, request: Any, new: Any) -> Any:
             raise RuntimeError("secret detail")
 
     port = await start_grpc(Broken())
@@ -137,7 +138,7 @@ async def test_unexpected_exception_is_internal_and_logged(
 async def test_refusal_is_a_status_with_the_message(
     start_grpc: Start, refusal: errors.ChatError, code: grpc.StatusCode
 ) -> None:
-    port = await start_grpc(ScriptedService(refusal=refusal))
+    port = await start_grpc(ScriptedAnswers(refusal=refusal))
     async with connect(port) as channel:
         error = await failure(stream_doc(channel))
     assert (error.code(), error.details()) == (code, refusal.message)
@@ -158,7 +159,7 @@ async def test_refusal_is_a_status_with_the_message(
     ids=["no prompt", "wrong type", "zero", "no protobuf", "no UTF-8"],
 )
 async def test_bad_input_is_an_invalid_argument(start_grpc: Start, data: bytes, said: str) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_grpc(service)
     async with connect(port) as channel:
         error = await failure(stream_doc(channel, data))
@@ -168,7 +169,7 @@ async def test_bad_input_is_an_invalid_argument(start_grpc: Start, data: bytes, 
 
 
 async def test_other_endpoints_are_not_found(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService("a"))
+    port = await start_grpc(ScriptedAnswers("a"))
     async with connect(port) as channel:
         error = await failure(stream_doc(channel, call_bytes("/search", prompt="a", max_tokens=5)))
     assert error.code() == grpc.StatusCode.NOT_FOUND
@@ -176,7 +177,7 @@ async def test_other_endpoints_are_not_found(start_grpc: Start) -> None:
 
 
 async def test_key_comes_by_metadata_or_in_the_document(start_grpc: Start) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_grpc(service, KEY)
     keyed = call_bytes(prompt="a", max_tokens=5, api_key=KEY)
     async with connect(port) as channel:
@@ -196,7 +197,7 @@ async def test_key_comes_by_metadata_or_in_the_document(start_grpc: Start) -> No
 
 
 async def test_cancel_closes_the_stream_while_it_waits(start_grpc: Start) -> None:
-    service = ScriptedService("a", asyncio.Event())
+    service = ScriptedAnswers("a", asyncio.Event())
     port = await start_grpc(service)
     async with connect(port) as channel:
         call = stream_doc(channel)
@@ -206,7 +207,7 @@ async def test_cancel_closes_the_stream_while_it_waits(start_grpc: Start) -> Non
 
 
 async def test_deadline_closes_the_stream(start_grpc: Start) -> None:
-    service = ScriptedService("a", asyncio.Event())
+    service = ScriptedAnswers("a", asyncio.Event())
     port = await start_grpc(service)
     async with connect(port) as channel:
         error = await failure(stream_doc(channel, timeout=0.2))
@@ -215,7 +216,7 @@ async def test_deadline_closes_the_stream(start_grpc: Start) -> None:
 
 
 async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
-    service = ScriptedService("a", asyncio.Event())
+    service = ScriptedAnswers("a", asyncio.Event())
     port = await start_grpc(service)
     channel = connect(port)
     call = stream_doc(channel)
@@ -225,8 +226,8 @@ async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
 
 
 async def test_stop_ends_running_streams_and_closes_them() -> None:
-    service = ScriptedService("a", asyncio.Event())
-    server = await serve_grpc(StreamDesk(service, ANYBODY, lambda: True), port=0)
+    service = ScriptedAnswers("a", asyncio.Event())
+    server = await serve_grpc(StreamService(service, ANYBODY, lambda: True), port=0)
     async with connect(server.port) as channel:
         call = stream_doc(channel)
         await call.read()
@@ -236,7 +237,7 @@ async def test_stop_ends_running_streams_and_closes_them() -> None:
 
 
 async def test_port_in_use_is_an_error() -> None:
-    desk = StreamDesk(ScriptedService(), ANYBODY, lambda: True)
+    desk = StreamService(ScriptedAnswers(), ANYBODY, lambda: True)
     server = await serve_grpc(desk, port=0)
     try:
         with pytest.raises(OSError, match=str(server.port)):
@@ -247,7 +248,7 @@ async def test_port_in_use_is_an_error() -> None:
 
 async def test_frequent_pings_earn_no_goaway(start_grpc: Start) -> None:
     more = asyncio.Event()
-    port = await start_grpc(ScriptedService("a", more, "b"))
+    port = await start_grpc(ScriptedAnswers("a", more, "b"))
     options = (
         ("grpc.keepalive_time_ms", 20),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -264,7 +265,7 @@ async def test_frequent_pings_earn_no_goaway(start_grpc: Start) -> None:
 
 
 async def test_readiness_shows_in_dry_run_and_health(start_grpc: Start, ready: Readiness) -> None:
-    port = await start_grpc(ScriptedService())
+    port = await start_grpc(ScriptedAnswers())
     states = health_pb2.HealthCheckResponse
     async with connect(port) as channel:
         dry_run = channel.unary_unary(
@@ -288,7 +289,7 @@ async def test_readiness_shows_in_dry_run_and_health(start_grpc: Start, ready: R
 
 
 async def test_health_can_be_watched(start_grpc: Start, ready: Readiness) -> None:
-    port = await start_grpc(ScriptedService())
+    port = await start_grpc(ScriptedAnswers())
     states = health_pb2.HealthCheckResponse
     async with connect(port) as channel:
         watch = channel.unary_stream(
@@ -302,7 +303,7 @@ async def test_health_can_be_watched(start_grpc: Start, ready: Readiness) -> Non
 
 
 async def test_posts_are_unimplemented_and_name_the_way_out(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService())
+    port = await start_grpc(ScriptedAnswers())
     async with connect(port) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as single:
             await channel.unary_unary("/jina.JinaSingleDataRequestRPC/process_single_data")(b"")
@@ -314,7 +315,7 @@ async def test_posts_are_unimplemented_and_name_the_way_out(start_grpc: Start) -
 
 
 async def test_endpoints_and_status_answer(start_grpc: Start) -> None:
-    port = await start_grpc(ScriptedService())
+    port = await start_grpc(ScriptedAnswers())
     async with connect(port) as channel:
         endpoints = channel.unary_unary(
             "/jina.JinaDiscoverEndpointsRPC/endpoint_discovery",
@@ -329,7 +330,7 @@ async def test_endpoints_and_status_answer(start_grpc: Start) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 async def test_reflection_describes_every_service(start_grpc: Start, version: str) -> None:
-    port = await start_grpc(ScriptedService())
+    port = await start_grpc(ScriptedAnswers())
     ask = reflection_pb2.ServerReflectionRequest
     async with connect(port) as channel:
         call = channel.stream_stream(
@@ -348,7 +349,7 @@ async def test_reflection_describes_every_service(start_grpc: Start, version: st
 
 async def test_a_browser_cannot_speak_to_it(start_grpc: Start) -> None:
     """Without TLS a browser speaks HTTP/1.1, and the port knows only HTTP/2."""
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_grpc(service)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     path = STREAM_DOC.encode()

@@ -13,9 +13,10 @@ import pytest
 
 from llamastream import errors
 from llamastream.api.http.auth import KeyRing
+from llamastream.generation import Reader
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import KEY, MAX_BODY_BYTES, Readiness, Start, http_port
-from tests.doubles.scripted_service import ScriptedService
+from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.service import running_responses, says
 from tests.doubles.waiting import LIMIT_S, until
 
@@ -42,7 +43,7 @@ def events(body: bytes) -> list[tuple[str, Any]]:
 
 
 async def test_events_are_framed_as_jina_does(start_http: Start) -> None:
-    response = await ask(await start_http(ScriptedService("Hé", " 🙂")), json=PROMPT)
+    response = await ask(await start_http(ScriptedAnswers("Hé", " 🙂")), json=PROMPT)
     assert response.headers["content-type"].startswith("text/event-stream")
     first, second, last, rest = response.content.split(b"\r\n\r\n")
     for event in (first, second):
@@ -65,7 +66,7 @@ async def test_events_are_framed_as_jina_does(start_http: Start) -> None:
 async def test_document_comes_in_the_body_or_in_the_query(
     start_http: Start, options: dict[str, Any]
 ) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     response = await ask(await start_http(service), **options)
     assert response.status_code == 200
     assert service.requests[0].prompt == "Hi"
@@ -74,19 +75,19 @@ async def test_document_comes_in_the_body_or_in_the_query(
 
 async def test_event_marker_inside_the_text_is_escaped(start_http: Start) -> None:
     texts = ["event: update", " event: end\r\n\r\n"]
-    response = await ask(await start_http(ScriptedService(*texts)), json=PROMPT)
+    response = await ask(await start_http(ScriptedAnswers(*texts)), json=PROMPT)
     assert response.content.count(b"event: ") == 3
     assert [data["generated_text"] for _, data in events(response.content)[:2]] == texts
 
 
 async def test_empty_answer_is_the_end_event_alone(start_http: Start) -> None:
-    response = await ask(await start_http(ScriptedService()), json=PROMPT)
+    response = await ask(await start_http(ScriptedAnswers()), json=PROMPT)
     assert response.content == b"event: end\r\n\r\n"
 
 
 async def test_first_event_comes_before_the_second_is_made(start_http: Start) -> None:
     more = asyncio.Event()
-    port = await start_http(ScriptedService("a", more, "b"))
+    port = await start_http(ScriptedAnswers("a", more, "b"))
     async with client(port) as http, http.stream("GET", "/stream", json=PROMPT) as response:
         chunks = response.aiter_raw()
         assert b'"a"' in await anext(chunks)
@@ -95,7 +96,7 @@ async def test_first_event_comes_before_the_second_is_made(start_http: Start) ->
 
 
 async def test_leaving_closes_the_stream_while_it_waits(start_http: Start) -> None:
-    service = ScriptedService("a", asyncio.Event())
+    service = ScriptedAnswers("a", asyncio.Event())
     port = await start_http(service)
     async with client(port) as http, http.stream("GET", "/stream", json=PROMPT) as response:
         await anext(response.aiter_raw())
@@ -103,7 +104,7 @@ async def test_leaving_closes_the_stream_while_it_waits(start_http: Start) -> No
 
 
 async def test_error_in_the_middle_is_one_error_event_at_the_end(start_http: Start) -> None:
-    service = ScriptedService("a", errors.InternalError("the engine broke"))
+    service = ScriptedAnswers("a", errors.InternalError("the engine broke"))
     response = await ask(await start_http(service), json=PROMPT)
     (kind, _), (last, data) = events(response.content)
     assert (kind, last) == ("update", "error")
@@ -111,18 +112,13 @@ async def test_error_in_the_middle_is_one_error_event_at_the_end(start_http: Sta
 
 
 async def test_unexpected_exception_in_the_middle_is_an_error_event(
-    start_http: Start, caplog: pytest.LogCaptureFixture
+    start_http: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(ScriptedService):
-        async def open(self, request: Any) -> Any:
-            stream = await super().open(request)
-            stream.read = self.read  # type: ignore[method-assign]
-            return stream
+    def read(self: Reader, timeout_s: float | None = None) -> Any:
+        raise RuntimeError("secret detail")
 
-        async def read(self, timeout_s: float | None = None) -> Any:
-            raise RuntimeError("secret detail")
-
-    response = await ask(await start_http(Broken("a")), json=PROMPT)
+    monkeypatch.setattr(Reader, "read", read)
+    response = await ask(await start_http(ScriptedAnswers("a")), json=PROMPT)
     ((kind, data),) = events(response.content)
     assert kind == "error"
     assert "secret" not in data["error"]["message"]
@@ -141,7 +137,7 @@ async def test_unexpected_exception_in_the_middle_is_an_error_event(
 async def test_refusal_is_a_status_with_the_message(
     start_http: Start, refusal: errors.ChatError, status: int, retry_after: str | None
 ) -> None:
-    port = await start_http(ScriptedService(refusal=refusal))
+    port = await start_http(ScriptedAnswers(refusal=refusal))
     response = await ask(port, json=PROMPT)
     assert response.status_code == status
     assert response.json()["error"]["message"] == refusal.message
@@ -149,7 +145,7 @@ async def test_refusal_is_a_status_with_the_message(
 
 
 async def test_reader_of_events_gets_a_refusal_as_an_error_event(start_http: Start) -> None:
-    port = await start_http(ScriptedService(refusal=errors.Overloaded("full")))
+    port = await start_http(ScriptedAnswers(refusal=errors.Overloaded("full")))
     response = await ask(port, json=PROMPT, headers=SSE)
     assert response.status_code == 429
     ((kind, data),) = events(response.content)
@@ -174,7 +170,7 @@ async def test_reader_of_events_gets_a_refusal_as_an_error_event(start_http: Sta
 async def test_bad_input_names_field_and_limit(
     start_http: Start, content: bytes, status: int, said: str
 ) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     response = await ask(await start_http(service), content=content)
     assert response.status_code == status
     assert said in response.json()["error"]["message"]
@@ -182,12 +178,12 @@ async def test_bad_input_names_field_and_limit(
 
 
 async def test_missing_document_is_refused(start_http: Start) -> None:
-    response = await ask(await start_http(ScriptedService("a")))
+    response = await ask(await start_http(ScriptedAnswers("a")))
     assert response.status_code == 422
 
 
 async def test_key_comes_by_header_or_in_the_document(start_http: Start) -> None:
-    service = ScriptedService("a")
+    service = ScriptedAnswers("a")
     port = await start_http(service, KEY)
     header = {"authorization": f"Bearer {KEY}"}
     turn = {"role": "user", "content": "a", "api_key": "x"}
@@ -213,7 +209,7 @@ async def test_key_comes_by_header_or_in_the_document(start_http: Start) -> None
 
 
 async def test_dry_run_tells_readiness(start_http: Start, ready: Readiness) -> None:
-    port = await start_http(ScriptedService())
+    port = await start_http(ScriptedAnswers())
     async with client(port) as http:
         assert (await http.get("/dry_run")).json()["code"] == 0
         ready.value = False
@@ -228,7 +224,7 @@ async def test_a_reader_that_lags_gets_few_large_events(tmp_path: Path) -> None:
     engine = FakeEngine(says("x" * num_tokens), max_model_len=2 * num_tokens)
     async with (
         running_responses(engine, tmp_path) as responses,
-        http_port(responses.chat, responses=responses) as port,
+        http_port(responses.answers, stored=responses) as port,
     ):
         loop, rest = asyncio.get_running_loop(), b""
         with socket.create_connection(("127.0.0.1", port)) as reader:

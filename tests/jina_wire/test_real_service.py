@@ -1,4 +1,4 @@
-"""Both wires on the real ChatService and a scripted engine: nothing is left behind."""
+"""Both wires on the real Answers and a scripted engine: nothing is left behind."""
 
 import asyncio
 import json

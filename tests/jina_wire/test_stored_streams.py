@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from llamastream.errors import InternalError
-from llamastream.generation.responses import Responses
+from llamastream.generation import StoredAnswers
 from llamastream.jina.reading import document_fields
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import grpc_port, http_port
@@ -23,7 +23,7 @@ TEXT = "a🙂é."  # one token per byte
 POSITIONS = [0, 4, 6, 7]  # of the tokens that bring its text
 STORED: dict[str, Any] = {"prompt": "Hi", "max_tokens": 100, "store": True}
 Document = dict[str, Any]
-Started = tuple[Responses, grpc.aio.Channel, httpx.AsyncClient]
+Started = tuple[StoredAnswers, grpc.aio.Channel, httpx.AsyncClient]
 Start = Callable[..., AbstractAsyncContextManager[Started]]
 
 
@@ -35,8 +35,8 @@ def serve(tmp_path: Path) -> Start:
     async def start(engine: FakeEngine, *keys: str) -> AsyncIterator[Started]:
         async with (
             running_responses(engine, tmp_path) as responses,
-            grpc_port(responses.chat, responses=responses, keys=keys) as rpc,
-            http_port(responses.chat, responses=responses, keys=keys) as web,
+            grpc_port(responses.answers, stored=responses, keys=keys) as rpc,
+            http_port(responses.answers, stored=responses, keys=keys) as web,
             connect(rpc) as channel,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=LIMIT_S) as http,
         ):
@@ -144,18 +144,16 @@ async def test_a_new_server_goes_on_behind_the_last_document(serve: Start) -> No
 async def test_unknown_foreign_and_deleted_ids_are_not_found(serve: Start) -> None:
     async with serve(FakeEngine(says(TEXT)), "mine", "other") as (responses, channel, http):
         mine, other = {"api_key": "mine"}, {"api_key": "other"}
+        bearer = {"authorization": "Bearer mine"}
         ids = [(await read(channel, **STORED, **mine))[0]["stream_id"] for _ in range(2)]
-        http.headers["authorization"] = "Bearer mine"
-        assert (await http.delete(f"/stream/{ids[1]}")).json()["deleted"]
+        assert (await http.delete(f"/stream/{ids[1]}", headers=bearer)).json()["deleted"]
         asked = [{"stream_id": id} | mine for id in ("stream_0", "resp_0", "x", ids[1])]
         for fields in [*asked, {"stream_id": ids[0]} | other]:
             error = await failure(stream_doc(channel, call_bytes(**fields)))
             assert error.code() == grpc.StatusCode.NOT_FOUND
-            del http.headers["authorization"]
             response = await http.post("/stream", json=fields)
             assert response.status_code == 404
-            http.headers["authorization"] = "Bearer mine"
-        assert (await http.delete(f"/stream/{ids[1]}")).status_code == 404
+        assert (await http.delete(f"/stream/{ids[1]}", headers=bearer)).status_code == 404
         assert responses.num_live == 0
 
 
@@ -242,8 +240,8 @@ async def test_a_server_without_a_store_refuses_by_name(
 ) -> None:
     async with (
         serve(FakeEngine(says(TEXT))) as (responses, _, _http),
-        grpc_port(responses.chat) as rpc,
-        http_port(responses.chat) as web,
+        grpc_port(responses.answers) as rpc,
+        http_port(responses.answers) as web,
         connect(rpc) as channel,
     ):
         error = await failure(stream_doc(channel, call_bytes(**fields)))

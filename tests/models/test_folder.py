@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from weights_builders import CONFIG, TOKENIZER, random_tensors, write_folder, write_safetensors
 
@@ -117,13 +118,36 @@ def test_output_matrix_equal_to_tied_embedding_is_ignored(tmp_path: Path) -> Non
     assert opened(tmp_path / "m", tmp_path).keys() == tensors.keys()
 
 
-def test_output_matrix_other_than_tied_embedding_is_refused(tmp_path: Path) -> None:
-    write_folder(
-        tmp_path / "m",
-        config={**CONFIG, "tie_word_embeddings": True},
-        tensors=random_tensors(CONFIG),
-    )
-    assert "lm_head.weight' differs" in error_of(tmp_path / "m", tmp_path)
+def test_own_output_matrix_of_a_tied_model_is_used_and_said(tmp_path: Path) -> None:
+    """As transformers 5 does it: it had been refused here, and overwritten there before."""
+    config = {**CONFIG, "tie_word_embeddings": True}
+    tensors = write_folder(tmp_path / "m", config=config, tensors=random_tensors(CONFIG))
+    checkpoint = open_checkpoint(str(tmp_path / "m"), cache_dir=tmp_path)
+    assert not checkpoint.config.tie_word_embeddings
+    assert "ties lm_head.weight" in checkpoint.warnings[0]
+    read = dict(checkpoint.tensors())
+    assert np.array_equal(read["lm_head.weight"], tensors["lm_head.weight"])
+
+
+def test_shards_without_an_index_are_all_there_or_the_missing_one_is_named(tmp_path: Path) -> None:
+    tensors = write_folder(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for n in range(3):
+        shard = tmp_path / "m" / f"model-0000{n + 1}-of-00003.safetensors"
+        save_file({name: tensors[name] for name in names[n::3]}, shard)
+    assert opened(tmp_path / "m", tmp_path).keys() == tensors.keys()
+    (tmp_path / "m" / "model-00002-of-00003.safetensors").unlink()
+    assert "lacks shard 2 of 3" in error_of(tmp_path / "m", tmp_path)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(-1, 0), (0, 0), (40, 40), (40.0, 40)], ids=str)
+def test_top_k_of_the_authors_may_be_whatever_the_api_takes(
+    tmp_path: Path, given: float, expected: int
+) -> None:
+    write_folder(tmp_path / "m", files={"generation_config.json": {"top_k": given}})
+    opened_model = open_checkpoint(str(tmp_path / "m"), cache_dir=tmp_path)
+    assert opened_model.sampling.top_k == expected
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:

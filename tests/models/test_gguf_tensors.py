@@ -188,8 +188,8 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "must be a number > 0"),
         ({"llama.rope.freq_base": math.inf}, "must be a number > 0. Given: inf"),
         (
-            {"llama.block_count": 2**31},
-            "describes 2147483648 layers, but there are only 21 tensors",
+            {"llama.block_count": 2**31 - 1},
+            "describes 2147483647 layers, but there are only 21 tensors",
         ),
         ({"llama.rope.dimension_count": 2}, "must be the head dimension, 4"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count must be an integer >= 1"),
@@ -205,8 +205,8 @@ def test_what_cannot_run_is_named(tmp_path: Path, metadata: dict[str, Any], part
 
 
 def test_unsupported_type_is_named_with_the_supported_ones(tmp_path: Path) -> None:
-    message = error_of(tmp_path, config=WIDE, kind=Kind.Q5_0)
-    assert "has type Q5_0. Supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K" in message
+    message = error_of(tmp_path, config=WIDE, kind=Kind.TQ2_0)
+    assert "has type TQ2_0. Supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0" in message
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from weights_builders import CONFIG, KINDS, PIECES, SCORES, random_tensors, writ
 from llamastream.config import TokenizerConfig
 from llamastream.errors import ModelError
 from llamastream.models import open_checkpoint
+from llamastream.text import Tokenizer as Text
 
 TEXTS = [
     "Hello world",
@@ -203,14 +204,14 @@ def test_llama3_takes_whole_words_of_the_vocabulary_and_a_bos(tmp_path: Path) ->
 
 def test_unknown_way_of_cutting_is_named(tmp_path: Path) -> None:
     _, metadata = byte_level([], TEXTS)
-    message = error_of(tmp_path, pre="qwen2", **metadata)
-    assert "tokenizer.ggml.pre must be one of" in message and "Given: 'qwen2'" in message
+    message = error_of(tmp_path, pre="abacus", **metadata)
+    assert "tokenizer.ggml.pre must be one of" in message and "Given: 'abacus'" in message
 
 
 def test_end_tokens_are_the_named_and_the_known_ones(tmp_path: Path) -> None:
     _, metadata = byte_level([], TEXTS)
     config = tokenizer_of(tmp_path, pre="smollm", **metadata, eos_token_id=0, eot_token_id=5)
-    assert config.eos_token_ids == (0, 5, 2)  # 2 is <|im_end|>
+    assert Text(config).eos_token_ids == (0, 5, 2)  # 2 is <|im_end|>
 
 
 def test_chat_template_is_read(tmp_path: Path) -> None:

@@ -6,19 +6,22 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from llamastream.store.clock import Clocks
 from llamastream.store.database import sqlite_url
 from llamastream.store.store import Store
 from tests.doubles.postgres import Postgres, find_postgres
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """Seconds that pass when told to, and a wall clock that may be wrong."""
 
     def __init__(self) -> None:
-        self.now = 1_000_000.0
+        self.now = 2_000_000_000.0
+        self.wrong_by = 0.0
 
-    def __call__(self) -> float:
-        return self.now
+    @property
+    def clocks(self) -> Clocks:
+        return Clocks(lambda: self.now + self.wrong_by, lambda: self.now)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +53,15 @@ def empty_url(url: str) -> Iterator[str]:
 
 
 DROP_TABLES = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-TABLES = ("scope_usage", "idempotency_keys", "journal", "items", "responses", "conversations")
+TABLES = (
+    "store_clock",
+    "scope_usage",
+    "idempotency_keys",
+    "journal",
+    "items",
+    "responses",
+    "conversations",
+)
 # Much faster than to create the tables for each test.
 DELETE_ROWS = (
     "DO $$ BEGIN IF to_regclass('schema_migrations') IS NOT NULL THEN "
@@ -72,5 +83,5 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
-    async with await Store.open(url, clock=clock) as store:
+    async with await Store.open(url, clocks=clock.clocks) as store:
         yield store

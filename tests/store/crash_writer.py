@@ -3,7 +3,7 @@
 import asyncio
 from multiprocessing.connection import Connection
 
-from llamastream.store.records import Interrupted
+from llamastream.records import Interrupted
 from llamastream.store.store import Store
 from tests.store.doubles import DONE, start, tokens
 

@@ -1,7 +1,7 @@
 """Responses and tokens to store."""
 
+from llamastream.records import Item, NewResponse, Outcome, Status
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import Item, NewResponse, Outcome, Status
 from llamastream.store.store import Store
 from llamastream.types import Token
 

@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from llamastream.records import NewResponse, Outcome, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.database import Durability, sqlite_url
-from llamastream.store.records import NewResponse, Outcome, Status
 from llamastream.store.store import Store
 from llamastream.types import Token
 

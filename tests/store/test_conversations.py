@@ -1,7 +1,7 @@
 import pytest
 
 from llamastream.errors import InvalidRequest, NotFound
-from llamastream.store.records import Outcome, PageQuery, Status
+from llamastream.records import Outcome, PageQuery, Status
 from llamastream.store.store import Store
 from tests.store.doubles import SCOPE, items, run, start
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from llamastream.errors import StoreUnavailable
+from llamastream.records import Status
 from llamastream.store.database import sqlite_url
-from llamastream.store.records import Status
 from llamastream.store.store import Store
 from llamastream.types import Token
 from tests.doubles.disk import NotHere, fill, small_disk

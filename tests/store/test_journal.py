@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, insert
 
 from llamastream.errors import InternalError, NotFound, StoreUnavailable
+from llamastream.records import Outcome, Status
 from llamastream.store.database import sqlite_url
 from llamastream.store.journal import FOLD_AFTER
 from llamastream.store.packing import pack_ids
-from llamastream.store.records import Outcome, Status
 from llamastream.store.responses import read_tokens
 from llamastream.store.store import Store
 from llamastream.store.tables import journal

@@ -5,9 +5,9 @@ import psutil
 import pytest
 
 from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.records import PageQuery
 from llamastream.store.database import Database
 from llamastream.store.postgres import KEEPALIVE, connect_arguments
-from llamastream.store.records import PageQuery
 from llamastream.store.store import Store
 from tests.doubles.postgres import Postgres
 from tests.store.conftest import DELETE_ROWS, run_sql
@@ -125,6 +125,6 @@ async def test_replicas_have_their_own_streams(server: Postgres) -> None:
 
 
 async def test_password_is_not_shown() -> None:
-    with pytest.raises(StoreError, match="cannot be opened") as caught:
+    with pytest.raises(StoreUnavailable, match="cannot be opened") as caught:
         await Store.open("postgresql://me:secret@127.0.0.1:1/none")
     assert "secret" not in caught.value.message

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from llamastream.errors import StoreError
+from llamastream.records import PageQuery, Recovery, Status
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import PageQuery, Recovery, Status
 from llamastream.store.store import Store
 from tests.store.doubles import DONE, SCOPE, start, tokens
 

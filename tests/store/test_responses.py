@@ -1,8 +1,8 @@
 import pytest
 
 from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound, quoted
+from llamastream.records import IdempotencyKey, NewResponse, Outcome, PageQuery, Status
 from llamastream.sampling import SamplingParams
-from llamastream.store.records import IdempotencyKey, NewResponse, Outcome, PageQuery, Status
 from llamastream.store.store import Store
 from tests.store.conftest import Clock
 from tests.store.doubles import DONE, SCOPE, a_response, items, run, start, tokens

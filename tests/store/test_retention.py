@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import Connection, insert, select
 
 from llamastream.errors import NotFound
-from llamastream.store.records import IdempotencyKey, PageQuery, Retention
+from llamastream.records import IdempotencyKey, PageQuery, Retention
 from llamastream.store.retention import KEY_AGE_S, SWEEP_LIMIT
 from llamastream.store.store import Store
 from llamastream.store.tables import idempotency_keys, responses

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, event, insert
 
+from llamastream.records import PageQuery
 from llamastream.store.database import sqlite_url
 from llamastream.store.packing import pack_ids
-from llamastream.store.records import PageQuery
 from llamastream.store.store import Store
 from llamastream.store.tables import conversations, items, responses
 from tests.store.doubles import SCOPE
@@ -70,13 +70,13 @@ def fill(conn: Connection, num: int) -> None:
 
 
 class Counter:
-    """Counts what SQLite does on the connections that are opened from now on."""
+    """Counts what SQLite does on the connections that are used from now on."""
 
     def __init__(self, store: Store) -> None:
         self.num = 0
-        event.listen(store._database.engine, "connect", self._on_connect)
+        event.listen(store._database.engine, "checkout", self._on_checkout)
 
-    def _on_connect(self, raw: Any, _: Any) -> None:
+    def _on_checkout(self, raw: Any, *_: Any) -> None:
         raw.set_progress_handler(self._on_progress, GRAIN)
 
     def _on_progress(self) -> int:
@@ -91,7 +91,6 @@ async def instructions(folder: Path, num: int) -> dict[str, int]:
         counter = Counter(store)
         k = num // 2 + 5
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "connect": lambda: store.conversations.get(f"c{k}", scope=SCOPE),
             "list": lambda: store.conversations.list(
                 scope=SCOPE, query=PageQuery(after=f"c{k}", limit=100)
             ),

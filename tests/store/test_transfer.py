@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from llamastream.errors import InvalidRequest, StoreError
+from llamastream.records import IdempotencyKey, PageQuery, Status
 from llamastream.store.database import sqlite_url
-from llamastream.store.records import IdempotencyKey, PageQuery, Status
 from llamastream.store.store import Store
 from llamastream.types import Token
 from tests.store.doubles import DONE, SCOPE, items, run, start, tokens

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection, func, select
 
 from llamastream.errors import ChatError, NotFound
+from llamastream.records import Retention, ScopeUsage
 from llamastream.store.database import Database, sqlite_url
 from llamastream.store.migrations import MIGRATIONS, upgrade
-from llamastream.store.records import Retention, ScopeUsage
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.store import Store
 from llamastream.store.tables import conversations, items, responses

@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
-from llamastream.models.tokenizer_json import LLAMA3_SPLIT, Piece, byte_level_json
+from llamastream.models.pre_tokenizers import CUTTINGS, LLAMA3_SPLIT
+from llamastream.models.tokenizer_json import Piece, byte_level_json
 from llamastream.text import IncrementalDetokenizer, Tokenizer
 from llamastream.types import Message
 
@@ -64,6 +65,13 @@ TEMPLATES = {
 {{- '<|im_start|>' + message.role + '\n' + (message.content | tojson) + '<|im_end|>\n' }}
 {%- endfor %}{{- '<|im_start|>assistant\n' }}""",
 }
+
+
+# Appended to a template that writes only a part of a conversation: what the probe wants to see.
+WHOLE = (
+    "{% if messages | length > 2 and messages[-3].content == 'kestrel' %}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}"
+)
 
 
 def examples(count: int) -> settings:
@@ -120,7 +128,7 @@ def llama3_json(model_file: Path) -> str:
     alphabet = {byte: char for char, byte in byte_vocab().items()}
     text = {raw: "".join(alphabet[byte] for byte in raw) for raw in ranks}
     merges = [
-        (rank, ranks[raw[:cut]], f"{text[raw[:cut]]} {text[raw[cut:]]}")
+        (rank, ranks[raw[:cut]], (text[raw[:cut]], text[raw[cut:]]))
         for raw, rank in ranks.items()
         for cut in range(1, len(raw))
         if raw[:cut] in ranks and raw[cut:] in ranks
@@ -132,7 +140,7 @@ def llama3_json(model_file: Path) -> str:
         [*(text[raw] for raw in sorted(ranks, key=ranks.__getitem__)), *names.values()],
         [merge for *_, merge in sorted(merges)],
         [Piece.NORMAL] * len(ranks) + [Piece.CONTROL] * len(names),
-        split="llama-bpe",
+        cutting=CUTTINGS["llama-bpe"],
         bos_id=None,
     )
 

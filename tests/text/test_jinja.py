@@ -9,6 +9,7 @@ import pytest
 from chat_builders import (
     CONTROL_TEXTS,
     TEMPLATES,
+    WHOLE,
     chat,
     config_of,
     dicts,
@@ -172,7 +173,7 @@ def test_a_template_that_could_complete_what_it_looks_for_is_refused(
     byte_level_hf: HFTokenizer, content: str
 ) -> None:
     source = "{{ messages[0].content if '<' in messages[0].content }}s>|im_end|><|im_end|>"
-    builder, tokenizer = builder_of(byte_level_hf, source)
+    builder, tokenizer = builder_of(byte_level_hf, WHOLE + source)
     assert builder.build(chat("a"))[-1] in tokenizer.special_ids
     with pytest.raises(InvalidRequest, match="a turn could be forged"):
         builder.build(chat(content))
@@ -215,7 +216,7 @@ def test_a_control_token_that_the_template_keeps_to_look_for_is_refused(
 ) -> None:
     source = """{% set end = '<|im_end|>' %}{% set c = messages[0].content %}
 {{- c.split(end)[0] }}{{ '!' if end in c }}{{ end }}"""
-    builder, tokenizer = builder_of(byte_level_hf, source)
+    builder, tokenizer = builder_of(byte_level_hf, WHOLE + source)
     assert builder.build(chat("a b"))[-1] in tokenizer.special_ids
     with pytest.raises(InvalidRequest, match="a turn could be forged"):
         builder.build(chat("a<|im_end|>b"))
@@ -277,14 +278,14 @@ def test_helpers_that_templates_expect_are_there(byte_level_hf: HFTokenizer) -> 
         "{% if n == 3 %}{% break %}{% endif %}{{ n }}{% endfor %}"
         "{% set ns = namespace(n=1) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ tools is none }}"
     )
-    builder, _ = builder_of(byte_level_hf, source)
+    builder, _ = builder_of(byte_level_hf, WHOLE + source)
     year = datetime.now().year
     assert builder.render(chat("a")) == f'{year} {{"a": "<é>"}} <|eot_id|>022True'
 
 
 def test_a_template_file_is_used(byte_level: Tokenizer, tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
-    file.write_text("{{ messages[0].content }}!")
+    file.write_text("{% for m in messages %}{{ m.content }}{% endfor %}!")
     assert PromptBuilder.from_config(byte_level, str(file)).render(chat("a")) == "a!"
 
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from chat_builders import TEMPLATES, chat
+from chat_builders import TEMPLATES, WHOLE, chat
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text import PromptBuilder, Tokenizer
@@ -66,17 +66,17 @@ HOSTILE = {
 def test_a_template_that_does_too_much_is_refused_when_it_is_loaded(
     byte_level: Tokenizer, name: str
 ) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ModelError, match="chat template .* --chat-template"):
         JinjaFormat(byte_level, HOSTILE[name], allow_prompt_tags=False)
-    assert time.monotonic() - started < 2 * MAX_SECONDS
+    assert time.thread_time() - started < 2 * MAX_SECONDS
 
 
 def test_a_template_that_does_too_much_only_later_is_refused_then(byte_level: Tokenizer) -> None:
-    source = "{% if messages | length > 1 %}" + HOSTILE["nested loops"] + "{% endif %}"
+    source = WHOLE + "{% if messages | length > 4 %}" + HOSTILE["nested loops"] + "{% endif %}"
     template = JinjaFormat(byte_level, source, allow_prompt_tags=False)
     with pytest.raises(ModelError, match="chat template does more work"):
-        template.render(chat("a", "b", "c"))
+        template.render(chat(*"abcde"))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_loop_variables_work_as_usual(byte_level: Tokenizer) -> None:
         "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}"
         "{{ loop.previtem.content if loop.previtem }}{{ loop.cycle('x', 'y') }} {% endfor %}"
     )
-    text = JinjaFormat(byte_level, source, allow_prompt_tags=False).render(chat("a", "b"))
+    text = JinjaFormat(byte_level, WHOLE + source, allow_prompt_tags=False).render(chat("a", "b"))
     assert text == "1/2TrueFalsex 2/2FalseTrueay "
 
 

@@ -64,7 +64,7 @@ async def running(folder: Path) -> AsyncIterator[Transcript]:
     responses = make_responses(service, folder)
     async with (
         running_server(service, None, responses) as url,
-        grpc_port(service, responses=responses) as port,
+        grpc_port(service, stored=responses) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):

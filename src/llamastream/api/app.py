@@ -1,7 +1,8 @@
 """The ASGI application: routes, the gate in front of them, and the service's life."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -9,8 +10,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from llamastream.api.completions_api import CompletionsApi
 from llamastream.api.conversations import ConversationsApi
+from llamastream.api.generate import Generate
 from llamastream.api.http import errors
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.browsers import BrowserRules
@@ -18,45 +19,41 @@ from llamastream.api.http.gate import Gate
 from llamastream.api.http.page import page_routes
 from llamastream.api.operator import OperatorApi
 from llamastream.api.prompts import PromptsApi
-from llamastream.api.responses.api import ResponsesApi
-from llamastream.api.responses.desk import ResponseDesk
 from llamastream.api.socket import ResponsesSocket
-from llamastream.api.stored_chat import StoredChatApi
+from llamastream.api.stored import Stored, StoredChats
+from llamastream.api.wire.chat import ChatEndpoint
+from llamastream.api.wire.completions import CompletionEndpoint
+from llamastream.api.wire.format import Endpoint
+from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
 from llamastream.config import ServeSettings, split_commas
 from llamastream.errors import ChatError
-from llamastream.generation.chat_service import ChatService
-from llamastream.generation.responses import Responses
-from llamastream.jina.desk import StreamDesk
-from llamastream.jina.http_routes import jina_routes
+from llamastream.generation import Answers, StoredAnswers
 
 
 def create_app(
-    service: ChatService, settings: ServeSettings, responses: Responses | None = None
+    answers: Answers,
+    settings: ServeSettings,
+    stored: StoredAnswers | None = None,
+    routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """The HTTP interface of `service` and of what is stored, both started and stopped with the
-    server. Without `responses` nothing can be stored."""
+    """The HTTP interface of `answers` and of what is stored, both started and stopped with the
+    server. Without `stored` nothing can be stored. `routes` are those of other wires."""
     keys = key_ring(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await service.start()
+        await answers.start()
         try:
-            if responses is not None:
-                await responses.start()
+            if stored is not None:
+                await stored.start()
             yield
         finally:
-            await service.stop()
-            if responses is not None:
-                await responses.stop()
+            await answers.stop()
+            if stored is not None:
+                await stored.stop()
 
     app = Starlette(
-        routes=[
-            *_routes(service, settings, responses),
-            *jina_routes(
-                StreamDesk(service, keys.scope_of_header, service.is_ready, responses),
-                settings.max_body_bytes,
-            ),
-        ],
+        routes=[*_routes(answers, settings, stored), *routes],
         middleware=_middleware(settings, keys),
         exception_handlers={
             ChatError: errors.on_chat_error,
@@ -70,22 +67,20 @@ def create_app(
 
 
 def _routes(
-    service: ChatService, settings: ServeSettings, responses: Responses | None
+    answers: Answers, settings: ServeSettings, stored: StoredAnswers | None
 ) -> list[BaseRoute]:
-    stored_chat = None if responses is None else StoredChatApi(responses, settings)
-    completions = CompletionsApi(service, settings, stored_chat)
-    prompts = PromptsApi(service, settings)
-    operator = OperatorApi(service, responses)
-    stored = []
-    if responses is not None and stored_chat is not None:
-        stored = _stored_routes(responses, stored_chat, settings)
+    generate = Generate(answers, stored, settings)
+    prompts = PromptsApi(answers, settings)
+    operator = OperatorApi(answers, stored)
+    of_store = [] if stored is None else _stored_routes(stored, generate, settings)
     return [
-        *stored,
-        *(page_routes() if settings.page and stored else []),
-        Route("/v1/chat/completions", completions.chat, methods=["POST"]),
-        Route("/v1/completions", completions.completion, methods=["POST"]),
+        *of_store,
+        *(page_routes() if settings.page and of_store else []),
+        _post("/v1/chat/completions", generate, ChatEndpoint()),
+        _post("/v1/completions", generate, CompletionEndpoint()),
         Route("/v1/models", operator.models),
         Route("/v1/models/{name:path}", operator.model),
+        Route("/tokenizer_info", prompts.tokenizer_info),
         Route("/tokenize", prompts.tokenize, methods=["POST"]),
         Route("/detokenize", prompts.detokenize, methods=["POST"]),
         Route("/apply-template", prompts.apply_template, methods=["POST"]),
@@ -95,25 +90,30 @@ def _routes(
     ]
 
 
+def _post(path: str, generate: Generate, endpoint: Endpoint[Any]) -> Route:
+    return Route(path, generate.handler(endpoint), methods=["POST"])
+
+
 def _stored_routes(
-    responses: Responses, chat: StoredChatApi, settings: ServeSettings
+    stored: StoredAnswers, generate: Generate, settings: ServeSettings
 ) -> list[BaseRoute]:
     """Everything that needs a store."""
-    desk = ResponseDesk(responses)
-    api = ResponsesApi(desk, settings)
+    endpoint = ResponseEndpoint(stored)
+    responses = Stored(stored, generate, endpoint, prefix=PREFIX, deleted="response")
+    chats = StoredChats(stored, generate, settings)
     return [
-        WebSocketRoute("/v1/responses", ResponsesSocket(desk).serve),
-        Route("/v1/responses", api.create, methods=["POST"]),
-        Route("/v1/responses/{id}", api.retrieve, methods=["GET"]),
-        Route("/v1/responses/{id}", api.delete, methods=["DELETE"]),
-        Route("/v1/responses/{id}/cancel", api.cancel, methods=["POST"]),
-        Route("/v1/responses/{id}/input_items", api.input_items, methods=["GET"]),
-        Route("/v1/chat/completions", chat.list, methods=["GET"]),
-        Route("/v1/chat/completions/{id}", chat.retrieve, methods=["GET"]),
-        Route("/v1/chat/completions/{id}", chat.update, methods=["POST"]),
-        Route("/v1/chat/completions/{id}", chat.delete, methods=["DELETE"]),
-        Route("/v1/chat/completions/{id}/messages", chat.messages, methods=["GET"]),
-        *_conversation_routes(ConversationsApi(responses, settings)),
+        WebSocketRoute("/v1/responses", ResponsesSocket(stored, generate).serve),
+        _post("/v1/responses", generate, endpoint),
+        Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
+        Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
+        Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
+        Route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"]),
+        Route("/v1/chat/completions", chats.list, methods=["GET"]),
+        Route("/v1/chat/completions/{id}", chats.retrieve, methods=["GET"]),
+        Route("/v1/chat/completions/{id}", chats.update, methods=["POST"]),
+        Route("/v1/chat/completions/{id}", chats.delete, methods=["DELETE"]),
+        Route("/v1/chat/completions/{id}/messages", chats.messages, methods=["GET"]),
+        *_conversation_routes(ConversationsApi(stored, settings)),
     ]
 
 

@@ -14,8 +14,8 @@ from llamastream.api.wire.messages import Json, parse_input, wire_item
 from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
-from llamastream.generation.records import Conversation, Item, Page
-from llamastream.generation.responses import Responses
+from llamastream.generation import StoredAnswers
+from llamastream.records import Conversation, Item, Page
 
 MAX_NEW_ITEMS = 20  # OpenAI's limit of one request
 
@@ -30,14 +30,15 @@ class NewItems(WireModel):
 
 
 class ConversationsApi:
-    def __init__(self, responses: Responses, settings: ServeSettings) -> None:
-        self._responses = responses
+    def __init__(self, stored: StoredAnswers, settings: ServeSettings) -> None:
+        self._stored = stored
         self._max_body_bytes = settings.max_body_bytes
 
     async def create(self, request: Request) -> Response:
         _refuse_key(request)
-        _, body = await read_json(request, self._max_body_bytes, partial(validate, NewConversation))
-        conversation = await self._responses.store.conversations.create(
+        parse = partial(validate, NewConversation)
+        _, body = await read_json(request, self._max_body_bytes, parse)
+        conversation = await self._stored.conversations.create(
             f"conv_{uuid.uuid4().hex}",
             scope=_scope(request),
             metadata=body.metadata or {},
@@ -46,7 +47,7 @@ class ConversationsApi:
         return json_response(_to_json(conversation))
 
     async def list(self, request: Request) -> Response:
-        page = await self._responses.store.conversations.list(
+        page = await self._stored.conversations.list(
             scope=_scope(request), query=page_query(request)
         )
         return json_response(page_json(page, _to_json))
@@ -55,14 +56,15 @@ class ConversationsApi:
         return json_response(_to_json(await self._conversation(request)))
 
     async def update(self, request: Request) -> Response:
-        _, body = await read_json(request, self._max_body_bytes, partial(validate, ChangedMetadata))
-        conversation = await self._responses.store.conversations.update(
+        parse = partial(validate, ChangedMetadata)
+        _, body = await read_json(request, self._max_body_bytes, parse)
+        conversation = await self._stored.conversations.update(
             _id(request), scope=_scope(request), metadata=body.metadata or {}
         )
         return json_response(_to_json(conversation))
 
     async def delete(self, request: Request) -> Response:
-        await self._responses.store.conversations.delete(_id(request), scope=_scope(request))
+        await self._stored.conversations.delete(_id(request), scope=_scope(request))
         return json_response(
             {"id": _id(request), "object": "conversation.deleted", "deleted": True}
         )
@@ -70,35 +72,34 @@ class ConversationsApi:
     async def add_items(self, request: Request) -> Response:
         check_include(request)
         _refuse_key(request)
-        _, body = await read_json(request, self._max_body_bytes, partial(validate, NewItems))
+        parse = partial(validate, NewItems)
+        _, body = await read_json(request, self._max_body_bytes, parse)
         items = _parse_items(body.items)
-        await self._responses.store.conversations.add_items(
-            _id(request), items, scope=_scope(request)
-        )
+        await self._stored.conversations.add_items(_id(request), items, scope=_scope(request))
         return json_response(page_json(Page(items, has_more=False), wire_item))
 
     async def items(self, request: Request) -> Response:
         query = page_query(request, known=INCLUDE)
-        page = await self._responses.store.conversations.items(
+        page = await self._stored.conversations.items(
             _id(request), scope=_scope(request), query=query
         )
         return json_response(page_json(page, wire_item))
 
     async def item(self, request: Request) -> Response:
         check_include(request)
-        item = await self._responses.store.conversations.item(
+        item = await self._stored.conversations.item(
             _id(request), request.path_params["item_id"], scope=_scope(request)
         )
         return json_response(wire_item(item))
 
     async def delete_item(self, request: Request) -> Response:
-        await self._responses.store.conversations.delete_item(
+        await self._stored.conversations.delete_item(
             _id(request), request.path_params["item_id"], scope=_scope(request)
         )
         return json_response(_to_json(await self._conversation(request)))
 
     async def _conversation(self, request: Request) -> Conversation:
-        return await self._responses.store.conversations.get(_id(request), scope=_scope(request))
+        return await self._stored.conversations.get(_id(request), scope=_scope(request))
 
 
 def _id(request: Request) -> str:

@@ -9,52 +9,53 @@ from starlette.responses import Response
 from llamastream import __version__
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
-from llamastream.generation.chat_service import ChatService
-from llamastream.generation.responses import Responses
+from llamastream.generation import Answers, StoredAnswers
 from llamastream.metrics import CONTENT_TYPE
 
 
 class OperatorApi:
-    def __init__(self, service: ChatService, responses: Responses | None) -> None:
-        self._service = service
-        self._responses = responses
+    def __init__(self, answers: Answers, stored: StoredAnswers | None) -> None:
+        self._answers = answers
+        self._stored = stored
         self._created = int(time.time())
 
     async def models(self, _: Request) -> Response:
         return json_response({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
-        check_model(request.path_params["name"], self._service.model_name)
+        check_model(request.path_params["name"], self._answers.model_name)
         return json_response(self._model())
 
     async def health(self, _: Request) -> Response:
         """200 when requests are taken, otherwise 503 with the state.
 
-        Without its database a server goes on with what is not stored.
+        While its database fails a server goes on with what is not stored. One whose database was
+        taken away from it must be started again.
         """
-        status = self._service.status()
-        is_ready = self._service.is_ready()
-        is_stopping = self._service.is_draining
+        status = self._answers.status()
+        is_lost = self._stored is not None and self._stored.is_lost
+        is_ready = self._answers.is_ready() and not is_lost
+        state = "store_lost" if is_lost else status.state.value
         body = {
-            "status": "stopping" if is_stopping else status.state.value,
+            "status": "stopping" if self._answers.is_draining else state,
             "running": status.num_running,
             "waiting": status.num_waiting,
         }
-        if self._responses is not None and self._responses.is_open:
-            body["store"] = "ready" if self._responses.store.is_working else "unavailable"
+        if self._stored is not None and self._stored.is_open:
+            body["store"] = "ready" if self._stored.is_working else "unavailable"
         return json_response(body, 200 if is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self._service.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        return Response(self._answers.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def version(self, _: Request) -> Response:
         return json_response({"version": __version__})
 
     def _model(self) -> dict[str, Any]:
         return {
-            "id": self._service.model_name,
+            "id": self._answers.model_name,
             "object": "model",
             "created": self._created,
             "owned_by": "llamastream",
-            "max_model_len": self._service.status().max_model_len or None,  # not known yet
+            "max_model_len": self._answers.status().max_model_len or None,  # not known yet
         }

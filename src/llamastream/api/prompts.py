@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize and /apply-template: what a prompt becomes, for people who debug one.
+"""/tokenize, /detokenize, /apply-template, /tokenizer_info: what a prompt becomes, and by what.
 
 Named and shaped as in vLLM and llama.cpp, where the two do not contradict each other.
 """
@@ -14,15 +14,15 @@ from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import Model, WireModel, validate
+from llamastream.api.wire.options import Model, TemplateOptions, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
-from llamastream.generation.chat_service import ChatService
+from llamastream.generation import Answers
 
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
-class TokenizeBody(WireModel):
+class TokenizeBody(TemplateOptions):
     """A text as /v1/completions would read it, or a conversation as /v1/chat/completions would."""
 
     model: str | None = None
@@ -39,15 +39,15 @@ class DetokenizeBody(WireModel):
     skip_special_tokens: bool = False
 
 
-class TemplateBody(WireModel):
+class TemplateBody(TemplateOptions):
     model: str | None = None
     messages: Messages
 
 
 class PromptsApi:
-    def __init__(self, service: ChatService, settings: ServeSettings) -> None:
-        self._service = service
-        self._prompting = service.prompting
+    def __init__(self, answers: Answers, settings: ServeSettings) -> None:
+        self._answers = answers
+        self._prompting = answers.prompting
         self._max_body_bytes = settings.max_body_bytes
 
     async def tokenize(self, request: Request) -> Response:
@@ -59,11 +59,12 @@ class PromptsApi:
                 body.prompt, add_special=body.add_special_tokens, parse_special=body.parse_special
             )
         else:
-            _, ids = await self._prompting.apply_template(parse_messages(body.messages or []))
+            messages = parse_messages(body.messages or [])
+            _, ids = await self._prompting.apply_template(messages, body.prompt_options())
         answer = {
             "tokens": ids,
             "count": len(ids),
-            "max_model_len": self._service.status().max_model_len,
+            "max_model_len": self._answers.status().max_model_len,
         }
         if body.return_token_strs:
             answer["token_strs"] = self._prompting.token_texts(ids)
@@ -73,19 +74,27 @@ class PromptsApi:
         body = await self._read(request, DetokenizeBody)
         text = await self._prompting.decode(
             body.tokens,
-            self._service.status().vocab_size,
+            self._answers.status().vocab_size,
             skip_special=body.skip_special_tokens,
         )
         return json_response({"prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
         body = await self._read(request, TemplateBody)
-        text, ids = await self._prompting.apply_template(parse_messages(body.messages))
+        messages = parse_messages(body.messages)
+        text, ids = await self._prompting.apply_template(messages, body.prompt_options())
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
+
+    async def tokenizer_info(self, _: Request) -> Response:
+        """What a client must know to read and write the model's text as it does (lm-eval)."""
+        facts = self._prompting.tokenizer_facts()
+        status = self._answers.status()
+        sizes = {"vocab_size": status.vocab_size, "model_max_length": status.max_model_len}
+        return json_response(facts | sizes)
 
     async def _read(self, request: Request, model: type[Model]) -> Model:
         """The body. Raises ModelNotFound if it names another model."""
         raw, body = await read_json(request, self._max_body_bytes, partial(validate, model))
         if isinstance(name := raw.get("model"), str):
-            check_model(name, self._service.model_name)
+            check_model(name, self._answers.model_name)
         return body

@@ -8,24 +8,32 @@ responses may run on one socket: the `stream_id` given with a message comes back
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
 from pydantic import Field
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from llamastream.api.feed import START, Opening, error_event, read_all
+from llamastream.api.deliver import ClientLeft, Connection, Sink, deliver, pushing
+from llamastream.api.generate import Generate
 from llamastream.api.http.body import off_loop
+from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import make_key, refuse_key
 from llamastream.api.http.json_object import LARGE_BYTES, parse_object
-from llamastream.api.responses.desk import Caller, ResponseDesk
+from llamastream.api.http.transport import connection_of
+from llamastream.api.wire.format import START, Caller
+from llamastream.api.wire.openai import error_event
 from llamastream.api.wire.options import Label, WireModel, asked, validate
-from llamastream.api.wire.responses import parse_response
-from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded, quoted
+from llamastream.api.wire.response_events import Event, ResponseFormat
+from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
+from llamastream.errors import ChatError, InvalidRequest, Overloaded, quoted
+from llamastream.generation import Generation, StoredAnswers
 
 logger = logging.getLogger(__name__)
 
-MAX_LANES = 64  # responses followed at the same time on one socket
+MAX_FOLLOWED = 64  # responses followed at the same time on one socket
 UNSUPPORTED_DATA, INTERNAL_ERROR = 1003, 1011
 
 
@@ -55,26 +63,47 @@ class ResumeMessage(ClientMessage):
     starting_after: int | None = Field(None, ge=0)
 
 
+Begin = Callable[[dict[str, Any], Caller, str | None], Awaitable[Generation]]
+
+
 class ResponsesSocket:
     """The endpoint: one `Session` per connection."""
 
-    def __init__(self, desk: ResponseDesk) -> None:
-        self._desk = desk
+    def __init__(self, stored: StoredAnswers, generate: Generate) -> None:
+        self._stored = stored
+        self._generate = generate
+        self._endpoint = ResponseEndpoint(stored)
 
     async def serve(self, websocket: WebSocket) -> None:
         await websocket.accept()
         caller = Caller(websocket.state.key_scope, websocket.state.label)
-        await Session(websocket, self._desk, caller).run()
+        session = Session(websocket, self._stored, caller, self._begin)
+        await session.run()
+
+    async def _begin(self, fields: dict[str, Any], caller: Caller, key: str | None) -> Generation:
+        """Begin a response, or find the one that `key` began."""
+        body = self._endpoint.parse(fields)
+        if body.stream is False:
+            raise InvalidRequest("stream must be true on a WebSocket.", param="stream")
+        if not body.is_stored:
+            refuse_key(key)
+        elif key is not None:
+            caller = replace(caller, key=make_key(key, "/v1/responses", fields))
+        return await self._generate.begin(self._endpoint, body, caller)
 
 
 class Session:
-    """One connection: a lane per response that is followed on it."""
+    """One connection, and a task per response that is followed on it."""
 
-    def __init__(self, websocket: WebSocket, desk: ResponseDesk, caller: Caller) -> None:
+    def __init__(
+        self, websocket: WebSocket, stored: StoredAnswers, caller: Caller, begin: Begin
+    ) -> None:
         self._websocket = websocket
-        self._desk = desk
+        self._connection: Connection | None = connection_of(websocket.scope)
+        self._stored = stored
         self._caller = caller
-        self._lanes: dict[asyncio.Task[None], str | None] = {}
+        self._begin = begin
+        self._followed: dict[asyncio.Task[None], str | None] = {}  # with its stream_id
 
     async def run(self) -> None:
         """Serve until the client leaves; what is stored goes on without it."""
@@ -89,16 +118,16 @@ class Session:
                     await self._websocket.close(UNSUPPORTED_DATA, reason)
                     return
                 await self._handle(text)
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, ClientLeft):
             return
         except Exception:
             logger.exception("a WebSocket session failed")
             await self._websocket.close(INTERNAL_ERROR, "Internal error.")
         finally:
-            lanes = tuple(self._lanes)
-            for lane in lanes:
-                lane.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            tasks = tuple(self._followed)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _handle(self, text: str) -> None:
         """One message. What is wrong with it is answered by an error event."""
@@ -110,19 +139,32 @@ class Session:
             stream_id = given if isinstance(given, str) else None
             await self._dispatch(fields.pop("type", None), fields, stream_id)
         except ChatError as error:
-            await self._send(error_event(error, -1).body, stream_id)
+            body = error_event(error, START)
+            await SocketSink(self._websocket).write([named(stream_id, body)])
 
     async def _dispatch(self, kind: object, fields: dict[str, Any], stream_id: str | None) -> None:
         if kind == "response.create":
-            await self._create(fields, stream_id)
+            self._check_free(stream_id)
+            own = validate(CreateMessage, {k: v for k, v in fields.items() if k in OWN_FIELDS})
+            fields = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
+            if own.response is not None:
+                if twice := sorted(asked(fields)):
+                    raise InvalidRequest(
+                        f"{twice[0]} must be in `response`, like the other fields.", param=twice[0]
+                    )
+                fields = own.response
+            generation = await self._begin(fields, self._caller, own.idempotency_key)
+            self._follow(generation, START, stream_id)
         elif kind == "response.resume":
             resume = validate(ResumeMessage, fields)
-            log = await self._desk.open(resume.response_id, self._caller)
+            id = check_id(resume.response_id, PREFIX)
+            generation = await self._stored.find(id, scope=self._caller.scope)
             after = START if resume.starting_after is None else resume.starting_after
-            self._open_lane(self._desk.follow(log, after=after), stream_id)
+            self._follow(generation, after, stream_id)
         elif kind == "response.cancel":
             cancel = validate(CancelMessage, fields)
-            await self._desk.cancel(cancel.response_id, self._caller)
+            id = check_id(cancel.response_id, PREFIX)
+            await self._stored.cancel(id, scope=self._caller.scope)
         else:
             raise InvalidRequest(
                 "type must be response.create, response.resume or response.cancel. "
@@ -130,60 +172,52 @@ class Session:
                 param="type",
             )
 
-    async def _create(self, fields: dict[str, Any], stream_id: str | None) -> None:
-        self._check_lane(stream_id)
-        own = validate(CreateMessage, {k: v for k, v in fields.items() if k in OWN_FIELDS})
-        fields = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
-        if own.response is not None:
-            if twice := sorted(asked(fields)):
-                raise InvalidRequest(
-                    f"{twice[0]} must be in `response`, like the other fields.", param=twice[0]
-                )
-            fields = own.response
-        body = parse_response(fields)
-        if body.stream is False:
-            raise InvalidRequest("stream must be true on a WebSocket.", param="stream")
-        key = own.idempotency_key
-        if not body.is_stored:
-            refuse_key(key)
-            self._open_lane(await self._desk.stream(body, self._caller), stream_id)
-            return
-        idempotency = None if key is None else make_key(key, "/v1/responses", fields)
-        log = await self._desk.create(body, self._caller, idempotency)
-        self._open_lane(self._desk.follow(log), stream_id)
-
-    def _check_lane(self, stream_id: str | None) -> None:
-        if len(self._lanes) >= MAX_LANES:
+    def _check_free(self, stream_id: str | None) -> None:
+        if len(self._followed) >= MAX_FOLLOWED:
             raise Overloaded(
-                f"A socket follows <= {MAX_LANES} responses at a time. Wait for one to end, or "
+                f"A socket follows <= {MAX_FOLLOWED} responses at a time. Wait for one to end, or "
                 "open another socket."
             )
-        if stream_id is not None and stream_id in self._lanes.values():
+        if stream_id is not None and stream_id in self._followed.values():
             raise InvalidRequest(
                 f"stream_id {quoted(stream_id)} is in use on this socket. Take another.",
                 param="stream_id",
             )
 
-    def _open_lane(self, opening: Opening, stream_id: str | None) -> None:
-        self._check_lane(stream_id)
-        lane = asyncio.create_task(self._follow(opening, stream_id))
-        self._lanes[lane] = stream_id
-        lane.add_done_callback(self._lanes.pop)
+    def _follow(self, generation: Generation, after: int, stream_id: str | None) -> None:
+        self._check_free(stream_id)
+        task = asyncio.create_task(self._deliver(generation, after, stream_id))
+        self._followed[task] = stream_id
+        task.add_done_callback(self._followed.pop)
 
-    async def _follow(self, opening: Opening, stream_id: str | None) -> None:
+    async def _deliver(self, generation: Generation, after: int, stream_id: str | None) -> None:
+        def frame(event: Event) -> bytes:
+            return named(stream_id, event.body)
+
+        wire = ResponseFormat(generation, after=after, frame=frame)
+        with generation.follow(wire.start, pushing(wire, self._connection)) as reader:
+            await deliver(generation, reader, wire, SocketSink(self._websocket))
+
+
+class SocketSink(Sink):
+    """A message per frame."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+
+    async def write(self, frames: list[bytes]) -> None:
         try:
-            async with opening as feed:
-                async for events in read_all(feed, None):
-                    for event in events:
-                        await self._send(event.body, stream_id)
+            for frame in frames:
+                await self._websocket.send_text(frame.decode())
         except WebSocketDisconnect:
-            pass
-        except Exception:
-            logger.exception("a response's lane failed")
-            failure = error_event(InternalError("Internal error while sending the answer."), -1)
-            await self._send(failure.body, stream_id)
+            raise ClientLeft from None
 
-    async def _send(self, body: bytes, stream_id: str | None) -> None:
-        if stream_id is not None:
-            body = body[:-1] + b',"stream_id":' + orjson.dumps(stream_id) + b"}"
-        await self._websocket.send_text(body.decode())
+    async def end(self, frames: list[bytes]) -> None:
+        await self.write(frames)
+
+
+def named(stream_id: str | None, body: bytes) -> bytes:
+    """An event's JSON with the id that its client gave the stream."""
+    if stream_id is None:
+        return body
+    return body[:-1] + b',"stream_id":' + orjson.dumps(stream_id) + b"}"

@@ -8,13 +8,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
 from llamastream.bench.machine import Bounds
 from llamastream.config import DType, LlamaConfig
 from llamastream.spec import EMBEDDING, tensor_specs
 
-# As our CPU runner keeps them: a scale and a minimum of 2 bytes each per group of 32 weights (those
-# that fit in 4 bits without loss take less); keys in 16 bits, values in 8, with a float scale each.
+# What our CPU runner makes of floats: a scale and a minimum of 2 bytes each per 32 weights.
 WEIGHT_BYTES: dict[DType, float] = {"int8": 1 + 4 / 32, "int4": 0.5 + 4 / 32, "float32": 4}
+FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,13 @@ class Roofline:
 def weight_bytes(tensor: str, stored: str, dtype: DType) -> float:
     """Of one weight of the tensor, kept at `dtype`, which the checkpoint stores as `stored`.
 
-    What is stored in 4 bits stays so at int8; outside the layers int4 stays at 8 bits.
+    Codes are kept as they are, but for float32; outside the layers int4 makes 8 bits of floats.
     """
-    if dtype != "float32":
-        is_four_bits = stored in ("Q4_0", "Q4_1") or (dtype == "int4" and ".layers." in tensor)
-        dtype = "int4" if is_four_bits else "int8"
+    if dtype != "float32" and stored not in FLOATS:
+        size, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[stored]]
+        return block_bytes / size
+    if dtype == "int4" and ".layers." not in tensor:
+        dtype = "int8"
     return WEIGHT_BYTES[dtype]
 
 

@@ -1,8 +1,8 @@
 """Where the terminal's answers come from: a running server, or a model loaded in this process."""
 
 import json
+import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any, Protocol, Self
 
@@ -11,6 +11,7 @@ import httpx
 from llamastream.app import Assembly
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
+from llamastream.generation import NewAnswer
 from llamastream.types import ChatRequest, Message
 
 Messages = tuple[Message, ...]
@@ -30,26 +31,26 @@ class LocalAnswers:
     """Answers from a model in this process."""
 
     def __init__(self, assembly: Assembly) -> None:
-        self._service = assembly.service
-        self.name = assembly.service.model_name
+        self._answers = assembly.answers
+        self.name = assembly.answers.model_name
 
     @classmethod
     async def start(cls, assembly: Assembly) -> Self:
         """Start the engine and wait until its weights are loaded."""
-        await assembly.service.start()
+        await assembly.answers.start()
         await assembly.engine.ready()
         return cls(assembly)
 
     async def stream(self, prompt: Messages | str, options: AnswerSettings) -> AsyncGenerator[str]:
-        sampling = replace(self._service.sampling, **options.model_dump(exclude_none=True))
+        sampling = replace(self._answers.sampling, **options.model_dump(exclude_none=True))
         request = ChatRequest(prompt, sampling=sampling, truncation="auto")
-        stream = await self._service.open(request)
-        async with aclosing(stream):
-            async for delta in stream:
+        generation = await self._answers.open(request, NewAnswer(uuid.uuid4().hex))
+        with generation.follow() as reader:
+            async for delta in reader:
                 yield delta.text
 
     async def close(self) -> None:
-        await self._service.stop()
+        await self._answers.stop()
 
 
 class RemoteAnswers:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamastream import __version__
-from llamastream.errors import ChatError
+from llamastream.errors import ChatError, exit_code
 
 COMMANDS = ("serve", "chat", "generate", "models", "bench", "db")  # cli/NAME.py has NAME
 
@@ -71,15 +71,15 @@ def _root(
 
 
 def run() -> None:
-    """Run the command line. An error meant for people is one line on stderr and exit code 2."""
+    """Run the command line. An error meant for people is one line on stderr and its exit code."""
     try:
         app()
         return
     except ChatError as error:
-        message = error.message
+        message, code = error.message, exit_code(error)
     print(f"llamastream: {message}", file=sys.stderr)
     # The error's frames hold what the core made. Its types complain on stderr if they outlive the
     # interpreter, so frames go first, also those that `serve` has put out of the collector's sight.
     gc.unfreeze()
     gc.collect()
-    sys.exit(2)
+    sys.exit(code)

@@ -12,16 +12,17 @@ import uvloop
 from llamastream.api.app import create_app, key_ring
 from llamastream.api.http.page import is_built
 from llamastream.api.http.transport import HttpProtocol
+from llamastream.api.http.websocket import WebSocketProtocol
 from llamastream.app import Assembly, assemble, join_store
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.cli.stopping import HttpServer, Stopping
 from llamastream.config import ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
-from llamastream.generation.chat_service import ChatService
-from llamastream.generation.responses import Responses
-from llamastream.jina.desk import StreamDesk
+from llamastream.generation import Answers, StoredAnswers
 from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
+from llamastream.jina.http_routes import jina_routes
+from llamastream.jina.service import StreamService
 from llamastream.logs import configure_logging
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
@@ -38,8 +39,12 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
     listener = bind(server)
     with progress_bars() as progress:
         assembly = assemble(model, served_model_name=server.served_model_name, progress=progress)
-        responses = join_store(assembly.service, store, data_dir=model.data_dir)
-        app = create_app(assembly.service, server, responses)
+        stored = join_store(assembly.answers, store, data_dir=model.data_dir)
+        keys = key_ring(server)
+        streams = StreamService(assembly.answers, keys.scope_of_header, stored)
+        app = create_app(
+            assembly.answers, server, stored, jina_routes(streams, server.max_body_bytes)
+        )
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -47,30 +52,31 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             log_config=None,
             backlog=BACKLOG,
             lifespan="on",
-            ws="auto",
+            ws=WebSocketProtocol,
             ws_max_size=server.max_body_bytes,
             ws_ping_interval=server.ping_interval_s,
             ws_ping_timeout=server.reader_timeout,
         )
-        stopping = Stopping(assembly.service, responses, store.drain_timeout)
+        stopping = Stopping(assembly.answers, stored, store.drain_timeout)
         http = HttpServer(config, stopping)
-        uvloop.run(_serve(http, listener, assembly, responses, server))
+        uvloop.run(_serve(http, listener, assembly, stored, streams, server))
 
 
 async def _serve(
     http: HttpServer,
     listener: socket.socket,
     assembly: Assembly,
-    responses: Responses,
+    stored: StoredAnswers,
+    streams: StreamService,
     settings: ServeSettings,
 ) -> None:
     """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
-    await _open(assembly.service, responses)
+    await _open(assembly.answers, stored)
     # What is there now stays: to look through it for cycles would stop all streams for 50 ms.
     gc.freeze()
-    grpc, where = await _serve_grpc(assembly.service, settings, responses)
+    grpc, where = await _serve_grpc(streams, settings)
     host, port = listener.getsockname()[:2]
-    ready = f"{assembly.service.model_name} is ready on http://{host}:{port}/v1"
+    ready = f"{assembly.answers.model_name} is ready on http://{host}:{port}/v1"
     page = f"chat page on http://{host}:{port}/" if is_built() else "no chat page: make web"
     greeting = (ready, page, where) if settings.page else (ready, where)
     try:
@@ -80,19 +86,19 @@ async def _serve(
             await grpc.stop()
 
 
-async def _open(service: ChatService, responses: Responses) -> None:
+async def _open(answers: Answers, stored: StoredAnswers) -> None:
     """Begin to load the weights, and open the store meanwhile. Raises StoreError."""
-    await service.start()
+    await answers.start()
     try:
-        await responses.start()
+        await stored.start()
     except BaseException:
-        await service.stop()
-        await responses.stop()
+        await answers.stop()
+        await stored.stop()
         raise
 
 
 async def _serve_grpc(
-    service: ChatService, settings: ServeSettings, responses: Responses | None = None
+    streams: StreamService, settings: ServeSettings
 ) -> tuple[GrpcServer | None, str]:
     """The server, if any, and what to say of it.
 
@@ -101,7 +107,7 @@ async def _serve_grpc(
     port = DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
     try:
         server = await serve_grpc(
-            StreamDesk(service, key_ring(settings).scope_of_header, service.is_ready, responses),
+            streams,
             settings.host,
             port,
             reader_timeout_s=settings.reader_timeout,

@@ -13,8 +13,7 @@ from types import FrameType
 
 import uvicorn
 
-from llamastream.generation.chat_service import ChatService
-from llamastream.generation.responses import Responses
+from llamastream.generation import Answers, StoredAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +23,15 @@ POLL_S = 0.05
 class Stopping:
     """Brings the service to rest, while the port still answers: 503, and health not ready."""
 
-    def __init__(self, service: ChatService, responses: Responses, timeout_s: float) -> None:
-        self._service = service
-        self._responses = responses
+    def __init__(self, answers: Answers, stored: StoredAnswers, timeout_s: float) -> None:
+        self._answers = answers
+        self._stored = stored
         self._timeout_s = timeout_s
         self._is_hurried = False
 
     async def run(self, *, is_patient: bool) -> None:
         """Refuse what is new, wait for what is open if patient, and end the rest."""
-        self._service.drain()
+        self._answers.drain()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout_s
         logger.info("stopping with streams=%d", self._num_open())
@@ -42,14 +41,14 @@ class Stopping:
         if self._num_open():
             logger.info("ending streams=%d", self._num_open())
         # Its streams end with an error event, so that their connections can close.
-        await self._service.stop()
+        await self._answers.stop()
 
     def hurry(self) -> None:
         """Wait no longer."""
         self._is_hurried = True
 
     def _num_open(self) -> int:
-        return self._service.num_open + self._responses.num_live
+        return self._answers.num_open + self._stored.num_live
 
 
 class HttpServer(uvicorn.Server):

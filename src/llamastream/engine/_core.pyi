@@ -4,65 +4,66 @@ ValueError: arrays, names, shapes or limits that do not fit, with nothing change
 RuntimeError: a damaged image file, or logits that are not finite.
 """
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from llamastream.config import LlamaConfig
+from llamastream.engine.cpu_runner import Limits
+from llamastream.engine.runner import ForwardBatch, SamplingBatch, StepResult
+from llamastream.spec import TensorSpec
 
 class Weights:
-    """shape: vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-    num_key_value_heads, head_dim, tie_word_embeddings, attention_bias, attention_output_bias,
-    mlp_bias, qk_norm. bits: of a weight: 32 (float32), 8, or 4: embedding and output matrix stay
-    at 8.
-    """
-
-    def __init__(
-        self, shape: tuple[int, ...], *, rms_norm_eps: float, bits: int, threads: int
-    ) -> None: ...
-    def add(self, name: str, tensor: NDArray[np.float32]) -> None: ...
-    def missing(self) -> list[str]: ...
-    def finish(self) -> None:
-        """After the last tensor: store matrices in 4 bits where that loses nothing."""
-
-    def save(self, path: str, key: str) -> None: ...
-    @property
-    def nbytes(self) -> int: ...
-
-def load_weights(
-    path: str,
-    key: str,
-    shape: tuple[int, ...],
-    *,
-    rms_norm_eps: float,
-    bits: int,
-    threads: int,
-) -> Weights: ...
-
-class Model:
-    """limits: num_blocks, block_size, max_num_batched_tokens, max_num_seqs, max_model_len, threads.
-    cos, sin: (max_model_len, D / 2).
+    """Written to the file `path` as they come, else to memory. precision: float32, int8, or int4:
+    embedding and output matrix stay at 8 bits. Raises RuntimeError for what cannot be written.
     """
 
     def __init__(
         self,
+        tensors: Iterable[TensorSpec],
+        *,
+        precision: str,
+        threads: int,
+        path: str = "",
+        key: str = "",
+    ) -> None: ...
+    def add(
+        self, name: str, kind: str, data: NDArray[np.uint8], shape: tuple[int, ...]
+    ) -> None: ...
+    def missing(self) -> list[str]: ...
+    def finish(self) -> None:
+        """After the last tensor: the file gets its name, and is mapped."""
+
+    def kind(self, name: str) -> str:
+        """What a tensor is stored as: ggml's name, or A8."""
+
+    def tensor_bytes(self, name: str) -> int: ...
+    def read_rows(self, name: str, first: int, out: NDArray[np.float32]) -> None:
+        """What rows of a matrix stand for, exactly. out: (rows, columns)."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+def open_weights(
+    path: str, key: str, tensors: Iterable[TensorSpec], *, precision: str, threads: int
+) -> Weights: ...
+
+class Model:
+    """cos, sin: (max_model_len, D / 2)."""
+
+    def __init__(
+        self,
         weights: Weights,
-        limits: tuple[int, ...],
+        config: LlamaConfig,
+        limits: Limits,
         cos: NDArray[np.float32],
         sin: NDArray[np.float32],
         *,
         isa: str,
     ) -> None: ...
-    def forward(
-        self, batch: tuple[Array, ...], sampling: tuple[Array, ...], results: tuple[Array, ...]
-    ) -> None:
-        """Compute one step with the GIL released.
-
-        batch: ForwardBatch's seven arrays; sampling: SamplingBatch's sixteen, in their order.
-        results, written in place: ids (R,), logprobs (R,), top ids (R, K), top logprobs (R, K), and
-        optionally logits (R, V).
-        """
+    def forward(self, batch: ForwardBatch, results: StepResult) -> None:
+        """Compute one step with the GIL released, writing into the arrays of `results`."""
 
     @property
     def isa(self) -> str: ...
@@ -74,10 +75,6 @@ def measure_peak(isa: str, *, int8: bool, threads: int, seconds: float) -> float
 
 def philox4x32(counter: list[int], key: list[int]) -> list[int]: ...
 def sample(
-    logits: NDArray[np.float32],
-    sampling: tuple[Array, ...],
-    results: tuple[Array, ...],
-    *,
-    isa: str,
+    logits: NDArray[np.float32], sampling: SamplingBatch, results: StepResult, *, isa: str
 ) -> None:
     """Draw one token per row of logits (R, V), as forward does."""

@@ -8,10 +8,9 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine import _core
@@ -23,25 +22,29 @@ from llamastream.engine.runner import (
     ForwardBatch,
     Progress,
     Runner,
-    SamplingBatch,
     StepResult,
 )
 from llamastream.errors import InternalError, ModelError
+from llamastream.spec import StoredTensor, tensor_specs
 
 logger = logging.getLogger(__name__)
 
-GROUP = 32  # 8-bit values that share a scale: the core's kGroup
-BITS: dict[DType, int] = {"int8": 8, "int4": 4, "float32": 32}  # of a weight, but see Weights
+GROUP = 32  # weights that share a scale at least: the core's kGroup
+DTYPES: tuple[DType, ...] = ("int8", "int4", "float32")
 BLOCK_MULTIPLE = 16  # positions the core reads at once: its kLanes
 CACHE_SHARE = 0.25  # of the available memory, at most, when nobody says how large the cache may be
 
-Array = NDArray[Any]
-Tensors = Callable[[], Iterable[tuple[str, Float32]]]
+Tensors = Callable[[], Iterable[tuple[str, Float32 | StoredTensor]]]
 
 
-class _WeightsOptions(TypedDict):
-    rms_norm_eps: float
-    bits: int
+class Limits(NamedTuple):
+    """What the core makes room for."""
+
+    num_blocks: int
+    block_size: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_model_len: int
     threads: int
 
 
@@ -65,7 +68,7 @@ class CpuRunner(Runner):
         self.max_model_len = engine.max_model_len or config.max_position_embeddings
         check_limits(config, engine)
         self.num_blocks = _num_blocks(config, engine)
-        limits = (
+        limits = Limits(
             self.num_blocks,
             self.block_size,
             engine.max_num_batched_tokens,
@@ -74,12 +77,12 @@ class CpuRunner(Runner):
             num_threads(engine),
         )
         cos, sin = rope_tables(config, self.max_model_len)
-        self._model: _core.Model | None = _core.Model(weights, limits, cos, sin, isa=isa)
+        self._model: _core.Model | None = _core.Model(weights, config, limits, cos, sin, isa=isa)
         logger.info(
             "cpu runner dtype=%s isa=%s threads=%d weights_mb=%d blocks=%d max_model_len=%d",
             engine.dtype,
             self._model.isa,
-            limits[-1],
+            limits.threads,
             weights.nbytes // 2**20,
             self.num_blocks,
             self.max_model_len,
@@ -99,26 +102,26 @@ class CpuRunner(Runner):
     ) -> Self:
         """Read the packed image, or pack `tensors` and write it for the next start.
 
-        tensors: gives (Hugging Face name, float32 array) pairs; called only without a usable image.
+        tensors: gives (Hugging Face name, float32 array or StoredTensor) pairs; called only without
+        a usable image.
         key: names the weights the image must have been made from, such as their file's digest.
         Raises ModelError for missing, extra or misshapen tensors and limits that cannot be met.
         """
         check_limits(config, engine)
+        weights = None
         if image is not None and image.exists():
             try:
-                weights = _core.load_weights(
-                    str(image), key, _shape(config), **_weights_options(config, engine)
+                weights = _core.open_weights(
+                    str(image),
+                    key,
+                    tensor_specs(config),
+                    precision=engine.dtype,
+                    threads=num_threads(engine),
                 )
-                return cls(config, engine, weights, isa=isa)
             except RuntimeError as error:
                 logger.warning("packed weights are built anew: %s", error)
-        weights = pack(config, engine, tensors(), progress=progress)
-        if image is not None:
-            try:
-                image.parent.mkdir(parents=True, exist_ok=True)
-                weights.save(str(image), key)
-            except (OSError, RuntimeError) as error:
-                logger.warning("packed weights are not kept, the next start is slow: %s", error)
+        if weights is None:
+            weights = _pack_to(config, engine, tensors, image=image, key=key, progress=progress)
         return cls(config, engine, weights, isa=isa)
 
     @property
@@ -137,16 +140,15 @@ class CpuRunner(Runner):
         if width:
             top_ids.fill(-1)
             top_logprobs.fill(np.nan)
-        results: tuple[Array, ...] = (token_ids, logprobs, top_ids, top_logprobs)
         logits: Float32 | None = None
         if batch.return_logits:
             logits = np.empty((num_rows, self.vocab_size), np.float32)
-            results = (*results, logits)
+        result = StepResult(token_ids, logprobs, top_ids, top_logprobs, logits)
         try:
-            model.forward(_batch_arrays(batch), sampling_arrays(sampling), results)
+            model.forward(batch, result)
         except RuntimeError as error:
             raise InternalError(str(error)) from error
-        return StepResult(token_ids, logprobs, top_ids, top_logprobs, logits)
+        return result
 
     def close(self) -> None:
         self._model = None
@@ -157,19 +159,52 @@ class CpuRunner(Runner):
         return self._model
 
 
+def _pack_to(
+    config: LlamaConfig,
+    engine: EngineConfig,
+    tensors: Tensors,
+    *,
+    image: Path | None,
+    key: str,
+    progress: Progress | None,
+) -> _core.Weights:
+    """Pack into `image`; where it cannot be written, into memory."""
+    if image is not None:
+        try:
+            image.parent.mkdir(parents=True, exist_ok=True)
+            return pack(config, engine, tensors(), image=image, key=key, progress=progress)
+        except (OSError, RuntimeError) as error:
+            logger.warning("packed weights are not kept, the next start is slow: %s", error)
+    return pack(config, engine, tensors(), progress=progress)
+
+
 def pack(
     config: LlamaConfig,
     engine: EngineConfig,
-    tensors: Iterable[tuple[str, Float32]],
+    tensors: Iterable[tuple[str, Float32 | StoredTensor]],
     *,
+    image: Path | None = None,
+    key: str = "",
     progress: Progress | None = None,
 ) -> _core.Weights:
-    """Quantise and pack every tensor. Raises ModelError, naming the tensor that does not fit."""
-    weights = _core.Weights(_shape(config), **_weights_options(config, engine))
+    """Pack every tensor, into the file `image` or into memory: those that hold codes as they are,
+    those that hold floats rounded as the dtype says.
+
+    Raises ModelError, naming the tensor that does not fit; RuntimeError for a file that cannot be
+    written.
+    """
+    weights = _core.Weights(
+        tensor_specs(config),
+        precision=engine.dtype,
+        threads=num_threads(engine),
+        path="" if image is None else str(image),
+        key=key,
+    )
     total = len(weights.missing())
     try:
         for done, (name, tensor) in enumerate(tensors, start=1):
-            weights.add(name, np.ascontiguousarray(tensor, np.float32))
+            stored = tensor if isinstance(tensor, StoredTensor) else _as_stored(tensor)
+            weights.add(name, stored.kind, stored.data, stored.shape)
             if progress is not None:
                 progress(done, total)
     except ValueError as error:
@@ -183,9 +218,14 @@ def pack(
     return weights
 
 
+def _as_stored(tensor: Float32) -> StoredTensor:
+    data = np.ascontiguousarray(tensor, np.float32)
+    return StoredTensor("F32", data.reshape(-1).view(np.uint8), tensor.shape)
+
+
 def check_limits(config: LlamaConfig, engine: EngineConfig) -> None:
     """Raise ModelError for a model or an option that the core cannot run."""
-    if engine.dtype not in BITS:
+    if engine.dtype not in DTYPES:
         raise ModelError(
             f"dtype must be int8, int4 or float32 on a CPU. Given: {engine.dtype}. "
             "Use --dtype int8, or --device cuda."
@@ -225,62 +265,3 @@ def block_bytes(config: LlamaConfig, engine: EngineConfig) -> int:
 
 def num_threads(engine: EngineConfig) -> int:
     return engine.threads or len(os.sched_getaffinity(0))
-
-
-def sampling_arrays(sampling: SamplingBatch) -> tuple[Array, ...]:
-    """The fields in the order in which the core reads them."""
-    return (
-        sampling.temperature,
-        sampling.top_p,
-        sampling.top_k,
-        sampling.min_p,
-        sampling.repetition_penalty,
-        sampling.presence_penalty,
-        sampling.frequency_penalty,
-        sampling.seed,
-        sampling.position,
-        sampling.num_logprobs,
-        sampling.history_ids,
-        sampling.history_offsets,
-        sampling.history_num_prompt,
-        sampling.bias_ids,
-        sampling.bias_values,
-        sampling.bias_offsets,
-    )
-
-
-def _batch_arrays(batch: ForwardBatch) -> tuple[Array, ...]:
-    return (
-        batch.token_ids,
-        batch.positions,
-        batch.slot_mapping,
-        batch.cu_seqlens_q,
-        batch.context_lens,
-        batch.block_tables,
-        batch.logits_indices,
-    )
-
-
-def _shape(config: LlamaConfig) -> tuple[int, ...]:
-    return (
-        config.vocab_size,
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_hidden_layers,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-        int(config.tie_word_embeddings),
-        int(config.attention_bias),
-        int(config.attention_output_bias),
-        int(config.mlp_bias),
-        int(config.qk_norm),
-    )
-
-
-def _weights_options(config: LlamaConfig, engine: EngineConfig) -> _WeightsOptions:
-    return {
-        "rms_norm_eps": config.rms_norm_eps,
-        "bits": BITS[engine.dtype],
-        "threads": num_threads(engine),
-    }

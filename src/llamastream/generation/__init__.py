@@ -1,10 +1,22 @@
-"""Joins chat, engine and store: a checked ChatRequest in, a Stream of Deltas out.
+"""One answer from its request to its end: tokens to text, journal, readers.
 
-Knows no wire format, and of the engine only the protocol in `protocol.py`.
+Knows no wire format, and of the engine only the protocol in `engine.py`. What the layers above may
+use of it is here.
 """
 
-from llamastream.generation.chat_service import ChatService
-from llamastream.generation.protocol import Engine
-from llamastream.generation.stream import Stream
+from llamastream.generation.answers import Answers, NewAnswer
+from llamastream.generation.engine import Engine
+from llamastream.generation.generation import End, Generation
+from llamastream.generation.reader import Reader
+from llamastream.generation.stored import StoredAnswers, StorePolicy
 
-__all__ = ["ChatService", "Engine", "Stream"]
+__all__ = [
+    "Answers",
+    "End",
+    "Engine",
+    "Generation",
+    "NewAnswer",
+    "Reader",
+    "StorePolicy",
+    "StoredAnswers",
+]

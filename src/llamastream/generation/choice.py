@@ -1,15 +1,22 @@
-"""One choice of a stream: its token ids become text, deltas and counts.
+"""One choice of an answer: its token ids become text, piece by piece.
 
-The invariant: what it has handed out, concatenated, is the whole visible text, whatever steps the
-tokens came in. Nothing after a matched stop string is shown or counted.
+The invariant: the pieces, concatenated, are the whole visible text, whatever steps the tokens came
+in. Nothing after a matched stop string is shown or counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from llamastream.text import IncrementalDetokenizer, StopMatcher, Tokenizer
-from llamastream.types import ChatRequest, Delta, FinishReason, Message, Token, TokenLogprob
+from llamastream.types import (
+    ChatRequest,
+    FinishReason,
+    GenerationRequest,
+    Message,
+    Token,
+    TokenLogprob,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +40,30 @@ class TextRules:
             stop_token_ids=stop_ids,
             include_stop=request.include_stop,
             skip_special_tokens=request.skip_special_tokens,
-            continues=not is_chat and prompt_ids[-1] not in tokenizer.special_ids,
+            continues=(request.prompt_options.continues or not is_chat)
+            and prompt_ids[-1] not in tokenizer.special_ids,
         )
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        stop_ids = frozenset(fields["stop_token_ids"])
+        return cls(**fields | {"stop": tuple(fields["stop"]), "stop_token_ids": stop_ids})
 
 
 class Choice:
-    """Fed by the service with the events of one engine request."""
+    """Fed with the events of one engine request."""
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer, rules: TextRules, next_number: Callable[[], int]
+        self, index: int, tokenizer: Tokenizer, rules: TextRules, request: GenerationRequest
     ) -> None:
-        """`next_number` counts the deltas of the stream. Raises InvalidRequest for an empty stop
+        """`request` is what the engine is asked for. Raises InvalidRequest for an empty stop
         string."""
         self.index = index
+        self.request = request
         self.num_output_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self._next_number = next_number
         self._tokenizer = tokenizer
+        self._rules = rules
         self._hidden_ids = frozenset() if rules.include_stop else rules.stop_token_ids
         self._detokenizer = IncrementalDetokenizer(
             tokenizer,
@@ -58,23 +72,34 @@ class Choice:
         )
         self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
 
-    def add(self, token: Token) -> Delta:
-        """The delta of one more token. It carries the finish reason when a stop string matched."""
-        self.num_output_tokens += 1
-        text = ""
-        if token.token_id not in self._hidden_ids:
-            text = self._match(self._detokenizer.add(token.token_id))
-        logprobs = () if token.logprob is None else (self._logprob(token, token.logprob),)
-        return self._delta(text, (token.token_id,), logprobs)
+    def again(self, request: GenerationRequest) -> "Choice":
+        """The same choice before its first token."""
+        return Choice(self.index, self._tokenizer, self._rules, request)
 
-    def finish(self, reason: FinishReason) -> Delta:
-        """The last delta: text that was held back, and why it ended."""
+    def add(self, token_id: int) -> str:
+        """The text of one more token. A stop string that it completes sets the finish reason."""
+        self.num_output_tokens += 1
+        if token_id in self._hidden_ids:
+            return ""
+        text = self._detokenizer.add(token_id)
+        return text if self._matcher is None or not text else self._match(text)
+
+    def finish(self, reason: FinishReason) -> str:
+        """The text that was held back, when no more tokens come."""
         text = self._match(self._detokenizer.finish())
         if self._matcher is not None and self.finish_reason is None:
             text += self._matcher.finish()
         # Text flushed at the end may still complete a stop string.
         self.finish_reason = self.finish_reason or reason
-        return self._delta(text, (), ())
+        return text
+
+    def logprob(self, token: Token) -> TokenLogprob | None:
+        """Its log-probabilities with the bytes of the tokens, if it has any."""
+        if token.logprob is None:
+            return None
+        bytes_of = self._tokenizer.token_bytes
+        top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
+        return TokenLogprob(token.token_id, bytes_of(token.token_id), token.logprob, top)
 
     def _match(self, text: str) -> str:
         if self._matcher is None or not text:
@@ -83,13 +108,3 @@ class Choice:
         if matched:
             self.finish_reason = FinishReason.STOP
         return visible
-
-    def _delta(
-        self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
-    ) -> Delta:
-        return Delta(self.index, self._next_number(), text, token_ids, logprobs, self.finish_reason)
-
-    def _logprob(self, token: Token, logprob: float) -> TokenLogprob:
-        bytes_of = self._tokenizer.token_bytes
-        top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
-        return TokenLogprob(token.token_id, bytes_of(token.token_id), logprob, top)

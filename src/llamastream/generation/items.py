@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from llamastream.store.records import Item
+from llamastream.records import Item
 from llamastream.types import Message, Role
 
 ItemStatus = Literal["completed", "incomplete"]

@@ -1,81 +1,97 @@
 """Tokens on their way to the journal: one transaction per step, and shown once it is committed.
 
 A token the store could not take is given again with the next step when durability may lapse;
-otherwise its response is parked. Either way the journal never has a hole.
+otherwise its answer is refused. Either way the journal never has a hole.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, StoreUnavailable
-from llamastream.generation.live_response import LiveResponse
+from llamastream.generation.generation import Generation
+from llamastream.generation.kept import Kept
 from llamastream.types import Token
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
     from llamastream.store.writer import Refused
 
-Sent = list[tuple[LiveResponse, int]]  # with the number of its tokens that are then journalled
+Sent = list[tuple[Kept, int]]  # with the number of its tokens that are then journalled
 
 
 class Journalling:
     def __init__(
         self,
         store: "Store",
+        kept: Mapping[str, Kept],
         *,
         may_lapse: bool,
-        on_refused: Callable[[LiveResponse, ChatError], None],
+        on_refused: Callable[[Kept, ChatError], None],
     ) -> None:
-        """`on_refused` hears of what durability cannot do without."""
+        """`kept`: what is in progress. `on_refused` hears of what durability cannot do without."""
         self._store = store
+        self._kept = kept
         self._may_lapse = may_lapse
         self._on_refused = on_refused
 
-    def write(self, lives: Sequence[LiveResponse]) -> None:
+    def write(self, generations: Sequence[Generation]) -> None:
         """Journal what these have drawn since the last call, and then show it."""
         tokens: list[Token] = []
         sent: Sent = []
-        for live in lives:
-            if live.is_lapsed and live.num_outstanding:
-                live.log.publish(len(live.log.tokens))
+        for generation in generations:
+            kept, num_tokens = self._kept[generation.id], generation.num_tokens
+            if kept.is_lapsed and kept.is_pending:
+                generation.publish(num_tokens)
                 continue
-            if live.is_lapsed:
-                live.num_sent = live.num_journalled
-            tokens += live.log.tokens[live.num_sent :]
-            live.num_sent = len(live.log.tokens)
-            live.num_outstanding += 1
-            sent.append((live, live.num_sent))
+            if kept.is_lapsed:
+                kept.num_sent = kept.num_journalled
+            tokens += generation.log.tokens(generation.id, kept.num_sent)
+            kept.num_sent = num_tokens
+            sent.append((kept, num_tokens))
         if tokens:
-            self._store.append(tokens).add_done_callback(partial(self._on_committed, sent))
+            future = self._store.append(tokens)
+            for kept, _ in sent:
+                kept.outstanding = future
+            future.add_done_callback(partial(self._on_committed, sent))
 
-    async def settle(self, live: LiveResponse) -> None:
-        """Return when nothing is outstanding. Then all is journalled, or it is parked or lapsed."""
-        while live.num_outstanding:
-            await live.log.wait()
-        if live.is_lapsed and not (live.is_parked or live.is_dropped):
-            self.write([live])
-            while live.num_outstanding:
-                await live.log.wait()
+    async def settle(self, kept: Kept) -> None:
+        """Return when nothing is outstanding: all is journalled, or it was refused or lapsed."""
+        await kept.answered()
+        if kept.is_lapsed and self._is_current(kept):
+            self.write((kept.generation,))
+            await kept.answered()
 
     def _on_committed(self, sent: Sent, future: "asyncio.Future[Refused]") -> None:
-        if future.cancelled():
-            return
+        assert not future.cancelled()  # they are the writer's own
         error = future.exception()
         refused: Refused = {} if error is not None else future.result()
-        for live, num_tokens in sent:
-            live.num_outstanding -= 1
-            problem = error or refused.get(live.id)
-            if live.is_parked or live.is_dropped:
-                live.log.publish(0)
-            elif problem is None:
-                live.num_journalled, live.is_lapsed = num_tokens, False
-                live.log.publish(num_tokens)
+        for kept, num_tokens in sent:
+            generation = kept.generation
+            if kept.outstanding is future:
+                kept.outstanding = None
+            if not self._is_current(kept):
+                continue  # removed, or begun again since
+            problem = as_problem(error) or refused.get(generation.id)
+            if problem is None:
+                kept.num_journalled = num_tokens
+                # What was shown meanwhile, in a lapse, was not sent.
+                shown = min(generation.num_public, generation.num_tokens)
+                kept.is_lapsed = kept.is_lapsed and shown > num_tokens
+                generation.publish(num_tokens)
             elif self._may_lapse and isinstance(problem, StoreUnavailable):
-                live.is_lapsed = True
-                live.log.publish(len(live.log.tokens))
+                kept.is_lapsed = True
+                generation.publish(generation.num_tokens)
             else:
-                assert isinstance(problem, ChatError), problem
-                self._on_refused(live, problem)
-                live.log.publish(0)
+                self._on_refused(kept, problem)
+
+    def _is_current(self, kept: Kept) -> bool:
+        return self._kept.get(kept.generation.id) is kept
+
+
+def as_problem(error: BaseException | None) -> ChatError | None:
+    """What a failed transaction means to an answer: a bug of the store's may pass, too."""
+    if error is None or isinstance(error, ChatError):
+        return error
+    return StoreUnavailable("The database failed.")

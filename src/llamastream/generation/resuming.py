@@ -1,78 +1,96 @@
-"""Responses that wait to go on: left by the last server, or parked when the store failed.
+"""Answers that wait to go on: left by the last server, or parked when the store failed.
 
 They are given to the engine behind what is journalled of them. One that was found by two starts
 without any progress may be what ended those servers: such go on one at a time, after the others.
 """
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from llamastream.errors import ChatError, EngineDead, Overloaded
-from llamastream.generation.live_response import End, LiveResponse
-from llamastream.generation.protocol import Engine
+from llamastream.generation.dispatch import Dispatcher
+from llamastream.generation.generation import Generation, State
+from llamastream.generation.kept import Kept
 from llamastream.types import FinishReason
 
-logger = logging.getLogger(__name__)
-
-STORE_RETRY_S = 2.0  # how long a parked response waits for the store to come back
+STORE_RETRY_S = 2.0  # how long a parked answer waits for the store to come back
+WAITING = (State.QUEUED, State.PARKED)
 
 
 class Resuming:
     def __init__(
         self,
-        submit: Callable[[LiveResponse], None],
-        end: Callable[[LiveResponse, End], None],
+        dispatcher: Dispatcher,
+        kept: Mapping[str, Kept],
+        *,
+        on_submitted: Callable[[Kept], None],
     ) -> None:
-        """`submit` may raise ChatError; `end` records the end of one that is complete."""
-        self._submit = submit
-        self._end = end
-        self._waiting: deque[LiveResponse] = deque()
-        self._suspects: deque[LiveResponse] = deque()
+        """`kept`: what is in progress."""
+        self._dispatcher = dispatcher
+        self._kept = kept
+        self._on_submitted = on_submitted
 
-    def add(self, live: LiveResponse, *, is_suspect: bool) -> None:
-        """Before `run`."""
-        (self._suspects if is_suspect else self._waiting).append(live)
-
-    async def run(self, engine: Engine) -> None:
-        """Resume all that were added, once the engine takes requests."""
+    async def run(self, waiting: Sequence[Kept], suspects: Sequence[Kept]) -> None:
+        """Resume all of these, once the engine takes requests."""
         try:
-            await engine.ready()
+            await self._dispatcher.engine.ready()
         except Exception:
             return  # who started the engine hears of it, and nothing can be resumed
-        while self._waiting:
-            await self._resume(self._waiting.popleft())
-        while self._suspects:
-            live = self._suspects.popleft()
-            num_tokens = live.log.num_public
-            await self._resume(live)
-            while live.log.num_public == num_tokens and not live.has_ended:
-                await live.log.wait()
+        for kept in waiting:
+            await self._resume(kept)
+        for kept in suspects:
+            await self._resume(kept)
+            await _has_moved(kept.generation)
 
-    async def resume_parked(self, live: LiveResponse) -> None:
+    async def resume_parked(self, kept: Kept) -> None:
         """Try again when the store may be back."""
         await asyncio.sleep(STORE_RETRY_S)
-        while live.is_leaving:
-            await live.log.wait()
-        await self._resume(live)
+        await self._resume(kept)
 
-    async def _resume(self, live: LiveResponse) -> None:
-        if live.is_dropped:
-            return
-        live.log.error = None
-        while not live.has_ended:
-            if live.is_stopped:
-                self._end(live, End(live.finish_reason or FinishReason.CANCELLED))
-                return
+    async def _resume(self, kept: Kept) -> None:
+        generation = kept.generation
+        while self._kept.get(generation.id) is kept and generation.state in WAITING:
+            generation.state, generation.error = State.QUEUED, None
             try:
-                self._submit(live)
-                return
+                self._submit(kept)
             except Overloaded as error:
                 await asyncio.sleep(error.retry_after_s)
             except EngineDead as error:
-                live.log.fail(error)
+                generation.fail(error)
                 return
             except ChatError as error:
-                self._end(live, End(None, error=error.message))
-                return
+                generation.keeper.failed(generation, error)
+
+    def _submit(self, kept: Kept) -> None:
+        """Raises what the engine refuses it with."""
+        generation = kept.generation
+        (choice,) = generation.choices
+        if generation.is_cancelled or choice.finish_reason is not None:
+            end_waiting(generation)
+            return
+        choice.request = replace(
+            choice.request,
+            # The engine may not have heard yet that the submission before was given up.
+            request_id=f"{generation.id}/{kept.number}" if kept.number else generation.id,
+            output_ids=generation.log.token_ids(),
+        )
+        self._dispatcher.submit(generation)
+        self._on_submitted(kept)
+
+
+def end_waiting(generation: Generation) -> None:
+    """The end of an answer that the engine does not have: nothing more of it is to be drawn."""
+    (choice,) = generation.choices
+    generation.end_text(choice, FinishReason.CANCELLED)
+    generation.state = State.ENDING
+    generation.keeper.ended(generation)
+
+
+async def _has_moved(generation: Generation) -> None:
+    """Return when something new of it was shown, or nothing will be."""
+    with generation.follow(generation.num_public) as reader:
+        try:
+            await reader.read()
+        except ChatError:
+            return

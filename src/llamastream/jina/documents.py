@@ -18,7 +18,7 @@ from llamastream.api.wire.options import (
     asked,
 )
 from llamastream.errors import InvalidRequest, quoted, requirement
-from llamastream.generation.records import IdempotencyKey
+from llamastream.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Message
 
@@ -59,7 +59,7 @@ class _Prompt(BaseModel):
     logprobs: bool = False
 
 
-class Keeping(BaseModel):
+class StoreOptions(BaseModel):
     """The fields of a PromptDocument that say whether its answer is stored, or resumed."""
 
     model_config = ConfigDict(strict=True)
@@ -69,12 +69,12 @@ class Keeping(BaseModel):
     starting_after: int = Field(default=-1, ge=-1)  # the last sequence number that was seen
 
 
-FIELDS = _Prompt.model_fields.keys() | Keeping.model_fields.keys() | {"api_key"}
+FIELDS = _Prompt.model_fields.keys() | StoreOptions.model_fields.keys() | {"api_key"}
 """All that a document may say to us."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PromptRequest:
     """A PromptDocument's fields and what came beside it; its methods raise InvalidRequest, naming
     the field. null, [] and {} count as absent."""
 
@@ -84,15 +84,15 @@ class Ask:
     label: str = ""  # see ChatRequest
     text: bool = False  # all values are texts (a query string), to be read as the field's type
 
-    def keeping(self) -> Keeping:
+    def store_options(self) -> StoreOptions:
         """An empty `stream_id`, with which DocArray fills one that is declared and not used, is
         none."""
-        keeping = self._read(Keeping, stream_id=self.fields.get("stream_id") or None)
-        if keeping.stream_id is None and keeping.starting_after >= 0:
+        options = self._read(StoreOptions, stream_id=self.fields.get("stream_id") or None)
+        if options.stream_id is None and options.starting_after >= 0:
             raise InvalidRequest("starting_after needs stream_id.", param="starting_after")
-        return keeping
+        return options
 
-    def prompt(self) -> ChatRequest:
+    def to_request(self) -> ChatRequest:
         """The request that the document makes."""
         prompt = self._read(_Prompt)
         return ChatRequest(
@@ -110,7 +110,7 @@ class Ask:
         )
 
     def key(self) -> IdempotencyKey | None:
-        """The caller's, with a digest of all that `prompt` reads."""
+        """The caller's, with a digest of all that `to_request` reads."""
         if self.idempotency_key is None:
             return None
         return make_key(self.idempotency_key, ENDPOINT, self._read(_Prompt).model_dump())
@@ -123,10 +123,10 @@ class Ask:
             raise invalid_field(error) from None
 
 
-def check_not_kept(keeping: Keeping) -> None:
+def check_not_stored(options: StoreOptions) -> None:
     """For a server without a store. Raises InvalidRequest unless nothing is to be stored."""
-    if keeping.store or keeping.stream_id is not None:
-        name = "store" if keeping.stream_id is None else "stream_id"
+    if options.store or options.stream_id is not None:
+        name = "store" if options.stream_id is None else "stream_id"
         raise InvalidRequest(f"{name}: nothing is stored by this server. Leave it out.", param=name)
 
 

@@ -7,6 +7,7 @@ start, up to four times, and then reports success. See `errors` for the way arou
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
@@ -15,10 +16,10 @@ from jina import Executor, requests
 from llamastream.app import Assembly, assemble
 from llamastream.config import DType, ModelSettings
 from llamastream.errors import ChatError, InternalError
-from llamastream.generation.chat_service import ChatService
-from llamastream.jina.answers import Answer
-from llamastream.jina.documents import ENDPOINT, Ask, check_not_kept
+from llamastream.generation import Answers, NewAnswer
+from llamastream.jina.documents import ENDPOINT, PromptRequest, check_not_stored
 from llamastream.jina.errors import CallsInProgress, LenientPromptDocument, error_document
+from llamastream.jina.format import Documents
 from llamastream.schema import ModelOutputDocument
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
         # Jina makes its Executors inside the running event loop.
         self._starting = asyncio.ensure_future(self.start_service(self._settings))
 
-    def start_service(self, settings: ModelSettings) -> Awaitable[ChatService]:
+    def start_service(self, settings: ModelSettings) -> Awaitable[Answers]:
         """A service once it takes requests. Raises ModelError at once, if it never will."""
         return _started(assemble(settings))
 
@@ -68,20 +69,20 @@ class TokenStreamingExecutor(Executor):  # type: ignore[misc]
             yield error_document(InternalError("internal error"))
 
     async def _answer(self, doc: LenientPromptDocument) -> AsyncIterator[ModelOutputDocument]:
-        ask = Ask({"max_tokens": self._max_tokens} | doc.fields())
-        check_not_kept(ask.keeping())
-        prompt = ask.prompt()
-        service = await asyncio.shield(self._starting)
-        stream = await service.open(prompt)
-        try:
-            async for documents in Answer(stream):
-                for fields in documents:
+        prompt = PromptRequest({"max_tokens": self._max_tokens} | doc.fields())
+        check_not_stored(prompt.store_options())
+        request = prompt.to_request()
+        answers = await asyncio.shield(self._starting)
+        wire = {"max_tokens": request.sampling.max_tokens}
+        generation = await answers.open(request, NewAnswer(uuid.uuid4().hex, wire))
+        documents = Documents(generation)
+        with generation.follow() as reader:
+            async for delta in reader:
+                for fields in documents.of_delta(delta):
                     yield ModelOutputDocument.model_validate(fields)
-        finally:
-            await stream.aclose()
 
 
-async def _started(assembly: Assembly) -> ChatService:
-    await assembly.service.start()
+async def _started(assembly: Assembly) -> Answers:
+    await assembly.answers.start()
     await assembly.engine.ready()
-    return assembly.service
+    return assembly.answers

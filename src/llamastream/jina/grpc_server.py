@@ -10,18 +10,21 @@ from functools import partial
 
 import grpc
 
+from llamastream.api.deliver import Sink, deliver
 from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import off_loop
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.api.wire.format import Format
 from llamastream.errors import ChatError, InternalError, InvalidRequest, NotFound, cut, quoted
+from llamastream.generation import Generation
 from llamastream.jina import small_calls, wire
-from llamastream.jina.answers import Documents
-from llamastream.jina.desk import StreamDesk
-from llamastream.jina.documents import ENDPOINT, FIELDS, Ask
+from llamastream.jina.documents import ENDPOINT, FIELDS, PromptRequest
+from llamastream.jina.format import DocumentFormat, OutputFields, finish_reason_of
 from llamastream.jina.keys import Keys
 from llamastream.jina.reading import NOTHING, Call, document_fields, read_call
 from llamastream.jina.receiving import Context, Receiving
+from llamastream.jina.service import StreamService
 from llamastream.jina.small_calls import metadata
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ class GrpcServer:
 
 
 async def serve_grpc(
-    desk: StreamDesk,
+    streams: StreamService,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
@@ -82,12 +85,12 @@ async def serve_grpc(
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
-            "stream_doc": small_calls.unread(partial(_stream_doc, desk, receiving))
+            "stream_doc": small_calls.unread(partial(_stream_doc, streams, receiving))
         },
-        **small_calls.jina_handlers(desk.ready),
+        **small_calls.jina_handlers(streams.ready),
     }
-    handlers |= small_calls.health_handlers(desk.ready, tuple(handlers), receiving)
-    handlers |= small_calls.reflection_handlers(tuple(handlers), desk.keys.require)
+    handlers |= small_calls.health_handlers(streams.ready, tuple(handlers), receiving)
+    handlers |= small_calls.reflection_handlers(tuple(handlers), streams.keys.require)
     for name, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -119,31 +122,44 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(where)
 
 
-async def _stream_doc(desk: StreamDesk, receiving: Receiving, _: object, context: Context) -> None:
+async def _stream_doc(
+    streams: StreamService, receiving: Receiving, _: object, context: Context
+) -> None:
     """One document in, the answer's documents out."""
-    refusal = await _answer(desk, receiving, context)
+    refusal = await _answer(streams, receiving, context)
     if refusal is not None:
         await _abort(refusal, context)
 
 
-async def _answer(desk: StreamDesk, receiving: Receiving, context: Context) -> ChatError | None:
+async def _answer(
+    streams: StreamService, receiving: Receiving, context: Context
+) -> ChatError | None:
     """What ended the call too early, without what it was about: grpc keeps an aborted call's frames
     until Python's collector comes by."""
     try:
-        call, ask = await _ask(desk.keys, receiving, context)
-        async with desk.open(ask) as answer:
-            await _write_answer(call, answer, context)
+        call, prompt = await _receive(streams.keys, receiving, context)
+        generation, after = await streams.open(prompt)
+        wire = _format(call, generation, after)
+        sink = GrpcSink(context, generation)
+        with generation.follow(wire.start) as reader:
+            await deliver(generation, reader, wire, sink)
+        return sink.failure
     except ChatError as error:
-        error.__context__ = None
-        return error.with_traceback(None)
+        return _bare(error)
     except Exception:
         logger.exception("stream_doc failed")
         return InternalError("internal error")
-    return None
 
 
-async def _ask(keys: Keys, receiving: Receiving, context: Context) -> tuple[Call, Ask]:
-    """Receive the call's message, once its key is known or if it may hold it."""
+def _bare(error: ChatError) -> ChatError:
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+async def _receive(
+    keys: Keys, receiving: Receiving, context: Context
+) -> tuple[Call, PromptRequest]:
+    """The call's message, once its key is known or if it may hold it."""
     scope = keys.of_header(authorization(partial(metadata, context)))
     if scope is not None:
         message = await receiving.message(context)
@@ -152,7 +168,7 @@ async def _ask(keys: Keys, receiving: Receiving, context: Context) -> tuple[Call
         scope = keys.of_message(message)
     call, fields = await off_loop(len(message) > LONG_BYTES, _read, message)
     label = call.request_id if LABEL.fullmatch(call.request_id) else ""
-    return call, Ask(fields, scope, metadata(context, IDEMPOTENCY_KEY), label)
+    return call, PromptRequest(fields, scope, metadata(context, IDEMPOTENCY_KEY), label)
 
 
 def _read(message: bytes) -> tuple[Call, dict[str, object]]:
@@ -172,23 +188,52 @@ def _read(message: bytes) -> tuple[Call, dict[str, object]]:
     return call._replace(document=NOTHING), fields
 
 
-async def _write_answer(call: Call, answer: Documents, context: Context) -> None:
+def _format(call: Call, generation: Generation, after: int) -> DocumentFormat:
     response = wire.SingleDocumentRequest()
     response.header.request_id = cut(call.request_id, MAX_REQUEST_ID_CHARS)
     response.header.exec_endpoint = ENDPOINT
-    async for documents in answer:
-        for fields in documents:
-            wire.set_fields(response.document, fields)
-            await context.write(response.SerializeToString())
-    trailing = [("finish-reason", answer.finish_reason or "")]
-    usage = answer.usage()
-    if usage is not None:
-        trailing += [
-            ("num-prompt-tokens", str(usage.num_prompt_tokens)),
-            ("num-cached-tokens", str(usage.num_cached_tokens)),
-            ("num-output-tokens", str(usage.num_output_tokens)),
-        ]
-    context.set_trailing_metadata(tuple(trailing))
+
+    def encode(fields: OutputFields) -> bytes:
+        wire.set_fields(response.document, fields)
+        return bytes(response.SerializeToString())
+
+    def encode_error(error: ChatError) -> bytes:
+        raise AssertionError("an error is the status of the call")
+
+    return DocumentFormat(
+        generation, after=after, encode=encode, encode_error=encode_error, last=[]
+    )
+
+
+class GrpcSink(Sink):
+    """A message per document. How the answer ended is said by the status and the metadata behind.
+
+    grpc.aio writes from within the call's task alone, so there is nothing to push to.
+    """
+
+    def __init__(self, context: Context, generation: Generation) -> None:
+        self.failure: ChatError | None = None  # that the call is to end with
+        self._context = context
+        self._generation = generation
+
+    async def write(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            await self._context.write(frame)
+
+    async def end(self, frames: list[bytes]) -> None:
+        await self.write(frames)
+        trailing = [("finish-reason", finish_reason_of(self._generation) or "")]
+        usage = None if self._generation.end is None else self._generation.end.usage
+        if usage is not None:
+            trailing += [
+                ("num-prompt-tokens", str(usage.num_prompt_tokens)),
+                ("num-cached-tokens", str(usage.num_cached_tokens)),
+                ("num-output-tokens", str(usage.num_output_tokens)),
+            ]
+        self._context.set_trailing_metadata(tuple(trailing))
+
+    async def fail(self, error: ChatError, wire: Format) -> None:
+        self.failure = _bare(error)
 
 
 async def _abort(error: ChatError, context: Context) -> None:

@@ -5,51 +5,46 @@ start of an event. It reads neither status codes nor events of another name, so 
 such that it raises there, and is an `error` event to every other reader.
 """
 
-import logging
-
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from llamastream.api.delivery import EVENT_STREAM_HEADERS
-from llamastream.api.feed import until_client_leaves
+from llamastream.api.deliver import HttpSink, closed_when_client_leaves, deliver
 from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import read_body, read_object
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.http.json_object import parse_object
 from llamastream.api.http.transport import unsent_is_none
-from llamastream.errors import ChatError, InternalError, PayloadTooLarge
-from llamastream.jina.answers import Documents, OutputFields
-from llamastream.jina.desk import StreamDesk
-from llamastream.jina.documents import ENDPOINT, Ask
+from llamastream.errors import ChatError, PayloadTooLarge
+from llamastream.jina.documents import ENDPOINT, PromptRequest
+from llamastream.jina.format import DocumentFormat, OutputFields
 from llamastream.jina.keys import KEY, KEYLESS_BYTES, too_large_for_a_key
-
-logger = logging.getLogger(__name__)
+from llamastream.jina.service import StreamService
 
 EVENT_STREAM = "text/event-stream"
 END = b"event: end\r\n\r\n"
 
 
-def jina_routes(desk: StreamDesk, max_body_bytes: int) -> list[Route]:
+def jina_routes(streams: StreamService, max_body_bytes: int) -> list[Route]:
     """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready)."""
 
     async def dry_run(_: Request) -> JSONResponse:
-        if desk.ready():
+        if streams.ready():
             return JSONResponse({"code": 0, "description": "", "exception": None})
         return JSONResponse({"code": 1, "description": "the engine is not ready"}, 503)
 
     async def delete(request: Request) -> JSONResponse:
         id = request.path_params["id"]
-        await desk.delete(id, request.headers.get("authorization"))
+        await streams.delete(id, authorization(request.headers.get))
         return JSONResponse({"id": id, "object": "stream.deleted", "deleted": True})
 
     stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
     return [
-        *(stored if desk.is_storing else []),
-        Route(ENDPOINT, _StreamRoute(desk, max_body_bytes), methods=["GET", "POST"]),
+        *(stored if streams.is_storing else []),
+        Route(ENDPOINT, _StreamRoute(streams, max_body_bytes), methods=["GET", "POST"]),
         Route("/dry_run", dry_run, methods=["GET"]),
     ]
 
@@ -57,24 +52,31 @@ def jina_routes(desk: StreamDesk, max_body_bytes: int) -> list[Route]:
 class _StreamRoute:
     """An ASGI application, so that events leave without a middleman."""
 
-    def __init__(self, desk: StreamDesk, max_body_bytes: int) -> None:
-        self._desk = desk
+    def __init__(self, streams: StreamService, max_body_bytes: int) -> None:
+        self._streams = streams
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            ask = await self._read(request)
-        except ChatError as error:
+            generation, after = await self._streams.open(await self._read(request))
+        except ChatError as error:  # nothing was sent
             await _refusal(error, request)(scope, receive, send)
             return
         except ClientDisconnect:
             return
-        await until_client_leaves(self._answer(ask, request, send), receive)
+        wire = DocumentFormat(
+            generation, after=after, encode=_update, encode_error=_error_event, last=[END]
+        )
+        sink = PacedSink(scope, send)
+        with generation.follow(wire.start) as reader:
+            async with closed_when_client_leaves(reader, receive):
+                await sink.start(wire.media_type)
+                await deliver(generation, reader, wire, sink)
 
-    async def _read(self, request: Request) -> Ask:
+    async def _read(self, request: Request) -> PromptRequest:
         """The document and whose it is: the key first, as far as it is no part of the document."""
-        keys = self._desk.keys
+        keys = self._streams.keys
         scope = keys.of_header(authorization(request.headers.get))
         has_body = _has_body(request)
         if not has_body:
@@ -88,16 +90,22 @@ class _StreamRoute:
         if scope is None:
             scope = keys.of_key(fields.get(KEY))
         label = request.scope.get("state", {}).get("label", "")
-        return Ask(
+        return PromptRequest(
             fields, scope, request.headers.get(IDEMPOTENCY_KEY), label=label, text=not has_body
         )
 
-    async def _answer(self, ask: Ask, request: Request, send: Send) -> None:
-        try:
-            async with self._desk.open(ask) as answer:
-                await _send_answer(answer, request.scope, send)
-        except ChatError as error:  # nothing was sent
-            await _refusal(error, request)(request.scope, request.receive, send)
+
+class PacedSink(HttpSink):
+    """What waits in a socket reaches the client cut anywhere: so nothing may wait there."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        super().__init__(scope, send)
+        self.connection = None
+        self._scope = scope
+
+    async def write(self, frames: list[bytes]) -> None:
+        await super().write(frames)
+        await unsent_is_none(self._scope)
 
 
 async def _read_keyless(request: Request) -> bytes:
@@ -119,26 +127,6 @@ def _query_fields(request: Request) -> dict[str, object]:
     if "stop" in query:
         fields["stop"] = query.getlist("stop")
     return fields
-
-
-async def _send_answer(answer: Documents, scope: Scope, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
-    last = END
-    try:
-        async for documents in answer:
-            await _send_body(send, b"".join(map(_update, documents)))
-            # What waits in a socket reaches the client cut anywhere; here it is melted together.
-            await unsent_is_none(scope)
-    except ChatError as error:
-        last = _error_event(error)
-    except Exception:
-        logger.exception("%s failed", ENDPOINT)
-        last = _error_event(InternalError("internal error"))
-    await _send_body(send, last, more=False)
-
-
-async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _update(document: OutputFields) -> bytes:

@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 from llamastream.config import LlamaConfig, TokenizerConfig
 from llamastream.errors import ModelError
 from llamastream.sampling import SamplingParams
+from llamastream.spec import StoredTensor
 
 Progress = Callable[[str, int, int], None]
 """Called during downloads with (label, bytes done, bytes in all), from any thread."""
+
+
+Warn = Callable[[str], None]
+"""Takes one line about a model: what in its files does not hold, and what was made of it."""
 
 
 class TensorEntry(NamedTuple):
@@ -53,6 +58,7 @@ class Checkpoint:
     entries: tuple[TensorEntry, ...]
     fingerprint: str
     sampling: SamplingParams = SamplingParams()  # what its authors recommend
+    warnings: tuple[str, ...] = ()  # what in its files does not hold
 
     @property
     def num_parameters(self) -> int:
@@ -72,6 +78,12 @@ class Checkpoint:
         for entry in self.entries:
             counts[entry.dtype] += math.prod(entry.shape) * (".layers." in entry.name)
         return counts.most_common(1)[0][0]
+
+    def stored_tensors(self) -> Iterator[tuple[str, StoredTensor]]:
+        """Each tensor once, in the numbers of its file. Otherwise as `tensors`."""
+        from llamastream.models.decode import read_stored
+
+        return read_stored(self.entries)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Each tensor once, as float32 in C order, with transformers' names.

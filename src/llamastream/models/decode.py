@@ -1,4 +1,4 @@
-"""From bytes on disk to float32 arrays in transformers' row order.
+"""From bytes on disk to arrays in transformers' row order: as they are, or in float32.
 
 Block formats are decoded by the `gguf` package; the plain float formats here. Work runs on two
 threads a bounded distance ahead of the reader, so that reading, converting and using overlap.
@@ -6,8 +6,9 @@ threads a bounded distance ahead of the reader, so that reading, converting and 
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -16,33 +17,48 @@ from numpy.typing import NDArray
 
 from llamastream.errors import ModelError
 from llamastream.models.checkpoint import TensorEntry
+from llamastream.spec import StoredTensor
 
-MAX_AHEAD_BYTES = 128 * 2**20  # float32 results that may wait; a larger tensor waits alone
+MAX_AHEAD_BYTES = 128 * 2**20  # results that may wait; a larger tensor waits alone
 THREADS = 2  # conversion is bound by memory: more threads gain nothing
 # `dequantize` works on 16 rows at a time. Rows of this many blocks keep its temporary arrays in the
 # L2 cache and its Python overhead small: 3 times faster than with a model's own narrow rows.
 BLOCKS_PER_ROW = 64
 
+T = TypeVar("T")
+
 
 def read_tensors(entries: Iterable[TensorEntry]) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Decode `entries` in order. Raises ModelError when a file is shorter than its header said."""
-    waiting: deque[tuple[TensorEntry, Future[NDArray[np.float32]]]] = deque()
+    return _read_ahead(entries, _decode, lambda entry: 4 * math.prod(entry.shape))
+
+
+def read_stored(entries: Iterable[TensorEntry]) -> Iterator[tuple[str, StoredTensor]]:
+    """The same in the numbers of the file."""
+    return _read_ahead(entries, _stored, lambda entry: entry.num_bytes)
+
+
+def _read_ahead(
+    entries: Iterable[TensorEntry],
+    read: Callable[[TensorEntry], T],
+    num_bytes: Callable[[TensorEntry], int],
+) -> Iterator[tuple[str, T]]:
+    waiting: deque[tuple[TensorEntry, Future[T]]] = deque()
     ahead_bytes = 0
     with ThreadPoolExecutor(THREADS, thread_name_prefix="weights") as pool:
         for entry in entries:
-            size = 4 * math.prod(entry.shape)
-            while waiting and ahead_bytes + size > MAX_AHEAD_BYTES:
+            while waiting and ahead_bytes + num_bytes(entry) > MAX_AHEAD_BYTES:
                 ready, future = waiting.popleft()
-                ahead_bytes -= 4 * math.prod(ready.shape)
+                ahead_bytes -= num_bytes(ready)
                 yield ready.name, future.result()
-            waiting.append((entry, pool.submit(_decode, entry)))
-            ahead_bytes += size
+            waiting.append((entry, pool.submit(read, entry)))
+            ahead_bytes += num_bytes(entry)
         while waiting:
             ready, future = waiting.popleft()
             yield ready.name, future.result()
 
 
-def _decode(entry: TensorEntry) -> NDArray[np.float32]:
+def _stored(entry: TensorEntry) -> StoredTensor:
     # NOTE: read, not mapped: a mapped file counts as memory of this process until it is unmapped.
     raw = np.fromfile(entry.file, dtype=np.uint8, count=entry.num_bytes, offset=entry.offset)
     if raw.nbytes != entry.num_bytes:
@@ -50,10 +66,15 @@ def _decode(entry: TensorEntry) -> NDArray[np.float32]:
             f"{entry.file} ends within tensor {entry.name!r}: the file is truncated. "
             "Download it again."
         )
-    values = _to_float32(raw, entry.dtype).reshape(entry.shape)
     if entry.interleaved_heads:
-        return _rotate_half_order(values, entry.interleaved_heads)
-    return values
+        rows = raw.reshape(entry.shape[0], -1)
+        raw = _rotate_half_order(rows, entry.interleaved_heads).reshape(-1)
+    return StoredTensor(entry.dtype, raw, entry.shape)
+
+
+def _decode(entry: TensorEntry) -> NDArray[np.float32]:
+    stored = _stored(entry)
+    return _to_float32(stored.data, stored.kind).reshape(stored.shape)
 
 
 def _to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
@@ -73,10 +94,10 @@ def _to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     return flat[0] if len(flat) == 1 else np.concatenate(flat)
 
 
-def _rotate_half_order(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+def _rotate_half_order(rows: NDArray[np.uint8], num_heads: int) -> NDArray[np.uint8]:
     """Undo llama.cpp's order of q and k rows: pairs (i, i + D/2) of a head lie side by side there.
 
-    values: (heads * D,) or (heads * D, hidden).
+    rows: (heads * D, bytes of a row).
     """
-    pairs = values.reshape(num_heads, -1, 2, *values.shape[1:])  # (heads, D/2, 2, ...)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+    pairs = rows.reshape(num_heads, -1, 2, rows.shape[1])  # (heads, D/2, 2, bytes)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

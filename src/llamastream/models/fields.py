@@ -5,9 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from llamastream.errors import ModelError
 
 T = TypeVar("T")
+MAX_INTEGER = 2**31 - 1  # no size of a model comes near; larger ones would be asked memory for
+MAX_FLOAT = math.sqrt(float(np.finfo(np.float32).max))  # the engine's numbers are float32
 
 
 class Fields:
@@ -22,14 +26,17 @@ class Fields:
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         value = self._get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool):
             raise self.error(name, f"an integer >= {least}", value)
+        if not least <= value <= MAX_INTEGER:
+            bound = f"<= {MAX_INTEGER}" if value > 0 else f">= {least}"
+            raise self.error(name, f"an integer {bound}", value)
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self._get(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
+        if not is_number or not 0 < value <= MAX_FLOAT:
             raise self.error(name, "a number > 0", value)
         return float(value)
 
@@ -40,9 +47,11 @@ class Fields:
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
+        """Raises UnicodeEncodeError for bytes that were no UTF-8."""
         value = self._get(name, default)
         if not isinstance(value, str):
             raise self.error(name, "a string", value)
+        value.encode()
         return value
 
     def items(self, name: str, kind: type[T]) -> list[T]:
@@ -51,10 +60,17 @@ class Fields:
             raise self.error(name, f"a list of {kind.__name__}", value)
         return value
 
-    def error(self, name: str, wanted: str, value: object) -> ModelError:
-        given = "nothing" if value is None else repr(value)[:80]
-        return ModelError(f"{self.source}: {name} must be {wanted}. Given: {given}.")
+    def error(self, name: str, wanted: str, value: object, way_out: str = "") -> ModelError:
+        given = "nothing" if value is None else _short(value)
+        way_out = f" {way_out}" if way_out else ""
+        return ModelError(f"{self.source}: {name} must be {wanted}. Given: {given}.{way_out}")
 
     def _get(self, name: str, default: Any) -> Any:
         value = self.get(name)
         return default if value is None else value
+
+
+def _short(value: object) -> str:
+    # NOTE: `repr` of an integer of more than 4,300 digits raises.
+    is_long = isinstance(value, int) and value.bit_length() > 256
+    return "a longer number" if is_long else repr(value)[:80]

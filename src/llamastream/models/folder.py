@@ -1,17 +1,19 @@
 """Opens a local folder in Hugging Face layout: config.json, safetensors, tokenizer files."""
 
+import re
 from pathlib import Path
 
-from llamastream.errors import InvalidRequest, ModelError
+from llamastream.errors import InvalidRequest, ModelError, reading
 from llamastream.models.checkpoint import Checkpoint, TensorEntry, fingerprint_files
 from llamastream.models.hf_config import parse_config
 from llamastream.models.hf_tokenizer import read_json, read_tokenizer
-from llamastream.models.layout import check_layout
+from llamastream.models.layout import check_layout, untied_if_own_head
 from llamastream.models.safetensors_header import read_entries
 from llamastream.sampling import SamplingParams
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"model-(\d{1,5})-of-(\d{1,5})\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -23,20 +25,24 @@ def open_folder(folder: Path, *, name: str) -> Checkpoint:
             f"{folder} has no config.json, so it is not a model in Hugging Face layout. Give "
             "such a folder, a .gguf file, a hub id like meta-llama/Llama-2-7b-chat-hf, or demo."
         )
+    warnings: list[str] = []
     values = read_json(config_file)
-    config = parse_config(values, config_file)
+    with reading(config_file):
+        config = parse_config(values, config_file)
     files = weight_files(folder)
     entries = [entry for file in files for entry in read_entries(file)]
     _refuse_duplicates(folder, entries)
+    config = untied_if_own_head(config, entries, warnings.append)
     return Checkpoint(
         name=name,
         path=folder,
         format="safetensors",
         config=config,
-        tokenizer=read_tokenizer(folder, values),
         entries=check_layout(config, entries, folder),
+        tokenizer=read_tokenizer(folder, values, config.vocab_size, warnings.append),
         fingerprint=fingerprint_files([config_file, *files]),
         sampling=_sampling(folder / "generation_config.json"),
+        warnings=tuple(warnings),
     )
 
 
@@ -46,15 +52,34 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     index = folder / INDEX
     if not index.is_file():
-        raise ModelError(_no_weights(folder))
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{index} must hold a weight_map. Download it again.")
-    files = [folder / shard for shard in sorted({Path(str(s)).name for s in weight_map.values()})]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"{file} is missing, but {INDEX} names it. Download it again.")
+        return _shards(folder)
+    with reading(index):
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{index} must hold a weight_map. Download it again.")
+        names = {Path(str(shard)).name for shard in weight_map.values()}
+        files = [folder / name for name in sorted(names)]
+        for file in files:
+            if not file.is_file():
+                raise ModelError(
+                    f"{str(file):.200} is missing, but {INDEX} names it. Download it again."
+                )
     return files
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The shards of a model whose index is missing: their names say how many there must be."""
+    found = {file: match for file in folder.glob("*") if (match := SHARD.fullmatch(file.name))}
+    if not found:
+        raise ModelError(_no_weights(folder))
+    count = max(int(match[2]) for match in found.values())
+    present = {int(match[1]): file for file, match in found.items() if int(match[2]) == count}
+    missing = [number for number in range(1, count + 1) if number not in present]
+    if missing:
+        raise ModelError(
+            f"{folder} lacks shard {missing[0]} of {count} of the weights. Download it again."
+        )
+    return [present[number] for number in range(1, count + 1)]
 
 
 def _sampling(file: Path) -> SamplingParams:
@@ -62,10 +87,14 @@ def _sampling(file: Path) -> SamplingParams:
     values = read_json(file)
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     given = {name: values[name] for name in names if values.get(name) is not None}
-    try:
-        return SamplingParams(**given)
-    except (InvalidRequest, TypeError) as error:
-        raise ModelError(f"{file}: {error} Correct it, or delete the file.") from error
+    with reading(file, "Correct it, or delete the file."):
+        if "top_k" in given:
+            top_k = int(given["top_k"])
+            given["top_k"] = 0 if top_k == -1 else top_k  # both are off
+        try:
+            return SamplingParams(**given)
+        except InvalidRequest as error:
+            raise ModelError(f"{file}: {error} Correct it, or delete the file.") from error
 
 
 def _no_weights(folder: Path) -> str:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from llamastream.config import LlamaConfig, TokenizerConfig
 from llamastream.models.checkpoint import TensorEntry
 
-VERSION = "v2"  # raise it when what is derived from a header changes
+VERSION = "v3"  # raise it when what is derived from a header changes
 
 
 class Header(NamedTuple):
@@ -24,6 +24,7 @@ class Header(NamedTuple):
     config: LlamaConfig
     tokenizer: TokenizerConfig
     entries: tuple[TensorEntry, ...]
+    warnings: tuple[str, ...] = ()
 
 
 _HEADER = TypeAdapter(Header)

@@ -3,11 +3,8 @@
 import logging
 from pathlib import Path
 
-from llamastream.errors import ModelError
 from llamastream.models import gguf_cache
 from llamastream.models.checkpoint import Checkpoint, fingerprint_files
-
-MAGIC = b"GGUF"
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +15,6 @@ def open_gguf(file: Path, *, name: str, cache_dir: Path) -> Checkpoint:
     cached = gguf_cache.cache_file(cache_dir, fingerprint)
     header = gguf_cache.load(cached, file)
     if header is None:
-        _check_magic(file)
         # Deferred: with the header cached, a start needs neither this module nor `gguf` (70 ms).
         from llamastream.models.gguf_header import read_header
 
@@ -35,14 +31,5 @@ def open_gguf(file: Path, *, name: str, cache_dir: Path) -> Checkpoint:
         tokenizer=header.tokenizer,
         entries=header.entries,
         fingerprint=fingerprint,
+        warnings=header.warnings,
     )
-
-
-def _check_magic(file: Path) -> None:
-    try:
-        with file.open("rb") as stream:
-            magic = stream.read(len(MAGIC))
-    except OSError as error:
-        raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
-    if magic != MAGIC:
-        raise ModelError(f"{file} is not a GGUF file: it starts with {magic!r}, not {MAGIC!r}.")

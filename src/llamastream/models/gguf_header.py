@@ -1,4 +1,4 @@
-"""From a GGUF header to a model's shape and the place of its tensors, through the `gguf` package.
+"""From a GGUF header to a model's shape and the place of its tensors.
 
 Names become transformers' names. llama.cpp stores the rows of q and k in another order: entries say
 so, and decoding undoes it.
@@ -9,46 +9,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf.gguf_reader import GGUFReader, ReaderTensor
 
 from llamastream.config import LlamaConfig, RopeScaling
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, reading
 from llamastream.models.checkpoint import TensorEntry
 from llamastream.models.fields import Fields
 from llamastream.models.gguf_cache import Header
+from llamastream.models.gguf_reader import GGUFHeader, GGUFTensor, read_gguf
 from llamastream.models.gguf_rope import frequency_scaling, metadata_scaling
 from llamastream.models.gguf_tokenizer import read_tokenizer
 from llamastream.models.layout import check_layout, same_bytes
 from llamastream.spec import EMBEDDING, LM_HEAD, names_by_gguf
 
-SUPPORTED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+SUPPORTED_TYPES = (
+    *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
+)
 ROPE_FREQUENCIES = "rope_freqs.weight"
 
 
 def read_header(file: Path) -> Header:
     """Raises ModelError naming the file and what in it cannot be used."""
-    reader = _open(file)
-    metadata = Fields(file, lambda key: _value(reader, key))
-    _refuse_unsupported(metadata)
-    entries = _entries(file, reader.tensors, metadata)
-    config = _config(metadata, entries, _rope_factors(reader.tensors))
-    if config.tie_word_embeddings:
-        entries = [entry for entry in entries if entry.name != LM_HEAD]
-    return Header(config, read_tokenizer(metadata, config), check_layout(config, entries, file))
+    with reading(file):
+        found = read_gguf(file)
+        metadata = Fields(file, lambda key: _value(found, key))
+        warnings: list[str] = []
+        _refuse_unsupported(metadata)
+        entries = _entries(file, found.tensors, metadata)
+        config = _config(metadata, entries, _rope_factors(file, found.tensors))
+        if config.tie_word_embeddings:
+            entries = [entry for entry in entries if entry.name != LM_HEAD]
+        kept = check_layout(config, entries, file)
+        tokenizer = read_tokenizer(metadata, list(found.metadata), config, warnings.append)
+        return Header(config, tokenizer, kept, tuple(warnings))
 
 
-def _open(file: Path) -> GGUFReader:
-    try:
-        return GGUFReader(file)
-    except OSError as error:
-        raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise ModelError(f"{file} is truncated or damaged: {error}. Download it again.") from error
-
-
-def _value(reader: GGUFReader, key: str) -> Any:
-    field = reader.fields.get(key)
-    value = None if field is None else field.contents()
+def _value(header: GGUFHeader, key: str) -> Any:
+    value = header.metadata.get(key)
     # Stored as float32: the shortest decimal that rounds to it is what the author wrote.
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
@@ -69,7 +66,7 @@ def _refuse_unsupported(metadata: Fields) -> None:
         )
 
 
-def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Fields) -> list[TensorEntry]:
+def _entries(file: Path, tensors: Sequence[GGUFTensor], metadata: Fields) -> list[TensorEntry]:
     heads = metadata.integer("llama.attention.head_count")
     kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
     reordered = {"q_proj": heads, "k_proj": kv_heads}
@@ -79,25 +76,26 @@ def _entries(file: Path, tensors: Sequence[ReaderTensor], metadata: Fields) -> l
     for tensor in tensors:
         if tensor.name == ROPE_FREQUENCIES:
             continue
-        kind = tensor.tensor_type.name
-        if kind not in SUPPORTED_TYPES:
+        if tensor.dtype not in SUPPORTED_TYPES:
             raise ModelError(
-                f"{file}: tensor {tensor.name!r} has type {kind}. Supported: "
+                f"{file}: tensor {tensor.name!r} has type {tensor.dtype}. Supported: "
                 f"{', '.join(SUPPORTED_TYPES)}. Choose another quantisation of the model."
             )
         name = names.get(tensor.name, tensor.name)  # an unknown one is refused by the layout check
         module = name.rpartition(".")[0].rpartition(".")[2]
-        shape = tuple(int(n) for n in reversed(tensor.shape.tolist()))
+        _, dtype, shape, offset, num_bytes = tensor
         num_heads = reordered.get(module, 0)
-        entries.append(
-            TensorEntry(name, kind, shape, file, tensor.data_offset, tensor.n_bytes, num_heads)
-        )
+        entries.append(TensorEntry(name, dtype, shape, file, offset, num_bytes, num_heads))
     return sorted(entries, key=lambda entry: entry.offset)
 
 
-def _rope_factors(tensors: Sequence[ReaderTensor]) -> np.ndarray | None:
+def _rope_factors(file: Path, tensors: Sequence[GGUFTensor]) -> np.ndarray | None:
     found = next((t for t in tensors if t.name == ROPE_FREQUENCIES), None)
-    return None if found is None else np.array(found.data, dtype=np.float32).reshape(-1)
+    if found is None:
+        return None
+    if found.dtype != "F32":
+        raise ModelError(f"{file}: tensor {ROPE_FREQUENCIES!r} must be F32. Given: {found.dtype}.")
+    return np.fromfile(file, "<f4", found.num_bytes // 4, offset=found.offset)
 
 
 def _config(

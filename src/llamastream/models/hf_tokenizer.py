@@ -1,8 +1,8 @@
 """The tokenizer of a folder in Hugging Face layout, as one TokenizerConfig.
 
 Which file wins where several say the same thing follows transformers: chat_template.jinja over
-tokenizer_config.json, and the tokens that end a turn are those of generation_config.json,
-config.json and tokenizer_config.json together.
+tokenizer_config.json, that over special_tokens_map.json, and the tokens that end a turn are those
+of generation_config.json, config.json and tokenizer_config.json together.
 """
 
 import json
@@ -11,91 +11,150 @@ from pathlib import Path
 from typing import Any
 
 from llamastream.config import TokenizerConfig
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, reading
 from llamastream.models import sentencepiece_model
-from llamastream.models.tokenizer_json import with_space_prefix
+from llamastream.models.checkpoint import Warn
+from llamastream.models.tokenizer_document import (
+    Added,
+    Document,
+    token_ids,
+    with_added_tokens,
+    with_prefix_space,
+)
 
 LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+MAX_ADDED_ID = 2**31 - 1
+SETTINGS = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in `file`; empty when there is no such file. Raises ModelError for a bad one."""
-    try:
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
-    except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON: {error}.") from error
+    with reading(file):
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return {}
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{file} is not valid JSON: {error}. Download it again.") from error
     if not isinstance(value, dict):
         raise ModelError(f"{file} must hold a JSON object.")
     return value
 
 
-def read_tokenizer(folder: Path, model_config: Mapping[str, Any]) -> TokenizerConfig:
+def read_tokenizer(
+    folder: Path, model_config: Mapping[str, Any], vocab_size: int, warn: Warn
+) -> TokenizerConfig:
     """Raises ModelError when `folder` has no usable tokenizer."""
-    settings = read_json(folder / "tokenizer_config.json")
-    text, document = _tokenizer_json(folder, settings)
-    vocabulary = _token_ids(document)
-    bos = _token_id(settings.get("bos_token"), vocabulary)
-    if bos is None and "bos_token" not in settings:
-        bos = next(iter(_ids(model_config.get("bos_token_id"))), None)
+    with reading(folder / SETTINGS):
+        settings = read_json(folder / "special_tokens_map.json") | read_json(folder / SETTINGS)
+        added = _added_tokens(folder, settings)
+        templates = _chat_templates(folder, settings)
+        variables = {name: text for name in NAMED if (text := _text(settings.get(name)))}
+    text, document, odd = _tokenizer_json(folder, settings, added)
+    with reading(folder / "tokenizer.json"):
+        vocabulary = token_ids(document)
+        adds_bos = _adds_bos(settings, document)
+    ids = {name: vocabulary.get(token) for name, token in variables.items()}
+    for name in ("bos_token", "eos_token"):
+        if name in variables and ids[name] is None:
+            warn(f"{name} of {SETTINGS} is {variables[name]!r:.80}, which is no token")
+    bos = ids.get("bos_token")
+    if bos is None and settings.get("bos_token", "") is not None:
+        bos = next(iter(_ids(model_config.get("bos_token_id"), vocab_size)), None)
+    eos = ids.get("eos_token")
+    ends = [] if eos is None else [eos]
     generation = read_json(folder / "generation_config.json")
-    eos = _token_id(settings.get("eos_token"), vocabulary)
-    ends = [] if eos is None else [eos]  # first: it is what templates call eos_token
-    ends += [*_ids(generation.get("eos_token_id")), *_ids(model_config.get("eos_token_id"))]
-    add_bos = settings.get("add_bos_token")
-    if add_bos is None:
-        add_bos = settings.get("tokenizer_class") in LLAMA_CLASSES or _template_adds_bos(document)
+    for values in (generation, model_config):
+        ends += _ids(values.get("eos_token_id"), vocab_size)
     return TokenizerConfig(
         tokenizer_json=text,
         bos_token_id=bos,
         eos_token_ids=tuple(dict.fromkeys(ends)),
-        add_bos_token=bool(add_bos) and bos is not None,
-        chat_template=_chat_template(folder, settings),
+        add_bos_token=adds_bos and bos is not None,
+        chat_template=_default(templates, warn),
+        named_templates=templates,
+        template_variables=variables,
+        odd_pieces=odd,
+        vocab_size=vocab_size,
+        source=str(folder / "tokenizer.json"),
     )
 
 
-def _tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    file = folder / "tokenizer.json"
+def _tokenizer_json(
+    folder: Path, settings: Mapping[str, Any], added: Mapping[int, Added]
+) -> tuple[str, Document, dict[int, str]]:
+    """The text for the library, the same parsed, and the bytes of `odd_pieces`."""
+    file, model = folder / "tokenizer.json", folder / "tokenizer.model"
     document = read_json(file)
-    if not document:
-        model = folder / "tokenizer.model"
-        if not model.is_file():
-            raise ModelError(
-                f"{folder} has neither tokenizer.json nor tokenizer.model. Copy the model's "
-                "tokenizer.json there: transformers' AutoTokenizer.save_pretrained writes one."
-            )
-        text = sentencepiece_model.convert(model)
-        return text, json.loads(text)
-    # transformers gives these classes sentencepiece's leading space even if the file lost it.
-    if settings.get("tokenizer_class") in LLAMA_CLASSES:
-        prefix = settings.get("add_prefix_space")
-        repaired = with_space_prefix(document) if prefix in (None, True) else None
-        if repaired is not None:
-            return json.dumps(repaired, ensure_ascii=False, separators=(",", ":")), repaired
-    return file.read_text(encoding="utf-8"), document
+    odd: dict[int, str] = {}
+    if document:
+        text = file.read_text(encoding="utf-8")
+    elif model.is_file():
+        text, odd = sentencepiece_model.convert(model, added)
+        document = json.loads(text)
+    else:
+        raise ModelError(
+            f"{folder} has neither tokenizer.json nor tokenizer.model. Copy the model's "
+            "tokenizer.json there: transformers' AutoTokenizer.save_pretrained writes one."
+        )
+    with reading(file):
+        changed = with_added_tokens(document, added)
+        # transformers gives these classes sentencepiece's spaces, whatever the file says.
+        is_llama = settings.get("tokenizer_class") in LLAMA_CLASSES
+        if is_llama and settings.get("add_prefix_space") in (None, True):
+            changed = with_prefix_space(changed, legacy=settings.get("legacy") is True)
+        if changed is not document:
+            text = json.dumps(changed, ensure_ascii=False, separators=(",", ":"))
+    return text, changed, odd
 
 
-def _token_ids(document: Mapping[str, Any]) -> dict[str, int]:
-    vocabulary = dict((document.get("model") or {}).get("vocab") or {})
-    added = document.get("added_tokens") or ()
-    return vocabulary | {token["content"]: token["id"] for token in added}
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, Added]:
+    """By id, of added_tokens.json and of tokenizer_config.json, which knows more of each."""
+    file = folder / "added_tokens.json"
+    found = {}
+    with reading(file):
+        for text, token_id in read_json(file).items():
+            found[_added_id(token_id, file)] = Added(text)
+    for key, token in (settings.get("added_tokens_decoder") or {}).items():
+        token_id = _added_id(int(key), folder / SETTINGS)
+        flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+        found[token_id] = Added(str(token["content"]), *(bool(token.get(f)) for f in flags))
+    return found
 
 
-def _token_id(token: Any, vocabulary: Mapping[str, int]) -> int | None:
+def _added_id(value: Any, file: Path) -> int:
+    if not isinstance(value, int) or not 0 <= value <= MAX_ADDED_ID:
+        raise ModelError(
+            f"{file}: an added token's id must be an integer >= 0. Given: {value!r:.80}."
+        )
+    return value
+
+
+def _text(token: Any) -> str | None:
     """`token` is a string, or an object with its string in "content"."""
     text = token.get("content") if isinstance(token, dict) else token
-    return vocabulary.get(text) if isinstance(text, str) else None
+    return text if isinstance(text, str) else None
 
 
-def _ids(value: Any) -> list[int]:
+def _ids(value: Any, vocab_size: int) -> list[int]:
+    """The token ids in a configuration: one, several or none. What is none of them is left out."""
     values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, int)]
+    return [i for i in values if type(i) is int and 0 <= i < vocab_size]
 
 
-def _template_adds_bos(document: Mapping[str, Any]) -> bool:
+def _adds_bos(settings: Mapping[str, Any], document: Document) -> bool:
+    given = settings.get("add_bos_token")
+    if given is not None:
+        return bool(given)
+    return settings.get("tokenizer_class") in LLAMA_CLASSES or _template_adds_bos(document)
+
+
+def _template_adds_bos(document: Document) -> bool:
     """Whether the post-processor puts a special token in front of the text."""
     processor = document.get("post_processor") or {}
     for step in processor.get("processors", [processor]):
@@ -104,14 +163,29 @@ def _template_adds_bos(document: Mapping[str, Any]) -> bool:
     return False
 
 
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
+def _chat_templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Templates by name, the unnamed one as "default"."""
+    given = settings.get("chat_template")
+    if isinstance(given, list):
+        named = {entry["name"]: entry["template"] for entry in given}
+    else:
+        named = given if isinstance(given, dict) else {} if given is None else {"default": given}
+    if not all(isinstance(template, str) for template in named.values()):
+        raise ModelError(f"{folder / SETTINGS}: chat_template must be a string.")
+    files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
+    files |= {"default": folder / TEMPLATE} if (folder / TEMPLATE).is_file() else {}
+    return dict(named) | {name: read_template(file) for name, file in files.items()}
+
+
+def read_template(file: Path) -> str:
+    with reading(file, "It must be a text in UTF-8."):
         return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default", template[0]["template"] if len(template) == 1 else None)
-    if template is not None and not isinstance(template, str):
-        raise ModelError(f"{folder / 'tokenizer_config.json'}: chat_template must be a string.")
-    return template
+
+
+def _default(templates: Mapping[str, str], warn: Warn) -> str | None:
+    if len(templates) == 1:
+        return next(iter(templates.values()))
+    if templates and "default" not in templates:
+        names = ", ".join(templates)
+        warn(f"none of its chat templates is the default: choose one, --chat-template {names}")
+    return templates.get("default")

@@ -5,7 +5,6 @@ is refused before gigabytes travel. Every file's digest is compared with what th
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +23,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.tqdm import tqdm
 
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, ModelUnavailable
 from llamastream.models.arrival import reported
 from llamastream.models.checkpoint import Progress
-from llamastream.models.folder import INDEX, SINGLE
+from llamastream.models.folder import INDEX, SHARD, SINGLE
 from llamastream.models.hf_config import parse_config
 from llamastream.models.hf_tokenizer import read_json
 from llamastream.models.hub_cache import hub_folder, mark_verified, repository_folder
@@ -37,10 +36,11 @@ SMALL_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     INDEX,
 )
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -75,11 +75,11 @@ def download_model(
             "private model run `hf auth login` or set HF_TOKEN."
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(
+        raise ModelUnavailable(
             f"The hub answered {error.response.status_code} for {repo_id}. Try again later."
         ) from error
     except (HTTPError, ConnectionError, LocalEntryNotFoundError) as error:
-        raise ModelError(
+        raise ModelUnavailable(
             f"No connection to the hub for {repo_id}: {_first_line(error)} Check the network and "
             "start again: what has arrived is kept."
         ) from error
@@ -153,7 +153,7 @@ def _weights(repo_id: str, files: Sequence[RepoSibling]) -> list[RepoSibling]:
     if SINGLE in names:
         return [file for file in files if file.rfilename == SINGLE]
     shards = [file for file in files if SHARD.fullmatch(file.rfilename)]
-    if INDEX in names and shards:
+    if shards:
         return shards
     if any(name.endswith(".gguf") for name in names):
         raise ModelError(

@@ -1,11 +1,12 @@
 """Which tensors a model of a given shape must have, and the check that a checkpoint has them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llamastream.config import LlamaConfig
 from llamastream.errors import ModelError
-from llamastream.models.checkpoint import TensorEntry
+from llamastream.models.checkpoint import TensorEntry, Warn
 from llamastream.spec import EMBEDDING, LM_HEAD, tensor_specs
 
 CHUNK_BYTES = 2**20
@@ -20,7 +21,8 @@ def check_layout(
     from the configuration, and an output matrix equal to a tied embedding.
     """
     kept = [entry for entry in entries if not entry.name.endswith("rotary_emb.inv_freq")]
-    kept = _without_tied_copy(config, kept, source)
+    if config.tie_word_embeddings:
+        kept = [entry for entry in kept if entry.name != LM_HEAD]
     if config.num_hidden_layers > len(kept):  # before listing what a damaged number asks for
         raise ModelError(
             f"{source}: the configuration describes {config.num_hidden_layers} layers, but there "
@@ -64,18 +66,23 @@ def same_bytes(one: TensorEntry, other: TensorEntry) -> bool:
     return True
 
 
-def _without_tied_copy(
-    config: LlamaConfig, entries: list[TensorEntry], source: Path
-) -> list[TensorEntry]:
+def untied_if_own_head(
+    config: LlamaConfig, entries: Sequence[TensorEntry], warn: Warn
+) -> LlamaConfig:
+    """`config`, untied where the weights hold an output matrix of their own: they know better.
+
+    As transformers does it since version 5.
+    """
     by_name = {entry.name: entry for entry in entries}
     if not config.tie_word_embeddings or not {EMBEDDING, LM_HEAD} <= by_name.keys():
-        return entries
-    if not same_bytes(by_name[EMBEDDING], by_name[LM_HEAD]):
-        raise ModelError(
-            f"{source}: tensor {LM_HEAD!r} differs from {EMBEDDING!r}, yet the configuration ties "
-            "them. Set tie_word_embeddings to false, or remove the tensor."
-        )
-    return [entry for entry in entries if entry.name != LM_HEAD]
+        return config
+    if same_bytes(by_name[EMBEDDING], by_name[LM_HEAD]):
+        return config
+    warn(
+        f"the configuration ties {LM_HEAD} to {EMBEDDING}, yet the weights hold another one, "
+        "which is used"
+    )
+    return replace(config, tie_word_embeddings=False)
 
 
 def _several(noun: str, names: Sequence[str]) -> str:

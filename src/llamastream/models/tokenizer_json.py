@@ -4,38 +4,19 @@ Knows no file format: GGUF metadata and `tokenizer.model` files both end here. T
 result gives the ids that the vocabulary's own tokenizer gives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
-from llamastream.errors import ModelError
+from llamastream.errors import reading
+from llamastream.models.pre_tokenizers import Cutting, normalizer, pre_tokenizer
 
 SPACE = "\u2581"  # sentencepiece's visible space
-GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# How text is cut before byte-level BPE, by the name GGUF gives it: regular expressions, each
-# applied to the pieces of the one before.
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "gpt-2": (GPT2_SPLIT,),
-    "smollm": (r"\p{N}", GPT2_SPLIT),
-    "llama-bpe": (LLAMA3_SPLIT,),
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
-}
-ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+MAX_JOINED_CHARS = 1024  # of a piece made by merges; sentencepiece's own limit is 16
+_PLACE = "\ufdd0"  # no character at all, so no text holds it
 
 
 class Piece(IntEnum):
@@ -49,13 +30,38 @@ class Piece(IntEnum):
     BYTE = 6
 
 
+class Texts(NamedTuple):
+    """A vocabulary's texts, each there once, and the bytes, in hex, of those that had to go."""
+
+    unique: list[str]
+    odd: dict[int, str]
+
+
+def unique_texts(tokens: Sequence[str], named_ids: Collection[int]) -> Texts:
+    """Give a text to one id only, one of `named_ids` or else the first, and only if it is Unicode.
+
+    tokens: bytes that are no UTF-8 as lone surrogates. The ids left over get texts of their own
+    that occur nowhere.
+    """
+    owner: dict[str, int] = {}
+    for token_id, text in enumerate(tokens):
+        if token_id in named_ids or text not in owner:
+            owner[text] = token_id
+    unique, odd = list(tokens), {}
+    for token_id, text in enumerate(tokens):
+        if owner[text] != token_id or not _is_unicode(text):
+            unique[token_id] = f"{_PLACE}{token_id}"
+            odd[token_id] = text.encode("utf-8", "surrogateescape").hex()
+    return Texts(unique, odd)
+
+
 def sentencepiece_json(
     pieces: Sequence[str],
     scores: Sequence[float],
     kinds: Sequence[int],
     *,
     bos_id: int | None,
-    add_space_prefix: bool,
+    add_space_prefix: bool = True,
 ) -> str:
     """A byte-fallback BPE equal to sentencepiece's BPE model. `bos_id` None adds no BOS."""
     unknown = next((text for text, kind in zip(pieces, kinds, strict=True) if kind == 2), None)
@@ -73,59 +79,27 @@ def sentencepiece_json(
 
 def byte_level_json(
     tokens: Sequence[str],
-    merges: Sequence[str],
+    merges: Sequence[tuple[str, str]],
     kinds: Sequence[int],
     *,
-    split: str,
+    cutting: Cutting,
     bos_id: int | None,
 ) -> str:
-    """A byte-level BPE in GPT-2's alphabet. Raises ModelError for a `split` we do not know.
-
-    merges: "left right", most frequent first. split: a key of SPLITS or ALIASES.
-    """
-    name = ALIASES.get(split, split)
-    if name not in SPLITS:
-        raise ModelError(
-            f"tokenizer.ggml.pre must be one of {', '.join(SPLITS)}. Given: {split!r}. Use the "
-            "model's Hugging Face folder, whose tokenizer.json says how it cuts text."
-        )
-    pairs = [merge.partition(" ")[::2] for merge in merges]
-    tokenizer = _bpe(tokens, pairs, ignore_merges=name == "llama-bpe")
-    cuts = [pre_tokenizers.Split(Regex(regex), "isolated") for regex in SPLITS[name]]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, byte_level])
+    """A byte-level BPE in GPT-2's alphabet. merges: of `tokens`, most frequent first."""
+    tokenizer = _bpe(tokens, merges, ignore_merges=cutting.whole_words)
+    tokenizer.normalizer = normalizer(cutting)
+    tokenizer.pre_tokenizer = pre_tokenizer(cutting)
     tokenizer.decoder = decoders.ByteLevel()
     return _finish(tokenizer, tokens, kinds, bos_id)
 
 
-def with_space_prefix(document: dict[str, Any]) -> dict[str, Any] | None:
-    """`document` (a parsed tokenizer.json) with sentencepiece's leading space; None if it fits.
-
-    Some converted Llama tokenizers lost it: they only replace spaces. Any other way of cutting text
-    is left alone.
-    """
-    normalizer = document.get("normalizer") or {}
-    steps = normalizer.get("normalizers", [normalizer])
-    only_replaces = [step.get("type") for step in steps] == ["Replace"]
-    byte_fallback = (document.get("model") or {}).get("byte_fallback")
-    if not (byte_fallback and only_replaces) or document.get("pre_tokenizer"):
-        return None
-    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-    decoder = document.get("decoder") or {}
-    decoders = [*decoder.get("decoders", [decoder]), strip]
-    prepend = {"type": "Prepend", "prepend": SPACE}
-    return {
-        **document,
-        "normalizer": {"type": "Sequence", "normalizers": [prepend, *steps]},
-        "decoder": {"type": "Sequence", "decoders": decoders},
-    }
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _bpe(texts: Sequence[str], merges: Sequence[tuple[str, str]], **options: Any) -> Tokenizer:
-    try:
+    with reading("The tokenizer"):
         return Tokenizer(BPE({text: i for i, text in enumerate(texts)}, merges, **options))
-    except Exception as error:  # the library raises a bare Exception
-        raise ModelError(f"the tokenizer's merges do not fit its tokens: {error}") from error
 
 
 def _merges_by_score(
@@ -139,7 +113,7 @@ def _merges_by_score(
     joinable = {
         text: score
         for text, score, kind in zip(pieces, scores, kinds, strict=True)
-        if kind == Piece.NORMAL
+        if kind == Piece.NORMAL and len(text) <= MAX_JOINED_CHARS
     }
     ranked = [
         (score, cut, len(text) - cut, text[:cut], text[cut:])

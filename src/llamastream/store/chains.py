@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from llamastream.errors import InvalidRequest, NotFound, quoted
-from llamastream.store.records import Status
+from llamastream.records import Status
 from llamastream.store.rows import find
 from llamastream.store.tables import items, responses
 

@@ -1,15 +1,13 @@
 """Conversations and their items, in the order they were added."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from llamastream.errors import InvalidRequest, NotFound, quoted
-from llamastream.store.database import Database
-from llamastream.store.reading import Choose, fetch_page, read_history
-from llamastream.store.records import (
+from llamastream.records import (
     Conversation,
     ConversationLimits,
     Item,
@@ -17,6 +15,9 @@ from llamastream.store.records import (
     Page,
     PageQuery,
 )
+from llamastream.store.clock import StoreClock
+from llamastream.store.database import Database
+from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import remove_conversations
 from llamastream.store.rows import (
     CONVERSATION_COLUMNS,
@@ -41,7 +42,7 @@ class Conversations:
         self,
         database: Database,
         writer: Writer,
-        clock: Callable[[], float],
+        clock: StoreClock,
         limits: ConversationLimits,
     ) -> None:
         self._database = database
@@ -53,11 +54,11 @@ class Conversations:
         self, id: str, *, scope: str, metadata: Json, items: Sequence[Item] = ()
     ) -> Conversation:
         """Raises InvalidRequest for items beyond the limits."""
-        now = self._clock()
-        conversation = Conversation(id, scope, now, metadata)
-        row = conversation_row(conversation) | {"updated_at": now, "num_items": 0, "num_bytes": 0}
+        conversation = Conversation(id, scope, self._clock.wall(), metadata)
+        row = conversation_row(conversation) | {"num_items": 0, "num_bytes": 0}
 
         def write(conn: Connection) -> None:
+            row["updated_at"] = self._clock.steady()
             num = conn.execute(insert(conversations).values(row).returning(conversations.c.num))
             own_bytes = ROW_BYTES + size_of(row["metadata"])
             self._writer.charges.add(scope, num_bytes=own_bytes)
@@ -79,7 +80,7 @@ class Conversations:
             num_bytes = size_of(values["metadata"]) - size_of(row.metadata)
             self._writer.charges.add(scope, num_bytes=num_bytes)
             change = update(conversations).where(conversations.c.id == id)
-            conn.execute(change.values(values | {"updated_at": self._clock()}))
+            conn.execute(change.values(values | {"updated_at": self._clock.steady()}))
             return changed
 
         return await self._writer.run(write)
@@ -153,7 +154,7 @@ class Conversations:
             if gone.rowcount:
                 self._writer.charges.add(scope, num_bytes=-size)
             conn.execute(update(items).where(of_item).values(conversation_num=None, position=None))
-            _count(conn, num, num_items=-1, num_bytes=-size, now=self._clock())
+            _count(conn, num, num_items=-1, num_bytes=-size, now=self._clock.steady())
 
         await self._writer.run(write)
 
@@ -170,7 +171,7 @@ class Conversations:
         if rows:
             conn.execute(insert(items), rows)
         self._writer.charges.add(scope, num_bytes=num_bytes)
-        _count(conn, num, num_items=len(rows), num_bytes=num_bytes, now=self._clock())
+        _count(conn, num, num_items=len(rows), num_bytes=num_bytes, now=self._clock.steady())
 
 
 def check_room(

@@ -6,7 +6,7 @@ run on a few threads of their own, which was measured at less than half the time
 
 import asyncio
 import math
-import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,13 +17,15 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 
-from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.errors import ChatError, StoreBusy, StoreError, StoreUnavailable
+from llamastream.store import sqlite
+from llamastream.store.damage import UNREADABLE, unreadable
+from llamastream.store.sqlite import SqliteFile
 
 Durability = Literal["normal", "full", "off"]
 T = TypeVar("T")
 
 NUM_READERS = 4
-BUSY_TIMEOUT_S = 5.0  # SQLite: how long to wait for another process's write
 NOT_UNAVAILABLE = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 
 
@@ -40,18 +42,32 @@ def is_unavailable(error: BaseException) -> bool:
 def unavailable(error: BaseException) -> StoreUnavailable:
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     reason = " ".join(str(cause).split()).rstrip(".")
+    if reason.startswith("Could not decode"):  # SQLite's driver goes on with what it holds
+        reason = "text that is not UTF-8"
     return StoreUnavailable(f"The database failed: {reason}. Nothing was written; try again later.")
+
+
+def cannot_open(name: str, error: exc.DBAPIError) -> ChatError:
+    """What a start ends with: StoreUnavailable where a later one may succeed, else StoreError."""
+    backend = sqlite if isinstance(error.orig, sqlite3.Error) else _postgres()
+    kind = StoreUnavailable if backend.may_pass_later(error.orig) else StoreError
+    reason = " ".join(str(error.orig).split()).rstrip(".")
+    return kind(f"{name} cannot be opened: {reason}.")
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for what `is_unavailable`."""
+    """Raise StoreUnavailable for what `is_unavailable`, and DamagedRecord for `unreadable`."""
     try:
         yield
     except exc.DBAPIError as error:
         if not is_unavailable(error):
             raise
         raise unavailable(error) from error
+    except UNREADABLE as error:
+        if (damage := unreadable(error)) is None:
+            raise
+        raise damage from error
 
 
 class Database:
@@ -61,17 +77,18 @@ class Database:
         self.url = _parse(url)
         self.durability = durability
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._lock: Connection | None = None
-        if self.is_sqlite:
-            _create_private(Path(self.url.database or ""))
-            arguments: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
+        self.file = SqliteFile(Path(self.url.database or "")) if self.is_sqlite else None
+        self._keeper: Connection | None = None
+        address, arguments = self.url, {"timeout": sqlite.BUSY_TIMEOUT_S}
+        if self.file is not None:
+            address = self.file.engine_url(self.url)
         else:
             arguments = _postgres().connect_arguments(self.url)
         self.engine = create_engine(
-            self.url,
+            address,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,  # an error's text must not hold what people said
-            pool_size=NUM_READERS + 2,  # the writer's own, and one for the command line
+            pool_size=NUM_READERS + 3,  # the writer's, the keeper, and one for the command line
             max_overflow=0,
             pool_pre_ping=not self.is_sqlite,
             connect_args=arguments,
@@ -86,8 +103,34 @@ class Database:
         """For messages: the URL without its password."""
         return self.url.render_as_string(hide_password=True)
 
+    def keep(self) -> None:
+        """SQLite: from now on its files are to be those that are there now.
+
+        A connection stays open for that, since the last one to close removes the log.
+        """
+        if self.file is not None and self._keeper is None:
+            self._keeper = self.engine.connect()
+            self._keeper.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
+            self.file.watch()
+
+    def check_there(self) -> None:
+        """SQLite: raise StoreUnavailable if a file was removed or replaced since it was opened."""
+        if self.file is not None and not self.file.is_there():
+            raise StoreUnavailable(
+                f"The database {self.file.path} was removed, moved or replaced while the server "
+                "uses it: nothing more is stored. Stop the server, put the files back, start it."
+            )
+
+    @property
+    def is_there(self) -> bool:
+        return self.file is None or self.file.is_there()
+
     def connect(self, *, is_patient: bool = False) -> Connection:
-        """`is_patient` is for statements about whole tables, which may take minutes."""
+        """`is_patient` is for statements about whole tables, which may take minutes.
+
+        Raises StoreUnavailable for files that are gone.
+        """
+        self.check_there()
         conn = self.engine.connect()
         if not self.is_sqlite:
             driver: Any = conn.connection.driver_connection
@@ -135,24 +178,31 @@ class Database:
                 self.read_now, lambda conn: conn.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
             )
 
-    def lock(self, conn: Connection, owner: str) -> None:
-        """Be the only server that generates as `owner`, until the process ends or `close`.
+    def lock_file(self, owner: str) -> None:
+        """SQLite: be the only server on this file, until the process ends or `close`.
 
-        On PostgreSQL the lock lives as long as `conn`. Raises StoreError when another has it.
+        Before anything else is done with it. Raises StoreBusy when another has the lock.
         """
-        if self._lock is not None:
-            return
-        if (
-            self._lock_file()
-            if self.is_sqlite
-            else _postgres().lock_session(conn, f"llamastream {owner}")
-        ):
-            return
-        raise StoreError(
-            f"Another server generates on this database as '{owner}': stop it, or give this one "
-            "another database (--store, --data-dir)"
-            + (" or name (--server-name)." if not self.is_sqlite else ".")
-        )
+        if self.file is not None and not self.file.lock():
+            raise StoreBusy(_second_server(owner) + ".")
+
+    def lock_session(self, conn: Connection, owner: str) -> None:
+        """PostgreSQL: be the only server that generates as `owner`, as long as `conn` lives.
+
+        Raises StoreBusy when another has the lock.
+        """
+        if not self.is_sqlite and not _postgres().lock_session(conn, f"llamastream {owner}"):
+            raise StoreBusy(_second_server(owner) + " or name (--server-name).")
+
+    def shrink(self, conn: Connection) -> int:
+        """Within the caller's transaction; the pages given back. PostgreSQL sees to it itself."""
+        return sqlite.shrink(conn) if self.is_sqlite else 0
+
+    def convert(self) -> None:
+        """Let a file of an older release shrink. Once it is locked, and nothing writes yet."""
+        if self.is_sqlite:
+            with translated_errors(), self.connect() as conn:
+                sqlite.convert(conn)
 
     def vacuum(self) -> None:
         with translated_errors(), self.connect(is_patient=True) as conn:
@@ -160,39 +210,16 @@ class Database:
 
     def close(self) -> None:
         self._readers.shutdown(wait=True)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock.engine.dispose()
+        if self._keeper is not None:
+            self._keeper.close()
         self.engine.dispose()
-
-    def _lock_file(self) -> bool:
-        """A second SQLite file held open in a transaction: freed by the system even at kill -9."""
-        path = Path(f"{self.url.database}.lock")
-        _create_private(path)
-        engine = create_engine(
-            self.url.set(database=str(path)),
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": 0, "check_same_thread": False},
-        )
-        conn = engine.connect()
-        try:
-            conn.exec_driver_sql("BEGIN EXCLUSIVE")
-        except exc.OperationalError:
-            conn.close()
-            engine.dispose()
-            return False
-        self._lock = conn
-        return True
+        if self.file is not None:
+            self.file.close()
 
     def _configure(self, raw: Any, _: Any) -> None:
         cursor = raw.cursor()
         if self.is_sqlite:
-            cursor.execute("PRAGMA foreign_keys = ON")
-            cursor.execute("PRAGMA journal_mode = WAL")
-            level = "FULL" if self.durability == "full" else "NORMAL"
-            cursor.execute(f"PRAGMA synchronous = {level}")
-            # A backstop for `checkpoint_later`: 64 MiB of 4 KiB pages.
-            cursor.execute("PRAGMA wal_autocheckpoint = 16384")
+            sqlite.configure(cursor, is_full=self.durability == "full")
         else:
             level = "on" if self.durability == "full" else "off"
             cursor.execute(f"SET SESSION synchronous_commit TO {level}")
@@ -217,13 +244,11 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _create_private(path: Path) -> None:
-    """Make the file readable by its owner only; SQLite gives its WAL the same mode."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StoreError(f"The database {path} cannot be opened: {error.strerror}.") from error
+def _second_server(owner: str) -> str:
+    return (
+        f"Another server generates on this database as '{owner}': stop it, or give this one "
+        "another database (--store, --data-dir)"
+    )
 
 
 def _postgres() -> ModuleType:

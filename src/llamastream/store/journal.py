@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
-from llamastream.store.checksums import checksum, verify
+from llamastream.records import Status
+from llamastream.store.damage import UNREADABLE, checksum, reading, verify
 from llamastream.store.database import Durability, unavailable
 from llamastream.store.ledger import Ledger, OpenResponse
 from llamastream.store.packing import NO_LOGPROBS, unpack_step_entries, unpack_steps
-from llamastream.store.records import Status
-from llamastream.store.rows import TOKEN_COLUMNS, UNREADABLE, check_tokens, find, reading
+from llamastream.store.rows import TOKEN_COLUMNS, check_tokens, find
 from llamastream.store.tables import journal, responses
 from llamastream.types import Token
 

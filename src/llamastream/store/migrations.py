@@ -122,11 +122,20 @@ SIZES = (
         WHERE scope IS NOT NULL GROUP BY scope""",
 )
 
+AGES = (
+    "CREATE TABLE store_clock (num {num}, state TEXT NOT NULL, checksum {big} NOT NULL)",
+    "ALTER TABLE responses ADD COLUMN kept_from {real}",
+    "UPDATE responses SET kept_from = finished_at",
+    "DROP INDEX responses_finished_at",
+    "CREATE INDEX responses_kept_from ON responses (kept_from)",
+)
+
 MIGRATIONS = (
     Migration(1, "initial", INITIAL),
     Migration(2, "kinds", KINDS),
     Migration(3, "checksums", CHECKSUMS),
     Migration(4, "sizes", SIZES),
+    Migration(5, "ages", AGES),
 )
 
 

@@ -12,6 +12,9 @@ from sqlalchemy import URL, Connection, exc
 
 T = TypeVar("T")
 
+# In the server's words, where they are English: a refused login has no code in the driver's error.
+LASTING = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
+
 CONNECT_TIMEOUT_S = 3
 ANSWER_TIMEOUT_S = 5.0  # many times what a busy server takes for a statement of ours
 LOCK_TIMEOUT_MS = 1000  # how long the session of a dead server may linger
@@ -61,6 +64,12 @@ def connect_arguments(url: URL) -> dict[str, Any]:
     return {"options": " ".join(options)} | {
         name: value for name, value in defaults.items() if name not in url.query
     }
+
+
+def may_pass_later(error: object) -> bool:
+    """Of an error of the driver: for a server that is not there yet, not for a refused login."""
+    is_operational = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return is_operational and not any(words in str(error) for words in LASTING)
 
 
 def lock_session(conn: Connection, name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, TableClause, select
 
 from llamastream.errors import NotFound, quoted
-from llamastream.store.records import Item, Outline, Page, PageQuery, T
+from llamastream.records import Item, Outline, Page, PageQuery, T
 from llamastream.store.rows import ID, ITEM_COLUMNS, to_item
 from llamastream.store.tables import items
 

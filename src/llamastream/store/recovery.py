@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select, update
 
 from llamastream.errors import DamagedRecord
+from llamastream.records import Interrupted, Recovery, Response, Status
 from llamastream.sampling import SamplingParams
+from llamastream.store.clock import StoreClock
+from llamastream.store.damage import UNREADABLE, reading
 from llamastream.store.journal import Journal, read_unfolded
 from llamastream.store.ledger import OpenResponse
-from llamastream.store.records import Interrupted, Recovery, Response, Status
 from llamastream.store.removal import give_up
 from llamastream.store.rows import (
     RESPONSE_COLUMNS,
     START_COLUMNS,
     TOKEN_COLUMNS,
-    UNREADABLE,
     check_tokens,
-    reading,
     response_row,
     to_response,
     to_start,
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
     entry: OpenResponse
 
 
-def recover(conn: Connection, journal: Journal, now: float) -> Recovery:
+def recover(conn: Connection, journal: Journal, clock: StoreClock) -> Recovery:
     """Open every response in progress of this owner again, fail the hopeless, empty the journal."""
     statement = (
         select(*RESPONSE_COLUMNS, *START_COLUMNS, *TOKEN_COLUMNS, *_STATE)
@@ -58,7 +58,7 @@ def recover(conn: Connection, journal: Journal, now: float) -> Recovery:
         try:
             found.append(_read(row))
         except DamagedRecord:
-            give_up(conn, row.num, now)
+            give_up(conn, row.num, clock)
             failed.append(row.id)
     opened = [one.entry for one in found]
     start = min((entry.start for entry in opened), default=journal.next_seq)
@@ -69,7 +69,7 @@ def recover(conn: Connection, journal: Journal, now: float) -> Recovery:
         journal.fold(conn, one.entry)
         if restarts >= MAX_RESTARTS:
             failed.append(one.response.id)
-            _fail(conn, one, now)
+            _fail(conn, one, clock)
             continue
         journal.ledger.add(one.entry)
         _count(conn, one.num, restarts + 1, num_tokens)
@@ -114,8 +114,9 @@ def _count(conn: Connection, num: int, restarts: int, num_tokens: int) -> None:
     conn.execute(change.values(restarts=restarts, tokens_at_restart=num_tokens))
 
 
-def _fail(conn: Connection, one: _Found, now: float) -> None:
+def _fail(conn: Connection, one: _Found, clock: StoreClock) -> None:
     error = f"The server stopped {MAX_RESTARTS} times in a row while generating this response."
-    failed = replace(one.response, status=Status.FAILED, finished_at=now, error=error)
+    failed = replace(one.response, status=Status.FAILED, finished_at=clock.wall(), error=error)
+    ended = {"prompt_ids": None, "start_checksum": None, "kept_from": clock.steady()}
     change = update(responses).where(responses.c.num == one.num)
-    conn.execute(change.values(response_row(failed) | {"prompt_ids": None, "start_checksum": None}))
+    conn.execute(change.values(response_row(failed) | ended))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, update
 
-from llamastream.store.records import Status
+from llamastream.records import Status
+from llamastream.store.clock import StoreClock
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.tables import conversations, items, responses
 from llamastream.store.usage import Charges
@@ -39,7 +40,8 @@ def remove_responses(conn: Connection, charges: Charges, nums: Sequence[int]) ->
         charges.add(scopes[num], num_bytes=-num_bytes)
 
 
-def give_up(conn: Connection, num: int, now: float) -> None:
+def give_up(conn: Connection, num: int, clock: StoreClock) -> None:
     """End a response whose record is damaged. It stays so: nobody takes it for what it was."""
     change = update(responses).where(responses.c.num == num)
-    conn.execute(change.values(status=Status.FAILED, finished_at=now, prompt_ids=None))
+    times = {"finished_at": clock.wall(), "kept_from": clock.steady()}
+    conn.execute(change.values(times | {"status": Status.FAILED, "prompt_ids": None}))

@@ -14,13 +14,7 @@ from llamastream.errors import (
     NotFound,
     quoted,
 )
-from llamastream.store.chains import chain_items
-from llamastream.store.conversations import check_room, join_conversation
-from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_tokens
-from llamastream.store.ledger import OpenResponse
-from llamastream.store.reading import Choose, fetch_page, read_history
-from llamastream.store.records import (
+from llamastream.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
     ConversationLimits,
@@ -35,6 +29,13 @@ from llamastream.store.records import (
     Response,
     Status,
 )
+from llamastream.store.chains import chain_items
+from llamastream.store.clock import StoreClock
+from llamastream.store.conversations import check_room, join_conversation
+from llamastream.store.database import Database
+from llamastream.store.journal import Journal, read_tokens
+from llamastream.store.ledger import OpenResponse
+from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
     ID,
@@ -71,7 +72,7 @@ class Responses:
         database: Database,
         writer: Writer,
         journal: Journal,
-        clock: Callable[[], float],
+        clock: StoreClock,
         limits: ConversationLimits,
     ) -> None:
         self._database = database
@@ -227,7 +228,7 @@ class Responses:
             check_room(conn, num, self._limits, num_items=len(input_items) + 1, num_bytes=num_bytes)
         if new.previous_response_id is not None:
             find(conn, "response", new.previous_response_id, scope)
-        now = self._clock()
+        now = self._clock.wall()
         response = Response(
             id=new.id,
             scope=scope,
@@ -254,7 +255,7 @@ class Responses:
         self._writer.charges.add(scope, num_responses=1, num_bytes=values["num_bytes"])
         self._insert_items(conn, num, INPUT, input_items, scope)
         if new.idempotency is not None:
-            key = new.idempotency._asdict() | {"scope": scope, "created_at": now}
+            key = new.idempotency._asdict() | {"scope": scope, "created_at": self._clock.steady()}
             conn.execute(insert(idempotency_keys).values(key | {"response_num": num}))
         self._journal.open(new.id, scope=scope, num=num)
         return response
@@ -273,20 +274,21 @@ class Responses:
         try:
             response = to_response(row)
         except DamagedRecord as error:
-            give_up(conn, entry.num, self._clock())
+            give_up(conn, entry.num, self._clock)
             return error
         if response.status is not Status.IN_PROGRESS:
             # The connection was lost as this was committed, and its caller was told it failed.
             return response
-        now = self._clock()
+        now = self._clock.steady()
         ended = replace(
             response,
             status=outcome.status,
-            finished_at=now,
+            finished_at=self._clock.wall(),
             result=outcome.result,
             error=outcome.error,
         )
-        values = response_row(ended) | {"prompt_ids": None, "start_checksum": None}
+        values = response_row(ended)
+        values |= {"prompt_ids": None, "start_checksum": None, "kept_from": now}
         more = size_of(values["result"], outcome.error, *entry.packed()) - size_of(row.prompt_ids)
         self._resize(conn, row, values, more)
         output_items = [item_row(item) for item in outcome.output_items]

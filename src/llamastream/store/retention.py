@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, tuple_
 
-from llamastream.store.records import Retention, Swept
+from llamastream.records import Retention, Swept
 from llamastream.store.removal import remove_conversations, remove_responses
 from llamastream.store.tables import conversations, idempotency_keys, responses
 from llamastream.store.usage import Charges
@@ -24,14 +24,14 @@ class Plan(NamedTuple):
 
 
 def plan(conn: Connection, retention: Retention, now: float) -> Plan:
-    """What may be forgotten now, at most SWEEP_LIMIT of each kind."""
+    """What may be forgotten at `now` of the steady clock, at most SWEEP_LIMIT of each kind."""
     before = None if retention.max_age_s is None else now - retention.max_age_s
     old = _oldest(
         conn,
         _old_responses(),
-        responses.c.finished_at,
+        responses.c.kept_from,
         before=before,
-        excess=_excess(conn, responses.c.finished_at, retention.max_responses),
+        excess=_excess(conn, responses.c.kept_from, retention.max_responses),
     )
     idle = _oldest(
         conn,
@@ -67,7 +67,7 @@ def _old_responses() -> Select[tuple[Any]]:
     is_continued = exists().where(
         later.c.previous_response_id == responses.c.id, later.c.scope == responses.c.scope
     )
-    return select(responses.c.num).where(responses.c.finished_at.is_not(None), ~is_continued)
+    return select(responses.c.num).where(responses.c.kept_from.is_not(None), ~is_continued)
 
 
 def _idle_conversations() -> Select[tuple[Any]]:

@@ -1,38 +1,27 @@
 """Rows made values and values made rows: the one place that knows how each is kept and checked.
 
-JSON is kept as text, so that the same keys come back in the same order, from either database. What
-cannot be read as what it should be is DamagedRecord, with one line in the log. Sizes count the
-bytes of what is stored, and ROW_BYTES for the row itself with its ids and its index entries.
+JSON is kept as text, so that the same keys come back in the same order, from either database. Sizes
+count the bytes of what is stored, and ROW_BYTES for the row itself, its ids and its index entries.
+What cannot be read as what it should be raises DamagedRecord.
 """
 
-import logging
 import re
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, TableClause, select
 
-from llamastream.errors import DamagedRecord, InvalidRequest, NotFound, quoted
+from llamastream.errors import NotFound, quoted
+from llamastream.records import Conversation, Item, Json, Response, Status
 from llamastream.sampling import SamplingParams
-from llamastream.store.checksums import checksum, verify
+from llamastream.store.damage import checksum, reading, verify
 from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.store.records import Conversation, Item, Json, Response, Status
 from llamastream.store.tables import conversations, items, responses
-
-logger = logging.getLogger(__name__)
 
 ID = re.compile(r"[\x21-\x7e]{1,255}")
 ROW_BYTES = 256
-# What parsers raise, ours among them, given what is none of theirs.
-UNREADABLE = (
-    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error),
-    InvalidRequest,
-)
-
 RESPONSE_FIELDS = tuple(field.name for field in fields(Response))
 RESPONSE_COLUMNS = tuple(responses.c[name] for name in ("num", *RESPONSE_FIELDS, "checksum"))
 CONVERSATION_FIELDS = ("id", "scope", "created_at", "metadata")
@@ -56,19 +45,6 @@ def find(
         if row is not None:
             return row
     raise NotFound(f"{kind.capitalize()} {quoted(id)} not found.", param=f"{kind}_id")
-
-
-@contextmanager
-def reading(kind: str, id: object) -> Iterator[None]:
-    """Raise DamagedRecord for what cannot be read of a record, and log that. `kind` names it."""
-    try:
-        yield
-    except UNREADABLE as why:
-        logger.error("damaged %s=%r: %s", kind, id, type(why).__name__)
-        raise DamagedRecord(
-            f"{kind.capitalize()} {quoted(id)} cannot be read: what the database holds of it is "
-            "damaged. Delete it, or put back a copy of the database."
-        ) from why
 
 
 def to_response(row: Row[Any]) -> Response:

@@ -1,35 +1,37 @@
 """The store as one object: opening, recovering, forgetting, moving, closing."""
 
 import asyncio
+import contextlib
 import os
 import stat
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from sqlalchemy import Connection, exc
 
-from llamastream.errors import StoreError
-from llamastream.store import recovery, retention, transfer
-from llamastream.store.conversations import Conversations
-from llamastream.store.database import Database, Durability, translated_errors
-from llamastream.store.journal import Journal
-from llamastream.store.ledger import Ledger
-from llamastream.store.migrations import upgrade
-from llamastream.store.records import (
+from llamastream.errors import StoreError, StoreUnavailable
+from llamastream.records import (
     ConversationLimits,
     Recovery,
     Retention,
     ScopeUsage,
     Swept,
 )
+from llamastream.store import recovery, retention, transfer
+from llamastream.store.clock import Clocks, StoreClock
+from llamastream.store.conversations import Conversations
+from llamastream.store.database import Database, Durability, cannot_open, translated_errors
+from llamastream.store.journal import Journal
+from llamastream.store.ledger import Ledger
+from llamastream.store.migrations import upgrade
 from llamastream.store.responses import Responses
 from llamastream.store.usage import read_usage
 from llamastream.store.writer import Refused, Writer
 from llamastream.types import Token
 
 LIMITS = ConversationLimits()
+CLOCKS = Clocks()
 
 
 class Store:
@@ -40,7 +42,7 @@ class Store:
         database: Database,
         journal: Journal,
         writer: Writer,
-        clock: Callable[[], float],
+        clock: StoreClock,
         limits: ConversationLimits,
     ) -> None:
         self._database = database
@@ -59,27 +61,41 @@ class Store:
         owner: str = "main",
         exclusive: bool = True,
         limits: ConversationLimits = LIMITS,
-        clock: Callable[[], float] = time.time,
+        clocks: Clocks = CLOCKS,
     ) -> Self:
         """Open a database, created or brought to the newest version if need be.
 
-        `exclusive` is for a server: no other may generate as `owner`. Raises StoreError.
+        `exclusive` is for a server: no other may generate as `owner`. Raises StoreError, StoreBusy
+        when another does, and StoreUnavailable for what may pass by itself.
         """
         database = await asyncio.to_thread(Database, url, durability=durability)
         journal = Journal(Ledger(), owner=owner, durability=durability)
         writer = Writer(database, journal, exclusive=exclusive)
         try:
+            if exclusive:
+                database.lock_file(owner)
             await asyncio.to_thread(_prepare, database)
             await asyncio.to_thread(writer.start)
+            if exclusive:
+                await asyncio.to_thread(database.convert)
         except BaseException:
             database.close()
             raise
-        return cls(database, journal, writer, clock, limits)
+        store = cls(database, journal, writer, StoreClock(clocks), limits)
+        if exclusive:
+            with contextlib.suppress(StoreUnavailable):  # a full disk; nothing is forgotten then
+                await store._advance_clock()
+        return store
 
     @property
     def is_working(self) -> bool:
-        """Whether the last transaction came through."""
-        return self._writer.is_working
+        """Whether the last transaction came through, and its files are still there."""
+        return self._writer.is_working and self._database.is_there
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its files were removed or replaced: only a restart or their return helps."""
+        return not self._database.is_there
 
     def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
         """Journal one step of all streams; a token's request_id is its response's id.
@@ -96,7 +112,7 @@ class Store:
         Once, before anything is appended.
         """
         return await self._writer.run(
-            lambda conn: recovery.recover(conn, self._journal, self._clock())
+            lambda conn: recovery.recover(conn, self._journal, self._clock)
         )
 
     async def usage(self, scope: str) -> ScopeUsage:
@@ -105,11 +121,19 @@ class Store:
         return await self._database.read(lambda conn: read_usage(conn, scope))
 
     async def sweep(self, policy: Retention) -> Swept:
-        """Forget a bounded part of what may be forgotten; call again while there is more."""
-        now = self._clock()
+        """Forget a bounded part of what may be forgotten, and give a bounded part of what is free
+        back to the file system; call again while there is more."""
+        await self._advance_clock()
+        now = self._clock.steady()
         charges = self._writer.charges
         planned = await self._database.read(lambda conn: retention.plan(conn, policy, now))
-        return await self._writer.run(lambda conn: retention.sweep(conn, charges, planned, now))
+
+        def write(conn: Connection) -> Swept:
+            swept = retention.sweep(conn, charges, planned, now)
+            num_pages = 0 if swept.more else self._database.shrink(conn)
+            return swept._replace(more=swept.more or num_pages > 0)
+
+        return await self._writer.run(write)
 
     async def export(self, path: Path) -> int:
         """Write all of the database, as of one moment, and return the number of lines.
@@ -145,6 +169,9 @@ class Store:
             await self._writer.close()
             await asyncio.to_thread(self._database.close)
 
+    async def _advance_clock(self) -> None:
+        self._clock.set(*await self._writer.run(self._clock.advance))
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -162,8 +189,9 @@ def _prepare(database: Database) -> None:
             except BaseException:
                 conn.exec_driver_sql("ROLLBACK")
                 raise
+        database.keep()
     except exc.DBAPIError as error:
-        raise StoreError(f"{database.name} cannot be opened: {error.orig}.") from error
+        raise cannot_open(database.name, error) from error
 
 
 def _export(database: Database, path: Path) -> int:

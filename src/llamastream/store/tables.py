@@ -42,7 +42,7 @@ conversations = _table(
     id=Text,
     scope=Text,
     created_at=Double,
-    updated_at=Double,
+    updated_at=Double,  # of the store's steady clock: see `clock`
     metadata=Text,  # JSON, as are request, result, sampling and body
     num_items=BigInteger,
     num_bytes=BigInteger,  # of its items
@@ -58,6 +58,7 @@ responses = _table(
     status=Text,
     created_at=Double,
     finished_at=Double,
+    kept_from=Double,  # when it finished, of the steady clock
     conversation_id=Text,  # kept when the conversation is deleted
     previous_response_id=Text,  # kept likewise: a hole in a chain must show
     request=Text,
@@ -100,9 +101,12 @@ idempotency_keys = _table(
     scope=Text,
     key=Text,
     digest=Blob,
-    created_at=Double,
+    created_at=Double,  # of the steady clock
     response_num=BigInteger,
 )
 
 # What each scope keeps, counted along by every transaction.
 scope_usage = _table("scope_usage", scope=Text, num_responses=BigInteger, num_bytes=BigInteger)
+
+# One row: see `clock`.
+store_clock = _table("store_clock", num=BigInteger, state=Text, checksum=BigInteger)

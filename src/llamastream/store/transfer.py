@@ -13,17 +13,17 @@ import orjson
 from sqlalchemy import Connection, Row, insert, select, update
 
 from llamastream.errors import DamagedRecord, InvalidRequest
+from llamastream.records import Conversation, Item, Json, Response, Status
+from llamastream.store.damage import reading
 from llamastream.store.journal import read_unfolded
 from llamastream.store.ledger import OpenResponse
 from llamastream.store.packing import pack_ids
-from llamastream.store.records import Conversation, Item, Json, Response, Status
 from llamastream.store.rows import (
     RESPONSE_FIELDS,
     ROW_BYTES,
     check_tokens,
     conversation_row,
     item_row,
-    reading,
     response_row,
     sampling_from_json,
     size_of,
@@ -110,6 +110,7 @@ class _Exporter:
             "token_ids": entry.ids.tolist(),
             "logprobs": None if logprobs is None else _encode(logprobs),
             "prompt_ids": prompt_ids,
+            "kept_from": row.kept_from,
         }
 
     def _items(self) -> Iterator[bytes]:
@@ -196,6 +197,7 @@ class _Importer:
         values = response_row(new) | start | tokens
         values |= {
             "owner": self._owner,
+            "kept_from": fields.get("kept_from", new.finished_at),  # not in older files
             "journal_start": 0,
             "restarts": 0,
             "tokens_at_restart": len(fields["token_ids"]),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select, text
 
-from llamastream.store.records import ScopeUsage
+from llamastream.records import ScopeUsage
 from llamastream.store.tables import scope_usage
 
 _ADD = text(

@@ -8,7 +8,9 @@ connection is tried again once at once, unless its COMMIT may have come through.
 
 import asyncio
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, StoreError, StoreUnavailable
+from llamastream.store.damage import unreadable
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal
 from llamastream.store.usage import Charges
@@ -28,6 +31,7 @@ Refused = dict[str, ChatError]
 
 MAX_GROUP = 256  # jobs of one transaction
 CHECKPOINT_AFTER = 512  # transactions
+CHECK_INTERVAL_S = 0.05
 
 
 class _Job(NamedTuple):
@@ -48,6 +52,7 @@ class Writer:
         self._must_fold = False
         self._is_committing = False
         self._num_commits = 0
+        self._checked_s = -math.inf  # when the files were last seen
         self._closed = False
         self.is_working = True  # the last transaction came through
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
@@ -156,6 +161,7 @@ class Writer:
         # A step alone is a single statement, and that is a transaction by itself.
         self._is_committing = False
         is_explicit = self._must_fold or any(job.fn is not None for job in jobs)
+        self._check_there(is_explicit=is_explicit)
         if is_explicit:
             self._database.begin(conn)
         if self._must_fold:
@@ -168,12 +174,25 @@ class Writer:
             self.charges.write(conn)
             self._is_committing = True
             conn.exec_driver_sql("COMMIT")
+        self._check_there(is_explicit=is_explicit)
         ledger.commit()
         self._must_fold = self._journal.wants_fold
         self._num_commits += 1
         if self._num_commits % CHECKPOINT_AFTER == 0:
             self._database.checkpoint_later()
         return outcomes
+
+    def _check_there(self, *, is_explicit: bool) -> None:
+        """Before a transaction and after it: what is confirmed is in a file that has a name.
+
+        Raises StoreUnavailable.
+        For steps that follow each other within CHECK_INTERVAL_S one look is enough: their tokens
+        can be generated again.
+        """
+        now_s = time.monotonic()
+        if is_explicit or now_s - self._checked_s > CHECK_INTERVAL_S:
+            self._database.check_there()
+            self._checked_s = now_s
 
     def _call(self, conn: Connection, fn: Callable[[Connection], Any]) -> object:
         mark, charged = self._journal.ledger.mark(), self.charges.mark()
@@ -186,7 +205,7 @@ class Writer:
             self._journal.ledger.undo(mark)
             self.charges.undo(charged)
             conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
-            outcome = error
+            outcome = unreadable(error) or error
         conn.exec_driver_sql("RELEASE SAVEPOINT job")
         return outcome
 
@@ -194,7 +213,7 @@ class Writer:
         conn = self._database.connect()
         try:
             if self._exclusive:
-                self._database.lock(conn, self._journal.owner)
+                self._database.lock_session(conn, self._journal.owner)
             self._journal.attach(conn)
         except BaseException:
             conn.close()

@@ -5,7 +5,7 @@ from its template, never from what a user typed; and the deltas of a stream, joi
 text.
 """
 
-from llamastream.text.context import FittedPrompt, check_prompt, fit_context
+from llamastream.text.context import FittedPrompt, check_prompt, fit_context, prompt_room
 from llamastream.text.detokenizer import IncrementalDetokenizer
 from llamastream.text.stops import StopMatcher
 from llamastream.text.templates import PromptBuilder
@@ -19,4 +19,5 @@ __all__ = [
     "Tokenizer",
     "check_prompt",
     "fit_context",
+    "prompt_room",
 ]

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from llamastream.errors import ContextLengthExceeded
 from llamastream.text.templates import PromptBuilder
 from llamastream.text.tokenizer import Tokenizer
-from llamastream.types import Message
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MESSAGE_OVERHEAD = 8  # tokens around one message, about: tags, role, newlines
 # Dropping goes on until this share of the room is used, so that it is not needed at the next turn.
@@ -35,6 +35,11 @@ def check_prompt(
         )
 
 
+def prompt_room(max_tokens: int | None, max_model_len: int) -> int:
+    """Tokens of a prompt that leave as much for the answer as it is sure to want."""
+    return max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
+
+
 def fit_context(
     builder: PromptBuilder,
     tokenizer: Tokenizer,
@@ -43,6 +48,7 @@ def fit_context(
     truncation: Literal["disabled", "auto"],
     max_tokens: int | None,
     max_model_len: int,
+    options: PromptOptions = PLAIN_PROMPT,
 ) -> FittedPrompt:
     """Build the prompt; with `auto`, without as many of the oldest turns as it takes to fit.
 
@@ -51,8 +57,8 @@ def fit_context(
     stays the same for many turns as the conversation grows, so that its cached prefix stays valid.
     Raises ContextLengthExceeded if it does not fit even so, with what `builder` raises.
     """
-    ids = builder.build(messages)
-    room = max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
+    ids = builder.build(messages, options)
+    room = prompt_room(max_tokens, max_model_len)
     system, turns = _split(messages)
     if truncation == "disabled" or len(ids) <= room or len(turns) < 2:
         check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
@@ -62,7 +68,7 @@ def fit_context(
     first = max(1, _first_kept(sizes, room=room - fixed))
     for num_dropped in range(first, len(turns)):
         kept = [message for turn in turns[num_dropped:] for message in turn]
-        ids = builder.build([*system, *kept])
+        ids = builder.build([*system, *kept], options)
         if len(ids) <= room:
             break
     check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)

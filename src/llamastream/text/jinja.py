@@ -5,7 +5,7 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -14,11 +14,13 @@ from jinja2 import Template, TemplateError
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.budget import Budget, OverBudget
+from llamastream.text.conversation import Conversation, check_variables
 from llamastream.text.llama2 import TAGS, check_tags
+from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
 from llamastream.text.tokenizer import Tokenizer
-from llamastream.types import Message
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MAX_SOURCE_CHARS = 256 * 1024  # the longest published templates are a tenth of it
 OTHER_TEMPLATE = "Choose another one: --chat-template llama2|llama3|chatml|FILE."
@@ -39,31 +41,66 @@ class JinjaFormat:
         self._template = self._compile(source)
         self._marked: tuple[Literals, Template] | None = None  # made when first needed
         self._lock = Lock()
-        checked = () if allow_prompt_tags else TAGS
-        self._tags = [t for t in checked if t in source and t not in tokenizer.special_texts]
+        self.plain_marks = [t for t in control_texts(source) if t not in tokenizer.special_texts]
+        tags = [tag for tag in TAGS if tag in source and tag not in tokenizer.special_texts]
+        self._tags = [] if allow_prompt_tags else [*tags, *self.plain_marks]
         self._variables = self._special_variables()
-        self._check_ends()
+        self.probe = Probe()
+        self.probe = probe(self._render_probe)
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(
+        self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT
+    ) -> list[int]:
         """Raises InvalidRequest if the template refuses `messages`, or a turn could be forged."""
-        for index, message in enumerate(messages):
-            check_tags(index, message, self._tags)
-        with self._lock:
-            self._start(messages)
-            text = self._render(messages)
-            masked = self._masked(text, messages)
+        text, masked = self._rendered(Conversation(messages, options))
         segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
-    def render(self, messages: Sequence[Message]) -> str:
-        with self._lock:
-            self._start(messages)
-            return self._render(messages)
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
+        return self._rendered(Conversation(messages, options))[0]
 
-    def _start(self, messages: Sequence[Message]) -> None:
+    def _rendered(self, given: Conversation) -> tuple[str, str]:
+        """The prompt, and the prompt masked. It stops where the answer goes on from."""
+        self._check(given)
+        given, mark = given.marked() if given.options.continues else (given, None)
+        with self._lock:
+            self._start(given)
+            text = self._render(given)
+            masked = self._masked(text, given)
+        if mark is None:
+            return text, masked
+        if text.count(mark) != 1:
+            raise InvalidRequest(
+                "continue_final_message needs a chat template that writes the last message once "
+                "and to its end. This model's does not.",
+                param="continue_final_message",
+            )
+        end = text.index(mark)
+        return text[:end], masked[:end]
+
+    def _check(self, given: Conversation) -> None:
+        variables = given.options.variables
+        check_variables(variables, frozenset(self._variables), self._tags)
+        for index, message in enumerate(given.messages):
+            check_tags(index, message, self._tags)
+            if self.probe.drops_system and message.role == "system":
+                raise InvalidRequest(
+                    f"messages[{index}].role must not be system: the model's chat template leaves "
+                    "such messages out. Say it in the user's message.",
+                    param=f"messages[{index}].role",
+                )
+
+    def _render_probe(self, messages: Sequence[Message], as_parts: bool) -> str:
+        self.probe = Probe(as_parts=as_parts)
+        given = Conversation(messages, PLAIN_PROMPT)
+        with self._lock:
+            self._start(given)
+            return self._render(given)
+
+    def _start(self, given: Conversation) -> None:
         """Give all renders of one request the same moment, and one budget together."""
         self._now = datetime.now()
-        self._environment.budget = Budget(sum(map(len, _texts(messages))))
+        self._environment.budget = Budget(sum(map(len, given.texts())))
 
     def _compile(self, source: str, literals: Literals | None = None) -> Template:
         """The template, with its control tokens marked if `literals` are given."""
@@ -80,21 +117,21 @@ class JinjaFormat:
                 f"The chat template does not compile: {error}. {OTHER_TEMPLATE}"
             ) from error
 
-    def _masked(self, text: str, messages: Sequence[Message]) -> str:
+    def _masked(self, text: str, given: Conversation) -> str:
         """`text` with everything masked that could be a control token and is not the template's."""
-        contents = _texts(messages)
+        contents = given.texts()
         control_texts = self._tokenizer.special_texts
         masked = mask_contents(
-            text, contents, lambda c: self._render_others(messages, c), control_texts
+            text, contents, lambda c: self._render_other(given.with_texts(c)), control_texts
         )
         if masked is None:
-            masked = self._masked_by_literals(text, messages, contents)
+            masked = self._masked_by_literals(text, given, contents)
         if masked is None:
             refuse_risky(contents, control_texts)
         return text if masked is None else masked
 
     def _masked_by_literals(
-        self, text: str, messages: Sequence[Message], contents: Sequence[str]
+        self, text: str, given: Conversation, contents: Sequence[str]
     ) -> str | None:
         if self._marked is None:
             literals = Literals(self._tokenizer.special_texts)
@@ -102,7 +139,7 @@ class JinjaFormat:
         literals, template = self._marked
         variables = {name: literals.mark(value) for name, value in self._variables.items()}
         try:
-            marked = self._render(messages, template, variables)
+            marked = self._render(given, template, variables)
         except InvalidRequest:
             return None
         return literals.masked(text, contents, marked)
@@ -113,41 +150,33 @@ class JinjaFormat:
             "bos_token": tokenizer.bos_token_id,
             "eos_token": next(iter(tokenizer.eos_token_ids), None),
         }
-        return {name: tokenizer.token_text(i) for name, i in ids.items() if i is not None}
+        known = {name: tokenizer.token_text(i) for name, i in ids.items() if i is not None}
+        return known | tokenizer.config.template_variables
 
-    def _check_ends(self) -> None:
-        """Find an endless template when it is loaded, not with the first request."""
+    def _render_other(self, other: Conversation) -> str | None:
         try:
-            self.render([Message("user", "Hello")])
-        except InvalidRequest:  # it may want other roles; that is for a request to learn
-            pass
-
-    def _render_others(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
-        """The prompt with `contents` in the place of `_texts(messages)`."""
-        others = iter(contents)
-        try:
-            return self._render(
-                [
-                    Message(m.role, next(others), None if m.name is None else next(others))
-                    for m in messages
-                ]
-            )
+            return self._render(other)
         except InvalidRequest:
             return None
 
     def _render(
         self,
-        messages: Sequence[Message],
+        given: Conversation,
         template: Template | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> str:
+        options = given.options
         try:
             return (template or self._template).render(
-                messages=list(map(_variables, messages)),
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **(variables or self._variables),
+                {
+                    **options.variables,
+                    "messages": list(map(self._message, given.messages)),
+                    "add_generation_prompt": options.add_generation_prompt
+                    and not options.continues,
+                    "tools": None,
+                    "documents": None,
+                    **(variables or self._variables),
+                }
             )
         except OverBudget as error:
             raise ModelError(f"The chat template {error}. {OTHER_TEMPLATE}") from error
@@ -166,19 +195,15 @@ class JinjaFormat:
                 param="messages",
             ) from error
 
+    def _message(self, message: Message) -> dict[str, Any]:
+        """A message as the template knows it."""
+        name = {} if message.name is None else {"name": message.name}
+        parts = [{"type": "text", "text": message.content}]
+        content = parts if self.probe.as_parts else message.content
+        return {"role": message.role, "content": content, **name}
+
     def _strftime_now(self, form: str) -> str:
         return self._now.strftime(form)
-
-
-def _texts(messages: Iterable[Message]) -> list[str]:
-    """All that the messages' authors wrote."""
-    return [text for m in messages for text in (m.content, m.name) if text is not None]
-
-
-def _variables(message: Message) -> dict[str, str]:
-    """A message as templates know it."""
-    name = {} if message.name is None else {"name": message.name}
-    return {"role": message.role, "content": message.content, **name}
 
 
 class _RefusedError(TemplateError):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.tokenizer import Tokenizer
-from llamastream.types import Message
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
@@ -24,22 +24,28 @@ class Llama2Format:
         self._eos = tokenizer.eos_token_ids[0]
         self._tags = () if allow_prompt_tags else TAGS
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(
+        self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT
+    ) -> list[int]:
         ids: list[int] = []
-        for text, is_answered in self._turns(messages):
+        for text, is_answered in self._turns(messages, options):
             ids += [self._bos, *self._tokenizer.encode(text, add_bos=False)]
             ids += [self._eos] if is_answered else []
         return ids
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
         bos, eos = self._tokenizer.token_text(self._bos), self._tokenizer.token_text(self._eos)
-        turns = self._turns(messages)
+        turns = self._turns(messages, options)
         return "".join(bos + text + (eos if is_answered else "") for text, is_answered in turns)
 
-    def _turns(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The text of each pair of turns, and whether the answer is in it."""
+    def _turns(self, messages: Sequence[Message], options: PromptOptions) -> list[tuple[str, bool]]:
+        """The text of each pair of turns, and whether the whole answer is in it."""
         for index, message in enumerate(messages):
             check_tags(index, message, self._tags)
+        begun = ""
+        if options.continues and messages[-1].role == "assistant":
+            *messages, last = messages
+            begun = f" {last.content.lstrip()}" if last.content.strip() else ""
         _check_roles(messages)
         contents = [message.content for message in messages]
         if messages[0].role == "system":
@@ -48,7 +54,7 @@ class Llama2Format:
         turns = []
         for question, answer in zip(contents[::2], contents[1::2], strict=False):
             turns.append((f"[INST] {question.strip()} [/INST] {answer.strip()} ", True))
-        return [*turns, (f"[INST] {contents[-1].strip()} [/INST]", False)]
+        return [*turns, (f"[INST] {contents[-1].strip()} [/INST]{begun}", False)]
 
 
 def check_tags(index: int, message: Message, tags: Iterable[str]) -> None:

@@ -32,6 +32,10 @@ class PieceRules(NamedTuple):
             return bytes((int(match[1], 16),))
         return (piece.replace(METASPACE, " ") if self.metaspace else piece).encode()
 
+    def odd_bytes(self, raw: bytes) -> bytes:
+        """The bytes of a piece that is no text."""
+        return raw.replace(METASPACE.encode(), b" ") if self.metaspace else raw
+
 
 def piece_rules(decoder_json: bytes | str) -> PieceRules:
     """Read the rules from a decoder's JSON. Raises ModelError for a decoder we do not know."""

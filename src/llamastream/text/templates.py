@@ -3,16 +3,16 @@
 The formats themselves are next door: `llama2`, and `jinja` for all that is a template.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.jinja import JinjaFormat
 from llamastream.text.llama2 import TAGS, Llama2Format
+from llamastream.text.probe import CONVERSATION, control_texts, end_mark
 from llamastream.text.tokenizer import Tokenizer
-from llamastream.types import Message
+from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 # Sources: github.com/meta-llama/llama3, llama/tokenizer.py, ChatFormat; and OpenAI's ChatML.
 TEMPLATES = {
@@ -20,14 +20,15 @@ TEMPLATES = {
         "<|begin_of_text|>{% for message in messages %}"
         "<|start_header_id|>{{ message.role }}<|end_header_id|>"
         "{{ '\n\n' + message.content | trim }}<|eot_id|>{% endfor %}"
-        "<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}"
+        "{% if add_generation_prompt %}"
+        "<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}{% endif %}"
     ),
     "chatml": (
         "{% for message in messages %}<|im_start|>{{ message.role + '\n' + message.content }}"
-        "<|im_end|>{{ '\n' }}{% endfor %}<|im_start|>{{ 'assistant\n' }}"
+        "<|im_end|>{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{{ 'assistant\n' }}{% endif %}"
     ),
 }
-_CONTROL_TEXT = re.compile(r"<\|\w+\|>")
 _PROBES = (
     (Message("user", " a "),),
     (Message("system", " s "), Message("user", " a ")),
@@ -38,16 +39,27 @@ _PROBES = (
 class PromptFormat(Protocol):
     """One way to write a conversation down. `messages` holds at least one."""
 
-    def build(self, messages: Sequence[Message]) -> list[int]: ...
+    def build(
+        self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT
+    ) -> list[int]: ...
 
-    def render(self, messages: Sequence[Message]) -> str: ...
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str: ...
 
 
 class PromptBuilder:
     """Builds the prompts of one model. Thread-safe."""
 
-    def __init__(self, prompt_format: PromptFormat) -> None:
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        name: str = "none",
+        warnings: Iterable[str] = (),
+        template: str | None = None,
+    ) -> None:
         self._format = prompt_format
+        self.template = template  # whose prompts these are, in Jinja, if there is one
+        self.name = name  # of the format, for people
+        self.warnings = tuple(warnings)  # what of model and template does not hold, one line each
 
     @classmethod
     def from_config(
@@ -59,45 +71,57 @@ class PromptBuilder:
     ) -> Self:
         """Choose the format: the operator's option, else the checkpoint's own template.
 
-        Raises ModelError if the format does not fit the tokenizer or the template does not compile.
+        `tokenizer` learns from it which tokens are control tokens, and which end a turn. Raises
+        ModelError if the format does not fit the tokenizer, does not compile or loses contents.
         """
         option = chat_template_option
         if option == "llama2":
-            return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags))
-        source = tokenizer.chat_template if option is None else _template(option, tokenizer)
+            return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags), "llama2")
+        own = tokenizer.config.chat_template
+        source = own if option is None else _template(option, tokenizer)
         if source is None:
-            return cls(_NoFormat())
+            return cls(_NoFormat(), warnings=_end_warnings(tokenizer))
+        tokenizer.adopt(texts=control_texts(source))
         jinja = JinjaFormat(tokenizer, source, allow_prompt_tags=allow_prompt_tags)
         if option is None and _is_llama2(jinja, source, tokenizer):
-            return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags))
-        return cls(jinja)
+            reference = Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags)
+            return cls(reference, "llama2, which the model's own template writes", (), source)
+        end = _turn_end(tokenizer, jinja.probe.after_answer)
+        tokenizer.adopt(ends=[] if end is None else [end])
+        warnings = [*_template_warnings(jinja), *_end_warnings(tokenizer)]
+        _check_ids(tokenizer, jinja)
+        return cls(jinja, option or "the model's own template", warnings, source)
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(
+        self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT
+    ) -> list[int]:
         """Token ids of the prompt, up to where the answer begins.
 
         Raises InvalidRequest with the index of the message at fault.
         """
         _check(messages)
-        return self._format.build(messages)
+        return self._format.build(messages, options)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
         """The prompt as text, for people: contents cannot be told from control tokens in it."""
         _check(messages)
-        return self._format.render(messages)
+        return self._format.render(messages, options)
 
 
 class _NoFormat:
     """What a model without a chat template gets: it completes text, and refuses to chat."""
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(
+        self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT
+    ) -> list[int]:
         raise InvalidRequest(
             "This model has no chat template, so it cannot chat; /v1/completions works. To chat, "
             "start the server with --chat-template llama2|llama3|chatml|FILE.",
             param="messages",
         )
 
-    def render(self, messages: Sequence[Message]) -> str:
-        raise AssertionError(self.build(messages))
+    def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
+        raise AssertionError(self.build(messages, options))
 
 
 def _check(messages: Sequence[Message]) -> None:
@@ -115,13 +139,60 @@ def _check(messages: Sequence[Message]) -> None:
                 ) from error
 
 
+def _turn_end(tokenizer: Tokenizer, after_answer: str) -> int | None:
+    """The single token that the template writes behind an assistant's message, if it does."""
+    known = tokenizer.split_special(after_answer.lstrip())[:1]
+    if known and isinstance(known[0], int):
+        return known[0]
+    mark = end_mark(after_answer)
+    return None if mark is None else tokenizer.token_id(mark)
+
+
+def _template_warnings(jinja: JinjaFormat) -> Iterator[str]:
+    if jinja.probe.refusal:
+        yield f"its chat template took no conversation given to try it: {jinja.probe.refusal}"
+    if jinja.probe.drops_system:
+        yield "its chat template leaves out system messages: requests with one are refused"
+    if jinja.plain_marks:
+        yield (
+            f"{', '.join(jinja.plain_marks[:8])} of its chat template are no tokens: messages that "
+            "hold one are refused, since it could forge a turn"
+        )
+
+
+def _end_warnings(tokenizer: Tokenizer) -> Iterator[str]:
+    vocab_size = tokenizer.config.vocab_size
+    if not tokenizer.eos_token_ids:
+        yield "nothing ends its answers: neither its files nor its chat template name an end token"
+    if vocab_size is not None and tokenizer.num_tokens > vocab_size:
+        yield (
+            f"its tokenizer has {tokenizer.num_tokens} tokens, the model {vocab_size}: those past "
+            "it are of no use"
+        )
+
+
+def _check_ids(tokenizer: Tokenizer, jinja: JinjaFormat) -> None:
+    """Raises ModelError for a template that writes tokens which the model does not have."""
+    vocab_size = tokenizer.config.vocab_size
+    if vocab_size is None or jinja.probe.refusal:
+        return
+    messages = CONVERSATION[1:]  # not all take a system message
+    largest = max(jinja.build(messages), default=0)
+    if largest >= vocab_size:
+        raise ModelError(
+            f"{tokenizer.config.source}: the chat template writes {tokenizer.token_text(largest)}, "
+            f"token {largest}, but the model has {vocab_size} tokens. Tokenizer and weights do not "
+            "belong together: download both again."
+        )
+
+
 def _template(option: str, tokenizer: Tokenizer) -> str:
-    """One of ours, or the file `option`."""
+    """One of ours, one that the model names, or the file `option`."""
     source = TEMPLATES.get(option)
     if source is None:
-        return _read_template(option)
-    for text in _CONTROL_TEXT.findall(source):
-        if text not in tokenizer.special_texts:
+        return tokenizer.config.named_templates.get(option) or _read_template(option)
+    for text in control_texts(source):
+        if tokenizer.token_id(text) is None:
             raise ModelError(
                 f"--chat-template {option} needs a tokenizer with the control token {text}."
             )
@@ -133,8 +204,8 @@ def _read_template(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            "--chat-template must be llama2, llama3, chatml or a readable file with a Jinja "
-            f"template. Given: {path} ({error})."
+            "--chat-template must be llama2, llama3, chatml, the name of one of the model's own "
+            f"templates or a readable file with a Jinja template. Given: {path} ({error})."
         ) from error
 
 

@@ -6,7 +6,6 @@ Encoding is the `tokenizers` library's; decoding is ours, since a stream needs i
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,12 +14,13 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
-from llamastream.errors import InvalidRequest, ModelError
+from llamastream.errors import InvalidRequest, reading
 from llamastream.text.pieces import METASPACE, PieceRules, piece_rules
+from llamastream.text.probe import CONTROL_SHAPE
 from llamastream.text.special import Segment, SpecialToken, SpecialTokens
 
-# Files converted by hand often forget to flag these; as ordinary tokens they could be typed.
-_CONTROL_SHAPE = re.compile(r"<\|[^|<>\s]+\|>")
+# Files often name one of several; these end a turn in every model that has them.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>")
 # A conversation comes again with each of its turns: its texts are encoded once. 40 MB at most.
 MAX_KNOWN_TEXTS = 1024
 MAX_KNOWN_LENGTH = 4096  # characters
@@ -31,31 +31,55 @@ class Tokenizer:
 
     def __init__(self, config: TokenizerConfig) -> None:
         """Raises ModelError if the file cannot be read or its decoder is of an unknown family."""
-        self._hf = _load(config.tokenizer_json)
-        self._rules = piece_rules(_state(self._hf.decoder))
-        self._added: dict[int, AddedToken] = self._hf.get_added_tokens_decoder()
+        with reading(config.source):
+            self._hf = _load(config.tokenizer_json)
+            self._rules = piece_rules(_state(self._hf.decoder))
+            self._added: dict[int, AddedToken] = self._hf.get_added_tokens_decoder()
+            self._hf_inner = _without_first_prefix(config.tokenizer_json, self._hf)
+        self._odd = {i: bytes.fromhex(piece) for i, piece in config.odd_pieces.items()}
+        self.config = config
         self.bos_token_id = config.bos_token_id
         self.eos_token_ids = config.eos_token_ids
         self.add_bos_token = config.add_bos_token and config.bos_token_id is not None
-        self.chat_template = config.chat_template
-        ends = {
-            *config.eos_token_ids,
-            *([] if config.bos_token_id is None else [config.bos_token_id]),
-        }
+        self._controls: frozenset[int] = frozenset()  # that a template told of
+        known = map(self._hf.token_to_id, TURN_ENDS)
+        self.adopt(ends=[token_id for token_id in known if token_id is not None])
+
+    def adopt(self, texts: Iterable[str] = (), ends: Iterable[int] = ()) -> None:
+        """Take what a chat template tells of the vocabulary, whatever the file says of it.
+
+        texts: those that are tokens are control tokens. ends: ids that end a turn. Only while
+        loading: it changes what texts are encoded to.
+        """
+        self._controls |= {i for i in map(self._hf.token_to_id, texts) if i is not None}
+        self.eos_token_ids = self._with_twins(dict.fromkeys((*self.eos_token_ids, *ends)))
+        marks = {*self.eos_token_ids, *self._controls}
+        marks |= set() if self.bos_token_id is None else {self.bos_token_id}
         flagged = {i for i, token in self._added.items() if token.special}
-        shaped = {i for i, t in self._added.items() if _CONTROL_SHAPE.fullmatch(t.content)}
-        self.special_ids = frozenset(ends | flagged | shaped)
-        self.hidden_ids = frozenset(ends | flagged)  # left out by skip_special_tokens
+        shaped = {i for i, t in self._added.items() if CONTROL_SHAPE.fullmatch(t.content)}
+        self.special_ids = frozenset(self._with_twins(marks | flagged | shaped))
+        # Left out by skip_special_tokens.
+        self.hidden_ids = frozenset(self._with_twins(marks | flagged))
         unknown = getattr(self._hf.model, "unk_token", None)  # stands for what has no token
         self._forgeable = self.special_ids - {self._hf.token_to_id(unknown) if unknown else None}
-        self._special = SpecialTokens(map(self._special_token, sorted(self.special_ids)))
-        _keep_as_text(self._hf, self._added, self.special_ids)
-        self._hf_inner = _without_first_prefix(config.tokenizer_json, self._hf)
-        if self._hf_inner is not self._hf:
-            _keep_as_text(self._hf_inner, self._added, self.special_ids)
+        self._special = SpecialTokens(
+            self._special_token(i) for i in sorted(self.special_ids) if i not in self._odd
+        )
+        for hf in {id(hf): hf for hf in (self._hf, self._hf_inner)}.values():
+            _keep_as_text(hf, self._added, self.special_ids)
         self._known_ids = lru_cache(MAX_KNOWN_TEXTS)(self._segment_ids)
         self._raw: dict[int, bytes] = {}
         self._whole_texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that is written so."""
+        found: int | None = self._hf.token_to_id(text)
+        return found
+
+    @property
+    def num_tokens(self) -> int:
+        count: int = self._hf.get_vocab_size(with_added_tokens=True)
+        return count
 
     @property
     def rules(self) -> PieceRules:
@@ -120,8 +144,11 @@ class Tokenizer:
         raw = self._raw.get(token_id)
         if raw is None:
             piece = self._piece(token_id)
-            added = token_id in self._added
-            raw = b"" if piece is None else self._rules.to_bytes(piece, added=added)
+            if piece is None:
+                raw = self._rules.odd_bytes(self._odd.get(token_id, b""))
+            else:
+                owner = token_id if token_id not in self._odd else self._hf.token_to_id(piece)
+                raw = self._rules.to_bytes(piece, added=owner in self._added)
             self._raw[token_id] = raw
         return raw
 
@@ -148,8 +175,22 @@ class Tokenizer:
         return self._rules.strip_leading_space and piece is not None and piece[:1] == METASPACE
 
     def _piece(self, token_id: int) -> str | None:
-        piece: str | None = self._hf.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+        """How the vocabulary writes a token; None past its end and for bytes that are no text."""
+        piece: str | None
+        if token_id in self._odd:
+            try:
+                piece = self._odd[token_id].decode()
+            except UnicodeDecodeError:
+                piece = None
+        else:
+            piece = self._hf.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         return piece
+
+    def _with_twins(self, ids: Iterable[int]) -> tuple[int, ...]:
+        """`ids` with those that the vocabulary writes the same."""
+        found = tuple(ids)
+        texts = {self._piece(i) for i in found} if self._odd else set()
+        return (*found, *(i for i in self._odd if self._piece(i) in texts - {None}))
 
     def _special_token(self, token_id: int) -> SpecialToken:
         added = self._added.get(token_id)
@@ -179,10 +220,7 @@ class Tokenizer:
 
 
 def _load(tokenizer_json: str) -> HFTokenizer:
-    try:
-        hf: HFTokenizer = HFTokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the library raises a bare Exception
-        raise ModelError(f"tokenizer.json cannot be read: {error}") from error
+    hf: HFTokenizer = HFTokenizer.from_str(tokenizer_json)
     hf.no_truncation()
     hf.no_padding()
     return hf

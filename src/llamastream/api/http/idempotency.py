@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from llamastream.errors import InvalidRequest
-from llamastream.generation.records import IdempotencyKey
+from llamastream.records import IdempotencyKey
 
 HEADER = "idempotency-key"
 HOW_DELIVERED = ("stream", "stream_options")

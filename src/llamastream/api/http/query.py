@@ -7,10 +7,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamastream.api.feed import START
+from llamastream.api.wire.format import START
 from llamastream.api.wire.options import INCLUDABLE, LOGPROBS, unknown_option
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.records import Page, PageQuery
+from llamastream.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
 INCLUDE = ("include", "include[]")

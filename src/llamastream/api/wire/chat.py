@@ -1,26 +1,43 @@
 """Chat completions on the wire: the body of a request, `chat.completion` and its chunks."""
 
+import uuid
+from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
 from pydantic import Field
 
+from llamastream.api.wire.format import START, Caller, Endpoint, Format
 from llamastream.api.wire.messages import parse_messages
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
-    by_choice,
+    ChunkFormat,
+    Shown,
+    error_event,
     event,
     logprob_entries,
     usage_fields,
 )
-from llamastream.api.wire.options import GenerationOptions, MaxTokens, Metadata
-from llamastream.errors import InvalidRequest
+from llamastream.api.wire.options import (
+    GenerationOptions,
+    MaxTokens,
+    Metadata,
+    TemplateOptions,
+    validate,
+)
+from llamastream.errors import ChatError, InvalidRequest
+from llamastream.generation import Generation, NewAnswer
+from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
+from llamastream.generation.items import new_item
+from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Delta, FinishReason, Usage
 
+PREFIX = "chatcmpl-"
 
-class ChatCompletionBody(GenerationOptions):
+
+class ChatCompletionBody(GenerationOptions, TemplateOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
@@ -49,12 +66,17 @@ class ChatCompletionBody(GenerationOptions):
     metadata: Metadata | None = None
     store: bool | None = None
 
+    @property
+    def is_stored(self) -> bool:
+        return bool(self.store)
+
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
         sampling = self.sampling(
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
-        return self.build(parse_messages(self.messages), sampling, scope=scope, label=label)
+        messages, options = parse_messages(self.messages), self.prompt_options()
+        return self.build(messages, sampling, options, scope=scope, label=label)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
@@ -74,11 +96,13 @@ class ChatCompletionBody(GenerationOptions):
         return None
 
 
-class ChatFormat:
+class ChatFormat(ChunkFormat):
     """The role comes with a choice's first chunk, the finish reason in a last one of its own."""
 
+    kind = "chat.completion.chunk"
+
     def __init__(self, answer: Answer, metadata: dict[str, str] | None = None) -> None:
-        self._answer = answer
+        super().__init__(answer)
         self._metadata = metadata
         self._is_plain = not (answer.logprobs or answer.return_token_ids)
         self._started = [False] * answer.n
@@ -101,14 +125,7 @@ class ChatFormat:
             frames.append(self._chunk(delta.choice, {}, finish=delta.finish_reason))
         return frames
 
-    def last_frames(self, usage: Usage) -> list[bytes]:
-        return self._answer.last_frames("chat.completion.chunk", usage)
-
-    def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
-        return orjson.dumps(self.completion(by_choice(deltas, self._answer.n), usage))
-
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
-        """The `chat.completion` of one delta per choice."""
         choices = [self._whole_choice(delta) for delta in deltas]
         return {
             **self._answer.head("chat.completion"),
@@ -166,3 +183,88 @@ class ChatFormat:
         if not self._answer.logprobs:
             return None
         return {"content": logprob_entries(delta.logprobs), "refusal": None}
+
+
+class StoredChatFormat(ChatFormat):
+    """Frame n is the n-th event of the stream, `id: n` on the wire: those behind `after`."""
+
+    def __init__(
+        self, answer: Answer, metadata: dict[str, str] | None = None, *, after: int = START
+    ) -> None:
+        super().__init__(answer, metadata)
+        self._seen = after
+        self._next = 0
+        self._last = START  # the number that was sent last
+
+    def frames(self, delta: Delta) -> list[bytes]:
+        return self._number(super().frames(delta))
+
+    def closing(self, generation: Generation) -> list[bytes]:
+        *frames, done = super().closing(generation)
+        return [*self._number(frames), done]
+
+    def error(self, error: ChatError) -> bytes:
+        return b"data: %b\n\n" % error_event(error, self._last)
+
+    def _number(self, frames: list[bytes]) -> list[bytes]:
+        first = max(self._seen + 1 - self._next, 0)
+        numbered = [b"id: %d\n%b" % pair for pair in enumerate(frames[first:], self._next + first)]
+        self._next += len(frames)
+        if numbered:
+            self._last = self._next - 1
+        return numbered
+
+
+class ChatEndpoint(Endpoint[ChatCompletionBody]):
+    def parse(self, raw: dict[str, Any]) -> ChatCompletionBody:
+        return validate(ChatCompletionBody, raw)
+
+    async def plan(
+        self, body: ChatCompletionBody, caller: Caller, defaults: SamplingParams
+    ) -> tuple[ChatRequest, NewAnswer]:
+        if body.is_stored and body.n not in (None, 1):
+            raise InvalidRequest("n must be 1 with `store: true`.", param="n")
+        id = PREFIX + uuid.uuid4().hex
+        request = body.to_request(defaults, caller.scope, caller.label)
+        shown = Shown.of(body, logprobs=bool(body.logprobs), metadata=body.metadata)
+        new = NewAnswer(id, shown.to_json(), store=body.is_stored)
+        if not body.is_stored:
+            return request, new
+        said = [new_item(m.role, [m.content]) for m in parse_messages(body.messages)]
+        new = replace(
+            new,
+            input_items=tuple(item._replace(id=f"{id}-{k}") for k, item in enumerate(said)),
+            shows_prompt_ids=bool(body.return_token_ids),
+            idempotency=caller.key,
+        )
+        return request, new
+
+    def format(self, generation: Generation, after: int = START) -> Format:
+        answer, metadata = Answer.of(generation), generation.details.wire["metadata"]
+        if generation.is_stored:
+            return StoredChatFormat(answer, metadata, after=after)
+        return ChatFormat(answer, metadata)
+
+
+def shown_of(record: Response) -> Shown:
+    """What is kept of a stored chat's request."""
+    return Shown(**record.request["wire"])
+
+
+def completion_of(record: Response) -> dict[str, Any]:
+    """A stored chat that has ended, as its record alone tells it."""
+    assert record.result is not None
+    usage, text = Usage(*record.result["usage"]), record.result["text"]
+    shown = shown_of(record)
+    dropped = record.request["num_dropped_turns"] if shown.shows_dropped_turns else None
+    created = int(record.created_at)
+    answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
+    delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status])
+    return ChatFormat(answer, shown.metadata).completion([delta], usage)
+
+
+def message_of(item: Item) -> dict[str, Any]:
+    """A message of a stored chat's request."""
+    role, content = item.body["role"], "".join(item.body["parts"])
+    common = {"name": None, "refusal": None, "content_parts": None}
+    return {"id": item.id, "role": role, "content": content, **common}

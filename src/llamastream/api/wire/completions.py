@@ -1,26 +1,31 @@
 """Text completions on the wire: the body of a request, and `text_completion`, whole and in chunks
 of the same shape."""
 
+import uuid
 from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
 from pydantic import Field
 
+from llamastream.api.wire.format import START, Caller, Endpoint, Format
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
-    by_choice,
+    ChunkFormat,
+    Shown,
     event,
     finite,
     token_string,
     usage_fields,
 )
-from llamastream.api.wire.options import MAX_CHOICES, GenerationOptions
+from llamastream.api.wire.options import MAX_CHOICES, GenerationOptions, validate
 from llamastream.errors import InvalidRequest
+from llamastream.generation import Generation, NewAnswer
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Delta, FinishReason, TokenLogprob, Usage
 
+PREFIX = "cmpl-"
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 
 
@@ -50,11 +55,13 @@ class CompletionBody(GenerationOptions):
         return replace(request, more_prompts=tuple(more))
 
 
-class CompletionFormat:
+class CompletionFormat(ChunkFormat):
     """A delta is a chunk; the last one of a choice carries its finish reason."""
 
+    kind = "text_completion"
+
     def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+        super().__init__(answer)
         self._is_plain = not (answer.logprobs or answer.return_token_ids)
         self._num_chars = [0] * answer.n  # begun by the tokens so far, for text_offset
         self._started = False
@@ -72,16 +79,10 @@ class CompletionFormat:
             self._started = True
         return [event(chunk)]
 
-    def last_frames(self, usage: Usage) -> list[bytes]:
-        return self._answer.last_frames("text_completion", usage)
-
-    def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
-        choices = [
-            self._choice(delta, delta.finish_reason) for delta in by_choice(deltas, self._answer.n)
-        ]
-        head = self._answer.head("text_completion")
-        body = {**head, "choices": choices, "usage": usage_fields(usage), **self._answer.extras()}
-        return orjson.dumps(body)
+    def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
+        choices = [self._choice(delta, delta.finish_reason) for delta in deltas]
+        head = self._answer.head(self.kind)
+        return {**head, "choices": choices, "usage": usage_fields(usage), **self._answer.extras()}
 
     def _choice(self, delta: Delta, finish: FinishReason | None) -> dict[str, Any]:
         choice: dict[str, Any] = {
@@ -113,7 +114,7 @@ class CompletionFormat:
             "tokens": [token_string(entry) for entry in delta.logprobs],
             "token_logprobs": [finite(entry.logprob) for entry in delta.logprobs],
             "top_logprobs": [
-                {token_string(top): finite(top.logprob) for top in entry.top}
+                {token_string(top): finite(top.logprob) for top in (*entry.top, entry)}
                 for entry in delta.logprobs
             ],
             "text_offset": [self._offset(delta.choice, entry) for entry in delta.logprobs],
@@ -124,6 +125,21 @@ class CompletionFormat:
         begun = self._num_chars[choice]
         self._num_chars[choice] += sum(not _continues(byte) for byte in entry.token)
         return begun - (begun > 0 and _continues(entry.token[0]) if entry.token else 0)
+
+
+class CompletionEndpoint(Endpoint[CompletionBody]):
+    def parse(self, raw: dict[str, Any]) -> CompletionBody:
+        return validate(CompletionBody, raw)
+
+    async def plan(
+        self, body: CompletionBody, caller: Caller, defaults: SamplingParams
+    ) -> tuple[ChatRequest, NewAnswer]:
+        request = body.to_request(defaults, caller.scope, caller.label)
+        shown = Shown.of(body, logprobs=body.logprobs is not None)
+        return request, NewAnswer(PREFIX + uuid.uuid4().hex, shown.to_json())
+
+    def format(self, generation: Generation, after: int = START) -> Format:
+        return CompletionFormat(Answer.of(generation))
 
 
 def _prompts(value: Any, maximum: int) -> tuple[str | tuple[int, ...], ...]:

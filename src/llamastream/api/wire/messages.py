@@ -7,7 +7,7 @@ from typing import Any
 from llamastream.api.wire.options import asked
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
-from llamastream.generation.records import Item
+from llamastream.records import Item
 from llamastream.types import Message, Role
 
 Json = dict[str, Any]
@@ -104,9 +104,8 @@ def _parse_name(raw: dict[str, Any], where: str) -> str | None:
     name = raw.get("name") or None
     if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME_CHARS):
         raise InvalidRequest(
-            f"{where}.name must be a string of <= {MAX_NAME_CHARS} characters. Given: {name!r}."[
-                :300
-            ],
+            f"{where}.name must be a string of <= {MAX_NAME_CHARS} characters. "
+            f"Given: {quoted(name)}.",
             param=f"{where}.name",
         )
     return name

@@ -4,12 +4,18 @@ A frame is one server-sent event. Nearly all of its bytes are the same for a who
 are built once and only the text is encoded per token.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import orjson
 
+from llamastream.api.http.errors import error_body, error_fields
+from llamastream.api.wire.format import Format, end_of
+from llamastream.api.wire.options import GenerationOptions
+from llamastream.errors import ChatError
+from llamastream.generation import Generation
 from llamastream.types import Delta, FinishReason, TokenLogprob, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -20,6 +26,32 @@ FINISH_REASONS = {
     FinishReason.LENGTH: "length",
     FinishReason.CANCELLED: "stop",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an answer repeats of its request, and what its client asked to see; kept with it."""
+
+    model: str
+    metadata: dict[str, str] | None
+    include_usage: bool
+    return_token_ids: bool
+    logprobs: bool
+    shows_dropped_turns: bool
+
+    @classmethod
+    def of(cls, body: GenerationOptions, *, logprobs: bool, metadata: Any = None) -> Self:
+        return cls(
+            model=body.model,
+            metadata=metadata,
+            include_usage=body.include_usage,
+            return_token_ids=bool(body.return_token_ids),
+            logprobs=logprobs,
+            shows_dropped_turns=body.truncation == "auto",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +67,22 @@ class Answer:
     include_usage: bool = False
     return_token_ids: bool = False
     logprobs: bool = False
+
+    @classmethod
+    def of(cls, generation: Generation) -> Self:
+        details = generation.details
+        shown = Shown(**details.wire)
+        return cls(
+            id=generation.id,
+            created=int(generation.created_at),
+            model=shown.model,
+            n=len(generation.choices),
+            prompts=generation.prompts,
+            num_dropped_turns=details.num_dropped_turns if shown.shows_dropped_turns else None,
+            include_usage=shown.include_usage,
+            return_token_ids=shown.return_token_ids,
+            logprobs=shown.logprobs,
+        )
 
     def head(self, kind: str) -> dict[str, Any]:
         """The fields in front of `choices`."""
@@ -56,24 +104,46 @@ class Answer:
         return [event({**self.head(kind), "choices": [], "usage": usage_fields(usage)}), DONE]
 
 
-class Format(Protocol):
-    """Turns the deltas of one answer into bytes. One instance per answer."""
+class ChunkFormat(Format):
+    """What chats and text completions share: chunks of one kind, and errors as data."""
 
-    def frames(self, delta: Delta) -> list[bytes]:
-        """Server-sent events of one delta; none for one that shows nothing."""
-        ...
+    kind: str
 
-    def last_frames(self, usage: Usage) -> list[bytes]:
-        """What follows the last delta."""
-        ...
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
-    def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
-        """The body of an answer that is not streamed."""
-        ...
+    def closing(self, generation: Generation) -> list[bytes]:
+        usage = end_of(generation).usage
+        assert usage is not None
+        return self._answer.last_frames(self.kind, usage)
+
+    def error(self, error: ChatError) -> bytes:
+        return b"data: " + error_body(error) + b"\n\n"
+
+    def whole(self, generation: Generation) -> bytes:
+        usage = end_of(generation).usage
+        assert usage is not None
+        return orjson.dumps(self.completion(generation.log.joined(self._answer.n), usage))
+
+    @abstractmethod
+    def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
+        """The object of one delta per choice."""
 
 
 def event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def error_event(error: ChatError, number: int) -> bytes:
+    """The JSON of an error inside a numbered stream. `number` is that of the event before it, so
+    that resuming behind it loses nothing."""
+    fields = {
+        "type": "error",
+        "sequence_number": max(number, 0),
+        "status": error.status,
+        "error": error_fields(error),
+    }
+    return orjson.dumps(fields)
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:
@@ -110,16 +180,3 @@ def _entry(token: TokenLogprob) -> dict[str, Any]:
 def finite(logprob: float) -> float:
     """JSON has no infinity."""
     return max(logprob, NO_LOGPROB)
-
-
-def by_choice(deltas: list[Delta], n: int) -> list[Delta]:
-    """One delta per choice, joined from all of its."""
-    joined = []
-    for index in range(n):
-        own = [delta for delta in deltas if delta.choice == index]
-        text = "".join(delta.text for delta in own)
-        token_ids = tuple(i for delta in own for i in delta.token_ids)
-        logprobs = tuple(entry for delta in own for entry in delta.logprobs)
-        last = own[-1]
-        joined.append(last._replace(text=text, token_ids=token_ids, logprobs=logprobs))
-    return joined

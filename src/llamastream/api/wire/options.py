@@ -31,13 +31,15 @@ from llamastream.errors import (
     requirement,
 )
 from llamastream.sampling import MAX_SEED, SamplingParams
-from llamastream.types import ChatRequest, Prompt
+from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions
 
 MAX_CHOICES = 128  # n, OpenAI's limit
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256  # what a matcher may have to hold back
 MAX_STOP_TOKEN_IDS = 128
 MAX_LABEL_CHARS = 512  # user and safety_identifier
+
+LOGPROBS = "message.output_text.logprobs"  # what `include` may name
 
 SAMPLING_OPTIONS = {
     *("temperature", "top_p", "top_k", "min_p", "seed"),
@@ -130,6 +132,27 @@ def _token_biases(value: Any) -> Any:
     return {int(key): bias for key, bias in value.items()}
 
 
+class TemplateOptions(WireModel):
+    """How a conversation becomes a prompt, named as in vLLM."""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    def prompt_options(self) -> PromptOptions:
+        """Raises InvalidRequest."""
+        if self.add_generation_prompt and self.continue_final_message:
+            raise InvalidRequest(
+                "add_generation_prompt and continue_final_message exclude each other: send one.",
+                param="continue_final_message",
+            )
+        return PromptOptions(
+            self.chat_template_kwargs or {},
+            add_generation_prompt=self.add_generation_prompt is not False,
+            continues=bool(self.continue_final_message),
+        )
+
+
 class SamplingOptions(WireModel):
     """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
 
@@ -151,6 +174,10 @@ class SamplingOptions(WireModel):
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return False
 
     def sampling(
         self,
@@ -191,6 +218,7 @@ class GenerationOptions(SamplingOptions):
     max_tokens: MaxTokens = None
     logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
     include_stop_str_in_output: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     skip_special_tokens: bool | None = None
 
     @abstractmethod
@@ -202,8 +230,15 @@ class GenerationOptions(SamplingOptions):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def build(
-        self, prompt: Prompt, sampling: SamplingParams, *, scope: str, label: str
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        options: PromptOptions = PLAIN_PROMPT,
+        *,
+        scope: str,
+        label: str,
     ) -> ChatRequest:
+        """Raises InvalidRequest."""
         if self.include_usage and not self.stream:
             raise InvalidRequest(
                 "stream_options is allowed only with `stream: true`.", param="stream_options"
@@ -217,9 +252,27 @@ class GenerationOptions(SamplingOptions):
             include_stop=bool(self.include_stop_str_in_output),
             skip_special_tokens=self.skip_special_tokens is not False,
             truncation=self.truncation or "disabled",
+            max_prompt_tokens=self._max_prompt_tokens(),
+            prompt_options=options,
             scope=scope,
             label=label,
         )
+
+    def _max_prompt_tokens(self) -> int | None:
+        given = self.truncate_prompt_tokens
+        if given == 0:
+            raise InvalidRequest(
+                "truncate_prompt_tokens must be >= 1, or -1 for as many as there is room for. "
+                "Given: 0.",
+                param="truncate_prompt_tokens",
+            )
+        if given is not None and self.truncation == "auto":
+            raise InvalidRequest(
+                "truncate_prompt_tokens cuts tokens off, truncation: auto drops turns. Send one of "
+                "them.",
+                param="truncate_prompt_tokens",
+            )
+        return given
 
 
 def validate(model: type[Model], body: dict[str, Any]) -> Model:

@@ -5,16 +5,18 @@ message's text; token n is event 4 + n, also where it completes no character; th
 ones. So a reader that comes again gets the same bytes as the first.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import orjson
 
-from llamastream.api.feed import Event
+from llamastream.api.wire.format import START, Format
 from llamastream.api.wire.messages import Json, message, output_text
-from llamastream.api.wire.openai import DONE, logprob_entries
+from llamastream.api.wire.openai import DONE, error_event, logprob_entries
+from llamastream.errors import ChatError
+from llamastream.generation import Generation
 from llamastream.generation.items import output_item_id
-from llamastream.generation.response_log import ResponseLog
 from llamastream.types import Delta, TokenLogprob, Usage
 
 NUM_OPENING = 4
@@ -26,6 +28,16 @@ TERMINAL_TYPES = {
     "cancelled": "response.incomplete",
     "failed": "response.failed",
 }
+
+
+class Event(NamedTuple):
+    number: int
+    type: str
+    body: bytes  # JSON
+    is_last: bool = False
+
+
+Frame = Callable[[Event], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +57,32 @@ class Snapshot:
     logprobs: tuple[TokenLogprob, ...] = ()
 
     @classmethod
-    def opened(cls, log: ResponseLog) -> Self:
-        """A stored response as it began."""
-        record = log.record
+    def opened(cls, generation: Generation) -> Self:
+        """A response as it began."""
         return cls(
-            id=record.id,
-            created_at=int(record.created_at),
-            wire=record.request["wire"],
-            conversation_id=record.conversation_id,
-            previous_response_id=record.previous_response_id,
+            id=generation.id,
+            created_at=int(generation.created_at),
+            wire=generation.details.wire,
+            conversation_id=generation.conversation_id,
+            previous_response_id=generation.previous_response_id,
         )
 
-    def recorded(self, log: ResponseLog) -> Self:
-        """The same as `log` says that it ended. Of a failed one no text is shown."""
-        record = log.record
+    @classmethod
+    def of(cls, generation: Generation) -> Self:
+        """A response as it is now. Of a failed one no text is shown."""
+        opened, end = cls.opened(generation), generation.end
+        if end is None:
+            return opened
         ended = replace(
-            self,
-            status=record.status.value,
-            completed_at=None if record.finished_at is None else int(record.finished_at),
-            usage=log.usage(),
-            error=record.error,
+            opened,
+            status=end.status.value,
+            completed_at=None if end.finished_at is None else int(end.finished_at),
+            usage=end.usage,
+            error=end.error,
         )
-        return ended if record.error is None else replace(ended, text=None, logprobs=())
+        if end.error is not None:
+            return ended
+        return replace(ended, text=generation.log.text(), logprobs=generation.log.logprobs())
 
     def message(self) -> Json:
         status = "completed" if self.status == "completed" else "incomplete"
@@ -156,7 +172,50 @@ class ResponseEvents:
         return events
 
 
-def frame(event: Event) -> bytes:
+class ResponseFormat(Format):
+    """The events with a number over `after`, and the last, which always comes."""
+
+    def __init__(
+        self, generation: Generation, *, after: int = START, frame: Frame | None = None
+    ) -> None:
+        """`frame` makes the bytes of an event: without it, of a server-sent one."""
+        self.start = max(after + 1 - NUM_OPENING, 0)
+        self._events = ResponseEvents(Snapshot.opened(generation))
+        self._after = after
+        self._frame = frame or sse_frame
+        self._last = START  # the number that was sent last
+
+    def opening(self) -> list[bytes]:
+        return self._unseen(self._events.opening())
+
+    def frames(self, delta: Delta) -> list[bytes]:
+        if not (delta.text or delta.token_ids):
+            return []
+        self._last = NUM_OPENING + delta.sequence_number
+        return [self._frame(self._events.delta(self._last, delta))]
+
+    def closing(self, generation: Generation) -> list[bytes]:
+        number = NUM_OPENING + len(generation.log)
+        if number > NUM_OPENING:
+            last = generation.log.delta(len(generation.log) - 1)
+            number -= not (last.text or last.token_ids)  # it only said why, which no event shows
+        return self._unseen(self._events.closing(number, Snapshot.of(generation)))
+
+    def error(self, error: ChatError) -> bytes:
+        body = error_event(error, self._last)
+        return self._frame(Event(self._last, "error", body, is_last=True))
+
+    def whole(self, generation: Generation) -> bytes:
+        return orjson.dumps(Snapshot.of(generation).to_json())
+
+    def _unseen(self, events: list[Event]) -> list[bytes]:
+        unseen = [event for event in events if event.number > self._after or event.is_last]
+        if unseen:
+            self._last = unseen[-1].number
+        return [self._frame(event) for event in unseen]
+
+
+def sse_frame(event: Event) -> bytes:
     """As a server-sent event. The specification wants its type in front, and no `id:`."""
     end = DONE if event.is_last else b""
     return b"event: %b\ndata: %b\n\n%b" % (event.type.encode(), event.body, end)

@@ -1,9 +1,13 @@
 """The body of POST /v1/responses, checked and turned into what the service takes."""
 
+import uuid
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llamastream.api.http.errors import check_id
+from llamastream.api.wire.format import START, Caller, Endpoint
+from llamastream.api.wire.messages import parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
     Includable,
@@ -13,10 +17,15 @@ from llamastream.api.wire.options import (
     WireModel,
     validate,
 )
-from llamastream.errors import InvalidRequest
+from llamastream.api.wire.response_events import ResponseFormat
+from llamastream.errors import InvalidRequest, NotFound
+from llamastream.generation import Generation, NewAnswer, StoredAnswers
+from llamastream.generation.items import to_messages
+from llamastream.records import Item
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Message
 
+PREFIX = "resp_"
 MAX_INSTRUCTIONS_CHARS = 2**20
 
 
@@ -139,3 +148,54 @@ def parse_response(body: dict[str, Any]) -> ResponseBody:
             if getattr(parsed, name):
                 raise InvalidRequest(f"{name} needs `store: true`.", param=name)
     return parsed
+
+
+class ResponseEndpoint(Endpoint[ResponseBody]):
+    shows_unfinished = True
+
+    def __init__(self, stored: StoredAnswers) -> None:
+        self._stored = stored
+
+    def parse(self, raw: dict[str, Any]) -> ResponseBody:
+        return parse_response(raw)
+
+    async def plan(
+        self, body: ResponseBody, caller: Caller, defaults: SamplingParams
+    ) -> tuple[ChatRequest, NewAnswer]:
+        items = _items(body)
+        messages = await self._history(body, caller) + to_messages(items)
+        request = body.to_request(messages, defaults, caller.scope, caller.label)
+        new = NewAnswer(
+            id=f"{PREFIX}{uuid.uuid4().hex}",
+            wire=body.wire(request.sampling),
+            store=body.is_stored,
+            input_items=items,
+            conversation_id=body.conversation_id,
+            previous_response_id=body.previous_response_id,
+            background=bool(body.background),
+            idempotency=caller.key,
+        )
+        return request, new
+
+    def format(self, generation: Generation, after: int = START) -> ResponseFormat:
+        return ResponseFormat(generation, after=after)
+
+    async def _history(self, body: ResponseBody, caller: Caller) -> tuple[Message, ...]:
+        try:
+            return await self._stored.history(
+                scope=caller.scope,
+                conversation_id=body.conversation_id,
+                previous_response_id=body.previous_response_id,
+            )
+        except NotFound as error:  # names its own id, not the field of the body that gave it
+            in_conversation = body.conversation_id is not None
+            error.param = "conversation" if in_conversation else "previous_response_id"
+            raise
+
+
+def _items(body: ResponseBody) -> tuple[Item, ...]:
+    if body.previous_response_id is not None:
+        check_id(body.previous_response_id, PREFIX, "previous_response_id")
+    if body.input is None and not (body.conversation_id or body.previous_response_id):
+        raise InvalidRequest("input is required.", param="input")
+    return () if body.input is None else parse_input(body.input)

@@ -1,0 +1,43 @@
+#include "cache.h"
+
+#include <cstring>
+
+KvCache::KvCache(const ModelShape& s, bool integers, int num_blocks, int block_size)
+    : heads_(s.num_kv_heads), layers_(s.num_layers), block_size_(block_size), head_dim_(s.head_dim), integers_(integers),
+      head_bytes_(kv_block_bytes(integers, block_size, s.head_dim)),
+      memory_(head_bytes_ * num_blocks * heads_ * layers_, true) {}
+
+KvHead KvCache::head(int layer, int kv_head) const {
+  // All layers of a block lie together: memory is touched, and grows, block by block.
+  return {memory_.data() + ((long)layer * heads_ + kv_head) * head_bytes_, head_bytes_ * heads_ * layers_, block_size_,
+          head_dim_, integers_};
+}
+
+static void write_floats(const KvHead& kv, char* block, int offset, const float* key, const float* value) {
+  const int d = kv.head_dim, width = round_up(d, kLanes);
+  float* keys = (float*)block + (long)(offset / kLanes * kLanes) * d + offset % kLanes;
+  float* values = (float*)block + (long)kv.block_size * d + (long)offset * width;
+  for (int i = 0; i < d; i++) keys[i * kLanes] = key[i], values[i] = value[i];
+}
+
+static void write_integers(const Kernels& kernels, const KvHead& kv, char* block, int offset, const float* key,
+                           const float* value) {
+  const int d = kv.head_dim, width = round_up(d, kLanes), lane = offset % kLanes;
+  char* values = block + 2L * kv.block_size * d;
+  float* scales = (float*)(values + (long)kv.block_size * width) + offset;
+  int16_t words[kMaxHeadDim];
+  scales[0] = kernels.round_row(key, width, kKeyLimit, words);
+  char* to = block + 2L * (offset - lane) * d + lane * 4;
+  for (int i = 0; i < d; i += 2) std::memcpy(to + i / 2 * kLanes * 4, words + i, 4);
+  scales[kv.block_size] = kernels.round_row(value, width, kValueLimit, words);
+  int8_t* bytes = (int8_t*)values + (long)(offset - offset % 2) * width + offset % 2;
+  for (int i = 0; i < width; i++) bytes[2 * i] = (int8_t)words[i];
+}
+
+void KvCache::write(const Kernels& kernels, int layer, int kv_head, int slot, const float* key,
+                    const float* value) const {
+  const KvHead kv = head(layer, kv_head);
+  char* block = kv.base + slot / kv.block_size * kv.block_stride;
+  kv.integers ? write_integers(kernels, kv, block, slot % kv.block_size, key, value)
+              : write_floats(kv, block, slot % kv.block_size, key, value);
+}

@@ -1,0 +1,210 @@
+"""The door of this layer: a checked request becomes an answer that can be read.
+
+An answer that nobody keeps is shown as it is drawn, and ends when its last reader leaves. What is
+to be stored goes on to `StoredAnswers`. Knows no wire format.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from llamastream.errors import ChatError, InternalError
+from llamastream.generation.choice import Choice, TextRules
+from llamastream.generation.dispatch import Dispatcher
+from llamastream.generation.engine import Engine
+from llamastream.generation.generation import (
+    STATUSES,
+    Details,
+    End,
+    Generation,
+    Json,
+    State,
+)
+from llamastream.generation.prompts import Prompting
+from llamastream.records import IdempotencyKey, Item
+from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer
+from llamastream.types import (
+    ChatRequest,
+    EngineState,
+    EngineStatus,
+    GenerationRequest,
+)
+
+DEFAULT_SAMPLING = SamplingParams()
+CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
+
+
+@dataclass(frozen=True, slots=True)
+class NewAnswer:
+    """What a request is to be answered as: `wire` is its format's own, kept with the answer."""
+
+    id: str
+    wire: Json = field(default_factory=dict)
+    store: bool = False
+    input_items: tuple[Item, ...] = ()
+    conversation_id: str | None = None
+    previous_response_id: str | None = None
+    background: bool = False
+    shows_prompt_ids: bool = False
+    idempotency: IdempotencyKey | None = None
+
+
+class Unkept:
+    """The keeper of answers that nobody keeps."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def drawn(self, generations: Sequence[Generation]) -> None:
+        for generation in generations:
+            generation.publish(len(generation.log))
+
+    def ended(self, generation: Generation) -> None:
+        reason = generation.choices[0].finish_reason
+        assert reason is not None
+        generation.finish(End(STATUSES[reason], generation.usage(), time.time()))
+        generation.report().write(self._dispatcher.metrics)
+
+    def failed(self, generation: Generation, error: ChatError) -> None:
+        generation.state = State.ENDED
+        generation.publish(len(generation.log))
+        generation.fail(error)
+        generation.report().write(self._dispatcher.metrics)
+
+    def readers_changed(self, generation: Generation, change: int) -> None:
+        if not generation.num_readers and generation.state is State.RUNNING:
+            generation.is_cancelled = True
+            self._dispatcher.cancel(generation)
+
+
+class Answers:
+    """Belongs to one event loop. Owns the engine: starts it and stops it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompts: PromptBuilder,
+        *,
+        model_name: str,
+        model_id: str = "",
+        sampling: SamplingParams = DEFAULT_SAMPLING,
+    ) -> None:
+        """`model_id` changes with whatever changes an answer: weights, tokenizer, precision.
+        `sampling` holds the model's own defaults, for what a request leaves out.
+        """
+        self.model_name = model_name
+        self.model_id = model_id
+        self.sampling = sampling
+        self.tokenizer = tokenizer
+        self.prompting = Prompting(tokenizer, prompts)
+        self.dispatcher = Dispatcher(engine)
+        self.metrics = self.dispatcher.metrics
+        self._unkept = Unkept(self.dispatcher)
+
+    async def start(self) -> None:
+        """Start the engine, which then loads. Idempotent."""
+        self.dispatcher.start()
+
+    async def stop(self) -> None:
+        """Stop the engine and fail the answers that are open."""
+        await self.dispatcher.stop()
+
+    def status(self) -> EngineStatus:
+        return self.dispatcher.engine.status()
+
+    @property
+    def is_draining(self) -> bool:
+        """True once the server is stopping: what is open goes on, nothing new is opened."""
+        return self.dispatcher.is_draining
+
+    def drain(self) -> None:
+        """Refuse new requests from here on."""
+        self.dispatcher.is_draining = True
+
+    def is_ready(self) -> bool:
+        """Whether `open` takes requests now."""
+        return self.status().state is EngineState.READY and not self.is_draining
+
+    @property
+    def num_open(self) -> int:
+        """Engine requests whose end has not been seen yet."""
+        return len(self.dispatcher)
+
+    async def open(self, request: ChatRequest, new: NewAnswer) -> Generation:
+        """Admit a request with all its choices, or none. It runs until its last reader leaves.
+
+        Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
+        """
+        fitted = [await self.fit(replace(request, prompt=prompt)) for prompt in request.prompts]
+        generation = self.make(request, new, fitted)
+        try:
+            self.dispatcher.submit(generation)
+        except Exception as error:
+            self.count_refusal(error)
+            raise
+        return generation
+
+    async def fit(self, request: ChatRequest) -> FittedPrompt:
+        """The prompt's ids. Raises as `open` does, but for Overloaded."""
+        return await self.prompting.fit(request, self.dispatcher.check_ready())
+
+    def make(
+        self, request: ChatRequest, new: NewAnswer, fitted: Sequence[FittedPrompt]
+    ) -> Generation:
+        """An answer that the engine has not heard of. Raises InvalidRequest."""
+        first = fitted[0]
+        details = Details(
+            wire=new.wire,
+            rules=TextRules.of(request, first.ids, self.tokenizer),
+            background=new.background,
+            num_dropped_turns=first.num_dropped_turns,  # a chat is one prompt
+            model_id=self.model_id,
+            prompt_token_ids=tuple(first.ids) if new.shows_prompt_ids else None,
+        )
+        choices = [
+            self._choice(request, new.id, tuple(fitted[index // request.n].ids), index)
+            for index in range(len(fitted) * request.n)
+        ]
+        generation = Generation(
+            new.id,
+            details,
+            choices,
+            self._unkept,
+            created_at=time.time(),
+            label=request.label,
+            choices_per_prompt=request.n,
+        )
+        generation.scope, generation.is_stored = request.scope, new.store
+        generation.conversation_id = new.conversation_id
+        generation.previous_response_id = new.previous_response_id
+        return generation
+
+    def count_refusal(self, error: Exception) -> None:
+        outcome = error.code if isinstance(error, ChatError) else InternalError.code
+        self.metrics.requests.labels(outcome).inc()
+
+    def _choice(
+        self, request: ChatRequest, id: str, prompt_ids: tuple[int, ...], index: int
+    ) -> Choice:
+        """It draws what it would with its prompt alone."""
+        rules = TextRules.of(request, prompt_ids, self.tokenizer)
+        asked = GenerationRequest(
+            request_id=f"{id}-{index}" if request.num_choices > 1 else id,
+            prompt_ids=prompt_ids,
+            sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
+            cache_salt=request.scope.encode(),
+            scope=request.scope,
+        )
+        return Choice(index, self.tokenizer, rules, asked)
+
+
+def _for_choice(
+    sampling: SamplingParams, index: int, stop_token_ids: frozenset[int]
+) -> SamplingParams:
+    """`sampling` with one choice's own seed, drawn here when none was given."""
+    seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+    seed = (seed + index * CHOICE_SEED_STEP) & MAX_SEED
+    return replace(sampling, seed=seed, stop_token_ids=stop_token_ids)

@@ -1,0 +1,221 @@
+"""The keeper of stored answers: in the journal before they are shown, and never lost.
+
+Between engine, journal and readers. One step of the engine is one transaction for all of them. The
+invariant: what a reader saw is in the journal, so it is drawn by nobody again; and what was removed
+stays removed, whatever of it was under way.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
+from llamastream.generation.dispatch import Dispatcher
+from llamastream.generation.generation import STATUSES, End, Generation, State
+from llamastream.generation.items import output_item
+from llamastream.generation.journalling import Journalling, as_problem
+from llamastream.generation.kept import Kept, Tasks
+from llamastream.generation.resuming import STORE_RETRY_S, WAITING, Resuming, end_waiting
+from llamastream.records import Outcome, Response, Status
+from llamastream.types import Usage
+
+if TYPE_CHECKING:
+    from llamastream.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+OTHER_MODEL = "The server was started again with another model, which cannot go on with this."
+
+
+class Durability:
+    """Every stored answer in progress is in here exactly once, from its submission to its end."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, store: "Store", *, grace_s: float, may_lapse: bool
+    ) -> None:
+        """`grace_s`: how long one goes on that nobody follows."""
+        self._dispatcher = dispatcher
+        self._store = store
+        self._grace_s = grace_s
+        self._may_lapse = may_lapse
+        self._kept: dict[str, Kept] = {}
+        self._tasks = Tasks()
+        self._journal = Journalling(
+            store, self._kept, may_lapse=may_lapse, on_refused=self._on_refused
+        )
+        self._resuming = Resuming(dispatcher, self._kept, on_submitted=self._watch)
+        dispatcher.when_over(partial(_fail_waiting, self._kept))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, id: str) -> Generation | None:
+        kept = self._kept.get(id)
+        return None if kept is None else kept.generation
+
+    def begin(self, generation: Generation) -> None:
+        """Hand a new one to the engine. Raises what that refuses it with, and then it is not in."""
+        generation.keeper = self
+        self._dispatcher.submit(generation)
+        self._kept[generation.id] = kept = Kept(generation)
+        self._watch(kept)
+
+    def go_on(
+        self,
+        interrupted: Sequence[Generation],
+        suspects: Sequence[Generation] = (),
+        others: Sequence[Generation] = (),
+    ) -> None:
+        """Resume what an earlier server left, once the engine is ready. `suspects` may be what
+        ended that server; `others` are another model's, and fail."""
+        for generation in (*interrupted, *suspects, *others):
+            generation.keeper = self
+            self._kept[generation.id] = Kept(generation)
+        waiting = [self._kept[generation.id] for generation in interrupted]
+        alone = [self._kept[generation.id] for generation in suspects]
+        self._tasks.spawn(self._resuming.run(waiting, alone))
+        for generation in others:
+            self.failed(generation, InternalError(OTHER_MODEL))
+
+    def cancel(self, generation: Generation) -> None:
+        """Ask for its end, which its readers will hear of."""
+        generation.is_cancelled = True
+        if generation.state is State.RUNNING:
+            self._dispatcher.cancel(generation)
+        elif generation.state in WAITING:  # for the model, for its turn, for the store
+            end_waiting(generation)
+
+    def remove(self, generation: Generation) -> None:
+        """Forget one that is not, or no longer, in the store, with all of it that is under way.
+        Idempotent."""
+        kept = self._kept.get(generation.id)
+        if kept is not None and kept.generation is generation:
+            kept.stop_watching()
+            del self._kept[generation.id]
+        self._dispatcher.forget(generation)
+        generation.state = State.ENDED
+        generation.fail(NotFound(f"Response {generation.id!r} was deleted.", param="response_id"))
+
+    async def close(self) -> None:
+        """Leave what is unfinished to the next start. The engine has ended before."""
+        await self._tasks.close()
+        for kept in self._kept.values():
+            kept.stop_watching()
+
+    # What the dispatcher and the readers say: see `Keeper`.
+
+    def drawn(self, generations: Sequence[Generation]) -> None:
+        self._journal.write(generations)
+
+    def ended(self, generation: Generation) -> None:
+        self._tasks.spawn(self._record(self._kept[generation.id], _outcome(generation)))
+
+    def failed(self, generation: Generation, error: ChatError) -> None:
+        if isinstance(error, EngineDead):  # it stays in progress, for the next start
+            generation.state = State.PARKED
+            generation.fail(error)
+        elif generation.state not in (State.ENDING, State.ENDED):
+            generation.state = State.ENDING
+            usage = list(generation.usage())
+            outcome = Outcome(Status.FAILED, {"usage": usage, "text": ""}, (), error.message)
+            self._tasks.spawn(self._record(self._kept[generation.id], outcome))
+
+    def readers_changed(self, generation: Generation, change: int) -> None:
+        self._dispatcher.metrics.readers.inc(change)
+        kept = self._kept.get(generation.id)
+        if kept is not None and kept.generation is generation:
+            self._watch(kept)
+
+    # The life of one answer.
+
+    def _watch(self, kept: Kept) -> None:
+        """End it when nobody follows for long."""
+        kept.watch(self._grace_s, self._on_deserted)
+
+    def _on_deserted(self, generation: Generation) -> None:
+        if not generation.num_readers:
+            logger.info("nobody follows request_id=%s: cancelled", generation.id)
+            self.cancel(generation)
+
+    async def _record(self, kept: Kept, outcome: Outcome) -> None:
+        """Store how an answer ended, and then tell its readers.
+
+        While durability may lapse they are told before, and it stays here until it is stored.
+        """
+        generation, record = kept.generation, None
+        while record is None:
+            await self._journal.settle(kept)
+            if self._kept.get(generation.id) is not kept:
+                return  # refused, or removed
+            try:
+                if not kept.is_lapsed:
+                    record = await self._store.responses.finish(generation.id, outcome)
+            except Exception as error:
+                problem = as_problem(error)
+                assert problem is not None
+                if not self._may_lapse or not isinstance(problem, StoreUnavailable):
+                    self._on_refused(kept, problem)
+                    return
+            if record is None:
+                if generation.end is None:
+                    generation.finish(end_of(outcome, time.time()))
+                await asyncio.sleep(STORE_RETRY_S)
+        if self._kept.get(generation.id) is kept:
+            kept.stop_watching()
+            del self._kept[generation.id]
+            generation.finish(end_of(record, record.finished_at))
+            generation.report().write(self._dispatcher.metrics)
+
+    def _on_refused(self, kept: Kept, error: ChatError) -> None:
+        """The store did not take a step or the end of it. Only what may pass is tried again."""
+        generation = kept.generation
+        if self._kept.get(generation.id) is not kept:
+            return
+        if isinstance(error, StoreUnavailable):
+            self._park(kept, error)
+            return
+        if isinstance(error, NotFound) or generation.state in (State.ENDING, State.ENDED):
+            self.remove(generation)
+            return
+        logger.error("refused request_id=%s: %s", generation.id, error.message)
+        self._dispatcher.forget(generation)
+        self.failed(generation, error)
+
+    def _park(self, kept: Kept, error: ChatError) -> None:
+        """The store failed: readers are told, and it goes on when the store is back."""
+        generation = kept.generation
+        logger.warning("parked request_id=%s: %s", generation.id, error.message)
+        self._dispatcher.forget(generation)
+        kept.stop_watching()
+        generation.rewind(kept.num_journalled)
+        generation.state = State.PARKED
+        self._kept[generation.id] = again = Kept(generation, kept.number + 1)
+        generation.fail(error)
+        self._tasks.spawn(self._resuming.resume_parked(again))
+
+
+def _fail_waiting(kept: Mapping[str, Kept], error: ChatError) -> None:
+    """The engine is over: what is in progress stays so, for the next start."""
+    for one in kept.values():
+        if one.generation.state in WAITING:
+            one.generation.fail(error)
+
+
+def end_of(outcome: Outcome | Response, finished_at: float | None) -> End:
+    """How an answer ended, as it is or will be stored."""
+    usage = None if outcome.result is None else Usage(*outcome.result["usage"])
+    return End(outcome.status, usage, finished_at, outcome.error)
+
+
+def _outcome(generation: Generation) -> Outcome:
+    reason = generation.choices[0].finish_reason
+    assert reason is not None
+    text = generation.log.text()
+    status = STATUSES[reason]
+    item = output_item(
+        generation.id, text, "completed" if status is Status.COMPLETED else "incomplete"
+    )
+    return Outcome(status, {"usage": list(generation.usage()), "text": text}, (item,))

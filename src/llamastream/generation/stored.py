@@ -1,0 +1,255 @@
+"""Stored answers: generated to their end whoever listens, and found again by their ids.
+
+A server that was killed goes on with each at the position behind its journal, so that every reader
+sees each token exactly once. All that the layers above may know of the store is here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llamastream.errors import ChatError
+from llamastream.generation.answers import Answers, NewAnswer
+from llamastream.generation.durable import Durability
+from llamastream.generation.generation import Details, Generation, Json
+from llamastream.generation.items import to_messages
+from llamastream.generation.replay import Replay
+from llamastream.records import (
+    Interrupted,
+    Item,
+    NewResponse,
+    Page,
+    PageQuery,
+    Response,
+    Retention,
+    Status,
+)
+from llamastream.types import ChatRequest, Message
+
+if TYPE_CHECKING:
+    from llamastream.store.conversations import Conversations
+    from llamastream.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class StorePolicy:
+    """What the operator decides about stored answers."""
+
+    grace_s: float = 60.0  # how long one goes on that nobody follows
+    may_lapse: bool = False  # when the store fails, streams go on and are not durable meanwhile
+    retention: Retention = Retention()
+
+
+class StoredAnswers:
+    """Belongs to the event loop of its Answers, which start before it and stop before it.
+
+    Every method that takes a `scope` raises NotFound for an id that it does not have.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        open_store: Callable[[], Awaitable["Store"]],
+        policy: StorePolicy = StorePolicy(),
+    ) -> None:
+        self.answers = answers
+        self._replay = Replay(answers.tokenizer, answers.model_id)
+        self._open_store = open_store
+        self._policy = policy
+        self._open_parts = AsyncExitStack()
+        self._creating: set[asyncio.Task[Generation]] = set()
+        self._is_started = False
+        self.is_open = False  # between `start` and `stop`
+
+    async def start(self) -> None:
+        """Open the store and go on with what the last server left in progress. Idempotent.
+
+        Raises StoreError or StoreUnavailable.
+        """
+        if self._is_started:
+            return
+        self._is_started = True
+        self._store = await self._open_parts.enter_async_context(await self._open_store())
+        self._durability = Durability(
+            self.answers.dispatcher,
+            self._store,
+            grace_s=self._policy.grace_s,
+            may_lapse=self._policy.may_lapse,
+        )
+        self._open_parts.push_async_callback(self._durability.close)
+        recovery = await self._store.recover()
+        await self._go_on(recovery.interrupted)
+        self.is_open = True
+        sweeper = asyncio.create_task(_sweep_regularly(self._store, self._policy.retention))
+        self._open_parts.callback(sweeper.cancel)
+        if recovery.interrupted or recovery.failed:
+            logger.info(
+                "resuming responses=%d failed=%d", len(recovery.interrupted), len(recovery.failed)
+            )
+
+    async def stop(self) -> None:
+        """Leave what is unfinished to the next start. The engine has ended before."""
+        self.is_open = False
+        await self._open_parts.aclose()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether the database took what it was given last."""
+        return self._store.is_working
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the database was taken away under the server: it must be started again."""
+        return self.is_open and self._store.is_lost
+
+    @property
+    def num_live(self) -> int:
+        return len(self._durability)
+
+    @property
+    def conversations(self) -> "Conversations":
+        """Those of the store: nothing is generated in them here."""
+        return self._store.conversations
+
+    async def history(
+        self, *, scope: str, conversation_id: str | None, previous_response_id: str | None
+    ) -> tuple[Message, ...]:
+        """What was said before, oldest first."""
+        items: tuple[Item, ...] = ()
+        if conversation_id is not None:
+            items = await self._store.conversations.history(conversation_id, scope=scope)
+        elif previous_response_id is not None:
+            items = await self._store.responses.history(previous_response_id, scope=scope)
+        return to_messages(items)
+
+    async def create(self, request: ChatRequest, new: NewAnswer) -> Generation:
+        """Admit a request; it is generated to its end unless it is cancelled or deserted.
+
+        For an Idempotency-Key seen before, the answer that it began. Raises InvalidRequest,
+        ContextLengthExceeded, Overloaded, EngineDead or StoreUnavailable, with nothing stored.
+        """
+        fitted = await self.answers.fit(request)
+        generation = self.answers.make(request, new, [fitted])
+        creating = asyncio.create_task(self._create(generation, new, request.scope))
+        self._creating.add(creating)
+        creating.add_done_callback(self._creating.discard)
+        creating.add_done_callback(_heard)
+        # A caller that leaves meanwhile cannot take back what the store may have committed.
+        return await asyncio.shield(creating)
+
+    async def find(self, id: str, *, scope: str) -> Generation:
+        """An answer to read, in progress or ended."""
+        live = self._durability.get(id)
+        if live is not None and live.scope == scope:
+            return live
+        record = await self._store.responses.get(id, scope=scope)
+        tokens = await self._store.responses.tokens(id, scope=scope)
+        if record.status is Status.IN_PROGRESS and (live := self._durability.get(id)) is not None:
+            return live
+        return await self._replay.of_record(record, tokens, self._durability)
+
+    async def cancel(self, id: str, *, scope: str) -> Generation:
+        """End an answer, if it has not ended, and return it when it has."""
+        generation = await self.find(id, scope=scope)
+        if self._durability.get(id) is generation:
+            self._durability.cancel(generation)
+            await generation.over()
+        if generation.error is not None:
+            raise generation.error
+        return generation
+
+    async def update(self, id: str, changes: Json, *, scope: str) -> None:
+        """Change what the format keeps with an answer."""
+
+        def change(request: Json) -> Json:
+            return request | {"wire": request["wire"] | changes}
+
+        record = await self._store.responses.update(id, change, scope=scope)
+        if (live := self._durability.get(id)) is not None:
+            live.details = Details.from_json(record.request)
+
+    async def delete(self, id: str, *, scope: str) -> None:
+        """Delete an answer for good, and end it if it is in progress."""
+        await self._store.responses.delete(id, scope=scope)
+        if (live := self._durability.get(id)) is not None:
+            self._durability.remove(live)
+
+    async def list(
+        self, *, scope: str, prefix: str, query: PageQuery, matches: Callable[[Response], bool]
+    ) -> Page[Response]:
+        """Records of answers that ended well, whose ids begin with `prefix`, by age."""
+        return await self._store.responses.list(
+            scope=scope, prefix=prefix, query=query, matches=matches
+        )
+
+    async def input_items(self, id: str, *, scope: str, query: PageQuery) -> Page[Item]:
+        """What was said to the model, and not what it said."""
+        return await self._store.responses.input_items(id, scope=scope, query=query)
+
+    async def _create(self, generation: Generation, new: NewAnswer, scope: str) -> Generation:
+        # The prompt is computed while the store commits: the first token waits for both.
+        try:
+            self._durability.begin(generation)
+        except ChatError as error:
+            self.answers.count_refusal(error)
+            raise
+        request = generation.choices[0].request
+        try:
+            created = await self._store.responses.create(
+                NewResponse(
+                    id=generation.id,
+                    request=generation.details.to_json(),
+                    prompt_ids=request.prompt_ids,
+                    sampling=request.sampling,
+                    input_items=new.input_items,
+                    conversation_id=new.conversation_id,
+                    previous_response_id=new.previous_response_id,
+                    idempotency=new.idempotency,
+                ),
+                scope=scope,
+            )
+        except BaseException:
+            self._durability.remove(generation)
+            raise
+        if created.existing:
+            self._durability.remove(generation)
+            return await self.find(created.response.id, scope=scope)
+        generation.created_at = created.response.created_at
+        return generation
+
+    async def _go_on(self, interrupted: Sequence[Interrupted]) -> None:
+        """What another model began is failed."""
+        waiting: list[Generation] = []
+        suspects: list[Generation] = []
+        others: list[Generation] = []
+        for one in interrupted:
+            generation = await self._replay.of_interrupted(one, self._store, self._durability)
+            if generation.details.model_id != self.answers.model_id:
+                others.append(generation)
+            else:
+                (suspects if one.restarts > 1 else waiting).append(generation)
+        self._durability.go_on(waiting, suspects, others)
+
+
+def _heard(creating: "asyncio.Task[Generation]") -> None:
+    """Its failure is its caller's, or nobody's when that has left."""
+    if not creating.cancelled():
+        creating.exception()
+
+
+async def _sweep_regularly(store: "Store", retention: Retention) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_INTERVAL_S)
+        is_more = True
+        try:
+            while is_more:
+                is_more = (await store.sweep(retention)).more
+        except ChatError as error:
+            logger.warning("sweeping failed: %s", error.message)

@@ -1,0 +1,78 @@
+"""How damage is seen and told: checksums over the values of a row, and errors of parsers.
+
+CRC-32, against accidents of disks and memory, not against people. Whatever is damaged costs one
+line in the log, names what it is, and is never taken for what it was.
+"""
+
+import logging
+import struct
+import traceback
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llamastream.errors import ChatError, DamagedRecord, InvalidRequest
+
+logger = logging.getLogger(__name__)
+
+# What parsers raise, ours among them, given what is none of theirs.
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error),
+    InvalidRequest,
+)
+
+_DOUBLE = struct.Struct("<d")
+
+
+class ChecksumDiffers(ValueError):
+    pass
+
+
+def checksum(*values: str | bytes | float | None) -> int:
+    """Of values as the database keeps them; of None too. Raises TypeError for any other value."""
+    crc = 0
+    for value in values:
+        if value is None:
+            kind, data = b"n", b""
+        elif isinstance(value, str):
+            kind, data = b"s", value.encode()
+        elif isinstance(value, bytes):
+            kind, data = b"b", value
+        elif isinstance(value, int | float):
+            kind, data = b"d", _DOUBLE.pack(value)
+        else:
+            raise TypeError(f"{type(value).__name__} is not stored")
+        crc = zlib.crc32(data, zlib.crc32(b"%b%d:" % (kind, len(data)), crc))
+    return crc
+
+
+def verify(expected: object, *values: str | bytes | float | None) -> None:
+    """Raises ChecksumDiffers or TypeError unless the values have this checksum.
+
+    None, which rows older than checksums have, expects nothing.
+    """
+    if expected is not None and checksum(*values) != expected:
+        raise ChecksumDiffers
+
+
+@contextmanager
+def reading(kind: str, id: object) -> Iterator[None]:
+    """Raise DamagedRecord for what cannot be read of a record, and log that. `kind` names it."""
+    try:
+        yield
+    except UNREADABLE as why:
+        logger.error("damaged %s=%r: %s", kind, id, type(why).__name__)
+        raise DamagedRecord(
+            f"{kind.capitalize()} {id!r} cannot be read: what the database holds of it is damaged. "
+            "Delete it, or put back a copy of the database."
+        ) from why
+
+
+def unreadable(error: Exception) -> DamagedRecord | None:
+    """What to tell of an error that no record is known for; None if it is none of a parser."""
+    if isinstance(error, ChatError) or not isinstance(error, UNREADABLE):
+        return None
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{where.name}:{where.lineno}"
+    logger.error("damaged row, or a bug of ours: %s in %s", type(error).__name__, place)
+    return DamagedRecord("What the database holds of this is damaged: it cannot be read.")

@@ -1,0 +1,98 @@
+"""A conversation as a chat template is given it, with every text in it that its authors wrote.
+
+Knows no template. The invariant: `with_texts(texts())` is the same conversation, so whoever renders
+it with other texts in their places learns where they went.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
+
+from llamastream.errors import InvalidRequest
+from llamastream.types import Message, PromptOptions
+
+# What a template is given besides, so that nobody can say it twice.
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
+_MARKS = range(0x10FFFD, 0x10F000, -1)  # private use: no text that means anything holds them
+
+
+class Conversation(NamedTuple):
+    messages: Sequence[Message]
+    options: PromptOptions
+
+    def texts(self) -> list[str]:
+        """Contents, names and the strings among the template's variables, in a fixed order."""
+        written = [text for m in self.messages for text in (m.content, m.name) if text is not None]
+        return [*written, *_strings(self.options.variables)]
+
+    def with_texts(self, texts: Sequence[str]) -> Self:
+        """The same with others in the places of `texts()`."""
+        others = iter(texts)
+        messages = [
+            Message(m.role, next(others), None if m.name is None else next(others))
+            for m in self.messages
+        ]
+        variables = _replaced(self.options.variables, others)
+        return self._replace(messages=messages, options=replace(self.options, variables=variables))
+
+    def marked(self) -> tuple[Self, str]:
+        """The same with a mark behind the last message, and that mark, which is nowhere else."""
+        joined = "".join(self.texts())
+        mark = next(chr(code) for code in _MARKS if chr(code) not in joined)
+        *before, last = self.messages
+        last = replace(last, content=last.content + mark)
+        return self._replace(messages=[*before, last]), mark
+
+
+def check_variables(
+    variables: Mapping[str, Any], reserved: frozenset[str], tags: Sequence[str]
+) -> None:
+    """Raises InvalidRequest unless they are a template's own and can forge nothing: by their names,
+    or by holding one of `tags`, which are plain text to the tokenizer."""
+    for name in _names(variables):
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                "chat_template_kwargs must have names of 1 to 64 letters, digits and underscores. "
+                f"Given: {name[:80]!r}.",
+                param="chat_template_kwargs",
+            )
+    for name in variables.keys() & (RESERVED | reserved):
+        raise InvalidRequest(
+            f"chat_template_kwargs must not hold {name!r}: the template is given its own.",
+            param="chat_template_kwargs",
+        )
+    for tag in tags:
+        if any(tag in text for text in _strings(variables)):
+            raise InvalidRequest(
+                f"chat_template_kwargs must not hold {tag}, a tag of the model's prompts.",
+                param="chat_template_kwargs",
+            )
+
+
+def _names(value: Any) -> Iterator[str]:
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        yield from value
+    if isinstance(value, Mapping | list):
+        for part in parts:
+            yield from _names(part)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(part)
+
+
+def _replaced(value: Any, others: Iterator[str]) -> Any:
+    if isinstance(value, str):
+        return next(others)
+    if isinstance(value, Mapping):
+        return {name: _replaced(part, others) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_replaced(part, others) for part in value]
+    return value

@@ -6,7 +6,7 @@ import sys
 import pytest
 from docarray import BaseDoc
 
-from llamastream.jina.documents import Ask, Keeping
+from llamastream.jina.documents import PromptRequest, StoreOptions
 from llamastream.schema import ModelOutputDocument, PromptDocument
 
 
@@ -65,12 +65,12 @@ def test_server_reads_every_field_of_the_document() -> None:
         "truncation": "auto",
         "logprobs": True,
     }
-    others = {"id", "messages", "api_key", *Keeping.model_fields}
+    others = {"id", "messages", "api_key", *StoreOptions.model_fields}
     assert set(values) == set(PromptDocument.model_fields) - others
-    plain = Ask({"prompt": "a", "max_tokens": 3}).prompt()
+    plain = PromptRequest({"prompt": "a", "max_tokens": 3}).to_request()
     for name in values.keys() - {"prompt", "max_tokens"}:
         fields = {"prompt": "a", "max_tokens": 3, name: values[name]}
-        assert Ask(fields).prompt() != plain, f"{name} has no effect"
+        assert PromptRequest(fields).to_request() != plain, f"{name} has no effect"
 
 
 def test_a_stream_id_stands_for_the_prompt() -> None:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llamastream.config import ModelSettings, StoreSettings
+from llamastream.config import GIB, ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.gpu.device import choose_device
@@ -20,6 +20,7 @@ from llamastream.engine.runner import Runner
 from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
 from llamastream.generation import Answers, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
+from llamastream.models.packed import image_path, mark_used, trim
 from llamastream.records import ConversationLimits, Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
@@ -73,14 +74,19 @@ def load_runner(
             device=device,
             progress=_in_bytes(progress, checkpoint),
         )
-    return CpuRunner.load(
+    image = _image_path(settings, checkpoint)
+    runner = CpuRunner.load(
         checkpoint.config,
         config,
         checkpoint.stored_tensors,
-        image=_image_path(settings.data_dir, checkpoint, config.dtype),
+        image=image,
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
     )
+    mark_used(image)
+    most = settings.packed_max_gib
+    trim(settings.data_dir, None if most is None else int(most * GIB), keep=image)
+    return runner
 
 
 def assemble(
@@ -189,7 +195,7 @@ def _in_bytes(
 
 def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
     """Size of the weights in memory. Raises ModelError before the first start has packed them."""
-    path = _image_path(settings.data_dir, checkpoint, settings.dtype)
+    path = _image_path(settings, checkpoint)
     try:
         return path.stat().st_size
     except OSError as error:
@@ -199,5 +205,5 @@ def packed_bytes(checkpoint: Checkpoint, settings: ModelSettings) -> int:
         ) from error
 
 
-def _image_path(data_dir: Path, checkpoint: Checkpoint, dtype: str) -> Path:
-    return data_dir / "packed" / f"{checkpoint.fingerprint[:32]}-{dtype}.bin"
+def _image_path(settings: ModelSettings, checkpoint: Checkpoint) -> Path:
+    return image_path(settings.data_dir, checkpoint.name, checkpoint.fingerprint, settings.dtype)

@@ -95,7 +95,7 @@ class EngineConfig:
     dtype: DType = "int8"
     max_num_seqs: int = 32  # sequences computed in one step
     max_num_batched_tokens: int = 512  # tokens computed in one step, decode and prefill together
-    max_prefill_beside_decode: int = 112  # of prompts, in a step that continues answers
+    max_prefill_beside_decode: int | None = 112  # of prompts beside answers; None: by measured time
     max_num_waiting: int = 256  # requests queued before new ones are refused
     max_model_len: int | None = None
     block_size: int = 32  # tokens in one KV cache block
@@ -178,18 +178,22 @@ class ModelSettings(Settings):
         le=65536,
         description="Tokens computed in one step, prompts and answers together.",
     )
-    max_prefill_beside_decode: int = Field(
-        112,
+    max_prefill_beside_decode: int | None = Field(
+        None,
         ge=1,
         le=65536,
-        description="Prompt tokens in a step that continues answers too, less one for each answer "
-        "(a quarter at least). Fewer: smoother answers; more: new ones begin sooner.",
+        description="Prompt tokens in a step that continues answers. [by measured time]",
     )
     max_num_waiting: int = Field(
         256, ge=0, description="Requests that may queue before new ones are answered 429."
     )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="Memory for the KV cache, in GiB. [fits streams and machine]"
+    )
+    packed_max_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Disk for packed weights, in GiB: unused longest go first. [no limit]",
     )
     prefix_caching: bool = Field(True, description="Compute a prompt's known beginning only once.")
     speculation: Speculation = Field(

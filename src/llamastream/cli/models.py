@@ -1,6 +1,7 @@
 """`llamastream models`: list, pull, show."""
 
 import math
+from datetime import datetime
 
 import typer
 from rich.console import Console
@@ -10,8 +11,10 @@ from llamastream.app import find_model
 from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token, weight_bytes
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
-from llamastream.config import ModelSettings
+from llamastream.config import DataSettings, ModelSettings
+from llamastream.errors import ModelError
 from llamastream.models import Checkpoint, list_local
+from llamastream.models.packed import list_images
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
@@ -38,6 +41,34 @@ def list_models(settings: ModelSettings) -> None:
             f"{info.config.max_position_embeddings:,}",
         )
     Console().print(table)
+
+
+@models.command()
+@with_settings(DataSettings)
+def packed(settings: DataSettings) -> None:
+    """Packed weights that later starts use, with their sizes, the one used last first."""
+    images = list_images(settings.data_dir)
+    if not images:
+        print("No packed weights yet. The first start of a model writes them.")
+        return
+    table = Table("packed weights", "size", "last used")
+    for image in images:
+        used = datetime.fromtimestamp(image.used_s).strftime("%Y-%m-%d %H:%M")
+        table.add_row(image.name, _bytes(image.num_bytes), used)
+    Console().print(table)
+    print(f"{_bytes(sum(image.num_bytes for image in images))} in {images[0].path.parent}")
+
+
+@models.command()
+@with_settings(DataSettings)
+def remove(settings: DataSettings, name: str) -> None:
+    """Remove packed weights: a NAME that `packed` lists, or all. The next start packs anew."""
+    found = [image for image in list_images(settings.data_dir) if name in (image.name, "all")]
+    if not found and name != "all":
+        raise ModelError(f"No packed weights {name!r}. `llamastream models packed` lists them.")
+    for image in found:
+        image.path.unlink(missing_ok=True)
+    print(f"{_bytes(sum(image.num_bytes for image in found))} are free again.")
 
 
 @models.command()

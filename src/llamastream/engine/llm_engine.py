@@ -13,6 +13,7 @@ may be given away at once, for steps are computed in the order in which they wer
 """
 
 import logging
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ class _Begun(NamedTuple):
 
     scheduled: list[Scheduled]
     result: Callable[[], StepResult]
+    started_s: float
 
 
 class LLMEngine:
@@ -188,7 +190,8 @@ class LLMEngine:
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
         if before_run is not None:
             before_run()
-        return _Begun(scheduled, self._runner.start(batch))
+        started_s = time.perf_counter()
+        return _Begun(scheduled, self._runner.start(batch), started_s)
 
     def _land(self) -> None:
         begun, self._in_flight = self._in_flight, None
@@ -199,6 +202,9 @@ class LLMEngine:
         """Wait for a step's result and report it."""
         result = begun.result()
         self._num_failures = 0
+        if not self._runner.looks_ahead:  # there, a step's time is not its own
+            num_tokens = sum(num for _, num in begun.scheduled)
+            self._scheduler.pace.took(time.perf_counter() - begun.started_s, num_tokens)
         token_ids = result.token_ids.tolist()
         row = 0
         for seq, num_tokens in begun.scheduled:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from llamastream.config import EngineConfig
 from llamastream.engine.block_manager import BlockManager, NoFreeBlocks
 from llamastream.engine.fairness import Share, Shares, newest
+from llamastream.engine.pace import Pace
 from llamastream.engine.sequence import Sequence
 
 
@@ -36,6 +37,7 @@ class Scheduler:
         self._max_num_seqs = config.max_num_seqs
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._max_prefill_beside_decode = config.max_prefill_beside_decode
+        self.pace = Pace()  # asked where no number is given
         self._shares = Shares()
         # Of the step that is being put together:
         self._scheduled: list[Scheduled] = []
@@ -82,6 +84,7 @@ class Scheduler:
             self._budget = min(self._budget, self._prefill_beside(num_decodes))
         if num_decodes < len(self.running) or self.num_waiting:
             self._schedule_prompts()
+        self.pace.expect(num_decodes, sum(num for _, num in self._scheduled) - num_decodes)
         return self._scheduled
 
     def may_preempt(self) -> bool:
@@ -103,6 +106,8 @@ class Scheduler:
     def _prefill_beside(self, num_decodes: int) -> int:
         """So many prompt tokens that such a step takes about as long whatever it continues."""
         most = self._max_prefill_beside_decode
+        if most is None:
+            return self.pace.num_prompt_tokens(self._max_num_batched_tokens)
         return max(most - num_decodes, -(-most // 4))
 
     def _schedule_decodes(self) -> None:

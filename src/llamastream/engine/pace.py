@@ -1,0 +1,50 @@
+"""How many prompt tokens may stand beside answers: as many as the machine computes in time.
+
+Learns what steps take on this machine with this model. Knows no sequences, and changes no token:
+what a sequence is given never depends on how it was scheduled.
+"""
+
+LONGEST = 2.7  # times a step of answers alone that one with prompts may take: the aim is 3 at p99
+LEAST = 8  # prompt tokens, so that prompts come forward on the slowest machine
+RATE = 0.2  # weight of the last step in what is remembered
+
+
+class Pace:
+    """Told of every step, asked before each that continues answers."""
+
+    def __init__(self) -> None:
+        self._answers_s: float | None = None  # of a step of answers alone
+        self._token_s: float | None = None  # of one prompt token more
+        self._expected = (0, 0)  # answers and prompt tokens of the step at hand
+
+    def expect(self, num_answers: int, num_prompt_tokens: int) -> None:
+        """This is the step that comes next."""
+        self._expected = (num_answers, num_prompt_tokens)
+
+    def took(self, elapsed_s: float, num_tokens: int) -> None:
+        """The step took so long. One with drafts, which has more tokens than were expected, tells
+        nothing of the others."""
+        if num_tokens == sum(self._expected):
+            self.learn(*self._expected, elapsed_s)
+
+    def learn(self, num_answers: int, num_prompt_tokens: int, elapsed_s: float) -> None:
+        if not num_prompt_tokens:
+            self._answers_s = _mean(self._answers_s, elapsed_s)
+        elif not num_answers:
+            # Reading the weights is in it as well: of a short prompt that is most of the time.
+            if self._token_s is None or num_prompt_tokens >= LEAST:
+                self._token_s = _mean(self._token_s, elapsed_s / num_prompt_tokens)
+        elif self._answers_s is not None:
+            more_s = max(elapsed_s - self._answers_s, 0.0)
+            self._token_s = _mean(self._token_s, more_s / num_prompt_tokens)
+
+    def num_prompt_tokens(self, most: int) -> int:
+        """For the next step that continues answers; never more than `most`."""
+        if self._answers_s is None or not self._token_s:
+            return min(LEAST, most)
+        fitting = int((LONGEST - 1) * self._answers_s / self._token_s)
+        return min(max(fitting, LEAST), most)
+
+
+def _mean(old: float | None, new: float) -> float:
+    return new if old is None else old + RATE * (new - old)

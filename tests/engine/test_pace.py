@@ -1,0 +1,58 @@
+"""Prompts beside answers get the tokens that the machine computes in time, whatever its speed."""
+
+import pytest
+
+from llamastream.engine.pace import LEAST, LONGEST, Pace
+
+MOST = 512
+
+
+def simulate(fixed_s: float, token_s: float, num_answers: int, steps: int = 60) -> list[float]:
+    """Step times of a machine while prompts keep arriving, after one prompt and a few answers."""
+
+    def elapsed(num_tokens: int) -> float:
+        return fixed_s + token_s * num_tokens
+
+    pace = Pace()
+    pace.learn(0, 64, elapsed(64))
+    for _ in range(3):
+        pace.learn(num_answers, 0, elapsed(num_answers))
+    times = []
+    for _ in range(steps):
+        num_prompt = pace.num_prompt_tokens(MOST)
+        times.append(elapsed(num_answers + num_prompt))
+        pace.learn(num_answers, num_prompt, times[-1])
+    return times
+
+
+@pytest.mark.parametrize("num_answers", [1, 8, 32])
+@pytest.mark.parametrize("fixed_s, token_s", [(0.003, 0.0001), (0.3, 0.02), (0.4, 0.05)])
+def test_no_step_takes_more_than_thrice_one_of_answers_alone(
+    fixed_s: float, token_s: float, num_answers: int
+) -> None:
+    alone = fixed_s + token_s * num_answers
+    assert max(simulate(fixed_s, token_s, num_answers)) <= 3 * alone
+
+
+def test_a_fast_machine_gives_prompts_all_that_fits() -> None:
+    alone = 0.003 + 0.0001
+    assert simulate(0.003, 0.0001, 1)[-1] == pytest.approx(LONGEST * alone, rel=0.05)
+
+
+def test_prompts_come_forward_before_anything_is_known_and_on_the_slowest_machine() -> None:
+    assert Pace().num_prompt_tokens(MOST) == LEAST
+    slow = Pace()
+    slow.learn(0, 100, 1000.0)
+    slow.learn(1, 0, 1.0)
+    assert slow.num_prompt_tokens(MOST) == LEAST
+    assert slow.num_prompt_tokens(3) == 3
+
+
+def test_what_was_learnt_follows_the_machine() -> None:
+    pace = Pace()
+    pace.learn(0, 100, 1.0)
+    pace.learn(1, 0, 0.1)
+    before = pace.num_prompt_tokens(MOST)
+    for _ in range(40):
+        pace.learn(1, 8, 0.1 + 8 * 0.001)
+    assert pace.num_prompt_tokens(MOST) > 5 * before

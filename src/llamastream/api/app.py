@@ -25,9 +25,10 @@ from llamastream.api.wire.chat import ChatEndpoint
 from llamastream.api.wire.completions import CompletionEndpoint
 from llamastream.api.wire.format import Endpoint
 from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
-from llamastream.config import ServeSettings, split_commas
+from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
 from llamastream.generation import Answers, StoredAnswers
+from llamastream.settings import split_commas
 
 
 def create_app(

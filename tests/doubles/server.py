@@ -28,7 +28,7 @@ async def running_server(
     listener.listen()
     settings = settings or ServeSettings()
     streams = StreamService(answers, key_ring(settings).scope_of_header, stored)
-    app = create_app(answers, settings, stored, jina_routes(streams))
+    app = create_app(answers, settings, stored, jina_routes(streams, settings.max_body_bytes))
     config = uvicorn.Config(
         app, http=HttpProtocol, ws=WebSocketProtocol, log_config=None, lifespan="on"
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
-from llamastream.config import Settings, read_toml
+from llamastream.settings import Settings, read_toml
 
 CONFIG = inspect.Parameter(
     "config",

@@ -42,7 +42,9 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
         stored = join_store(assembly.answers, store, data_dir=model.data_dir)
         keys = key_ring(server)
         streams = StreamService(assembly.answers, keys.scope_of_header, stored)
-        app = create_app(assembly.answers, server, stored, jina_routes(streams))
+        app = create_app(
+            assembly.answers, server, stored, jina_routes(streams, server.max_body_bytes)
+        )
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -109,6 +111,7 @@ async def _serve_grpc(
             settings.host,
             port,
             reader_timeout_s=settings.reader_timeout,
+            max_message_bytes=settings.max_body_bytes,
         )
     except OSError as error:
         if settings.grpc_port is not None:

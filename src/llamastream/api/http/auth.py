@@ -28,6 +28,11 @@ class KeyRing:
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [_digest(key) for key in keys]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may ask, since no keys are configured."""
+        return not self._digests
+
     def scope_of(self, key: str) -> str:
         """The scope that `key` opens, the same at every start. Raises Unauthorized.
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from llamastream.config import ModelSettings, ServeSettings, read_toml
+from llamastream.config import ModelSettings, ServeSettings
 from llamastream.errors import ConfigError
+from llamastream.settings import read_toml
 
 
 def test_flag_beats_environment_beats_file_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llamastream.config import default_data_dir
 from llamastream.models.demo import demo_file
+from llamastream.settings import default_data_dir
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)

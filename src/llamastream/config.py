@@ -1,28 +1,16 @@
 """What a model is, how the engine runs it, and every option of the command line.
 
-The only module that reads the environment. Knows no model files and no tensors: `weights` fills the
-descriptions of a model; the options come from flags, `LLAMASTREAM_*` variables or a TOML file.
+Knows no model files and no tensors: `models` fills the descriptions of a model; where options come
+from is `settings`' affair.
 """
 
-import os
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
-from llamastream.errors import ConfigError, requirement
+from llamastream.settings import COMMAS, Settings, default_data_dir, split_commas
 
 DType = Literal["int8", "int4", "float32", "bfloat16"]
 Speculation = Literal["auto", "off"]
@@ -106,38 +94,6 @@ class EngineConfig:
 
 
 GIB = 2**30
-ENV_PREFIX = "LLAMASTREAM_"
-
-
-def default_data_dir() -> Path:
-    """`$XDG_DATA_HOME/llamastream`, by the XDG base directory specification."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "llamastream"
-
-
-class Settings(BaseModel):
-    """A group of options. Each field is a flag, an environment variable and a TOML key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def load(cls, flags: Mapping[str, Any], toml: Mapping[str, Any]) -> Self:
-        """Join the sources, flags first, then environment. Raises ConfigError naming the option."""
-        values = {name: toml[name] for name in cls.model_fields if name in toml}
-        for name in cls.model_fields:
-            if (value := os.environ.get(ENV_PREFIX + name.upper())) is not None:
-                values[name] = value
-        values.update({name: flags[name] for name in cls.model_fields if name in flags})
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            name = str(problem["loc"][0])
-            raise ConfigError(
-                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) "
-                f"{requirement(problem['msg'])}. Given: {problem['input']!r}."
-            ) from None
-
 
 DATA_DIR: Path = Field(
     default_factory=default_data_dir, description="Folder for models and conversations."
@@ -244,11 +200,6 @@ class AnswerSettings(Settings):
     seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
 
 
-def split_commas(value: str | None) -> list[str]:
-    """The parts of an option that holds several with commas between them; none if it is absent."""
-    return [part.strip() for part in (value or "").split(",") if part.strip()]
-
-
 def _holds_a_key(value: str | None) -> str | None:
     """An empty variable must not open a public address to everybody."""
     if value is not None and not split_commas(value):
@@ -288,6 +239,11 @@ class ServeSettings(Settings):
         None,
         description="Web origins that may call the service from a browser, e.g. "
         "https://chat.example.org; several with commas, * for all. [none]",
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names by which a server without a key may be called, beside localhost and IP "
+        "addresses, e.g. chat.example.org; several with commas, * for all. [none]",
     )
     page: bool = Field(True, description="Serve the chat page at /.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -350,10 +306,6 @@ class StoreSettings(Settings):
         return (self.store or "").startswith("postgres")
 
 
-# A flag or variable holds numbers with commas between them.
-COMMAS = BeforeValidator(lambda value: split_commas(value) if isinstance(value, str) else value)
-
-
 class BenchSettings(Settings):
     """The cells of a benchmark."""
 
@@ -379,22 +331,3 @@ class LoadSettings(Settings):
         (), description="Arrivals per second, one cell for each. [none]"
     )
     mixed: bool = Field(False, description="Also new prompts arriving while streams run.")
-
-
-def read_toml(path: Path | None) -> dict[str, Any]:
-    """The options in a TOML file, or in the one `LLAMASTREAM_CONFIG` names; empty without either.
-
-    Raises ConfigError when it cannot be read or holds an unknown key.
-    """
-    if path is None and (name := os.environ.get(ENV_PREFIX + "CONFIG")):
-        path = Path(name)
-    if path is None:
-        return {}
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:  # of text, and of TOML in it
-        raise ConfigError(f"--config {path}: {error}") from None
-    known = {name for group in Settings.__subclasses__() for name in group.model_fields}
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(f"--config {path}: unknown keys {unknown}. Known: {sorted(known)}.")
-    return values

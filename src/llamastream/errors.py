@@ -5,11 +5,13 @@ ChatError
 │   ├── ContextLengthExceeded (400)  prompt + max_tokens do not fit the model's context
 │   └── IdempotencyConflict (400)    an Idempotency-Key seen before, with another request
 ├── Unauthorized (401)
-├── Forbidden (403)                  a known key that may not do this
+├── Forbidden (403)                  what a page of another origin, or a key, may not do
 ├── NotFound (404)
 │   └── ModelNotFound (404)          a model name that is not served here
+├── RequestTimeout (408)             a request that does not come to its end
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
+├── MisdirectedRequest (421)         a host that this server is not
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
 │   └── RateLimited (429)            a limit of this key
 ├── InternalError (500, exit 70)     our own bug, or a runner that failed in the middle
@@ -27,6 +29,7 @@ Exit codes are those of sysexits.h, but for 2. What ended with 70 or 75 may be s
 
 import errno
 import re
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
@@ -42,6 +45,10 @@ PASSING = frozenset(
     }
 )
 
+MAX_MESSAGE_CHARS = 2000  # none of ours is longer, whatever a client's text does to it
+MAX_PARAM_CHARS = 200
+MAX_QUOTED_CHARS = 60  # of a client's value, repeated in an error
+
 PYDANTIC = re.compile(r"(?:Value error, )?(?:\w+ should )?(.*?)(?: after validation, not \w+)?")
 
 
@@ -49,6 +56,7 @@ class ChatError(Exception):
     """Base of all errors meant for the user.
 
     `message` names the field, the limit, the value and the way out; `param` is the field alone.
+    What a client wrote is in both by `quoted` only; and both have limits of their own.
     """
 
     status = 500
@@ -56,9 +64,9 @@ class ChatError(Exception):
     exit_code = EXIT_CONFIG
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = cut(message, MAX_MESSAGE_CHARS)
+        self.param = None if param is None else cut(param, MAX_PARAM_CHARS)
+        super().__init__(self.message)
 
 
 class InvalidRequest(ChatError):
@@ -111,7 +119,12 @@ class Unauthorized(ChatError):
 
 class Forbidden(ChatError):
     status = 403
-    code = "permission_denied"
+    code = "forbidden"
+
+
+class MisdirectedRequest(ChatError):
+    status = 421
+    code = "misdirected_request"
 
 
 class NotFound(ChatError):
@@ -121,6 +134,11 @@ class NotFound(ChatError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class RequestTimeout(ChatError):
+    status = 408
+    code = "request_timeout"
 
 
 class PayloadTooLarge(ChatError):
@@ -244,3 +262,22 @@ def requirement(problem: str) -> str:
     found = PYDANTIC.fullmatch(problem)
     said = found[1] if found else problem
     return said if said.startswith("must ") else f"must {said}"
+
+
+def cut(text: str, max_chars: int) -> str:
+    """`text`, or its beginning and the sign that there was more."""
+    return text if len(text) <= max_chars else text[:max_chars] + "..."
+
+
+def quoted(value: object, *, mark: bool = True) -> str:
+    """A client's value as an error repeats it: Python's notation, or a text as it is without
+    `mark`; the beginning of a long one."""
+    if isinstance(value, str):
+        value = cut(value, MAX_QUOTED_CHARS)
+        return repr(value) if mark else value
+    return cut(_SHORT.repr(value), MAX_QUOTED_CHARS)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 8, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_QUOTED_CHARS

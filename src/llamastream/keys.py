@@ -19,8 +19,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from llamastream.config import API_KEYS_FILE, Settings
+from llamastream.config import API_KEYS_FILE
 from llamastream.errors import ConfigError, requirement
+from llamastream.settings import Settings
 
 logger = logging.getLogger(__name__)
 

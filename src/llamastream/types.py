@@ -70,6 +70,7 @@ class ChatRequest:
     include_stop: bool = False
     skip_special_tokens: bool = True
     truncation: Literal["disabled", "auto"] = "disabled"
+    num_unread_turns: int = 0  # dropped already: turns before the first that cannot fit
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
     scope: str = ""

@@ -15,6 +15,7 @@ from llamastream.generation import StorePolicy
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service
+from tests.doubles.waiting import LIMIT_S
 
 Connect = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -34,7 +35,7 @@ async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
             service = make_service(engine, keys=keys_of(settings or ServeSettings()))
             responses = make_responses(service, tmp_path, policy) if is_stored else None
             url = await stack.enter_async_context(running_server(service, settings, responses))
-            client = httpx.AsyncClient(base_url=url, timeout=10)
+            client = httpx.AsyncClient(base_url=url, timeout=LIMIT_S)
             return await stack.enter_async_context(client)
 
         yield start

@@ -117,7 +117,7 @@ async def test_metrics_are_for_an_admin(file: KeysFile, connect: Connect) -> Non
     client = await connect(FakeEngine(says("Hi")), file.settings)
     await client.post("/v1/chat/completions", json=chat_body(), headers=as_key("alice"))
     refused = await client.get("/metrics", headers=as_key("alice"))
-    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
     metrics = (await client.get("/metrics", headers=as_key("root"))).text
     assert 'llamastream_key_output_tokens_total{key="alice"} 3.0' in metrics
 

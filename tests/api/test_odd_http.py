@@ -64,7 +64,7 @@ async def test_an_offer_of_another_protocol_is_ignored_and_the_body_is_read(
     client = await connect(FakeEngine(says("ok")))
     body = json.dumps(chat_body())
     request = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nUpgrade: {offer}\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nUpgrade: {offer}\r\n"
         "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()

@@ -155,21 +155,6 @@ async def test_a_socket_needs_the_key(connect_stored: Connect) -> None:
         assert (await hear(socket))[-1]["type"] == "response.completed"
 
 
-@pytest.mark.parametrize(("origin", "is_allowed"), [("https://evil.example", False), (None, True)])
-async def test_pages_of_other_origins_are_refused(
-    connect_stored: Connect, origin: str | None, is_allowed: bool
-) -> None:
-    server = await connect_stored(FakeEngine(says("Hi")))
-    own = f"http://{server.base_url.host}:{server.base_url.port}"
-    if is_allowed:
-        async with open_socket(server, origin=own):
-            return
-    with pytest.raises(InvalidStatus) as refused:
-        async with open_socket(server, origin=origin):
-            pass
-    assert refused.value.response.status_code == 403
-
-
 async def test_the_fields_may_be_in_a_response_of_their_own(connect_stored: Connect) -> None:
     async with open_socket(await connect_stored(FakeEngine(says("Hi.")))) as socket:
         fields = {"model": "demo", "input": "Hello"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llamastream.config import default_data_dir
 from llamastream.models.demo import demo_file
+from llamastream.settings import default_data_dir
 
 
 def demo_path() -> Path:

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.applications import Starlette
 
+from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.errors import on_chat_error
 from llamastream.api.http.transport import HttpProtocol
-from llamastream.errors import ChatError, Unauthorized
+from llamastream.errors import ChatError
 from llamastream.generation import StoredAnswers
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.http_routes import jina_routes
@@ -19,15 +20,10 @@ from tests.doubles.scripted_answers import ScriptedAnswers
 
 KEY = "sesame"
 
-Start = Callable[[ScriptedAnswers], Awaitable[int]]
-"""Starts a server and returns its port; the test's end stops it."""
+MAX_BODY_BYTES = 4 << 20
 
-
-def authorize(header: str | None) -> str:
-    """Anonymous without a header, else the one key."""
-    if header not in (None, f"Bearer {KEY}"):
-        raise Unauthorized("unknown API key")
-    return "" if header is None else "keyed"
+Start = Callable[..., Awaitable[int]]
+"""`await start(service, *keys)`: a server of its own; its port. The test's end stops it."""
 
 
 @asynccontextmanager
@@ -36,8 +32,9 @@ async def grpc_port(
     ready: Callable[[], bool] | None = None,
     port: int = 0,
     stored: StoredAnswers | None = None,
+    keys: tuple[str, ...] = (),
 ) -> AsyncIterator[int]:
-    server = await serve_grpc(_streams(service, ready, stored), port=port)
+    server = await serve_grpc(_streams(service, ready, stored, keys), port=port)
     try:
         yield server.port
     finally:
@@ -49,8 +46,9 @@ async def http_port(
     service: ScriptedAnswers,
     ready: Callable[[], bool] | None = None,
     stored: StoredAnswers | None = None,
+    keys: tuple[str, ...] = (),
 ) -> AsyncIterator[int]:
-    routes = jina_routes(_streams(service, ready, stored))
+    routes = jina_routes(_streams(service, ready, stored, keys), MAX_BODY_BYTES)
     app = Starlette(routes=routes, exception_handlers={ChatError: on_chat_error})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))
@@ -63,8 +61,12 @@ async def http_port(
 
 
 def _streams(
-    service: ScriptedAnswers, ready: Callable[[], bool] | None, stored: StoredAnswers | None
+    service: ScriptedAnswers,
+    ready: Callable[[], bool] | None,
+    stored: StoredAnswers | None,
+    keys: tuple[str, ...],
 ) -> StreamService:
+    authorize = KeyRing(keys).scope_of_header
     streams = StreamService(service, authorize, stored)  # type: ignore[arg-type]
     streams.ready = ready or streams.ready
     return streams

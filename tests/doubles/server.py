@@ -30,8 +30,9 @@ async def running_server(
     settings = settings or ServeSettings()
     keys = answers.quotas.keys if answers.quotas.keys.are_required else keys_of(settings)
     ring = KeyRing(keys)
-    streams = StreamService(answers, ring.scope_of_header, stored)
-    app = create_app(answers, settings, stored, jina_routes(streams), ring)
+    streams = StreamService(answers, ring.scope_of_header, stored, ring.refresh)
+    routes = jina_routes(streams, settings.max_body_bytes)
+    app = create_app(answers, settings, stored, routes, ring)
     config = uvicorn.Config(
         app, http=HttpProtocol, ws=WebSocketProtocol, log_config=None, lifespan="on"
     )

@@ -23,7 +23,7 @@ from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import grpc_port
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service, says
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import call_bytes, stream_doc, texts
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "nginx.conf"
@@ -75,7 +75,10 @@ async def front(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
             credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
             options = (("grpc.ssl_target_name_override", NAME),)
             channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
-            async with httpx.AsyncClient(base_url=url, verify=tls, timeout=10) as http, channel:
+            async with (
+                httpx.AsyncClient(base_url=url, verify=tls, timeout=LIMIT_S) as http,
+                channel,
+            ):
                 yield Front(url, engine, http, tls, channel)
 
 
@@ -204,7 +207,12 @@ async def test_a_reader_that_takes_nothing_is_given_up(front: Front) -> None:
     front.engine.script = lambda _: [ord("x")]  # for ever
     front.engine.max_model_len = 1_000_000
     data = json.dumps(chat_body(stream=True, logprobs=True, top_logprobs=20)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    lines = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        f"Content-Length: {len(data)}",
+    )
+    head = "\r\n".join([*lines, "", ""])
     url = httpx.URL(front.url)
     _, writer = await asyncio.open_connection(url.host, url.port, ssl=front.tls, limit=1024)
     writer.write(head.encode() + data)

@@ -9,6 +9,7 @@ import pytest
 from llamastream import errors
 from tests.doubles.jina_servers import Readiness, Start, grpc_port, http_port
 from tests.doubles.scripted_answers import ScriptedAnswers
+from tests.doubles.waiting import LIMIT_S
 from tests.jina.conftest import StockClient
 
 TEXTS = ["Hé", "llo ", "🙂🇩🇪", "event: x", " event: update\r\ndata: {}", "\n", "  "]
@@ -112,4 +113,4 @@ async def test_leaving_closes_the_stream(
     service = ScriptedAnswers("a", asyncio.Event())
     answer = await stock_client.one(protocol, await start(service), leave_after=1)
     assert answer["texts"] == ["a"]
-    await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+    await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)

@@ -16,10 +16,14 @@ def ready() -> Readiness:
 @pytest.fixture
 async def start_grpc(ready: Readiness) -> AsyncIterator[Start]:
     async with AsyncExitStack() as servers:
-        yield lambda service: servers.enter_async_context(grpc_port(service, ready))
+        yield lambda service, *keys: servers.enter_async_context(
+            grpc_port(service, ready, keys=keys)
+        )
 
 
 @pytest.fixture
 async def start_http(ready: Readiness) -> AsyncIterator[Start]:
     async with AsyncExitStack() as servers:
-        yield lambda service: servers.enter_async_context(http_port(service, ready))
+        yield lambda service, *keys: servers.enter_async_context(
+            http_port(service, ready, keys=keys)
+        )

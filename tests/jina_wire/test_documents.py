@@ -117,14 +117,6 @@ def test_query_strings_are_read_as_the_types_of_the_fields() -> None:
     assert request.ignore_eos
 
 
-def test_key_in_the_document_stands_for_the_header() -> None:
-    assert PromptRequest({"api_key": "k"}).authorization() == "Bearer k"
-    assert PromptRequest({"api_key": "k"}, "Bearer h").authorization() == "Bearer h"
-    assert PromptRequest({}).authorization() is None
-    with pytest.raises(InvalidRequest, match="api_key"):
-        PromptRequest({"api_key": 5}).authorization()
-
-
 def documents_of(*deltas: Delta, max_tokens: int = 5) -> list[dict[str, Any]]:
     answer = ScriptedAnswer([], NewAnswer("stream_" + "0" * 32, {"max_tokens": max_tokens}))
     documents = Documents(answer.generation)

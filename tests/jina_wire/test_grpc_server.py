@@ -10,14 +10,16 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from llamastream import errors
+from llamastream.api.http.auth import KeyRing
 from llamastream.jina import wire
-from llamastream.jina.documents import MAX_PROMPT_BYTES
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.service import StreamService
 from llamastream.types import FinishReason
-from tests.doubles.jina_servers import KEY, Readiness, Start, authorize
+from tests.doubles.jina_servers import KEY, Readiness, Start
 from tests.doubles.scripted_answers import ScriptedAnswers
+from tests.doubles.waiting import LIMIT_S
 
+ANYBODY = KeyRing().scope_of_header
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
 
 
@@ -151,14 +153,10 @@ async def test_refusal_is_a_status_with_the_message(
         (call_bytes(max_tokens=5), "prompt is missing"),
         (call_bytes(prompt="a", max_tokens="x"), "max_tokens"),
         (call_bytes(prompt="a", max_tokens=0), "max_tokens must be >= 1"),
-        (
-            call_bytes(prompt="a" * 10_000_000, max_tokens=5),
-            f"prompt must be <= {MAX_PROMPT_BYTES}",
-        ),
         (b"\xff\xff\xff", "SingleDocumentRequestProto"),
         (PROMPT.replace(b"Hi", b"\xff\xfe"), "UTF-8"),
     ],
-    ids=["no prompt", "wrong type", "zero", "10 MB", "no protobuf", "no UTF-8"],
+    ids=["no prompt", "wrong type", "zero", "no protobuf", "no UTF-8"],
 )
 async def test_bad_input_is_an_invalid_argument(start_grpc: Start, data: bytes, said: str) -> None:
     service = ScriptedAnswers("a")
@@ -180,13 +178,22 @@ async def test_other_endpoints_are_not_found(start_grpc: Start) -> None:
 
 async def test_key_comes_by_metadata_or_in_the_document(start_grpc: Start) -> None:
     service = ScriptedAnswers("a")
-    port = await start_grpc(service)
+    port = await start_grpc(service, KEY)
+    keyed = call_bytes(prompt="a", max_tokens=5, api_key=KEY)
     async with connect(port) as channel:
         await texts(stream_doc(channel, metadata=(("authorization", f"Bearer {KEY}"),)))
-        await texts(stream_doc(channel, call_bytes(prompt="a", max_tokens=5, api_key=KEY)))
-        error = await failure(stream_doc(channel, metadata=(("authorization", "Bearer no"),)))
-    assert [request.scope for request in service.requests] == ["keyed", "keyed"]
-    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+        await texts(stream_doc(channel, keyed))
+        for data, options in (
+            (PROMPT, {}),
+            (PROMPT, {"metadata": (("authorization", "Bearer no"),)}),
+            (keyed, {"metadata": (("authorization", "Bearer no"),)}),  # metadata come first
+            (call_bytes(prompt="a", max_tokens=5, api_key="no"), {}),
+            (b"\xff\xff", {}),
+        ):
+            error = await failure(stream_doc(channel, data, **options))
+            assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    scope = KeyRing([KEY]).scope_of(KEY)
+    assert [request.scope for request in service.requests] == [scope, scope]
 
 
 async def test_cancel_closes_the_stream_while_it_waits(start_grpc: Start) -> None:
@@ -196,7 +203,7 @@ async def test_cancel_closes_the_stream_while_it_waits(start_grpc: Start) -> Non
         call = stream_doc(channel)
         await call.read()
         call.cancel()
-        await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+        await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_deadline_closes_the_stream(start_grpc: Start) -> None:
@@ -205,7 +212,7 @@ async def test_deadline_closes_the_stream(start_grpc: Start) -> None:
     async with connect(port) as channel:
         error = await failure(stream_doc(channel, timeout=0.2))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+        await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
@@ -215,22 +222,22 @@ async def test_lost_connection_closes_the_stream(start_grpc: Start) -> None:
     call = stream_doc(channel)
     await call.read()
     await channel.close()
-    await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+    await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
 
 
 async def test_stop_ends_running_streams_and_closes_them() -> None:
     service = ScriptedAnswers("a", asyncio.Event())
-    server = await serve_grpc(StreamService(service, authorize, lambda: True), port=0)
+    server = await serve_grpc(StreamService(service, ANYBODY, lambda: True), port=0)
     async with connect(server.port) as channel:
         call = stream_doc(channel)
         await call.read()
         await server.stop(0)
-        await asyncio.wait_for(service.streams[0].closed.wait(), 5)
+        await asyncio.wait_for(service.streams[0].closed.wait(), LIMIT_S)
         await failure(call)
 
 
 async def test_port_in_use_is_an_error() -> None:
-    desk = StreamService(ScriptedAnswers(), authorize, lambda: True)
+    desk = StreamService(ScriptedAnswers(), ANYBODY, lambda: True)
     server = await serve_grpc(desk, port=0)
     try:
         with pytest.raises(OSError, match=str(server.port)):
@@ -338,3 +345,17 @@ async def test_reflection_describes_every_service(start_grpc: Start, version: st
         for name in names - {"grpc.reflection.v1.ServerReflection"}:
             await call.write(ask(file_containing_symbol=name))
             assert (await call.read()).file_descriptor_response.file_descriptor_proto, name
+
+
+async def test_a_browser_cannot_speak_to_it(start_grpc: Start) -> None:
+    """Without TLS a browser speaks HTTP/1.1, and the port knows only HTTP/2."""
+    service = ScriptedAnswers("a")
+    port = await start_grpc(service)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    path = STREAM_DOC.encode()
+    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+    async with asyncio.timeout(LIMIT_S):
+        answer = await reader.read()  # to the end of the connection
+    writer.close()
+    assert b"HTTP/1.1 200" not in answer
+    assert not service.requests

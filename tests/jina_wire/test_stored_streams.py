@@ -12,11 +12,11 @@ import pytest
 
 from llamastream.errors import InternalError
 from llamastream.generation import StoredAnswers
-from llamastream.jina import wire
+from llamastream.jina.reading import document_fields
 from tests.doubles.engine import FakeEngine
-from tests.doubles.jina_servers import KEY, grpc_port, http_port
+from tests.doubles.jina_servers import grpc_port, http_port
 from tests.doubles.service import running_responses, says
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import call_bytes, connect, failure, stream_doc
 
 TEXT = "a🙂é."  # one token per byte
@@ -24,21 +24,21 @@ POSITIONS = [0, 4, 6, 7]  # of the tokens that bring its text
 STORED: dict[str, Any] = {"prompt": "Hi", "max_tokens": 100, "store": True}
 Document = dict[str, Any]
 Started = tuple[StoredAnswers, grpc.aio.Channel, httpx.AsyncClient]
-Start = Callable[[FakeEngine], AbstractAsyncContextManager[Started]]
+Start = Callable[..., AbstractAsyncContextManager[Started]]
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Start:
-    """`async with serve(engine) as (responses, channel, http)`: again on the same store."""
+    """`async with serve(engine, *keys) as (responses, channel, http)`: again on the same store."""
 
     @asynccontextmanager
-    async def start(engine: FakeEngine) -> AsyncIterator[Started]:
+    async def start(engine: FakeEngine, *keys: str) -> AsyncIterator[Started]:
         async with (
             running_responses(engine, tmp_path) as responses,
-            grpc_port(responses.answers, stored=responses) as rpc,
-            http_port(responses.answers, stored=responses) as web,
+            grpc_port(responses.answers, stored=responses, keys=keys) as rpc,
+            http_port(responses.answers, stored=responses, keys=keys) as web,
             connect(rpc) as channel,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=10) as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{web}", timeout=LIMIT_S) as http,
         ):
             yield responses, channel, http
 
@@ -50,13 +50,13 @@ async def read(channel: grpc.aio.Channel, **fields: Any) -> list[Document]:
 
 
 async def one(call: Any) -> Document:
-    return wire.document_fields((await call.read()).document)
+    return document_fields((await call.read()).document.SerializeToString())
 
 
 async def rest_of(call: Any) -> list[Document]:
     found = []
     while (response := await call.read()) is not grpc.aio.EOF:
-        found.append(wire.document_fields(response.document))
+        found.append(document_fields(response.document.SerializeToString()))
     return found
 
 
@@ -142,16 +142,18 @@ async def test_a_new_server_goes_on_behind_the_last_document(serve: Start) -> No
 
 
 async def test_unknown_foreign_and_deleted_ids_are_not_found(serve: Start) -> None:
-    async with serve(FakeEngine(says(TEXT))) as (responses, channel, http):
-        ids = [(await read(channel, **STORED))[0]["stream_id"] for _ in range(2)]
-        assert (await http.delete(f"/stream/{ids[1]}")).json()["deleted"]
-        asked = [{"stream_id": id} for id in ("stream_0", "resp_0", "x", ids[1])]
-        for fields in [*asked, {"stream_id": ids[0], "api_key": KEY}]:
+    async with serve(FakeEngine(says(TEXT)), "mine", "other") as (responses, channel, http):
+        mine, other = {"api_key": "mine"}, {"api_key": "other"}
+        bearer = {"authorization": "Bearer mine"}
+        ids = [(await read(channel, **STORED, **mine))[0]["stream_id"] for _ in range(2)]
+        assert (await http.delete(f"/stream/{ids[1]}", headers=bearer)).json()["deleted"]
+        asked = [{"stream_id": id} | mine for id in ("stream_0", "resp_0", "x", ids[1])]
+        for fields in [*asked, {"stream_id": ids[0]} | other]:
             error = await failure(stream_doc(channel, call_bytes(**fields)))
             assert error.code() == grpc.StatusCode.NOT_FOUND
             response = await http.post("/stream", json=fields)
             assert response.status_code == 404
-        assert (await http.delete(f"/stream/{ids[1]}")).status_code == 404
+        assert (await http.delete(f"/stream/{ids[1]}", headers=bearer)).status_code == 404
         assert responses.num_live == 0
 
 

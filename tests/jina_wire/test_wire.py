@@ -7,6 +7,7 @@ from docarray.proto import DocProto
 from google.protobuf import descriptor_pb2
 
 from llamastream.jina import wire
+from llamastream.jina.reading import document_fields
 from llamastream.schema import ModelOutputDocument, PromptDocument
 
 PROTOS = Path(wire.__file__).parent / "protos"
@@ -32,7 +33,7 @@ def test_docarray_reads_and_writes_the_same_bytes() -> None:
     )
     ours = wire.SingleDocumentRequest()
     ours.document.MergeFromString(prompt.to_protobuf().SerializeToString())
-    fields = wire.document_fields(ours.document)
+    fields = document_fields(ours.document.SerializeToString())
     assert {name: value for name, value in fields.items() if value is not None} == {
         "id": prompt.id,
         "messages": [{"role": "user", "content": "é"}],
@@ -56,7 +57,7 @@ def test_nested_documents_are_dicts() -> None:
     turn = call.document.data["messages"].doc_array.docs.add()
     wire.set_fields(turn, {"role": "user", "content": "Hi"})
     wire.set_fields(call.document.data["inner"].doc, {"a": 1})
-    assert wire.document_fields(call.document) == {
+    assert document_fields(call.document.SerializeToString()) == {
         "messages": [{"role": "user", "content": "Hi"}],
         "inner": {"a": 1},
     }
@@ -66,18 +67,21 @@ def test_tensors_and_deep_nesting_are_refused() -> None:
     call = wire.SingleDocumentRequest()
     call.document.data["tensor"].ndarray.dense.dtype = "f4"
     with pytest.raises(ValueError, match="tensors"):
-        wire.document_fields(call.document)
+        document_fields(call.document.SerializeToString())
     deep = wire.SingleDocumentRequest()
     node = deep.document.data["a"]
     for _ in range(20):
         node = node.list.data.add()
     node.text = "x"
     with pytest.raises(ValueError, match="deep"):
-        wire.document_fields(deep.document)
+        document_fields(deep.document.SerializeToString())
 
 
 def test_fields_of_the_last_document_do_not_stay() -> None:
     call = wire.SingleDocumentRequest()
     wire.set_fields(call.document, {"token_id": 1, "generated_text": "a", "logprob": -0.5})
     wire.set_fields(call.document, {"token_id": 2, "generated_text": "b"})
-    assert wire.document_fields(call.document) == {"token_id": 2, "generated_text": "b"}
+    assert document_fields(call.document.SerializeToString()) == {
+        "token_id": 2,
+        "generated_text": "b",
+    }

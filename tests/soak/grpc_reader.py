@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from llamastream.jina import wire
+from llamastream.jina.reading import document_fields
 from tests.soak.following import Disagreement, Following, Interrupted
 
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
@@ -25,7 +26,7 @@ async def grpc_events(following: Following, where: str) -> AsyncGenerator[dict[s
         )(_request(following), metadata=(("idempotency-key", following.key),))
         try:
             async for response in call:
-                yield {"type": "document"} | wire.document_fields(response.document)
+                yield {"type": "document"} | document_fields(response.document.SerializeToString())
             metadata = dict(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() in CONNECTION_FAULTS:

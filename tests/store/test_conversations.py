@@ -1,7 +1,7 @@
 import pytest
 
 from llamastream.errors import InvalidRequest, NotFound
-from llamastream.records import Outcome, PageQuery, Status
+from llamastream.records import ConversationLimits, Outcome, PageQuery, Status
 from llamastream.store.store import Store
 from tests.store.doubles import SCOPE, items, run, start
 
@@ -131,3 +131,44 @@ async def test_item_taken_out_of_a_conversation_stays_with_its_response(store: S
     await store.conversations.delete_item("c1", "b", scope=SCOPE)
     assert await ids_in(store) == "a"
     assert (await store.responses.input_items("r1", scope=SCOPE, query=ALL)).data == items("b")
+
+
+async def test_conversation_takes_no_more_items_than_it_may(url: str) -> None:
+    limits = ConversationLimits(max_items=4)
+    async with await Store.open(url, limits=limits) as store:
+        await store.conversations.create("c1", scope=SCOPE, metadata={}, items=items("a", "b"))
+        with pytest.raises(InvalidRequest, match="<= 4 items. Given: 2, and 3 more") as caught:
+            await store.conversations.add_items("c1", items("c", "d", "e"), scope=SCOPE)
+        assert "--max-conversation-items" in caught.value.message
+        with pytest.raises(InvalidRequest, match="<= 4 items. Given: 0, and 5 more"):
+            await store.conversations.create(
+                "c2", scope=SCOPE, metadata={}, items=items("a", "b", "c", "d", "e")
+            )
+        await run(
+            store, "r1", conversation_id="c1", input_items=items("c"), output_items=items("d")
+        )
+        with pytest.raises(InvalidRequest, match="Given: 4, and 1 more"):  # for its answer
+            await start(store, "r2", conversation_id="c1")
+        await store.conversations.delete_item("c1", "a", scope=SCOPE)
+        await run(store, "r3", conversation_id="c1", output_items=items("e"))
+        assert await store.conversations.history("c1", scope=SCOPE) == items("b", "c", "d", "e")
+
+
+async def test_answer_joins_a_conversation_that_became_full_meanwhile(url: str) -> None:
+    """Nothing that was said is lost: the limit is looked at when an answer begins."""
+    async with await Store.open(url, limits=ConversationLimits(max_items=2)) as store:
+        await store.conversations.create("c1", scope=SCOPE, metadata={})
+        await start(store, "r1", conversation_id="c1")
+        await store.conversations.add_items("c1", items("a", "b"), scope=SCOPE)
+        await store.responses.finish("r1", Outcome(Status.COMPLETED, {}, items("c")))
+        assert len(await store.conversations.history("c1", scope=SCOPE)) == 3
+
+
+async def test_chain_has_a_limit(url: str) -> None:
+    async with await Store.open(url, limits=ConversationLimits(max_items=3)) as store:
+        for k in range(4):
+            previous = f"r{k - 1}" if k else None
+            await run(store, f"r{k}", previous_response_id=previous, input_items=items(f"i{k}"))
+        assert len(await store.responses.history("r2", scope=SCOPE)) == 3
+        with pytest.raises(InvalidRequest, match="may continue <= 3 others"):
+            await store.responses.history("r3", scope=SCOPE)

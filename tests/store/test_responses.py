@@ -1,6 +1,6 @@
 import pytest
 
-from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound
+from llamastream.errors import IdempotencyConflict, InvalidRequest, NotFound, quoted
 from llamastream.records import IdempotencyKey, NewResponse, Outcome, PageQuery, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.store import Store
@@ -46,7 +46,7 @@ async def test_what_is_not_ours_is_not_found_whatever_the_reason(store: Store, i
     for call in calls:
         with pytest.raises(NotFound) as caught:
             await call
-        assert caught.value.message == f"Response {id!r} not found."
+        assert caught.value.message == f"Response {quoted(id)} not found."
 
 
 async def test_tokens_in_progress_are_not_shown_to_another_scope(store: Store) -> None:

@@ -21,6 +21,7 @@ from tests.doubles.jina_servers import grpc_port
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service
 from tests.doubles.tokenizer import IM_END
+from tests.doubles.waiting import LIMIT_S
 from tests.wire.requests import ALL
 from tests.wire.transcript import Transcript
 
@@ -65,7 +66,7 @@ async def running(folder: Path) -> AsyncIterator[Transcript]:
         running_server(service, None, responses) as url,
         grpc_port(service, stored=responses) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-        httpx.AsyncClient(base_url=url, timeout=10) as http,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):
         yield Transcript(http, channel)
 

@@ -10,6 +10,7 @@ import httpx
 from websockets.asyncio.client import connect
 
 from llamastream.jina import wire
+from llamastream.jina.reading import document_fields
 
 HEADERS = ("content-type", "cache-control", "x-accel-buffering", "retry-after", "www-authenticate")
 IDS = re.compile(r"\b(resp|msg|conv|chatcmpl|cmpl|stream)([-_])([0-9a-f]{32})\b")
@@ -69,7 +70,7 @@ class Transcript:
         try:
             while (data := await call.read()) is not grpc.aio.EOF:
                 response = wire.SingleDocumentRequest.FromString(data)
-                document = wire.document_fields(response.document)
+                document = document_fields(response.document.SerializeToString())
                 stream_id = str(document.get("stream_id", ""))
                 again = response.SerializeToString(deterministic=True)
                 lines.append(

@@ -14,6 +14,7 @@ from llamastream.api.conversations import ConversationsApi
 from llamastream.api.generate import Generate
 from llamastream.api.http import errors
 from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.gate import Gate
 from llamastream.api.http.page import page_routes
 from llamastream.api.http.rate_limits import HEADERS as RATE_LIMIT_HEADERS
@@ -26,10 +27,11 @@ from llamastream.api.wire.chat import ChatEndpoint
 from llamastream.api.wire.completions import CompletionEndpoint
 from llamastream.api.wire.format import Endpoint
 from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
-from llamastream.config import ServeSettings, split_commas
+from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
 from llamastream.generation import Answers, Quotas, StoredAnswers
 from llamastream.keys import Keys
+from llamastream.settings import split_commas
 
 
 def create_app(
@@ -106,7 +108,7 @@ def _stored_routes(
     responses = Stored(stored, generate, endpoint, prefix=PREFIX, deleted="response")
     chats = StoredChats(stored, generate, settings)
     return [
-        WebSocketRoute("/v1/responses", ResponsesSocket(stored, generate, settings).serve),
+        WebSocketRoute("/v1/responses", ResponsesSocket(stored, generate).serve),
         _post("/v1/responses", generate, endpoint),
         Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
         Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
@@ -143,8 +145,13 @@ def keys_of(settings: ServeSettings) -> Keys:
 
 def _middleware(settings: ServeSettings, keys: KeyRing, quotas: Quotas) -> list[Middleware]:
     """CORS is outermost: a browser must be able to read a refusal, too."""
-    behind = [Middleware(Gate, keys=keys), Middleware(RateLimits, quotas=quotas)]
     origins = split_commas(settings.cors_origins)
+    browsers = BrowserRules(
+        origins=origins,
+        hosts=[settings.host, *split_commas(settings.allowed_hosts)],
+    )
+    gate = Middleware(Gate, keys=keys, browsers=browsers)
+    behind = [gate, Middleware(RateLimits, quotas=quotas)]
     if not origins:
         return behind
     cors = Middleware(

@@ -1,6 +1,7 @@
 """/v1/conversations and their items over HTTP."""
 
 import uuid
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -35,7 +36,8 @@ class ConversationsApi:
 
     async def create(self, request: Request) -> Response:
         _refuse_key(request)
-        body = validate(NewConversation, await read_json(request, self._max_body_bytes))
+        parse = partial(validate, NewConversation)
+        _, body = await read_json(request, self._max_body_bytes, parse)
         conversation = await self._stored.conversations.create(
             f"conv_{uuid.uuid4().hex}",
             scope=_scope(request),
@@ -54,7 +56,8 @@ class ConversationsApi:
         return json_response(_to_json(await self._conversation(request)))
 
     async def update(self, request: Request) -> Response:
-        body = validate(ChangedMetadata, await read_json(request, self._max_body_bytes))
+        parse = partial(validate, ChangedMetadata)
+        _, body = await read_json(request, self._max_body_bytes, parse)
         conversation = await self._stored.conversations.update(
             _id(request), scope=_scope(request), metadata=body.metadata or {}
         )
@@ -69,7 +72,8 @@ class ConversationsApi:
     async def add_items(self, request: Request) -> Response:
         check_include(request)
         _refuse_key(request)
-        body = validate(NewItems, await read_json(request, self._max_body_bytes))
+        parse = partial(validate, NewItems)
+        _, body = await read_json(request, self._max_body_bytes, parse)
         items = _parse_items(body.items)
         await self._stored.conversations.add_items(_id(request), items, scope=_scope(request))
         return json_response(page_json(Page(items, has_more=False), wire_item))

@@ -37,8 +37,7 @@ class Generate:
         """The route's."""
 
         async def handle(request: Request) -> ASGIApp:
-            raw = await read_json(request, self._max_body_bytes)
-            body = endpoint.parse(raw)
+            raw, body = await read_json(request, self._max_body_bytes, endpoint.parse)
             if not body.is_stored:
                 refuse_key(request.headers.get(HEADER))
             caller = caller_of(request, idempotency_key(request, raw))

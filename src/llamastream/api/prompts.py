@@ -3,6 +3,7 @@
 Named and shaped as in vLLM and llama.cpp, where the two do not contradict each other.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
 from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import TemplateOptions, WireModel, validate
+from llamastream.api.wire.options import Model, TemplateOptions, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation import Answers
@@ -50,7 +51,7 @@ class PromptsApi:
         self._max_body_bytes = settings.max_body_bytes
 
     async def tokenize(self, request: Request) -> Response:
-        body = validate(TokenizeBody, await self._read(request))
+        body = await self._read(request, TokenizeBody)
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequest("Send either prompt or messages.", param="prompt")
         if body.prompt is not None:
@@ -74,7 +75,7 @@ class PromptsApi:
         return json_response(answer)
 
     async def detokenize(self, request: Request) -> Response:
-        body = validate(DetokenizeBody, await self._read(request))
+        body = await self._read(request, DetokenizeBody)
         text = await self._prompting.decode(
             body.tokens,
             self._answers.check_ready(),
@@ -84,7 +85,7 @@ class PromptsApi:
         return json_response({"prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
-        body = validate(TemplateBody, await self._read(request))
+        body = await self._read(request, TemplateBody)
         text, ids = await self._apply_template(request, body.messages, body)
         return json_response({"prompt": text, "tokens": ids, "count": len(ids)})
 
@@ -105,9 +106,9 @@ class PromptsApi:
         sizes = {"vocab_size": status.vocab_size, "model_max_length": status.max_model_len}
         return json_response(facts | sizes)
 
-    async def _read(self, request: Request) -> dict[str, Any]:
+    async def _read(self, request: Request, model: type[Model]) -> Model:
         """The body. Raises ModelNotFound if it names another model."""
-        body = await read_json(request, self._max_body_bytes)
-        if isinstance(name := body.get("model"), str):
+        raw, body = await read_json(request, self._max_body_bytes, partial(validate, model))
+        if isinstance(name := raw.get("model"), str):
             check_model(name, self._answers.model_name)
         return body

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field
@@ -19,23 +18,23 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llamastream.api.deliver import ClientLeft, Connection, Sink, deliver, pushing
 from llamastream.api.generate import Generate
-from llamastream.api.http.body import parse_object
+from llamastream.api.http.body import off_loop
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.idempotency import make_key, refuse_key
+from llamastream.api.http.json_object import LARGE_BYTES, parse_object
 from llamastream.api.http.transport import connection_of
 from llamastream.api.wire.format import START, Caller
 from llamastream.api.wire.openai import error_event
 from llamastream.api.wire.options import Label, WireModel, asked, validate
 from llamastream.api.wire.response_events import Event, ResponseFormat
 from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
-from llamastream.config import ServeSettings
-from llamastream.errors import ChatError, InvalidRequest, Overloaded
+from llamastream.errors import ChatError, InvalidRequest, Overloaded, quoted
 from llamastream.generation import Generation, StoredAnswers
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLLOWED = 64  # responses followed at the same time on one socket
-UNSUPPORTED_DATA, POLICY_VIOLATION, INTERNAL_ERROR = 1003, 1008, 1011
+UNSUPPORTED_DATA, INTERNAL_ERROR = 1003, 1011
 
 
 class ClientMessage(WireModel):
@@ -70,17 +69,12 @@ Begin = Callable[[dict[str, Any], Caller, str | None], Awaitable[Generation]]
 class ResponsesSocket:
     """The endpoint: one `Session` per connection."""
 
-    def __init__(self, stored: StoredAnswers, generate: Generate, settings: ServeSettings) -> None:
+    def __init__(self, stored: StoredAnswers, generate: Generate) -> None:
         self._stored = stored
         self._generate = generate
         self._endpoint = ResponseEndpoint(stored)
-        self._origins = {part.strip() for part in (settings.cors_origins or "").split(",")}
 
     async def serve(self, websocket: WebSocket) -> None:
-        if not self._is_allowed(websocket):
-            # Browsers let any page open a socket to any server: the origin is all there is.
-            await websocket.close(POLICY_VIOLATION, "This web origin is not in --cors-origins.")
-            return
         await websocket.accept()
         caller = Caller(websocket.state.key_scope, websocket.state.label)
         session = Session(websocket, self._stored, caller, self._begin)
@@ -96,12 +90,6 @@ class ResponsesSocket:
         elif key is not None:
             caller = replace(caller, key=make_key(key, "/v1/responses", fields))
         return await self._generate.begin(self._endpoint, body, caller)
-
-    def _is_allowed(self, websocket: WebSocket) -> bool:
-        origin = websocket.headers.get("origin")
-        if origin is None or "*" in self._origins or origin in self._origins:
-            return True
-        return urlsplit(origin).netloc == websocket.headers.get("host")
 
 
 class Session:
@@ -146,7 +134,8 @@ class Session:
         stream_id: str | None = None
         try:
             await self._websocket.state.check_key()
-            fields = parse_object(text.encode("utf-8", "replace"))
+            body = text.encode("utf-8", "replace")
+            fields = await off_loop(len(body) > LARGE_BYTES, parse_object, body)
             given = fields.get("stream_id")
             stream_id = given if isinstance(given, str) else None
             await self._dispatch(fields.pop("type", None), fields, stream_id)
@@ -180,7 +169,7 @@ class Session:
         else:
             raise InvalidRequest(
                 "type must be response.create, response.resume or response.cancel. "
-                f"Given: {repr(kind)[:60]}.",
+                f"Given: {quoted(kind)}.",
                 param="type",
             )
 
@@ -192,7 +181,7 @@ class Session:
             )
         if stream_id is not None and stream_id in self._followed.values():
             raise InvalidRequest(
-                f"stream_id {stream_id[:60]!r} is in use on this socket. Take another.",
+                f"stream_id {quoted(stream_id)} is in use on this socket. Take another.",
                 param="stream_id",
             )
 

@@ -1,6 +1,7 @@
 """Stored answers over HTTP, whatever their format: retrieve, follow, cancel, delete, and lists."""
 
 import re
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -113,10 +114,10 @@ class StoredChats(Stored):
         return json_response(page_json(page, chat.message_of))
 
     async def update(self, request: Request) -> ASGIApp:
-        raw = await read_json(request, self._max_body_bytes)
-        changes = validate(ChangedMetadata, raw).model_dump()
+        parse = partial(validate, ChangedMetadata)
+        _, changed = await read_json(request, self._max_body_bytes, parse)
         id, scope = self.id(request), _scope(request)
-        await self._stored.update(id, changes, scope=scope)
+        await self._stored.update(id, changed.model_dump(), scope=scope)
         generation = await self.find(request)
         wire = self._endpoint.format(generation)
         return self._generate.deliver(generation, wire, is_stream=False)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
-from llamastream.config import Settings, read_toml
 from llamastream.keys import Limits
+from llamastream.settings import Settings, read_toml
 
 CONFIG = inspect.Parameter(
     "config",

@@ -48,8 +48,9 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
         )
         stored = join_store(assembly.answers, store, data_dir=model.data_dir)
         ring = KeyRing(keys)
-        streams = StreamService(assembly.answers, ring.scope_of_header, stored)
-        app = create_app(assembly.answers, server, stored, jina_routes(streams), ring)
+        streams = StreamService(assembly.answers, ring.scope_of_header, stored, ring.refresh)
+        routes = jina_routes(streams, server.max_body_bytes)
+        app = create_app(assembly.answers, server, stored, routes, ring)
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -116,6 +117,7 @@ async def _serve_grpc(
             settings.host,
             port,
             reader_timeout_s=settings.reader_timeout,
+            max_message_bytes=settings.max_body_bytes,
         )
     except OSError as error:
         if settings.grpc_port is not None:

@@ -7,15 +7,18 @@ use of it is here.
 from llamastream.generation.answers import Answers, NewAnswer
 from llamastream.generation.engine import Engine
 from llamastream.generation.generation import End, Generation
+from llamastream.generation.history import Continued, History
 from llamastream.generation.quotas import Quotas
 from llamastream.generation.reader import Reader
 from llamastream.generation.stored import StoredAnswers, StorePolicy
 
 __all__ = [
     "Answers",
+    "Continued",
     "End",
     "Engine",
     "Generation",
+    "History",
     "NewAnswer",
     "Quotas",
     "Reader",

@@ -158,7 +158,9 @@ class Answers:
 
     async def fit(self, request: ChatRequest) -> FittedPrompt:
         """The prompt's ids. Raises as `open` does, but for Overloaded."""
-        return await self.prompting.fit(request, self.check_ready())
+        fitted = await self.prompting.fit(request, self.check_ready())
+        num_dropped = fitted.num_dropped_turns + request.num_unread_turns
+        return fitted._replace(num_dropped_turns=num_dropped)
 
     def make(
         self, request: ChatRequest, new: NewAnswer, fitted: Sequence[FittedPrompt]

@@ -10,6 +10,7 @@ from llamastream.generation.durable import end_of
 from llamastream.generation.generation import FINISH_REASONS, Details, Generation, Keeper
 from llamastream.records import Interrupted, Response, Status
 from llamastream.sampling import SamplingParams
+from llamastream.store.damage import reading
 from llamastream.text import Tokenizer
 from llamastream.types import GenerationRequest, Token
 
@@ -59,7 +60,8 @@ class Replay:
         prompt_ids: tuple[int, ...],
         sampling: SamplingParams,
     ) -> Generation:
-        details = Details.from_json(record.request)
+        with reading("response", record.id):
+            details = Details.from_json(record.request)
         asked = GenerationRequest(
             request_id=record.id,
             prompt_ids=prompt_ids or details.prompt_token_ids or (),

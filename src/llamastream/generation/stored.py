@@ -11,23 +11,25 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llamastream.errors import ChatError
+from llamastream.errors import ChatError, DamagedRecord
 from llamastream.generation.answers import Answers, NewAnswer
 from llamastream.generation.durable import Durability
 from llamastream.generation.generation import Details, Generation, Json
+from llamastream.generation.history import Continued, History, TokenSize, Window
 from llamastream.generation.items import to_messages
 from llamastream.generation.replay import Replay
 from llamastream.records import (
     Interrupted,
     Item,
     NewResponse,
+    Outcome,
     Page,
     PageQuery,
     Response,
     Retention,
     Status,
 )
-from llamastream.types import ChatRequest, Message
+from llamastream.types import ChatRequest
 
 if TYPE_CHECKING:
     from llamastream.store.conversations import Conversations
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 60.0
+NO_RESULT: Json = {"usage": [0, 0, 0], "text": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class StoredAnswers:
         policy: StorePolicy = StorePolicy(),
     ) -> None:
         self.answers = answers
+        self._token_size = TokenSize(answers.tokenizer)
         self._replay = Replay(answers.tokenizer, answers.model_id)
         self._open_store = open_store
         self._policy = policy
@@ -118,16 +122,23 @@ class StoredAnswers:
         """Those of the store: nothing is generated in them here."""
         return self._store.conversations
 
-    async def history(
-        self, *, scope: str, conversation_id: str | None, previous_response_id: str | None
-    ) -> tuple[Message, ...]:
-        """What was said before, oldest first."""
+    async def history(self, continued: Continued, *, scope: str) -> History:
+        """What was said before, oldest first, and of that no more than can fit the context.
+
+        Raises ContextLengthExceeded where that is known by the sizes of what is stored.
+        """
+        limits = self.answers.dispatcher.check_ready()
+        window = Window(continued, self._token_size, max_model_len=limits.max_model_len)
         items: tuple[Item, ...] = ()
-        if conversation_id is not None:
-            items = await self._store.conversations.history(conversation_id, scope=scope)
-        elif previous_response_id is not None:
-            items = await self._store.responses.history(previous_response_id, scope=scope)
-        return to_messages(items)
+        if continued.conversation_id is not None:
+            items = await self._store.conversations.history(
+                continued.conversation_id, scope=scope, choose=window.choose
+            )
+        elif continued.previous_response_id is not None:
+            items = await self._store.responses.history(
+                continued.previous_response_id, scope=scope, choose=window.choose
+            )
+        return History(to_messages(items), window.num_unread_turns)
 
     async def create(self, request: ChatRequest, new: NewAnswer) -> Generation:
         """Admit a request; it is generated to its end unless it is cancelled or deserted.
@@ -225,12 +236,17 @@ class StoredAnswers:
         return generation
 
     async def _go_on(self, interrupted: Sequence[Interrupted]) -> None:
-        """What another model began is failed."""
+        """What another model began is failed, and what cannot be read."""
         waiting: list[Generation] = []
         suspects: list[Generation] = []
         others: list[Generation] = []
         for one in interrupted:
-            generation = await self._replay.of_interrupted(one, self._store, self._durability)
+            try:
+                generation = await self._replay.of_interrupted(one, self._store, self._durability)
+            except DamagedRecord as error:
+                failed = Outcome(Status.FAILED, NO_RESULT, error=error.message)
+                await self._store.responses.finish(one.response.id, failed)
+                continue
             if generation.details.model_id != self.answers.model_id:
                 others.append(generation)
             else:

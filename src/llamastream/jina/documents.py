@@ -17,14 +17,13 @@ from llamastream.api.wire.options import (
     NoLimit,
     asked,
 )
-from llamastream.errors import InvalidRequest, requirement
+from llamastream.errors import InvalidRequest, quoted, requirement
 from llamastream.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Message
 
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
-MAX_SHOWN_CHARS = 64  # of a bad value, in an error message
 
 _Model = TypeVar("_Model", bound=BaseModel)
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -70,26 +69,20 @@ class StoreOptions(BaseModel):
     starting_after: int = Field(default=-1, ge=-1)  # the last sequence number that was seen
 
 
+FIELDS = _Prompt.model_fields.keys() | StoreOptions.model_fields.keys() | {"api_key"}
+"""All that a document may say to us."""
+
+
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
     """A PromptDocument's fields and what came beside it; its methods raise InvalidRequest, naming
     the field. null, [] and {} count as absent."""
 
     fields: Mapping[str, object]
-    header: str | None = None  # `Authorization`
+    scope: str = ""  # see ChatRequest
     idempotency_key: str | None = None
     label: str = ""  # see ChatRequest
     text: bool = False  # all values are texts (a query string), to be read as the field's type
-
-    def authorization(self) -> str | None:
-        """The header, or in its place what it would be with the API key in the document: the stock
-        client can send a key in no other way."""
-        key = self.fields.get("api_key")
-        if self.header is not None or key is None:
-            return self.header
-        if not isinstance(key, str):
-            raise InvalidRequest("api_key must be a string.", param="api_key")
-        return f"Bearer {key}"
 
     def store_options(self) -> StoreOptions:
         """An empty `stream_id`, with which DocArray fills one that is declared and not used, is
@@ -99,8 +92,8 @@ class PromptRequest:
             raise InvalidRequest("starting_after needs stream_id.", param="starting_after")
         return options
 
-    def to_request(self, scope: str = "") -> ChatRequest:
-        """The request that the document makes for the API key of `scope`."""
+    def to_request(self) -> ChatRequest:
+        """The request that the document makes."""
         prompt = self._read(_Prompt)
         return ChatRequest(
             prompt=_conversation(prompt),
@@ -112,7 +105,7 @@ class PromptRequest:
             stop=tuple(prompt.stop),
             ignore_eos=prompt.ignore_eos,
             truncation=prompt.truncation,
-            scope=scope,
+            scope=self.scope,
             label=self.label,
         )
 
@@ -168,7 +161,5 @@ def invalid_field(error: ValidationError) -> InvalidRequest:
     name = ".".join(str(part) for part in first["loc"]) or "document"
     if first["type"] == "missing":
         return InvalidRequest(f"{name} is missing.", param=param)
-    given = repr(first["input"])
-    if len(given) > MAX_SHOWN_CHARS:
-        given = given[:MAX_SHOWN_CHARS] + "..."
+    given = quoted(first["input"])
     return InvalidRequest(f"{name} {requirement(first['msg'])}. Given: {given}.", param=param)

@@ -7,32 +7,35 @@ or runs out of time closes its stream at once.
 import logging
 import socket
 from functools import partial
-from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from llamastream.api.deliver import Sink, deliver
 from llamastream.api.http.auth import authorization
+from llamastream.api.http.body import off_loop
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.wire.format import Format
-from llamastream.errors import ChatError, InvalidRequest, NotFound
+from llamastream.errors import ChatError, InternalError, InvalidRequest, NotFound, cut, quoted
 from llamastream.generation import Generation
 from llamastream.jina import small_calls, wire
-from llamastream.jina.documents import ENDPOINT, PromptRequest
+from llamastream.jina.documents import ENDPOINT, FIELDS, PromptRequest
 from llamastream.jina.format import DocumentFormat, OutputFields, finish_reason_of
+from llamastream.jina.keys import Keys
+from llamastream.jina.reading import NOTHING, Call, document_fields, read_call
+from llamastream.jina.receiving import Context, Receiving
 from llamastream.jina.service import StreamService
-from llamastream.jina.small_calls import Context
+from llamastream.jina.small_calls import metadata
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 12345  # the article's
-MAX_MESSAGE_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
+MAX_REQUEST_ID_CHARS = 128  # of what comes back with every token
+LONG_BYTES = 4096  # takes a millisecond to read: more is read off the event loop
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server on it
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),  # would widen the window: see `receiving`
     ("grpc.http2.max_pings_without_data", 0),  # as many as `_keepalive` asks for
     # jina.Client pings every 10 s, also without calls. grpc would answer with GOAWAY.
     ("grpc.http2.max_ping_strikes", 0),
@@ -42,6 +45,7 @@ OPTIONS = (
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     415: grpc.StatusCode.INVALID_ARGUMENT,
@@ -69,21 +73,24 @@ async def serve_grpc(
     port: int = DEFAULT_PORT,
     *,
     reader_timeout_s: float = 60.0,
+    max_message_bytes: int = 4 << 20,
 ) -> GrpcServer:
     """Listen for jina clients. Who is silent for `reader_timeout_s` is disconnected.
 
     Raises OSError when the address cannot be had.
     """
-    server = grpc.aio.server(options=OPTIONS + _keepalive(reader_timeout_s))
+    limit = ("grpc.max_receive_message_length", max_message_bytes)
+    server = grpc.aio.server(options=(*OPTIONS, limit, *_keepalive(reader_timeout_s)))
+    receiving = Receiving()
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
         "jina.JinaSingleDocumentRequestRPC": {
-            "stream_doc": grpc.unary_stream_rpc_method_handler(partial(_stream_doc, streams))
+            "stream_doc": small_calls.unread(partial(_stream_doc, streams, receiving))
         },
         **small_calls.jina_handlers(streams.ready),
     }
-    handlers |= small_calls.health_handlers(streams.ready, tuple(handlers))
-    handlers |= small_calls.reflection_handlers(tuple(handlers))
+    handlers |= small_calls.health_handlers(streams.ready, tuple(handlers), receiving)
+    handlers |= small_calls.reflection_handlers(tuple(handlers), streams.keys.require)
     for name, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -115,53 +122,76 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(where)
 
 
-async def _stream_doc(streams: StreamService, data: bytes, context: Context) -> None:
+async def _stream_doc(
+    streams: StreamService, receiving: Receiving, _: object, context: Context
+) -> None:
     """One document in, the answer's documents out."""
+    refusal = await _answer(streams, receiving, context)
+    if refusal is not None:
+        await _abort(refusal, context)
+
+
+async def _answer(
+    streams: StreamService, receiving: Receiving, context: Context
+) -> ChatError | None:
+    """What ended the call too early, without what it was about: grpc keeps an aborted call's frames
+    until Python's collector comes by."""
     try:
-        call = _parse_call(data)
-        generation, after = await streams.open(_prompt(call, context))
+        call, prompt = await _receive(streams.keys, receiving, context)
+        generation, after = await streams.open(prompt)
         wire = _format(call, generation, after)
+        sink = GrpcSink(context, generation)
         with generation.follow(wire.start) as reader:
-            await deliver(generation, reader, wire, GrpcSink(context, generation))
+            await deliver(generation, reader, wire, sink)
+        return sink.failure
     except ChatError as error:
-        await _abort(error, context)
-    except grpc.aio.AbortError:
-        raise
+        return _bare(error)
     except Exception:
         logger.exception("stream_doc failed")
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        return InternalError("internal error")
 
 
-def _prompt(call: Any, context: Context) -> PromptRequest:
+def _bare(error: ChatError) -> ChatError:
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+async def _receive(
+    keys: Keys, receiving: Receiving, context: Context
+) -> tuple[Call, PromptRequest]:
+    """The call's message, once its key is known or if it may hold it."""
+    await keys.refresh()
+    scope = keys.of_header(authorization(partial(metadata, context)))
+    if scope is not None:
+        message = await receiving.message(context)
+    else:
+        message = await receiving.strangers_message(context)
+        scope = keys.of_message(message)
+    call, fields = await off_loop(len(message) > LONG_BYTES, _read, message)
+    label = call.request_id if LABEL.fullmatch(call.request_id) else ""
+    return call, PromptRequest(fields, scope, metadata(context, IDEMPOTENCY_KEY), label)
+
+
+def _read(message: bytes) -> tuple[Call, dict[str, object]]:
     try:
-        fields = wire.document_fields(call.document)
+        call = read_call(message)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"the message must be a jina.SingleDocumentRequestProto in valid UTF-8: {error}."
+        ) from None
+    endpoint = call.endpoint or ENDPOINT
+    if endpoint.strip("/") != ENDPOINT.strip("/"):
+        raise NotFound(f"exec_endpoint must be {ENDPOINT}. Given: {quoted(endpoint)}.")
+    try:
+        fields = document_fields(call.document, FIELDS)
     except ValueError as error:
         raise InvalidRequest(f"document: {error}.") from None
-    label = call.header.request_id
-    return PromptRequest(
-        fields,
-        authorization(partial(_metadata, context)),
-        _metadata(context, IDEMPOTENCY_KEY),
-        label if LABEL.fullmatch(label) else "",
-    )
+    return call._replace(document=NOTHING), fields
 
 
-def _parse_call(data: bytes) -> Any:
-    try:
-        call = wire.SingleDocumentRequest.FromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(
-            f"the message must be a jina.SingleDocumentRequestProto in valid UTF-8: {error}"
-        ) from None
-    endpoint = call.header.exec_endpoint or ENDPOINT
-    if endpoint.strip("/") != ENDPOINT.strip("/"):
-        raise NotFound(f"exec_endpoint must be {ENDPOINT}. Given: {endpoint!r}.")
-    return call
-
-
-def _format(call: Any, generation: Generation, after: int) -> DocumentFormat:
+def _format(call: Call, generation: Generation, after: int) -> DocumentFormat:
     response = wire.SingleDocumentRequest()
-    response.header.request_id = call.header.request_id
+    response.header.request_id = cut(call.request_id, MAX_REQUEST_ID_CHARS)
     response.header.exec_endpoint = ENDPOINT
 
     def encode(fields: OutputFields) -> bytes:
@@ -183,6 +213,7 @@ class GrpcSink(Sink):
     """
 
     def __init__(self, context: Context, generation: Generation) -> None:
+        self.failure: ChatError | None = None  # that the call is to end with
         self._context = context
         self._generation = generation
 
@@ -192,32 +223,25 @@ class GrpcSink(Sink):
 
     async def end(self, frames: list[bytes]) -> None:
         await self.write(frames)
-        metadata = [("finish-reason", finish_reason_of(self._generation) or "")]
+        trailing = [("finish-reason", finish_reason_of(self._generation) or "")]
         usage = None if self._generation.end is None else self._generation.end.usage
         if usage is not None:
-            metadata += [
+            trailing += [
                 ("num-prompt-tokens", str(usage.num_prompt_tokens)),
                 ("num-cached-tokens", str(usage.num_cached_tokens)),
                 ("num-output-tokens", str(usage.num_output_tokens)),
             ]
-        self._context.set_trailing_metadata(tuple(metadata))
+        self._context.set_trailing_metadata(tuple(trailing))
 
     async def fail(self, error: ChatError, wire: Format) -> None:
-        await _abort(error, self._context)
+        self.failure = _bare(error)
 
 
 async def _abort(error: ChatError, context: Context) -> None:
-    metadata = [("error-code", error.code)]
+    trailing = [("error-code", error.code)]
     if error.param is not None:
-        metadata.append(("error-param", error.param))
+        trailing.append(("error-param", error.param))
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
-        metadata.append(("retry-after", str(retry_after_s)))
-    await context.abort(STATUS_CODES[error.status], error.message, tuple(metadata))
-
-
-def _metadata(context: Context, wanted: str) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == wanted:
-            return str(value)
-    return None
+        trailing.append(("retry-after", str(retry_after_s)))
+    await context.abort(STATUS_CODES[error.status], error.message, tuple(trailing))

@@ -13,21 +13,22 @@ from starlette.types import Receive, Scope, Send
 
 from llamastream.api.deliver import HttpSink, closed_when_client_leaves, deliver
 from llamastream.api.http.auth import authorization
-from llamastream.api.http.body import read_json
+from llamastream.api.http.body import read_body, read_object
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
+from llamastream.api.http.json_object import parse_object
 from llamastream.api.http.transport import unsent_is_none
-from llamastream.errors import ChatError
+from llamastream.errors import ChatError, PayloadTooLarge
 from llamastream.jina.documents import ENDPOINT, PromptRequest
 from llamastream.jina.format import DocumentFormat, OutputFields
+from llamastream.jina.keys import KEY, KEYLESS_BYTES, too_large_for_a_key
 from llamastream.jina.service import StreamService
 
-MAX_BODY_BYTES = 16 << 20  # more than MAX_PROMPT_BYTES, so that we can say what is too long
 EVENT_STREAM = "text/event-stream"
 END = b"event: end\r\n\r\n"
 
 
-def jina_routes(streams: StreamService) -> list[Route]:
+def jina_routes(streams: StreamService, max_body_bytes: int) -> list[Route]:
     """`/stream`, by GET as jina.Client sends it or by POST, and `/dry_run` (is_flow_ready)."""
 
     async def dry_run(_: Request) -> JSONResponse:
@@ -43,7 +44,7 @@ def jina_routes(streams: StreamService) -> list[Route]:
     stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
     return [
         *(stored if streams.is_storing else []),
-        Route(ENDPOINT, _StreamRoute(streams), methods=["GET", "POST"]),
+        Route(ENDPOINT, _StreamRoute(streams, max_body_bytes), methods=["GET", "POST"]),
         Route("/dry_run", dry_run, methods=["GET"]),
     ]
 
@@ -51,13 +52,14 @@ def jina_routes(streams: StreamService) -> list[Route]:
 class _StreamRoute:
     """An ASGI application, so that events leave without a middleman."""
 
-    def __init__(self, streams: StreamService) -> None:
+    def __init__(self, streams: StreamService, max_body_bytes: int) -> None:
         self._streams = streams
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            generation, after = await self._streams.open(await _read(request))
+            generation, after = await self._streams.open(await self._read(request))
         except ChatError as error:  # nothing was sent
             await _refusal(error, request)(scope, receive, send)
             return
@@ -71,6 +73,26 @@ class _StreamRoute:
             async with closed_when_client_leaves(reader, receive):
                 await sink.start(wire.media_type)
                 await deliver(generation, reader, wire, sink)
+
+    async def _read(self, request: Request) -> PromptRequest:
+        """The document and whose it is: the key first, as far as it is no part of the document."""
+        keys = self._streams.keys
+        scope = keys.of_header(authorization(request.headers.get))
+        has_body = _has_body(request)
+        if not has_body:
+            fields = _query_fields(request)
+        elif scope is not None:
+            fields = await read_object(request, self._max_body_bytes)
+        else:
+            body = await _read_keyless(request)
+            keys.check_json(body)
+            fields = parse_object(body)
+        if scope is None:
+            scope = keys.of_key(fields.get(KEY))
+        label = request.scope.get("state", {}).get("label", "")
+        return PromptRequest(
+            fields, scope, request.headers.get(IDEMPOTENCY_KEY), label=label, text=not has_body
+        )
 
 
 class PacedSink(HttpSink):
@@ -86,16 +108,16 @@ class PacedSink(HttpSink):
         await unsent_is_none(self._scope)
 
 
-async def _read(request: Request) -> PromptRequest:
-    has_body = request.headers.get("content-length") != "0" and (
+async def _read_keyless(request: Request) -> bytes:
+    try:
+        return await read_body(request, KEYLESS_BYTES)
+    except PayloadTooLarge:
+        raise too_large_for_a_key() from None
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length") != "0" and (
         "content-length" in request.headers or "transfer-encoding" in request.headers
-    )
-    return PromptRequest(
-        await read_json(request, MAX_BODY_BYTES) if has_body else _query_fields(request),
-        authorization(request.headers.get),
-        request.headers.get(IDEMPOTENCY_KEY),
-        label=request.scope.get("state", {}).get("label", ""),
-        text=not has_body,
     )
 
 

@@ -5,7 +5,6 @@ n of it is the same for every reader, now and after a restart.
 """
 
 import uuid
-from collections.abc import Callable
 
 from llamastream.api.generate import begin
 from llamastream.api.http.errors import check_id
@@ -14,19 +13,21 @@ from llamastream.errors import EngineDead
 from llamastream.generation import Answers, Generation, NewAnswer, StoredAnswers
 from llamastream.jina.documents import PromptRequest, check_not_stored
 from llamastream.jina.format import PREFIX
-
-Authorize = Callable[[str | None], str]
-"""Value of an `Authorization` header (None: none was sent) -> scope. Raises Unauthorized."""
+from llamastream.jina.keys import Authorize, Keys, Refresh, no_refresh
 
 
 class StreamService:
     def __init__(
-        self, answers: Answers, authorize: Authorize, stored: StoredAnswers | None = None
+        self,
+        answers: Answers,
+        authorize: Authorize,
+        stored: StoredAnswers | None = None,
+        refresh: Refresh = no_refresh,
     ) -> None:
         """Without `stored` nothing can be stored."""
         self.is_storing = stored is not None
         self._answers = answers
-        self._authorize = authorize
+        self.keys = Keys(authorize, refresh)
         self._stored = stored
 
     def ready(self) -> bool:
@@ -36,19 +37,18 @@ class StreamService:
 
     async def open(self, prompt: PromptRequest) -> tuple[Generation, int]:
         """The answer that is asked for, and the number of the last document that was seen of it."""
-        scope = self._authorize(prompt.authorization())
         options = prompt.store_options()
         if self._stored is None:
             check_not_stored(options)
         elif options.stream_id is not None:
             id = check_id(options.stream_id, PREFIX)
-            generation = await _opened(self._stored).find(id, scope=scope)
+            generation = await _opened(self._stored).find(id, scope=prompt.scope)
             return generation, options.starting_after
         elif options.store:
             _opened(self._stored)
         if not options.store:
             refuse_key(prompt.idempotency_key)
-        request = prompt.to_request(scope)
+        request = prompt.to_request()
         new = NewAnswer(
             PREFIX + uuid.uuid4().hex,
             {"max_tokens": request.sampling.max_tokens},
@@ -59,7 +59,7 @@ class StreamService:
 
     async def delete(self, id: str, header: str | None) -> None:
         """Delete a stored answer for good, and end it if it is in progress."""
-        scope = self._authorize(header)
+        scope = self.keys.require(header)
         assert self._stored is not None  # or there is no route
         await _opened(self._stored).delete(check_id(id, PREFIX), scope=scope)
 

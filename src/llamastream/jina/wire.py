@@ -1,4 +1,4 @@
-"""Protobuf messages of Jina's wire, and documents as plain Python values.
+"""Protobuf messages of Jina's wire, as we write them: what comes in, `reading` reads.
 
 The descriptors live in a pool of their own: jina and docarray register the same names in the
 default one, and a process that imports them must still be able to import us.
@@ -17,9 +17,6 @@ from google.protobuf import (
     struct_pb2,
     timestamp_pb2,
 )
-from google.protobuf.message import Message
-
-_MAX_DEPTH = 8  # a document inside a document inside ...: messages need two
 
 
 def _load_pool() -> descriptor_pool.DescriptorPool:
@@ -46,34 +43,6 @@ SingleDocumentRequest: type[Any] = _message("jina.SingleDocumentRequestProto")
 Status: type[Any] = _message("jina.StatusProto")
 Endpoints: type[Any] = _message("jina.EndpointsProto")
 JinaInfo: type[Any] = _message("jina.JinaInfoProto")
-
-
-def document_fields(document: Message) -> dict[str, object]:
-    """The fields of a `docarray.DocProto` as Python values: None, str, int, float, bool, bytes,
-    list or dict. A nested document is a dict. Raises ValueError for tensors and deep nesting."""
-    return _fields(document, 0)
-
-
-def _fields(document: Any, depth: int) -> dict[str, object]:
-    return {name: _value(node, depth) for name, node in document.data.items()}
-
-
-def _value(node: Any, depth: int) -> object:
-    kind = node.WhichOneof("content")
-    if kind is None:
-        return None
-    if depth >= _MAX_DEPTH:
-        raise ValueError(f"documents may be nested {_MAX_DEPTH} deep at most")
-    content = getattr(node, kind)
-    if kind in ("text", "integer", "float", "boolean", "blob"):
-        return content
-    if kind in ("doc", "dict"):
-        return _fields(content, depth + 1)
-    if kind == "doc_array":
-        return [_fields(document, depth + 1) for document in content.docs]
-    if kind == "ndarray":
-        raise ValueError("tensors are not accepted")
-    return [_value(item, depth + 1) for item in content.data]
 
 
 def set_fields(document: Any, fields: Mapping[str, str | int | float]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
-from llamastream.errors import InvalidRequest, NotFound
+from llamastream.errors import InvalidRequest, NotFound, quoted
 from llamastream.records import Status
 from llamastream.store.rows import find
 from llamastream.store.tables import items, responses
@@ -19,7 +19,7 @@ def chain_items(conn: Connection, id: str, scope: str, *, max_links: int) -> Sel
     of_id = find(conn, "response", id, scope, responses.c.status)
     if of_id.status == Status.IN_PROGRESS:
         raise InvalidRequest(
-            f"Response {id!r} is still in progress: continue it when it has ended.",
+            f"Response {quoted(id)} is still in progress: continue it when it has ended.",
             param="previous_response_id",
         )
     names = (responses.c.num, responses.c.id, responses.c.previous_response_id)
@@ -33,15 +33,15 @@ def chain_items(conn: Connection, id: str, scope: str, *, max_links: int) -> Sel
     links = conn.execute(select(chain).limit(max_links + 1)).all()
     if len(links) > max_links:
         raise InvalidRequest(
-            f"A response may continue <= {max_links} others. Given: more, with {id!r}. Send the "
-            "messages that matter as input instead.",
+            f"A response may continue <= {max_links} others. Given: more, with {quoted(id)}. "
+            "Send the messages that matter as input instead.",
             param="previous_response_id",
         )
     for missing in {link.previous_response_id for link in links} - {link.id for link in links}:
         if missing is not None:
             raise NotFound(
-                f"Response {missing!r}, which {id!r} continues, not found: it was deleted or has "
-                "expired. Send its messages as input instead.",
+                f"Response {quoted(missing)}, which {quoted(id)} continues, not found: it was "
+                "deleted or has expired. Send its messages as input instead.",
                 param="previous_response_id",
             )
     order = (items.c.response_num, items.c.part, items.c.num)

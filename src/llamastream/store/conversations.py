@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
-from llamastream.errors import InvalidRequest, NotFound
+from llamastream.errors import InvalidRequest, NotFound, quoted
 from llamastream.records import (
     Conversation,
     ConversationLimits,
@@ -254,5 +254,5 @@ def _find_item(conn: Connection, num: int, item_id: str, *columns: ColumnElement
         of_num = select(*columns).where(items.c.conversation_num == num)
         row = conn.execute(of_num.where(items.c.id == item_id)).one_or_none()
     if row is None:
-        raise NotFound(f"Item {item_id!r} not found.", param="item_id")
+        raise NotFound(f"Item {quoted(item_id)} not found.", param="item_id")
     return row

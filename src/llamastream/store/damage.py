@@ -7,9 +7,9 @@ line in the log, names what it is, and is never taken for what it was.
 import logging
 import struct
 import traceback
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 from llamastream.errors import ChatError, DamagedRecord, InvalidRequest
 
@@ -32,17 +32,17 @@ def checksum(*values: str | bytes | float | None) -> int:
     """Of values as the database keeps them; of None too. Raises TypeError for any other value."""
     crc = 0
     for value in values:
-        if value is None:
-            kind, data = b"n", b""
+        if isinstance(value, bytes):
+            crc = crc32(value, crc32(b"b%d:" % len(value), crc))
+        elif value is None:
+            crc = crc32(b"n", crc)
         elif isinstance(value, str):
-            kind, data = b"s", value.encode()
-        elif isinstance(value, bytes):
-            kind, data = b"b", value
+            data = value.encode()
+            crc = crc32(data, crc32(b"s%d:" % len(data), crc))
         elif isinstance(value, int | float):
-            kind, data = b"d", _DOUBLE.pack(value)
+            crc = crc32(b"d" + _DOUBLE.pack(value), crc)
         else:
             raise TypeError(f"{type(value).__name__} is not stored")
-        crc = zlib.crc32(data, zlib.crc32(b"%b%d:" % (kind, len(data)), crc))
     return crc
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, TableClause, select
 
-from llamastream.errors import NotFound
+from llamastream.errors import NotFound, quoted
 from llamastream.records import Item, Outline, Page, PageQuery, T
 from llamastream.store.rows import ID, ITEM_COLUMNS, to_item
 from llamastream.store.tables import items
@@ -40,7 +40,7 @@ def fetch_page(
         anchor = conn.execute(after).scalar() if ID.fullmatch(query.after) else None
         if anchor is None:
             raise NotFound(
-                f"The list has no entry {query.after!r}: give an id of it.", param="after"
+                f"The list has no entry {quoted(query.after)}: give an id of it.", param="after"
             )
         base = base.where(order > anchor if is_ascending else order < anchor)
     base = base.order_by(order.asc() if is_ascending else order.desc())

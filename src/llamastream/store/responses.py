@@ -12,6 +12,7 @@ from llamastream.errors import (
     IdempotencyConflict,
     InvalidRequest,
     NotFound,
+    quoted,
 )
 from llamastream.records import (
     MAX_KEY_CHARS,
@@ -326,7 +327,7 @@ def _matching(
 
 
 def _not_in_progress(id: str) -> NotFound:
-    return NotFound(f"Response {id!r} is not in progress.", param="response_id")
+    return NotFound(f"Response {quoted(id)} is not in progress.", param="response_id")
 
 
 def _check_key(key: IdempotencyKey) -> None:

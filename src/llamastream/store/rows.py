@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, TableClause, select
 
-from llamastream.errors import NotFound
+from llamastream.errors import NotFound, quoted
 from llamastream.records import Conversation, Item, Json, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import checksum, reading, verify
@@ -44,7 +44,7 @@ def find(
         row = conn.execute(statement.where(table.c.scope == scope)).one_or_none()
         if row is not None:
             return row
-    raise NotFound(f"{kind.capitalize()} {id!r} not found.", param=f"{kind}_id")
+    raise NotFound(f"{kind.capitalize()} {quoted(id)} not found.", param=f"{kind}_id")
 
 
 def to_response(row: Row[Any]) -> Response:

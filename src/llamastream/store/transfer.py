@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from llamastream.errors import DamagedRecord, InvalidRequest
 from llamastream.records import Conversation, Item, Json, Response, Status
@@ -73,27 +73,42 @@ class _Exporter:
 
     def lines(self) -> Iterator[bytes]:
         yield _line("header", {"format": FORMAT})
-        yield from self._all("conversation", conversations, _conversation_fields)
-        yield from self._all("response", responses, self._response_fields)
-        yield from self._items()
-        keys = select(idempotency_keys, responses.c.id.label("response_id")).join(
-            responses, responses.c.num == idempotency_keys.c.response_num
+        conversation_rows = select(conversations).order_by(conversations.c.num)
+        yield from self._all("conversation", conversation_rows, _conversation_fields)
+        response_rows = select(responses).order_by(responses.c.num)
+        yield from self._all("response", response_rows, self._response_fields)
+        item_rows = (
+            select(
+                items,
+                conversations.c.id.label("conversation_id"),
+                responses.c.id.label("response_id"),
+            )
+            .outerjoin(conversations, conversations.c.num == items.c.conversation_num)
+            .outerjoin(responses, responses.c.num == items.c.response_num)
+            .order_by(items.c.num)
         )
-        names = ("scope", "key", "created_at", "response_id")
-        for row in self._rows(keys.order_by(idempotency_keys.c.scope, idempotency_keys.c.key)):
-            if row.response_id not in self._left_out:
-                fields = {name: getattr(row, name) for name in names}
-                yield _line("idempotency_key", fields | {"digest": _encode(row.digest)})
+        yield from self._all("item", item_rows, self._item_fields)
+        key_rows = (
+            select(idempotency_keys, responses.c.id.label("response_id"), responses.c.id)
+            .join(responses, responses.c.num == idempotency_keys.c.response_num)
+            .order_by(idempotency_keys.c.scope, idempotency_keys.c.key)
+        )
+        yield from self._all("idempotency_key", key_rows, self._key_fields)
 
-    def _all(self, kind: str, table: Any, fields_of: Callable[[Row[Any]], Json]) -> Iterator[bytes]:
-        for row in self._rows(select(table).order_by(table.c.num)):
+    def _all(
+        self, kind: str, rows: Select[Any], fields_of: Callable[[Row[Any]], Json | None]
+    ) -> Iterator[bytes]:
+        """A few rows in memory at a time. `fields_of` gives None for what is left out."""
+        for row in self._conn.execute(rows, execution_options={"yield_per": 200}):
+            line = None
             try:
                 with reading(kind, row.id):
-                    line = _line(kind, fields_of(row))
+                    if (fields := fields_of(row)) is not None:
+                        line = _line(kind, fields)
             except DamagedRecord:
                 self._left_out.add(row.id)
-                continue
-            yield line
+            if line is not None:
+                yield line
 
     def _response_fields(self, row: Row[Any]) -> Json:
         """A response in progress is given with what is journalled of it so far."""
@@ -113,32 +128,20 @@ class _Exporter:
             "kept_from": row.kept_from,
         }
 
-    def _items(self) -> Iterator[bytes]:
-        """Each with those of its conversation and its response that are in the file."""
-        statement = (
-            select(
-                items,
-                conversations.c.id.label("conversation_id"),
-                responses.c.id.label("response_id"),
-            )
-            .outerjoin(conversations, conversations.c.num == items.c.conversation_num)
-            .outerjoin(responses, responses.c.num == items.c.response_num)
-            .order_by(items.c.num)
-        )
-        for row in self._rows(statement):
-            try:
-                item = to_item(row)
-            except DamagedRecord:
-                continue
-            fields: Json = item._asdict() | {"position": row.position, "part": row.part}
-            holders = {"conversation_id": row.conversation_id, "response_id": row.response_id}
-            fields |= {k: None if id in self._left_out else id for k, id in holders.items()}
-            if any(fields[name] is not None for name in holders):
-                yield _line("item", fields)
+    def _item_fields(self, row: Row[Any]) -> Json | None:
+        """With those of its conversation and its response that are in the file."""
+        item = to_item(row)
+        holders = {"conversation_id": row.conversation_id, "response_id": row.response_id}
+        holders = {k: None if id in self._left_out else id for k, id in holders.items()}
+        if not any(holders.values()):
+            return None
+        return item._asdict() | {"position": row.position, "part": row.part} | holders
 
-    def _rows(self, statement: Any) -> Iterator[Row[Any]]:
-        """A few rows in memory at a time."""
-        yield from self._conn.execute(statement, execution_options={"yield_per": 200})
+    def _key_fields(self, row: Row[Any]) -> Json | None:
+        if row.response_id in self._left_out:
+            return None
+        names = ("scope", "key", "created_at", "response_id")
+        return {name: getattr(row, name) for name in names} | {"digest": _encode(row.digest)}
 
 
 class _Importer:

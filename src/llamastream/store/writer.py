@@ -161,7 +161,7 @@ class Writer:
         # A step alone is a single statement, and that is a transaction by itself.
         self._is_committing = False
         is_explicit = self._must_fold or any(job.fn is not None for job in jobs)
-        self._check_there(is_explicit=is_explicit)
+        self._check_there(at_once=is_explicit)
         if is_explicit:
             self._database.begin(conn)
         if self._must_fold:
@@ -174,7 +174,7 @@ class Writer:
             self.charges.write(conn)
             self._is_committing = True
             conn.exec_driver_sql("COMMIT")
-        self._check_there(is_explicit=is_explicit)
+        self._check_there(at_once=is_explicit)
         ledger.commit()
         self._must_fold = self._journal.wants_fold
         self._num_commits += 1
@@ -182,15 +182,14 @@ class Writer:
             self._database.checkpoint_later()
         return outcomes
 
-    def _check_there(self, *, is_explicit: bool) -> None:
-        """Before a transaction and after it: what is confirmed is in a file that has a name.
+    def _check_there(self, *, at_once: bool) -> None:
+        """Before a transaction, and after it: what is confirmed is in files that have names.
 
+        For steps one look in CHECK_INTERVAL_S is enough: their tokens can be generated again.
         Raises StoreUnavailable.
-        For steps that follow each other within CHECK_INTERVAL_S one look is enough: their tokens
-        can be generated again.
         """
         now_s = time.monotonic()
-        if is_explicit or now_s - self._checked_s > CHECK_INTERVAL_S:
+        if at_once or now_s - self._checked_s > CHECK_INTERVAL_S:
             self._database.check_there()
             self._checked_s = now_s
 

@@ -27,13 +27,18 @@ class KeyRing:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may ask, since no keys are configured."""
+        return not self._keys.are_required
+
     async def refresh(self) -> None:
         """Before a request's key is looked at: what was revoked by then is refused."""
         await self._keys.refresh()
 
     def key_of_header(self, authorization: str | None) -> Key:
         """The key in an `Authorization` header's value. Raises Unauthorized."""
-        if not self._keys.are_required:
+        if self.is_open:
             return ANONYMOUS
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given:

@@ -1,76 +1,58 @@
-"""From an HTTP request to a JSON object, refusing what JSON parsers let through in silence.
+"""The body of an HTTP request: received within a limit, and made into a JSON object.
 
-NaN and infinity, numbers out of range, duplicate keys, deep nesting and text that is not Unicode
-are errors here, so that nothing behind this module has to think of them.
+What takes long is done off the event loop, for one body at a time.
 """
 
-import json
-import math
+import asyncio
 import re
-import sys
-from collections import Counter
-from typing import Any, NoReturn
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from llamastream.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from llamastream.api.http.json_object import LARGE_BYTES, parse_object
+from llamastream.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, quoted
 
 # `curl -d` says it sends a form, some clients say text: the body decides. A multipart body cannot
 # be JSON.
 JSON_TYPES = re.compile(
     r"$|application/(?:[\w.-]+\+)?json$|application/x-www-form-urlencoded$|text/"
 )
-SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+Result = TypeVar("Result")
+
+# One thread: two that compute in Python would only take the lock from each other, and from us.
+_aside = ThreadPoolExecutor(1, "body")
 
 
-async def read_json(request: Request, max_body_bytes: int) -> dict[str, Any]:
-    """The body as a JSON object. Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest."""
-    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        raise UnsupportedMediaType(
-            f"Content-Encoding must be identity: send the body uncompressed. Given: {coding[:60]}.",
-            param="Content-Encoding",
-        )
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not JSON_TYPES.match(media_type):
-        raise UnsupportedMediaType(
-            f"Content-Type must be application/json. Given: {media_type}.", param="Content-Type"
-        )
-    return parse_object(await _read_body(request, max_body_bytes))
+async def read_json(
+    request: Request, max_body_bytes: int, make: Callable[[dict[str, Any]], Result]
+) -> tuple[dict[str, Any], Result]:
+    """The body as a JSON object, and what `make` makes of it.
+
+    Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest, and what `make` raises.
+    """
+
+    def parse(body: bytes) -> tuple[dict[str, Any], Result]:
+        fields = parse_object(body)
+        return fields, make(fields)
+
+    body = await read_body(request, max_body_bytes)
+    return await off_loop(len(body) > LARGE_BYTES, parse, body)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """A JSON object from bytes. Raises InvalidRequest."""
-    try:
-        text = body.decode("utf-8-sig")  # a byte order mark, which Windows' editors write
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is not UTF-8: byte {error.start} is invalid.") from None
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-        )
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    except ValueError:  # so says Python of an integer of thousands of digits
-        raise InvalidRequest(
-            "The body holds a number out of range: an integer must have <= "
-            f"{sys.get_int_max_str_digits()} digits."
-        ) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    if SURROGATE_ESCAPE.search(text):
-        _refuse_lone_surrogates(value)
-    return value
+async def read_object(request: Request, max_body_bytes: int) -> dict[str, Any]:
+    """The same, and nothing made of it."""
+    body = await read_body(request, max_body_bytes)
+    return await off_loop(len(body) > LARGE_BYTES, parse_object, body)
 
 
-async def _read_body(request: Request, max_body_bytes: int) -> bytes:
+async def read_body(request: Request, max_body_bytes: int) -> bytes:
+    """What was sent, if it may be JSON. Raises as `read_json`; no more than the limit is kept."""
+    _check_type(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_body_bytes:
-        raise _too_large(max_body_bytes, declared)
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_body_bytes):
+        raise _too_large(max_body_bytes, quoted(declared, mark=False))
     body = bytearray()
     try:
         async for chunk in request.stream():
@@ -82,31 +64,27 @@ async def _read_body(request: Request, max_body_bytes: int) -> bytes:
     return bytes(body)
 
 
+async def off_loop(is_long: bool, work: Callable[..., Result], *args: Any) -> Result:
+    """`work(*args)`, elsewhere if it would hold up all streams."""
+    if not is_long:
+        return work(*args)
+    return await asyncio.get_running_loop().run_in_executor(_aside, work, *args)
+
+
+def _check_type(request: Request) -> None:
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise UnsupportedMediaType(
+            "Content-Encoding must be identity: send the body uncompressed. "
+            f"Given: {quoted(coding, mark=False)}.",
+            param="Content-Encoding",
+        )
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not JSON_TYPES.match(media_type):
+        raise UnsupportedMediaType(
+            f"Content-Type must be application/json. Given: {quoted(media_type, mark=False)}.",
+            param="Content-Type",
+        )
+
+
 def _too_large(limit: int, given: str) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body must have <= {limit} bytes. Given: {given}.")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise InvalidRequest(f"The body holds {twice[:100]!r} twice.", param=twice[:100])
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"The body holds {name}, which is not JSON.")
-
-
-def _finite_float(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise InvalidRequest(f"The body holds a number out of range: {digits[:50]}.")
-    return value
-
-
-def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidRequest("The body holds half of a surrogate pair (\\ud800-\\udfff).") from None

@@ -17,6 +17,7 @@ from llamastream.errors import (
     Overloaded,
     StoreUnavailable,
     Unauthorized,
+    quoted,
 )
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         headers["allow"] = _methods(request, path)
         hint = f" Allowed: {headers['allow']}."
     elif error.status_code == 404 and request.method in _methods(request, f"/v1{path}"):
-        hint = f" Did you mean /v1{path}?"
-    refusal = ChatError(f"{request.method} {path}: {error.detail}.{hint}")
+        hint = f" Did you mean {quoted(f'/v1{path}', mark=False)}?"
+    refusal = ChatError(f"{request.method} {quoted(path, mark=False)}: {error.detail}.{hint}")
     refusal.status = error.status_code
     refusal.code = HTTP_CODES.get(error.status_code, "http_error")
     response = error_response(refusal)
@@ -97,12 +98,12 @@ def check_model(name: str, served: str) -> None:
     """Raises ModelNotFound."""
     if name != served:
         raise ModelNotFound(
-            f"The model {name[:100]!r} is not served here. Available: {served}.", param="model"
+            f"The model {quoted(name)} is not served here. Available: {served}.", param="model"
         )
 
 
 def check_id(id: str, prefix: str, param: str = "response_id") -> str:
     """`id`, if it can be one of these. Raises NotFound as for one that is not there."""
     if not id.startswith(prefix):
-        raise NotFound(f"Response {id!r} not found.", param=param)
+        raise NotFound(f"Response {quoted(id)} not found.", param=param)
     return id

@@ -1,4 +1,5 @@
-"""What happens to every request before its route: a request id, and the API key's scope.
+"""What happens to every request before its route: a request id, who may ask, and the API key's
+scope.
 
 Leaves in `scope["state"]`: `label` (the id, as the client gave it or made here), `key`, `key_scope`
 and `check_key`, for connections that last: it raises Unauthorized when the key has been revoked.
@@ -12,9 +13,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamastream.api.http.auth import KeyRing, authorization
+from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.errors import error_response
 from llamastream.api.http.page import ASSETS
-from llamastream.errors import Unauthorized
+from llamastream.errors import ChatError
 
 # Probes of load balancers carry no key, jina.Client's may be inside the document, and the page asks
 # for one.
@@ -23,11 +25,12 @@ LABEL = re.compile(r"[\w.:-]{1,128}", re.ASCII)  # safe in a log line and in a h
 
 
 class Gate:
-    """ASGI middleware. Answers 401 itself."""
+    """ASGI middleware. Answers 401, 403 and 421 itself."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, browsers: BrowserRules) -> None:
         self._app = app
         self._keys = keys
+        self._browsers = browsers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -41,15 +44,16 @@ class Gate:
         labelled = _labelled(send, label.encode())
         path = scope["path"]
         is_open = path in OPEN_PATHS or path.startswith(ASSETS)
-        if not is_open and scope.get("method") != "OPTIONS":
+        try:
+            self._browsers.check(scope, is_open=self._keys.is_open)
             await self._keys.refresh()
-            try:
+            if not is_open and scope.get("method") != "OPTIONS":
                 key = state["key"] = self._keys.key_of_header(authorization(headers.get))
                 state["key_scope"] = key.scope
                 state["check_key"] = partial(self._keys.check, key)
-            except Unauthorized as error:
-                await error_response(error)(scope, receive, labelled)
-                return
+        except ChatError as error:
+            await error_response(error)(scope, receive, labelled)
+            return
         await self._app(scope, receive, labelled)
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from llamastream.api.wire.format import START
 from llamastream.api.wire.options import INCLUDABLE, LOGPROBS, unknown_option
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, quoted
 from llamastream.records import Page, PageQuery
 
 PAGE_OPTIONS = ("after", "limit", "order")
@@ -35,7 +35,7 @@ def read_int(request: Request, name: str) -> int | None:
 
 def to_int(value: str, name: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) <= MAX_DIGITS):
-        raise InvalidRequest(f"{name} must be an integer >= 0. Given: {value[:60]!r}.", param=name)
+        raise InvalidRequest(f"{name} must be an integer >= 0. Given: {quoted(value)}.", param=name)
     return int(value)
 
 
@@ -59,7 +59,7 @@ def read_position(request: Request) -> tuple[bool, int]:
 def read_bool(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "false").lower()
     if value not in ("true", "false"):
-        raise InvalidRequest(f"{name} must be true or false. Given: {value[:60]!r}.", param=name)
+        raise InvalidRequest(f"{name} must be true or false. Given: {quoted(value)}.", param=name)
     return value == "true"
 
 
@@ -69,7 +69,7 @@ def check_include(request: Request) -> None:
         value = request.query_params.get(name, LOGPROBS)
         if value not in INCLUDABLE:
             raise InvalidRequest(
-                f"include must be one of {', '.join(INCLUDABLE)}. Given: {value[:60]!r}.",
+                f"include must be one of {', '.join(INCLUDABLE)}. Given: {quoted(value)}.",
                 param=name,
             )
 
@@ -81,7 +81,7 @@ def page_query(request: Request, *, known: Collection[str] = (), order: str = "d
     limit = read_int(request, "limit")
     order = request.query_params.get("order", order)
     if order not in ("asc", "desc"):
-        raise InvalidRequest(f"order must be asc or desc. Given: {order[:60]!r}.", param="order")
+        raise InvalidRequest(f"order must be asc or desc. Given: {quoted(order)}.", param="order")
     return PageQuery(
         after=request.query_params.get("after"),
         limit=20 if limit is None else limit,

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from llamastream.api.wire.options import asked
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
 from llamastream.records import Item
 from llamastream.types import Message, Role
@@ -26,11 +26,12 @@ ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
 PART_TYPES = ("text", "input_text", "output_text")
 MAX_NAME_CHARS = 256
-MAX_INPUT_ITEMS = 10_000
+MAX_TEXTS = 10_000  # messages, or parts of such as have more: each is some microseconds' work
 
 
 def parse_messages(raw: list[dict[str, Any]]) -> tuple[Message, ...]:
     """The messages of a chat. Raises InvalidRequest."""
+    _check_count(raw, "messages")
     return tuple(_parse_message(message, f"messages[{k}]") for k, message in enumerate(raw))
 
 
@@ -43,10 +44,7 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
         raise InvalidRequest(
             f"{where} must be a string or a list of messages. Given: {given}.", param=where
         )
-    if len(value) > MAX_INPUT_ITEMS:
-        raise InvalidRequest(
-            f"{where} must hold <= {MAX_INPUT_ITEMS} items. Given: {len(value)}.", param=where
-        )
+    _check_count(value, where)
     return tuple(_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
 
 
@@ -67,6 +65,16 @@ def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
 
 
+def _check_count(raw: list[Any], where: str) -> None:
+    contents = [one.get("content") if isinstance(one, dict) else None for one in raw]
+    count = sum(len(content) if isinstance(content, list) else 1 for content in contents)
+    if count > MAX_TEXTS:
+        raise InvalidRequest(
+            f"{where} must hold <= {MAX_TEXTS} texts, messages or parts of them. Given: {count}.",
+            param=where,
+        )
+
+
 def _parse_message(raw: dict[str, Any], where: str) -> Message:
     raw = asked(raw)
     role = _parse_role(raw, where)
@@ -84,7 +92,7 @@ def _parse_item(raw: object, where: str) -> Item:
     if kind != "message":
         raise InvalidRequest(
             f"{where}.type must be 'message': other kinds of items are not supported. "
-            f"Given: {kind!r}."[:300],
+            f"Given: {quoted(kind)}.",
             param=f"{where}.type",
         )
     role = _parse_role(raw, where)
@@ -96,9 +104,8 @@ def _parse_name(raw: dict[str, Any], where: str) -> str | None:
     name = raw.get("name") or None
     if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME_CHARS):
         raise InvalidRequest(
-            f"{where}.name must be a string of <= {MAX_NAME_CHARS} characters. Given: {name!r}."[
-                :300
-            ],
+            f"{where}.name must be a string of <= {MAX_NAME_CHARS} characters. "
+            f"Given: {quoted(name)}.",
             param=f"{where}.name",
         )
     return name
@@ -107,7 +114,7 @@ def _parse_name(raw: dict[str, Any], where: str) -> str | None:
 def _parse_role(raw: dict[str, Any], where: str) -> Role:
     role = raw.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        given = "nothing" if role is None else repr(role)[:60]
+        given = "nothing" if role is None else quoted(role)
         raise InvalidRequest(
             f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
             param=f"{where}.role",
@@ -136,7 +143,7 @@ def _parse_content(raw: dict[str, Any], role: Role, where: str) -> list[str]:
 def _parse_part(part: object, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or kind not in PART_TYPES:
-        given = type(part).__name__ if kind is None else repr(kind)[:60]
+        given = type(part).__name__ if kind is None else quoted(kind)
         raise InvalidRequest(
             f"{where}.type must be {' or '.join(map(repr, PART_TYPES))}: other kinds of content "
             f"are not supported. Given: {given}.",
@@ -154,5 +161,6 @@ def _refuse_others(raw: dict[str, Any], known: Collection[str], where: str) -> N
     for name in raw:
         if name not in known:
             raise InvalidRequest(
-                f"{where}.{name[:60]} is not supported. Leave it out.", param=f"{where}.{name[:60]}"
+                f"{where}.{quoted(name, mark=False)} is not supported. Leave it out.",
+                param=f"{where}.{name}",
             )

@@ -23,7 +23,13 @@ from pydantic import (
     model_validator,
 )
 
-from llamastream.errors import InvalidRequest, requirement
+from llamastream.errors import (
+    MAX_PARAM_CHARS,
+    InvalidRequest,
+    cut,
+    quoted,
+    requirement,
+)
 from llamastream.sampling import MAX_SEED, SamplingParams
 from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions
 
@@ -32,7 +38,6 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256  # what a matcher may have to hold back
 MAX_STOP_TOKEN_IDS = 128
 MAX_LABEL_CHARS = 512  # user and safety_identifier
-MAX_GIVEN_CHARS = 60  # of a bad value, repeated in its error
 
 LOGPROBS = "message.output_text.logprobs"  # what `include` may name
 
@@ -123,7 +128,7 @@ def _token_biases(value: Any) -> Any:
         return value
     for key in value:
         if not (key.isascii() and key.isdecimal() and str(int(key[:20])) == key):
-            raise ValueError(f"must have token ids as keys. Given: {key[:MAX_GIVEN_CHARS]!r}")
+            raise ValueError(f"must have token ids as keys. Given: {quoted(key)}")
     return {int(key): bias for key, bias in value.items()}
 
 
@@ -285,29 +290,24 @@ def validate(model: type[Model], body: dict[str, Any]) -> Model:
     if first["type"] == "extra_forbidden":
         raise unknown_option(path, model.model_fields)
     if first["type"] == "missing":
-        raise InvalidRequest(f"{path} is required.", param=path)
+        raise InvalidRequest(f"{cut(path, MAX_PARAM_CHARS)} is required.", param=path)
     problem = requirement(first["msg"])
-    given = "" if "Given" in problem else f" Given: {_shown(first['input'])}."
-    raise InvalidRequest(f"{path} {problem}.{given}", param=path)
+    given = "" if "Given" in problem else f" Given: {quoted(first['input'])}."
+    raise InvalidRequest(f"{cut(path, MAX_PARAM_CHARS)} {problem}.{given}", param=path)
 
 
 def unknown_option(name: str, known: Iterable[str]) -> InvalidRequest:
     """The error for an option that is neither ours nor OpenAI's."""
     near = difflib.get_close_matches(name[:50], list(known), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InvalidRequest(f"Unknown option: {name[:100]!r}.{hint}", param=name[:100])
+    return InvalidRequest(f"Unknown option: {quoted(name)}.{hint}", param=name)
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
     path = ""
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path[:200]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_GIVEN_CHARS else text[:MAX_GIVEN_CHARS] + "..."
+    return path
 
 
 def _same(value: object, default: object) -> bool:

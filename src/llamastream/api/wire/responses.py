@@ -1,6 +1,7 @@
 """The body of POST /v1/responses, checked and turned into what the service takes."""
 
 import uuid
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -19,7 +20,7 @@ from llamastream.api.wire.options import (
 )
 from llamastream.api.wire.response_events import ResponseFormat
 from llamastream.errors import InvalidRequest, NotFound
-from llamastream.generation import Generation, NewAnswer, StoredAnswers
+from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
 from llamastream.generation.items import to_messages
 from llamastream.records import Item
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
@@ -163,8 +164,10 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         self, body: ResponseBody, caller: Caller, defaults: SamplingParams
     ) -> tuple[ChatRequest, NewAnswer]:
         items = _items(body)
-        messages = await self._history(body, caller) + to_messages(items)
+        history = await self._history(body, caller)
+        messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
+        request = replace(request, num_unread_turns=history.num_unread_turns)
         new = NewAnswer(
             id=f"{PREFIX}{uuid.uuid4().hex}",
             wire=body.wire(request.sampling),
@@ -180,13 +183,15 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
     def format(self, generation: Generation, after: int = START) -> ResponseFormat:
         return ResponseFormat(generation, after=after)
 
-    async def _history(self, body: ResponseBody, caller: Caller) -> tuple[Message, ...]:
+    async def _history(self, body: ResponseBody, caller: Caller) -> History:
+        continued = Continued(
+            body.conversation_id,
+            body.previous_response_id,
+            body.truncation or "disabled",
+            body.max_output_tokens,
+        )
         try:
-            return await self._stored.history(
-                scope=caller.scope,
-                conversation_id=body.conversation_id,
-                previous_response_id=body.previous_response_id,
-            )
+            return await self._stored.history(continued, scope=caller.scope)
         except NotFound as error:  # names its own id, not the field of the body that gave it
             in_conversation = body.conversation_id is not None
             error.param = "conversation" if in_conversation else "previous_response_id"

@@ -16,6 +16,7 @@ from llamastream.generation import StoredAnswers
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.http_routes import jina_routes
 from llamastream.jina.service import StreamService
+from llamastream.keys import Keys
 from tests.doubles.scripted_answers import ScriptedAnswers
 
 KEY = "sesame"
@@ -66,7 +67,7 @@ def _streams(
     stored: StoredAnswers | None,
     keys: tuple[str, ...],
 ) -> StreamService:
-    authorize = KeyRing(keys).scope_of_header
+    authorize = KeyRing(Keys(keys)).scope_of_header
     streams = StreamService(service, authorize, stored)  # type: ignore[arg-type]
     streams.ready = ready or streams.ready
     return streams

@@ -14,12 +14,13 @@ from llamastream.api.http.auth import KeyRing
 from llamastream.jina import wire
 from llamastream.jina.grpc_server import serve_grpc
 from llamastream.jina.service import StreamService
+from llamastream.keys import Keys
 from llamastream.types import FinishReason
 from tests.doubles.jina_servers import KEY, Readiness, Start
 from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.waiting import LIMIT_S
 
-ANYBODY = KeyRing().scope_of_header
+ANYBODY = KeyRing(Keys()).scope_of_header
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
 
 
@@ -192,7 +193,7 @@ async def test_key_comes_by_metadata_or_in_the_document(start_grpc: Start) -> No
         ):
             error = await failure(stream_doc(channel, data, **options))
             assert error.code() == grpc.StatusCode.UNAUTHENTICATED
-    scope = KeyRing([KEY]).scope_of(KEY)
+    scope = KeyRing(Keys([KEY])).scope_of_header(f"Bearer {KEY}")
     assert [request.scope for request in service.requests] == [scope, scope]
 
 

@@ -14,6 +14,7 @@ import pytest
 from llamastream import errors
 from llamastream.api.http.auth import KeyRing
 from llamastream.generation import Reader
+from llamastream.keys import Keys
 from tests.doubles.engine import FakeEngine
 from tests.doubles.jina_servers import KEY, MAX_BODY_BYTES, Readiness, Start, http_port
 from tests.doubles.scripted_answers import ScriptedAnswers
@@ -196,7 +197,8 @@ async def test_key_comes_by_header_or_in_the_document(start_http: Start) -> None
     ):
         service.requests.clear()
         assert (await ask(port, **right)).status_code == 200, right
-        assert [request.scope for request in service.requests] == [KeyRing([KEY]).scope_of(KEY)]
+        scope = KeyRing(Keys([KEY])).scope_of_header(f"Bearer {KEY}")
+        assert [request.scope for request in service.requests] == [scope]
     for wrong in (
         {"json": PROMPT},
         {"json": PROMPT | {"api_key": "no"}},

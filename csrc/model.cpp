@@ -14,7 +14,7 @@ static constexpr int kPanelTiles = 8;   // of each
 static constexpr int kByRows = 192;     // from so many on, products are shared out by rows: those stay with their thread
 // Outliers among the inputs of a product (kernels.h) make up most of the error of 8 bits. The first and last layer and
 // the head, where errors matter most, have more of them (docs/LOG.md).
-static constexpr float kOutlier = 4, kOutlierAtEnds = 3;
+static constexpr float kOutlier = 4, kOutlierAtEnds = 2.5f;
 
 static const Kernels& require_kernels(const char* isa) {
   const Kernels* k = find_kernels(isa);

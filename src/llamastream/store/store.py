@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import stat
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from llamastream.store.responses import Responses
 from llamastream.store.usage import read_usage
 from llamastream.store.writer import Refused, Writer
 from llamastream.types import Token
+
+logger = logging.getLogger(__name__)
 
 LIMITS = ConversationLimits()
 CLOCKS = Clocks()
@@ -184,8 +187,9 @@ def _prepare(database: Database) -> None:
         with database.connect(is_patient=True) as conn:
             database.begin(conn)
             try:
-                upgrade(conn)
+                applied = upgrade(conn)
                 conn.exec_driver_sql("COMMIT")
+                logger.info("database=%s migrations=%s", database.name, ",".join(applied) or "none")
             except BaseException:
                 conn.exec_driver_sql("ROLLBACK")
                 raise

@@ -338,7 +338,9 @@ async def test_an_idempotency_key_begins_one_answer(connect_stored: Connect) -> 
     other = await client.post("/v1/responses", json=body(temperature=0.5), headers=header)
     assert other.status_code == 400
     assert other.json()["error"]["code"] == "idempotency_conflict"
-    assert len({request.request_id for request in engine.submitted} - set(engine.cancelled)) == 1
+    begun = {request.request_id for request in engine.submitted}
+    found = [(await client.get(f"/v1/responses/{id}")).status_code for id in begun]
+    assert sorted(found) == [200, *[404] * (len(begun) - 1)]
 
 
 async def test_input_items_come_in_pages(connect_stored: Connect) -> None:

@@ -237,7 +237,7 @@ async def test_limits_are_the_servers(serve: Serve, open_page: OpenPage) -> None
     await limit.fill("9000")
     await page.get_by_role("button", name="Done").click()
     await send(page, "keep this")
-    await expect(page.get_by_role("alert")).to_contain_text("max_tokens 9000")
+    await expect(page.get_by_role("alert")).to_contain_text("9000 in the completion")
     await page.get_by_role("button", name="Settings").click()
     await limit.fill("4")
     await page.get_by_role("button", name="Done").click()

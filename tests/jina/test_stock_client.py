@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llamastream import errors
+from llamastream.jina.format import MAX_APART
 from tests.doubles.jina_servers import Readiness, Start, grpc_port, http_port
 from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.waiting import LIMIT_S
@@ -43,9 +44,8 @@ async def test_prints_the_exact_text(
 async def test_sixteen_streams_at_once(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    # Over HTTP the stock client takes each read for whole events. Scripts are faster than it: of 80
-    # small packets that wait for a busy client, the socket would hold the last in part.
-    texts = [f"{i} " for i in range(200)]
+    # A script is faster than the client. Of more deltas than these, those that wait would be joined.
+    texts = [f"{i} " for i in range(MAX_APART)]
     answers = await stock_client.ask(protocol, await start(ScriptedAnswers(*texts)), n=16)
     assert len(answers["answers"]) == 16
     for answer in answers["answers"]:

@@ -5,14 +5,15 @@ that an answer of any length costs little more than its bytes; a `Delta` is made
 """
 
 from array import array
+from collections.abc import Sequence
 
-from llamastream.types import Delta, FinishReason, Token, TokenLogprob
+from llamastream.types import Delta, FinishReason, TokenLogprob
 
 NO_TOKEN = -1
 
 
 class Log:
-    """Grows at its end alone, but for `truncate`."""
+    """Grows at its end alone, so that other threads may read what is in it."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -41,10 +42,13 @@ class Log:
         self._ids.append(token_id)
         self._choices.append(choice)
 
-    def truncate(self, length: int) -> None:
-        for places in (self._texts, self._ids, self._choices, self._logprobs):
-            del places[length:]
-        self._reasons = {k: reason for k, reason in self._reasons.items() if k < length}
+    def head(self, length: int) -> "Log":
+        """A log of its own, of the first so many."""
+        log = Log()
+        log._texts, log._ids = self._texts[:length], self._ids[:length]
+        log._choices, log._logprobs = self._choices[:length], self._logprobs[:length]
+        log._reasons = {k: reason for k, reason in self._reasons.items() if k < length}
+        return log
 
     def delta(self, number: int) -> Delta:
         token_id = self._ids[number]
@@ -71,13 +75,9 @@ class Log:
     def token_ids(self) -> tuple[int, ...]:
         return tuple(token_id for token_id in self._ids if token_id != NO_TOKEN)
 
-    def tokens(self, request_id: str, start: int) -> list[Token]:
-        """Those of the only choice, from position `start` on, as the engine gave them."""
-        return [
-            self._token(request_id, number, token_id)
-            for number, token_id in enumerate(self._ids[start:], start)
-            if token_id != NO_TOKEN
-        ]
+    def drawn(self, start: int, end: int) -> tuple[Sequence[int], Sequence[TokenLogprob | None]]:
+        """Of the only choice, see `DrawnLog`: a position is a place."""
+        return self._ids[start:end], self._logprobs[start:end]
 
     def joined(self, num_choices: int) -> list[Delta]:
         """One delta per choice, of all that it has so far."""
@@ -85,13 +85,6 @@ class Log:
         for number, choice in enumerate(self._choices):
             own[choice].append(number)
         return [self._join(choice, numbers) for choice, numbers in enumerate(own)]
-
-    def _token(self, request_id: str, position: int, token_id: int) -> Token:
-        entry = self._logprobs[position] if self._logprobs else None
-        if entry is None:
-            return Token(request_id, position, token_id)
-        top = tuple((other.token_id, other.logprob) for other in entry.top)
-        return Token(request_id, position, token_id, entry.logprob, top)
 
     def _join(self, choice: int, numbers: list[int]) -> Delta:
         ids = (self._ids[k] for k in numbers)

@@ -1,13 +1,13 @@
-"""What an answer consists of, made once: text and token of each delta, in order.
+"""What an answer consists of, made once: part and token of each delta, in order.
 
-A delta is named by its place. Text and ids are kept side by side and not as objects per token, so
+A delta is named by its place. Parts and ids are kept side by side and not as objects per token, so
 that an answer of any length costs little more than its bytes; a `Delta` is made where it is read.
 """
 
 from array import array
 from collections.abc import Sequence
 
-from llamastream.types import Delta, FinishReason, TokenLogprob
+from llamastream.types import Delta, FinishReason, Part, TokenLogprob, text_of
 
 NO_TOKEN = -1
 
@@ -16,36 +16,36 @@ class Log:
     """Grows at its end alone, so that other threads may read what is in it."""
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
+        self._parts: list[Part] = []
         self._ids = array("q")  # NO_TOKEN for a delta that only ends its choice
         self._choices = bytearray()
         self._logprobs: list[TokenLogprob | None] = []  # empty until a token has one
         self._reasons: dict[int, FinishReason] = {}  # by place
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._parts)
 
     def append(
         self,
         choice: int,
-        text: str,
+        part: Part,
         token_id: int = NO_TOKEN,
         logprob: TokenLogprob | None = None,
         reason: FinishReason | None = None,
     ) -> None:
         if reason is not None:
-            self._reasons[len(self._texts)] = reason
+            self._reasons[len(self._parts)] = reason
         if logprob is not None or self._logprobs:
-            self._logprobs += [None] * (len(self._texts) - len(self._logprobs))
+            self._logprobs += [None] * (len(self._parts) - len(self._logprobs))
             self._logprobs.append(logprob)
-        self._texts.append(text)
+        self._parts.append(part)
         self._ids.append(token_id)
         self._choices.append(choice)
 
     def head(self, length: int) -> "Log":
         """A log of its own, of the first so many."""
         log = Log()
-        log._texts, log._ids = self._texts[:length], self._ids[:length]
+        log._parts, log._ids = self._parts[:length], self._ids[:length]
         log._choices, log._logprobs = self._choices[:length], self._logprobs[:length]
         log._reasons = {k: reason for k, reason in self._reasons.items() if k < length}
         return log
@@ -56,7 +56,7 @@ class Log:
         return Delta(
             self._choices[number],
             number,
-            self._texts[number],
+            self._parts[number],
             () if token_id == NO_TOKEN else (token_id,),
             () if logprob is None else (logprob,),
             self._reasons.get(number) if self._reasons else None,
@@ -67,7 +67,7 @@ class Log:
 
     def text(self) -> str:
         """All of it, as one choice has it."""
-        return "".join(self._texts)
+        return text_of(self._parts)
 
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(entry for entry in self._logprobs if entry is not None)
@@ -92,7 +92,7 @@ class Log:
         return Delta(
             choice,
             numbers[-1] if numbers else 0,
-            "".join([self._texts[k] for k in numbers]),
+            text_of(self._parts[k] for k in numbers),
             tuple(token_id for token_id in ids if token_id != NO_TOKEN),
             tuple(entry for entry in entries if entry is not None),
             self._reasons.get(numbers[-1]) if numbers else None,

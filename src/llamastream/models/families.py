@@ -53,7 +53,7 @@ class Family(NamedTuple):
     is_interleaved: bool = False
 
 
-FAMILIES = (
+FAMILIES: tuple[Family, ...] = (
     Family("LlamaForCausalLM", "llama", 2048, mlp_bias=None, is_interleaved=True),
     Family(
         "MistralForCausalLM",
@@ -74,6 +74,6 @@ FAMILIES = (
     ),
     Family("Qwen3ForCausalLM", "qwen3", 32768, head_dim=128, qk_norm=True, window=_qwen_window),
 )
-BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
+BY_ARCHITECTURE: dict[str, Family] = {family.architecture: family for family in FAMILIES}
 # Of files, "llama" is Mistral as well: they state all in which the two differ.
-BY_GGUF = {family.gguf: family for family in reversed(FAMILIES)}
+BY_GGUF: dict[str, Family] = {family.gguf: family for family in reversed(FAMILIES)}

@@ -9,6 +9,7 @@ import uvicorn
 
 from llamastream.api.app import create_app, keys_of
 from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.connections import Connections
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.api.http.websocket import WebSocketProtocol
 from llamastream.config import ServeSettings
@@ -22,6 +23,7 @@ async def running_server(
     answers: Answers,
     settings: ServeSettings | None = None,
     stored: StoredAnswers | None = None,
+    connections: Connections | None = None,
 ) -> AsyncIterator[str]:
     """Serve `answers`; yields the base URL. All connections are closed at the end."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -32,7 +34,7 @@ async def running_server(
     ring = KeyRing(keys)
     streams = StreamService(answers, ring.scope_of_header, stored, ring.refresh)
     routes = jina_routes(streams, settings.max_body_bytes)
-    app = create_app(answers, settings, stored, routes, ring)
+    app = create_app(answers, settings, stored, routes, ring, connections)
     config = uvicorn.Config(
         app, http=HttpProtocol, ws=WebSocketProtocol, log_config=None, lifespan="on"
     )

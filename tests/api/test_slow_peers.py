@@ -44,13 +44,13 @@ def streamed(**options: Any) -> dict[str, Any]:
     ("sent", "awaited", "limit_s", "status"),
     [
         (b"", Awaited.REQUEST, SILENCE_S, b""),
-        (b"GET /heal", Awaited.HEAD, HEAD_TIMEOUT_S, b"408"),
-        (HEAD + b"X-A: ", Awaited.HEAD, HEAD_TIMEOUT_S, b"408"),
-        (HEAD.replace(b"1.1", b"1.0"), Awaited.HEAD, HEAD_TIMEOUT_S, b"408"),
-        (POST % CHAT.encode(), Awaited.BODY, BODY_TIMEOUT_S, b"408"),
-        (POST % b"/stream", Awaited.BODY, BODY_TIMEOUT_S, b"408"),
-        (CHUNKED + b"1\r\n{\r\n", Awaited.BODY, BODY_TIMEOUT_S, b"408"),
-        (HEAD + b"\r\n" + HEAD, Awaited.HEAD, HEAD_TIMEOUT_S, b"408"),
+        (b"GET /heal", Awaited.HEAD, HEAD_TIMEOUT_S, b""),
+        (HEAD + b"X-A: ", Awaited.HEAD, HEAD_TIMEOUT_S, b""),
+        (HEAD.replace(b"1.1", b"1.0"), Awaited.HEAD, HEAD_TIMEOUT_S, b""),
+        (POST % CHAT.encode(), Awaited.BODY, BODY_TIMEOUT_S, b""),
+        (POST % b"/stream", Awaited.BODY, BODY_TIMEOUT_S, b""),
+        (CHUNKED + b"1\r\n{\r\n", Awaited.BODY, BODY_TIMEOUT_S, b""),
+        (HEAD + b"\r\n" + HEAD, Awaited.HEAD, HEAD_TIMEOUT_S, b"200"),
         (HEAD + b"\r\n", Awaited.REQUEST, SILENCE_S, b"200"),
         (HEAD + b"\r\n" * 9, Awaited.REQUEST, SILENCE_S, b"200"),
         (POST % b"/nowhere", Awaited.BODY, BODY_TIMEOUT_S, b"404"),
@@ -63,17 +63,15 @@ async def test_who_says_nothing_more_is_let_go(
     client = await connect(FakeEngine(says("ok")), connections=connections)
     async with RawClient(client.base_url) as raw:
         raw.send(sent)
-        is_answered = status in (b"200", b"404") or sent.count(HEAD) > 1
-        if is_answered:
+        if status:
             await raw.read_until(b"}")
         await until(lambda: awaited in waiting(connections))
         connections.tick(limit_s - 0.5)
         assert connections.num_open == 1
         connections.tick(0.5)
         seen = await raw.read_to_end()
-    assert seen.rpartition(b"HTTP/1.1 ")[2].startswith(status)
-    if status == b"408":
-        assert seen.count(b'"code":"request_timeout"') == 1
+    assert seen.count(b"HTTP/1.1") == bool(status)
+    assert seen.partition(b" ")[2].startswith(status)
     assert connections.num_open == 0
 
 
@@ -179,7 +177,7 @@ class Peer:
         self.waits = True
         self.error: ChatError | None = None
 
-    def give_up(self, error: ChatError) -> None:
+    def give_up(self, error: ChatError | None) -> None:
         self.error = error
 
 

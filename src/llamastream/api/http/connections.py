@@ -11,7 +11,7 @@ from collections import Counter
 from enum import Enum
 from typing import Any, Protocol
 
-from llamastream.errors import ChatError, RequestTimeout, TooManyConnections
+from llamastream.errors import ChatError, TooManyConnections
 
 TICK_S = 1.0
 HEAD_TIMEOUT_S = 10.0
@@ -30,13 +30,6 @@ class Awaited(Enum):
     HEAD = "head"  # the rest of one
     BODY = "body"
     ANSWER = "answer"  # of ours
-
-
-WORDS = {
-    Awaited.REQUEST: "A request must come while the connection is open.",
-    Awaited.HEAD: f"The request line and headers must come within {HEAD_TIMEOUT_S:.0f} s.",
-    Awaited.BODY: f"The body must come by >= {MIN_BODY_RATE} bytes a second.",
-}
 
 
 class Patience:
@@ -76,8 +69,8 @@ class Connection(Protocol):
         """Whether its peer is to do something, and could."""
         ...
 
-    def give_up(self, error: ChatError) -> None:
-        """Close it; `error` is said where a request has begun and has no answer yet."""
+    def give_up(self, error: ChatError | None) -> None:
+        """Close it; an error is said where a request has begun and has no answer yet."""
         ...
 
 
@@ -152,11 +145,11 @@ class Connections:
         self._waiting.pop(transport, None)
 
     def tick(self, seconds: float) -> None:
-        """Let time pass for those that wait."""
+        """Let time pass for those that wait. Who was too slow is told nothing: it hardly reads."""
         for transport, connection in (*self._waiting.items(), *self._refused.items()):
             if connection.waits and connection.patience.ends_after(seconds):
                 self.close(transport)
-                connection.give_up(RequestTimeout(WORDS[connection.patience.awaited]))
+                connection.give_up(None)
 
     def _on_time(self) -> None:
         self._timer = None

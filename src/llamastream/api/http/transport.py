@@ -132,14 +132,14 @@ class HttpProtocol(HttpToolsProtocol):
         """Whatever was asked so far."""
         return self.cycle is None or self.cycle.response_complete
 
-    def give_up(self, error: ChatError) -> None:
+    def give_up(self, error: ChatError | None) -> None:
         if self.patience.awaited is Awaited.BODY:
             has_begun = self.cycle.response_started
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         else:
             has_begun = self.patience.awaited is not Awaited.HEAD or not self._has_answered
-        if has_begun:
+        if has_begun or error is None:
             self.transport.close()
         else:
             self._refuse(error)

@@ -6,7 +6,7 @@ Knows no wire format, no tensors and no text encoding. Everything here is immuta
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from llamastream.errors import ChatError
 from llamastream.sampling import SamplingParams
@@ -86,6 +86,39 @@ class ChatRequest:
         return len(self.prompts) * self.n
 
 
+class Constraint(Protocol):
+    """What may come next of one answer. Used by one thread at a time.
+
+    A function of the tokens it was given alone. Its methods raise ChatError where it cannot go on.
+    """
+
+    def append(self, token_ids: Sequence[int]) -> None:
+        """What was drawn next. No stop token: nothing follows that."""
+        ...
+
+    def mask(self) -> bytes:
+        """A bit per id of the vocabulary, in 32-bit little-endian words: whether it may be next."""
+        ...
+
+    def forced(self) -> list[int]:
+        """Tokens of which each is the only one that may be next; perhaps not all such."""
+        ...
+
+    def num_allowed(self, token_ids: Sequence[int]) -> int:
+        """How many of these may come next, one after another."""
+        ...
+
+    def fork(self) -> "Constraint":
+        """One of its own that has been given the same."""
+        ...
+
+
+class Grammar(Protocol):
+    """What an answer must keep to, compiled. Immutable."""
+
+    def start(self) -> Constraint: ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """Token ids in: what the engine is asked to continue.
@@ -93,7 +126,7 @@ class GenerationRequest:
     `output_ids` were generated before (a stream resumed after a restart): they count towards
     `max_tokens`, are not reported again, and generation goes on at the position after them.
     `cache_salt` keeps the prefix caches of different API keys apart; seats and tokens are shared
-    out by `scope`.
+    out by `scope`. With a `grammar` only what it allows is drawn.
     """
 
     request_id: str
@@ -102,6 +135,7 @@ class GenerationRequest:
     output_ids: Sequence[int] = ()
     cache_salt: bytes = b""
     scope: str = ""
+    grammar: Grammar | None = None
 
 
 class Token(NamedTuple):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamastream.engine.pace import LEAST, LONGEST, Pace
+from llamastream.engine.pace import FIXED_ROWS, LEAST, LONGEST, MOST_FIXED_ROWS, Pace
 
 MOST = 512
 
@@ -56,3 +56,26 @@ def test_what_was_learnt_follows_the_machine() -> None:
     for _ in range(40):
         pace.learn(1, 8, 0.1 + 8 * 0.001)
     assert pace.num_prompt_tokens(MOST) > 5 * before
+
+
+@pytest.mark.parametrize("fixed_s, row_s", [(0.002, 0.0004), (0.3, 0.02), (0.1, 0.1)])
+@pytest.mark.parametrize("num_answers", [1, 4])
+def test_a_draft_costs_what_its_rows_took(fixed_s: float, row_s: float, num_answers: int) -> None:
+    pace = Pace()
+    pace.expect(num_answers, 0)
+    pace.took(fixed_s + row_s * (num_answers + 3), num_answers + 3)  # to nothing known
+    assert pace.fixed_rows == FIXED_ROWS
+    for num_drafted in (0, 5, 0, 2):
+        pace.expect(num_answers, 0)
+        pace.took(fixed_s + row_s * (num_answers + num_drafted), num_answers + num_drafted)
+    pace.expect(num_answers, 10)
+    pace.took(9.0, num_answers + 10 + 3)  # beside prompts it tells nothing
+    assert pace.fixed_rows == pytest.approx(max(fixed_s / row_s, 1.0))
+
+
+def test_drafts_that_cost_nothing_are_no_reason_for_any_number_of_them() -> None:
+    pace = Pace()
+    pace.learn(1, 0, 0.1)
+    pace.expect(1, 0)
+    pace.took(0.05, 9)
+    assert pace.fixed_rows == MOST_FIXED_ROWS

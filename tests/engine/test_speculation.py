@@ -104,6 +104,8 @@ def test_a_draft_is_as_long_as_its_odds_and_the_load_allow() -> None:
         assert more <= fewer
     assert lengths[8][2] <= 1 < lengths[1][2]
     assert Step(1).take(1.0, 3) == 3
+    for odds in (0.1, 0.3, 0.6):  # the more a step costs anyway
+        assert Step(1, 20.0).take(odds, MAX_DRAFT) > Step(1).take(odds, MAX_DRAFT)
 
 
 def decoding(text: str, *, room: int = 40, odds: float = 1.0) -> Sequence:

@@ -212,7 +212,9 @@ class LLMEngine:
         self._num_failures = 0
         if not self._runner.looks_ahead:  # there, a step's time is not its own
             num_tokens = sum(num for _, num in begun.scheduled)
-            self._scheduler.pace.took(time.perf_counter() - begun.started_s, num_tokens)
+            pace = self._scheduler.pace
+            pace.took(time.perf_counter() - begun.started_s, num_tokens)
+            self._speculation.fixed_rows = pace.fixed_rows
         token_ids = result.token_ids.tolist()
         row = 0
         for seq, num_tokens in begun.scheduled:

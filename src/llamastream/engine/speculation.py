@@ -2,8 +2,8 @@
 
 Prompt lookup: what followed the same tokens before is computed along with the last token, and kept
 as far as it is what the sampler draws. What a grammar forces is a draft as well, and no more. A
-draw is a function of ids, seed and position, so a draft
-changes how long an answer takes and nothing else; it may depend on load, time and chance.
+draw is a function of ids, seed and position, so a draft changes how long an answer takes and
+nothing else; it may depend on load, time and chance.
 
     token_ids   ... last | draft  draft  draft     written behind num_tokens
     drawn           after  after  after  after     kept up to the first that differs from its draft
@@ -15,6 +15,7 @@ from llamastream.config import EngineConfig
 from llamastream.engine.block_manager import BlockManager
 from llamastream.engine.drafting import find_match, kind_of
 from llamastream.engine.masking import Draft
+from llamastream.engine.pace import FIXED_ROWS
 from llamastream.engine.runner import Int32
 from llamastream.engine.scheduler import Scheduled
 from llamastream.engine.sequence import Sequence
@@ -22,18 +23,15 @@ from llamastream.types import Constraint
 
 MAX_DRAFT = 16  # tokens of one step, shared out: a lone stream's step then takes thrice as long
 MAX_SEQS = 8  # beside more, a row costs about what a token does
-# What a step costs beside its rows, in rows: reading the weights. Measured: 6.5 at short contexts,
-# less at long ones (docs/LOG.md).
-FIXED_ROWS = 5.0
 
 
 class Step:
-    """What a step is expected to give, and to cost in rows."""
+    """What a step is expected to give, and to cost in rows: `fixed_rows` beside its own."""
 
-    def __init__(self, num_seqs: int) -> None:
+    def __init__(self, num_seqs: int, fixed_rows: float = FIXED_ROWS) -> None:
         self.num_seqs = num_seqs
         self._num_tokens = float(num_seqs)
-        self._cost = FIXED_ROWS + num_seqs
+        self._cost = fixed_rows + num_seqs
 
     @property
     def rate(self) -> float:
@@ -62,6 +60,7 @@ class Speculation:
         self._looks_up, self._forces = looks_up, forces
         self._is_on = config.speculation == "auto"
         self._max_num_batched_tokens = config.max_num_batched_tokens
+        self.fixed_rows = FIXED_ROWS  # of a step, as measured by now
         self.num_drafted = 0
         self.num_accepted = 0
 
@@ -79,7 +78,7 @@ class Speculation:
         if not self.may_draft(len(scheduled)):
             return scheduled
         budget = self._max_num_batched_tokens - sum(num_tokens for _, num_tokens in scheduled)
-        step = Step(len(scheduled))
+        step = Step(len(scheduled), self.fixed_rows)
         extended = []
         for seq, num_tokens in scheduled:
             if num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens:
@@ -122,7 +121,7 @@ class Speculation:
         """What may come behind the first `num_tokens` of a sequence that keeps to a grammar, in a
         step of `num_seqs`. Called before that is scheduled, by a mask thread: each draft needs a
         mask of its own. The engine thread leaves `drafting` alone meanwhile."""
-        limit = min(seq.max_num_tokens - num_tokens - 1, Step(num_seqs).share)
+        limit = min(seq.max_num_tokens - num_tokens - 1, Step(num_seqs, self.fixed_rows).share)
         if limit <= 0 or not self.may_draft(num_seqs):
             return Draft([], is_forced=False)
         if self._forces and (forced := constraint.forced()[:limit]):
@@ -130,7 +129,11 @@ class Speculation:
         drafting, ids = seq.drafting, seq.token_ids[:num_tokens]
         start, length = find_match(ids) if self._looks_up else (0, 0)
         drafting.kind = kind_of(length)
-        count = Step(num_seqs).take(drafting.odds[drafting.kind], limit) if length else 0
+        count = (
+            Step(num_seqs, self.fixed_rows).take(drafting.odds[drafting.kind], limit)
+            if length
+            else 0
+        )
         if not count:
             drafting.recover()
             return Draft([], is_forced=False)

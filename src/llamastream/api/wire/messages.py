@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.options import NOTHING, asked, or_nothing
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.items import new_item
+from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item
 from llamastream.types import Message, Role
 
@@ -95,7 +95,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
 
 def wire_item(item: Item) -> Json:
     body = item.body
-    return message(item.id, body["role"], body["parts"], status=body["status"])
+    texts = [part for part in parts_of(item) if isinstance(part, str)]
+    return message(item.id, body["role"], texts, status=body["status"])
 
 
 def message(id: str, role: str, parts: list[str], *, status: str) -> Json:

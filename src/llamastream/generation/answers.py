@@ -53,7 +53,7 @@ class NewAnswer:
     idempotency: IdempotencyKey | None = None
 
 
-class Unkept:
+class Ephemeral:
     """The keeper of answers that nobody keeps."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -106,7 +106,7 @@ class Answers:
         self.quotas = quotas or Quotas(Keys())
         self.dispatcher = Dispatcher(engine, self.quotas)
         self.metrics = self.dispatcher.metrics
-        self._unkept = Unkept(self.dispatcher)
+        self._ephemeral = Ephemeral(self.dispatcher)
 
     async def start(self) -> None:
         """Start the engine, which then loads. Idempotent."""
@@ -183,7 +183,7 @@ class Answers:
             new.id,
             details,
             choices,
-            self._unkept,
+            self._ephemeral,
             created_at=time.time(),
             label=request.label,
             choices_per_prompt=request.n,

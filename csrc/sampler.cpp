@@ -26,15 +26,20 @@ bool Sampler::sample(const float* logits, const RowParams& params, RowResult& re
   bool finite;
   const float max = kernels_.max_value(logits, vocab_size_, &finite);
   if (!finite) return false;
-  const float* changed = adjust(logits, params);
-  const float changed_max = changed == logits ? max : kernels_.max_value(changed, vocab_size_, &finite);
-  result.token = params.temperature == 0 ? (int)(std::find(changed, changed + vocab_size_, changed_max) - changed)
-                                         : draw(changed, changed_max, params);
+  result.token = params.target >= 0 ? params.target : choose(logits, max, params);
   if (params.num_logprobs >= 0)
     report(logits, max, params, result);
   else
     result.logprob = std::numeric_limits<float>::quiet_NaN();
   return true;
+}
+
+int Sampler::choose(const float* logits, float max, const RowParams& params) {
+  bool finite;
+  const float* changed = adjust(logits, params);
+  const float changed_max = changed == logits ? max : kernels_.max_value(changed, vocab_size_, &finite);
+  if (params.temperature == 0) return (int)(std::find(changed, changed + vocab_size_, changed_max) - changed);
+  return draw(changed, changed_max, params);
 }
 
 const float* Sampler::adjust(const float* logits, const RowParams& p) {

@@ -16,6 +16,7 @@ struct RowParams {
   const int32_t* bias_ids;
   const float* bias_values;
   int bias_size;
+  int32_t target;  // the token whose log-probabilities are asked for; -1: one is drawn
 };
 
 struct RowResult {
@@ -34,6 +35,7 @@ class Sampler {
   bool sample(const float* logits, const RowParams& params, RowResult& result);
 
  private:
+  int choose(const float* logits, float max, const RowParams& params);
   const float* adjust(const float* logits, const RowParams& params);
   int draw(const float* logits, float max, const RowParams& params);
   void gather(float least);

@@ -27,7 +27,8 @@ class SamplingBatch:
     numbers. History (repetition, presence, frequency penalty) and logit bias are ragged: row r owns
     `history_ids[history_offsets[r]:history_offsets[r + 1]]`, of which the first
     `history_num_prompt[r]` are the prompt. Rows without penalties own nothing. `num_logprobs` is -1
-    for none, else the alternatives reported.
+    for none, else the alternatives reported. A row with a `target` of 0 or more draws nothing: its
+    result is that token, with log-probabilities.
     """
 
     temperature: Float32  # (R,)
@@ -46,6 +47,7 @@ class SamplingBatch:
     bias_ids: Int32
     bias_values: Float32
     bias_offsets: Int32  # (R + 1,)
+    targets: Int32  # (R,), -1 where a token is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Runner(Protocol):
     """Computes steps, in the order in which they come. Called from one thread only.
 
     `looks_ahead`: a step may be begun before the result of the last one was taken. Runners that
-    compute at once inherit False, and `start`.
+    compute at once inherit False, and `start`; only those take rows with targets.
     """
 
     looks_ahead: bool = False

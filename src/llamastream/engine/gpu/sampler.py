@@ -49,6 +49,7 @@ def every_option(num_rows: int) -> SamplingBatch:
         bias_ids=zeros,
         bias_values=ones,
         bias_offsets=one_each,
+        targets=zeros - 1,
     )
 
 

@@ -103,13 +103,14 @@ class HttpProtocol(HttpToolsProtocol):
         other, in one write per connection, so that a client of many streams is woken less often.
         """
         if not self._soon:
-            self.loop.call_soon(self._write)
+            self.loop.call_soon(self.flush)
         self._soon.append(body)
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write what is to be sent soon: called before anything else of the answer is sent."""
         body = b"".join(self._soon)
         self._soon.clear()
-        if not self.transport.is_closing():
+        if body and not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
 

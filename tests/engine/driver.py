@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.sampling import SamplingParams
-from llamastream.types import Event, Failed, Finished, GenerationRequest, PromptTokens, Token
+from llamastream.types import (
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Grammar,
+    PromptTokens,
+    Token,
+)
 
 
 def make_request(
@@ -18,11 +26,12 @@ def make_request(
     scope: str = "",
     prompt_logprobs: int | None = None,
     seed: int | None = 7,
+    grammar: Grammar | None = None,
     **sampling: object,
 ) -> GenerationRequest:
     params = SamplingParams(seed=seed, **sampling)  # type: ignore[arg-type]
     return GenerationRequest(
-        request_id, prompt_ids, params, output_ids, cache_salt, scope, prompt_logprobs
+        request_id, prompt_ids, params, output_ids, cache_salt, scope, grammar, prompt_logprobs
     )
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llamastream.engine.runner import ForwardBatch, Int32, SamplingBatch
+from llamastream.engine.runner import ForwardBatch, Int32, SamplingBatch, UInt32
 from llamastream.engine.scheduler import Scheduled
-from llamastream.engine.sequence import Sequence
+from llamastream.engine.sequence import Guide, Sequence
 from llamastream.sampling import SamplingParams
 
 
@@ -124,7 +124,7 @@ class SamplingRows:
     def __init__(self) -> None:
         self._seqs: list[Sequence] | None = None
         self._batch: SamplingBatch = _sampling_batch([], [])
-        self._has_history = False
+        self._has_history = self._has_masks = False
 
     def update(self, draws: "_Draws") -> SamplingBatch:
         """The rows of a step."""
@@ -134,6 +134,7 @@ class SamplingRows:
             self._seqs = draws.seqs
             self._batch = _sampling_batch(draws.seqs, [seq.sampling for seq in draws.seqs])
             self._has_history = any(seq.sampling.has_penalties for seq in draws.seqs)
+            self._has_masks = any(seq.guide is not None for seq in draws.seqs)
         return self.advance(draws.seqs, draws.ahead)
 
     def advance(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
@@ -144,14 +145,19 @@ class SamplingRows:
         self._batch.position[:] = [
             count - seq.num_prompt_tokens for count, seq in zip(num_known, seqs, strict=True)
         ]
-        if not self._has_history:
+        if not self._has_history and not self._has_masks:
             return self._batch
+        batch = self._batch
+        if self._has_masks:
+            batch = _masked(batch, [seq.guide for seq in seqs], ahead)
+        if not self._has_history:
+            return batch
         histories = [
             seq.token_ids[: count if seq.sampling.has_penalties else 0]
             for seq, count in zip(seqs, num_known, strict=True)
         ]
         return replace(
-            self._batch,
+            batch,
             history_ids=np.concatenate(histories),
             history_offsets=_offsets(map(len, histories)),
         )
@@ -172,6 +178,9 @@ class SamplingRows:
             for seq, p, count in zip(seqs, params, num_known, strict=True)
         ]
         batch = _sampling_batch(seqs, params)
+        guides = [seq.guide if k < 0 else None for seq, k in zip(seqs, targets, strict=True)]
+        if any(guide is not None for guide in guides):
+            batch = _masked(batch, guides, draws.ahead)
         batch.position[:] = [
             count - seq.num_prompt_tokens for count, seq in zip(num_known, seqs, strict=True)
         ]
@@ -252,7 +261,22 @@ def _sampling_batch(seqs: list[Sequence], params: list[SamplingParams]) -> Sampl
         bias_values=np.array([value for _, value in biases], np.float32),
         bias_offsets=_offsets(len(p.logit_bias) for p in params),
         targets=np.full(len(seqs), -1, np.int32),
+        masks=np.empty((0, 0), np.uint32),
+        mask_rows=np.full(len(seqs), -1, np.int32),
     )
+
+
+def _masked(
+    batch: SamplingBatch, guides: list[Guide | None], ahead: list[int] | None
+) -> SamplingBatch:
+    """`batch` with the masks of its rows, those that are guided. See `_Draws`."""
+    masks: list[UInt32] = []
+    mask_rows = np.full(len(guides), -1, np.int32)
+    for row, guide in enumerate(guides):
+        if guide is not None:
+            mask_rows[row] = len(masks)
+            masks.append(guide.masks[0 if ahead is None else ahead[row]])
+    return replace(batch, masks=np.stack(masks), mask_rows=mask_rows)
 
 
 def _offsets(lens: Iterable[int]) -> Int32:

@@ -45,7 +45,8 @@ class ToolResult:
     text: str
 
 
-Part = str | Reasoning | Refusal | ToolCall | ToolResult
+OtherPart = Reasoning | Refusal | ToolCall | ToolResult
+Part = str | OtherPart
 """A piece of a message. Text is a plain `str`, so that it costs nothing."""
 
 
@@ -242,21 +243,18 @@ class Delta(NamedTuple):
     """One piece of one choice's answer: what a transport frames and sends.
 
     Concatenated over a choice, `text` is the whole visible text and `token_ids` are all generated
-    ids. `text` may be empty: the part is of another kind, or a character or a possible stop string
-    is still held back. The last delta of a choice, and only it, has a `finish_reason`.
+    ids. `text` may be empty: a character or a possible stop string may still be held back, or it is
+    a piece of a `part` that is none of text. The last delta of a choice, and only it, has a
+    `finish_reason`.
     """
 
     choice: int  # 0 .. number of prompts * n - 1
     sequence_number: int  # counts the deltas of one stream from 0
-    part: Part
+    text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, when asked for
     finish_reason: FinishReason | None = None
-
-    @property
-    def text(self) -> str:
-        part = self.part
-        return part if isinstance(part, str) else ""
+    part: OtherPart | None = None
 
 
 class Usage(NamedTuple):

@@ -8,7 +8,7 @@ import orjson
 from pydantic import Field
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
-from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.messages import Messages, parse_messages
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
@@ -59,7 +59,7 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions):
         "web_search_options": (),
     }
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -111,18 +111,20 @@ class ChatFormat(ChunkFormat):
         self._extras = answer.extras()
 
     def frames(self, delta: Delta) -> list[bytes]:
+        index, _, text, _, _, reason, _ = delta
+        if self._is_plain and reason is None and self._started[index]:  # nearly always
+            return [self._before[index] + orjson.dumps(text) + self._after] if text else []
         frames: list[bytes] = []
-        if not self._started[delta.choice]:
-            self._started[delta.choice] = True
-            frames.append(self._first(delta.choice))
+        if not self._started[index]:
+            self._started[index] = True
+            frames.append(self._first(index))
         if self._is_plain:
-            if delta.text:
-                text = orjson.dumps(delta.text)
-                frames.append(self._before[delta.choice] + text + self._after)
-        elif delta.text or delta.token_ids:
+            if text:
+                frames.append(self._before[index] + orjson.dumps(text) + self._after)
+        elif text or delta.token_ids:
             frames.append(self._detailed(delta))
-        if delta.finish_reason is not None:
-            frames.append(self._chunk(delta.choice, {}, finish=delta.finish_reason))
+        if reason is not None:
+            frames.append(self._chunk(index, {}, finish=reason))
         return frames
 
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class ChatRequest:
     num_unread_turns: int = 0  # dropped already: turns before the first that cannot fit
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
+    prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""
 
@@ -176,7 +177,8 @@ class GenerationRequest:
     `output_ids` were generated before (a stream resumed after a restart): they count towards
     `max_tokens`, are not reported again, and generation goes on at the position after them.
     `cache_salt` keeps the prefix caches of different API keys apart; seats and tokens are shared
-    out by `scope`. With a `grammar` only what it allows is drawn.
+    out by `scope`. With a `grammar` only what it allows is drawn. With `prompt_logprobs` the
+    prompt's tokens are reported as well, but for the first, with so many alternatives.
     """
 
     request_id: str
@@ -186,6 +188,7 @@ class GenerationRequest:
     cache_salt: bytes = b""
     scope: str = ""
     grammar: Grammar | None = None
+    prompt_logprobs: int | None = None
 
 
 class Token(NamedTuple):
@@ -196,6 +199,14 @@ class Token(NamedTuple):
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
+
+
+class PromptTokens(NamedTuple):
+    """The prompt's next tokens, where asked for: all of them before the first Token. `position`
+    counts the prompt's."""
+
+    request_id: str
+    tokens: tuple[Token, ...]
 
 
 class Finished(NamedTuple):
@@ -216,7 +227,7 @@ class Failed(NamedTuple):
     error: ChatError
 
 
-Event = Token | Finished | Failed
+Event = Token | PromptTokens | Finished | Failed
 
 
 class TokenLogprob(NamedTuple):

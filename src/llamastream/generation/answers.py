@@ -208,6 +208,7 @@ class Answers:
             sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
             cache_salt=request.scope.encode(),
             scope=request.scope,
+            prompt_logprobs=request.prompt_logprobs,
         )
         return Choice(index, self.tokenizer, rules, asked)
 

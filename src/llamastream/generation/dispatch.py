@@ -14,7 +14,7 @@ from llamastream.generation.engine import Engine
 from llamastream.generation.generation import Generation, Keeper, State
 from llamastream.generation.quotas import Quotas
 from llamastream.metrics import Metrics
-from llamastream.types import EngineState, EngineStatus, Event, Finished, Token
+from llamastream.types import EngineState, EngineStatus, Event, Finished, PromptTokens, Token
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,8 @@ class Dispatcher:
                             drawn[keeper] = {generation: None}
                         if choice.finish_reason is not None:
                             self.engine.cancel(event.request_id)
+                elif isinstance(event, PromptTokens):
+                    choice.add_prompt(event.tokens)
                 elif isinstance(event, Finished):
                     del running[event.request_id]
                     generation.finish_choice(choice, event)

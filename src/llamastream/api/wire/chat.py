@@ -135,6 +135,7 @@ class ChatFormat(ChunkFormat):
             "usage": usage_fields(usage),
             **({} if self._metadata is None else {"metadata": self._metadata}),
             **self._extras,
+            **self._answer.of_prompt(0),
         }
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
@@ -226,6 +227,10 @@ class ChatEndpoint(Endpoint[ChatCompletionBody]):
     ) -> tuple[ChatRequest, NewAnswer]:
         if body.is_stored and body.n not in (None, 1):
             raise InvalidRequest("n must be 1 with `store: true`.", param="n")
+        if body.is_stored and body.prompt_logprobs is not None:
+            raise InvalidRequest(
+                "prompt_logprobs are not stored: leave out `store`.", param="prompt_logprobs"
+            )
         id = PREFIX + uuid.uuid4().hex
         request = body.to_request(defaults, caller.scope, caller.label)
         shown = Shown.of(body, logprobs=bool(body.logprobs), metadata=body.metadata)

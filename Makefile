@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JINA_BIN := .venv-jina/bin
 STAMPS := .make
+JOBS ?= 2
 GPU_SITE := .gpu-site
 CORE := CMakeLists.txt $(wildcard csrc/*)
 PAGE := $(wildcard web/*.* web/src/*)
@@ -44,7 +45,7 @@ ifeq ($(NODE_OK),yes)
 	@$(MAKE) --no-print-directory $(STAMPS)/node_modules || echo "The chat page is not built, so its tests are skipped."
 	if [ -e $(STAMPS)/node_modules ]; then $(MAKE) --no-print-directory web && cd web && npm test; fi
 endif
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-jina: $(STAMPS)/test $(STAMPS)/jina
 	$(BIN)/pytest tests/jina tests/jina_wire tests/test_schema.py $(ARGS)

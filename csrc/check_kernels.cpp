@@ -78,6 +78,11 @@ static void check_rows(const Kernels& a, const Kernels& b) {
   std::vector<float> p(1000), o(1000), c(4), d(4);
   bool one, other;
   expect(a.max_value(logits.data(), 997, &one) == b.max_value(logits.data(), 997, &other) && one && other, "max_value");
+  std::vector<uint32_t> mask(32);
+  for (size_t i = 0; i < mask.size(); i += 1 + i % 3) mask[i] = (uint32_t)generator();
+  const float top = a.masked(logits.data(), 997, mask.data(), p.data());
+  expect(top == b.masked(logits.data(), 997, mask.data(), o.data()), "masked's largest");
+  expect_same(p, o, "masked");
   a.softmax_terms(logits.data(), 997, 0.7f, 20, p.data(), c.data());
   b.softmax_terms(logits.data(), 997, 0.7f, 20, o.data(), d.data());
   expect_same(p, o, "softmax_terms");

@@ -146,6 +146,8 @@ struct Kernels {
   void (*merge)(float* out, float* max, float* sum, const float* part, float part_max, float part_sum, int n);
   void (*finish)(const float* out, float sum, int n, float* result);  // divides by the sum
   float (*max_value)(const float* x, int n, bool* finite);
+  // out = x where the bit is set, else -infinity; returns the largest. In place where out is x.
+  float (*masked)(const float* x, int n, const uint32_t* mask, float* out);
   // p = exp((x - max) / temperature); sums[i]: sum of p over block i of kSumBlock.
   void (*softmax_terms)(const float* x, int n, float temperature, float max, float* p, float* sums);
 };

@@ -290,6 +290,31 @@ static float max_value(const float* x, int n, bool* finite) {
   return m;
 }
 
+static float masked(const float* x, int n, const uint32_t* mask, float* out) {
+  static const int32_t kBit[16] = {1, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7,
+                                   1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  const F none = set1(-__builtin_inff()), half = set1(0.5f);
+  const I bit = load(kBit);
+  F top = none;
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const int32_t allowed = mask[i / 32] >> i % 32 & 0xffff;
+    if (!allowed) {  // of most words of a mask
+      store(out + i, none);
+      continue;
+    }
+    const F v = select_lt(to_float(iand(iset1(allowed), bit)), half, none, load(x + i));
+    top = max(v, top);
+    store(out + i, v);
+  }
+  float m = reduce_max(top);
+  for (; i < n; i++) {
+    out[i] = mask[i / 32] >> i % 32 & 1 ? x[i] : -__builtin_inff();
+    m = out[i] > m ? out[i] : m;
+  }
+  return m;
+}
+
 static void softmax_terms(const float* x, int n, float temperature, float max, float* p, float* sums) {
   const F t = set1(temperature), m = set1(max);
   for (int block = 0; block < n; block += kSumBlock) {

@@ -11,6 +11,6 @@ namespace KERNEL_NS {
 
 extern const Kernels table;
 const Kernels table = {KERNEL_NAME(KERNEL_NS), kWideTiles, rms_norm, quantize, round_row, gemm, gemm_f32, swiglu,
-                       rope, attend, merge, finish, max_value, softmax_terms};
+                       rope, attend, merge, finish, max_value, masked, softmax_terms};
 
 }  // namespace KERNEL_NS

@@ -125,7 +125,8 @@ void Model::forward(const Step& step) {
   for (Stage& stage : stages_) stage.reset();
   pool_.run([this](int thread) { compute(thread); });
   if (bad_row_ >= 0)
-    throw std::runtime_error("logits of row " + std::to_string(bad_row_) + " are not finite: the weights are damaged.");
+    throw std::runtime_error("logits of row " + std::to_string(bad_row_) + " are not finite: the weights are damaged,"
+                             " or all ids are masked.");
 }
 
 void Model::compute(int thread) {

@@ -69,6 +69,8 @@ struct Sampling {
   In<float, 1> temperature, top_p, min_p, repetition, presence, frequency, bias_values;
   In<int32_t, 1> top_k, position, num_logprobs, history, history_offsets, history_prompt, bias_ids, bias_offsets;
   In<uint64_t, 1> seed;
+  In<uint32_t, 2> masks;
+  In<int32_t, 1> mask_rows;
 
   Sampling(nb::handle object, size_t n, int vocab_size) {
     const Reader r("sampling", object);
@@ -83,6 +85,12 @@ struct Sampling {
     bias_ids = r.array<In<int32_t, 1>>("bias_ids");
     bias_values = r.array<In<float, 1>>("bias_values", bias_ids.shape(0));
     bias_offsets = r.array<In<int32_t, 1>>("bias_offsets", n + 1);
+    masks = r.array<In<uint32_t, 2>>("masks"), mask_rows = r.array<In<int32_t, 1>>("mask_rows", n);
+    const size_t words = (vocab_size + 31) / 32;
+    if (masks.shape(0) && masks.shape(1) != words)
+      r.fail("masks", "must hold " + std::to_string(words) + " words a row");
+    for (size_t i = 0; i < n; i++)
+      if (mask_rows(i) < -1 || mask_rows(i) >= (long)masks.shape(0)) r.fail("mask_rows", "must be rows of masks, or -1");
     check_ragged(r, "history_offsets", history_offsets, history.shape(0));
     check_ragged(r, "bias_offsets", bias_offsets, bias_ids.shape(0));
     check_ids(r, "history_ids", history, vocab_size);
@@ -93,7 +101,8 @@ struct Sampling {
     const int h = history_offsets(i), b = bias_offsets(i);
     return {temperature(i), top_p(i), min_p(i), repetition(i), presence(i), frequency(i), top_k(i), seed(i),
             position(i), num_logprobs(i), history.data() + h, history_offsets(i + 1) - h, history_prompt(i),
-            bias_ids.data() + b, bias_values.data() + b, bias_offsets(i + 1) - b};
+            bias_ids.data() + b, bias_values.data() + b, bias_offsets(i + 1) - b,
+            mask_rows(i) < 0 ? nullptr : masks.data() + mask_rows(i) * masks.shape(1)};
   }
 };
 
@@ -270,7 +279,7 @@ NB_MODULE(_core, m) {
             const size_t k = out.top_ids.shape(1);
             RowResult result{0, 0, out.top_ids.data() + i * k, out.top_logprobs.data() + i * k};
             if (!sampler->sample(logits.data() + i * vocab_size, sampling.row(i), result))
-              throw std::runtime_error("logits of row " + std::to_string(i) + " are not finite.");
+              throw std::runtime_error("logits of row " + std::to_string(i) + " are not finite, or all are masked.");
             out.ids.data()[i] = result.token, out.logprobs.data()[i] = result.logprob;
           }
         },

@@ -15,6 +15,8 @@ static bool likelier(const Candidate& a, const Candidate& b) {
   return a.first != b.first ? a.first > b.first : a.second < b.second;
 }
 
+static bool is_set(const uint32_t* mask, int id) { return mask[id / 32] >> id % 32 & 1; }
+
 Sampler::Sampler(const Kernels& kernels, int vocab_size)
     : kernels_(kernels), vocab_size_(vocab_size), adjusted_(vocab_size), terms_(vocab_size),
       sums_(vocab_size / kSumBlock + 1), counts_(vocab_size) {
@@ -26,10 +28,12 @@ bool Sampler::sample(const float* logits, const RowParams& params, RowResult& re
   bool finite;
   const float max = kernels_.max_value(logits, vocab_size_, &finite);
   if (!finite) return false;
-  const float* changed = adjust(logits, params);
-  const float changed_max = changed == logits ? max : kernels_.max_value(changed, vocab_size_, &finite);
+  float changed_max = max;
+  const float* changed = adjust(logits, params, changed_max);
+  if (changed_max == -std::numeric_limits<float>::infinity()) return false;
   result.token = params.temperature == 0 ? (int)(std::find(changed, changed + vocab_size_, changed_max) - changed)
                                          : draw(changed, changed_max, params);
+  if (params.mask && !is_set(params.mask, result.token)) return false;  // a bug, and nobody may see it
   if (params.num_logprobs >= 0)
     report(logits, max, params, result);
   else
@@ -37,7 +41,20 @@ bool Sampler::sample(const float* logits, const RowParams& params, RowResult& re
   return true;
 }
 
-const float* Sampler::adjust(const float* logits, const RowParams& p) {
+// What is drawn from: the logits, or changed ones and then their largest.
+const float* Sampler::adjust(const float* logits, const RowParams& p, float& max) {
+  const float* penalized = penalize(logits, p);
+  bool finite;
+  if (p.mask) {
+    max = kernels_.masked(penalized, vocab_size_, p.mask, adjusted_.data());
+    return adjusted_.data();
+  }
+  if (penalized != logits) max = kernels_.max_value(penalized, vocab_size_, &finite);
+  return penalized;
+}
+
+// After penalties and biases.
+const float* Sampler::penalize(const float* logits, const RowParams& p) {
   if (!p.history_size && !p.bias_size) return logits;
   std::copy(logits, logits + vocab_size_, adjusted_.begin());
   touched_.clear();

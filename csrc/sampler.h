@@ -16,6 +16,7 @@ struct RowParams {
   const int32_t* bias_ids;
   const float* bias_values;
   int bias_size;
+  const uint32_t* mask;  // a bit per id: whether it may be drawn. Null: all may
 };
 
 struct RowResult {
@@ -30,11 +31,12 @@ class Sampler {
  public:
   Sampler(const Kernels& kernels, int vocab_size);
 
-  // False if a logit is NaN or infinite: then nothing was drawn. logits are not changed.
+  // False if a logit is NaN or infinite, or no id may be drawn: then nothing was. logits are not changed.
   bool sample(const float* logits, const RowParams& params, RowResult& result);
 
  private:
-  const float* adjust(const float* logits, const RowParams& params);
+  const float* adjust(const float* logits, const RowParams& params, float& max);
+  const float* penalize(const float* logits, const RowParams& params);
   int draw(const float* logits, float max, const RowParams& params);
   void gather(float least);
   void filter(const RowParams& params, double total);

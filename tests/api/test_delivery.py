@@ -5,9 +5,13 @@ import json
 import tracemalloc
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
 
-from llamastream.api.deliver import StreamedAnswer
+from llamastream.api.deliver import HttpSink, StreamedAnswer
 from llamastream.api.wire.format import Format
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError, EngineDead, InternalError
@@ -17,8 +21,9 @@ from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, events, stream_chat
 from tests.doubles.engine import FakeEngine
+from tests.doubles.server import serving
 from tests.doubles.service import open_answer, running_service, says
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 
 CHAT = "/v1/chat/completions"
 
@@ -60,6 +65,22 @@ async def test_a_waiting_stream_is_pinged(connect: Connect) -> None:
         engine.allow(3)
         text = (await raw.read_all()).decode()
     assert '"content":"o"' in text
+
+
+async def test_what_was_pushed_leaves_before_what_the_task_sends_in_the_same_turn() -> None:
+    # As when a time limit wakes the task in the turn in which tokens are pushed and all ends.
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        sink = HttpSink(scope, send)
+        await sink.start("text/plain")
+        assert sink.connection is not None
+        sink.connection.write_soon(b"a")
+        await sink.write([b"b"])
+        sink.connection.write_soon(b"c")
+        await sink.end([b"d"])
+
+    app = Starlette(routes=[Mount("/", answer)])
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
+        assert (await client.get("/")).text == "abcd"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -239,6 +260,8 @@ class Connection:
 
     def write_soon(self, body: bytes) -> None:
         self.written.append(body)
+
+    def flush(self) -> None: ...
 
 
 async def test_a_bug_while_sending_ends_its_own_answer_with_an_error() -> None:

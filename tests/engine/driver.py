@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.sampling import SamplingParams
-from llamastream.types import Event, Failed, Finished, GenerationRequest, Token
+from llamastream.types import Event, Failed, Finished, GenerationRequest, Grammar, Token
 
 
 def make_request(
@@ -17,10 +17,11 @@ def make_request(
     cache_salt: bytes = b"",
     scope: str = "",
     seed: int | None = 7,
+    grammar: Grammar | None = None,
     **sampling: object,
 ) -> GenerationRequest:
     params = SamplingParams(seed=seed, **sampling)  # type: ignore[arg-type]
-    return GenerationRequest(request_id, prompt_ids, params, output_ids, cache_salt, scope)
+    return GenerationRequest(request_id, prompt_ids, params, output_ids, cache_salt, scope, grammar)
 
 
 @dataclass

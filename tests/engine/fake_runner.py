@@ -13,7 +13,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from toy_grammar import ToyGrammar
 
+from llamastream.engine.reference_sampler import allowed
 from llamastream.engine.runner import ForwardBatch, Runner, SamplingBatch, StepResult
 from llamastream.types import GenerationRequest
 
@@ -153,7 +155,7 @@ def check_sequence(batch: ForwardBatch, s: int, runner: FakeRunner) -> None:
 def check_sampling(sampling: SamplingBatch, num_rows: int) -> None:
     for field in fields(sampling):
         array = getattr(sampling, field.name)
-        if field.name in ("history_ids", "bias_ids", "bias_values"):
+        if field.name in ("history_ids", "bias_ids", "bias_values", "masks"):
             continue
         is_offsets = field.name.endswith("_offsets")
         assert array.shape == (num_rows + is_offsets,), field.name
@@ -162,12 +164,14 @@ def check_sampling(sampling: SamplingBatch, num_rows: int) -> None:
         (sampling.bias_ids, sampling.bias_offsets),
     ):
         assert ids.dtype == offsets.dtype == np.int32
+        assert sampling.mask_rows.max(initial=-1) < len(sampling.masks)
         assert offsets[0] == 0 and offsets[-1] == len(ids) and np.all(np.diff(offsets) >= 0)
 
 
 def draw_rows(values: list[bytes], sampling: SamplingBatch, vocab_size: int) -> StepResult:
     token_ids = [
-        draw(value, row_parameters(sampling, row), vocab_size) for row, value in enumerate(values)
+        draw(value, row_parameters(sampling, row), allowed_ids(sampling, row, vocab_size))
+        for row, value in enumerate(values)
     ]
     num_top = max(sampling.num_logprobs.max(initial=0), 0)
     top_ids = np.full((len(values), num_top), -1, np.int32)
@@ -207,9 +211,18 @@ FLOAT_PARAMETERS = (
 )
 
 
-def draw(value: bytes, parameters: tuple[object, ...], vocab_size: int) -> int:
+def allowed_ids(sampling: SamplingBatch, row: int, vocab_size: int) -> Sequence[int]:
+    if sampling.mask_rows[row] < 0:
+        return range(vocab_size)
+    assert sampling.masks.shape[1] == -(-vocab_size // 32)
+    mask = sampling.masks[sampling.mask_rows[row]]
+    ids: list[int] = np.flatnonzero(allowed(mask, vocab_size)).tolist()
+    return ids
+
+
+def draw(value: bytes, parameters: tuple[object, ...], ids: Sequence[int]) -> int:
     data = value + repr(parameters).encode()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) % vocab_size
+    return ids[int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) % len(ids)]
 
 
 def expected_tokens(
@@ -235,7 +248,11 @@ def expected_tokens(
             [token_id for token_id, _ in params.logit_bias],
             [float(np.float32(bias)) for _, bias in params.logit_bias],
         )
-        token_id = draw(value, parameters, vocab_size)
+        grammar = request.grammar
+        ids_allowed = (
+            grammar.allowed(tokens) if isinstance(grammar, ToyGrammar) else range(vocab_size)
+        )
+        token_id = draw(value, parameters, ids_allowed)
         value = chain(value, token_id, len(ids))
         ids.append(token_id)
         tokens.append(token_id)

@@ -45,6 +45,8 @@ def sampling_batch(num_rows: int, **changes: object) -> SamplingBatch:
         "bias_ids": int32([]),
         "bias_values": np.zeros(0, np.float32),
         "bias_offsets": np.zeros(num_rows + 1, np.int32),
+        "masks": np.zeros((0, 0), np.uint32),
+        "mask_rows": np.full(num_rows, -1, np.int32),
     }
     for name, value in changes.items():
         default = values[name]

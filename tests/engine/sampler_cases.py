@@ -64,6 +64,38 @@ def check_extremes(draw: Draw) -> None:
     assert found.token_ids[2] == logits[2].argmax()
 
 
+def make_masks(seed: int) -> dict[str, np.ndarray]:
+    """For ROWS rows: some without, some that share one, from one allowed id to half of them."""
+    rng = np.random.default_rng(seed)
+    bits = rng.random((9, -(-VOCAB // 32) * 32)) < 0.5 ** np.arange(1, 10)[:, None]
+    bits[np.arange(9), rng.integers(0, VOCAB, 9)] = True
+    masks = np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32)
+    return {"masks": masks, "mask_rows": int32(rng.integers(-1, 9, ROWS))}
+
+
+def allowed_by(sampling: SamplingBatch, row: int) -> list[int]:
+    mask = sampling.masks[sampling.mask_rows[row]]
+    ids: list[int] = np.flatnonzero(reference_sampler.allowed(mask, VOCAB)).tolist()
+    return ids
+
+
+def check_masks(draw: Draw, **options: object) -> None:
+    """What is forbidden is never drawn, whatever bias it has; of one allowed id the log-probability
+    is that of the raw logits."""
+    masks = make_masks(11)
+    first, *_ = (row for row in range(ROWS) if masks["mask_rows"][row] >= 0)
+    bias = {"bias_ids": int32([0] * ROWS), "bias_values": np.full(ROWS, 100, np.float32)}
+    bias["bias_offsets"] = int32(range(ROWS + 1))
+    sampling = sampling_batch(ROWS, num_logprobs=2, **masks, **bias, **options)
+    found = draw(make_logits(3), sampling)
+    for row in range(ROWS):
+        if sampling.mask_rows[row] >= 0:
+            assert found.token_ids[row] in allowed_by(sampling, row)
+    plain = draw(make_logits(3), sampling_batch(ROWS, num_logprobs=2))
+    np.testing.assert_array_equal(found.top_logprobs, plain.top_logprobs)
+    assert np.isfinite(found.logprobs[first])
+
+
 CASES: dict[str, dict[str, object]] = {
     "greedy": {},
     "plain": {"temperature": 1.0},
@@ -86,5 +118,17 @@ CASES: dict[str, dict[str, object]] = {
         **make_history(1),
     },
     "greedy penalties": {"repetition_penalty": 50.0, "frequency_penalty": 2.0, **make_history(2)},
+    "masks": make_masks(4),
+    "hot masks": {"temperature": 2.0, **make_masks(5)},
+    "top_k over what is allowed": {"temperature": 1.0, "top_k": 300, **make_masks(6)},
+    "masks and all else": {
+        "temperature": 1.3,
+        "top_k": 40,
+        "top_p": 0.9,
+        "min_p": 0.03,
+        "presence_penalty": 0.5,
+        **make_history(7),
+        **make_masks(7),
+    },
     "negative penalties": {"presence_penalty": -2.0, "repetition_penalty": 0.3, **make_history(3)},
 }

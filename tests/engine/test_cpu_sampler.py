@@ -12,6 +12,7 @@ from sampler_cases import (
     check_draw,
     check_equals,
     check_extremes,
+    check_masks,
     make_logits,
 )
 
@@ -53,6 +54,38 @@ def test_every_instruction_set_draws_the_same_bits(isa: str, vocab: int) -> None
     wanted, found = draw(logits, sampling, "portable"), draw(logits, sampling, isa)
     for one, other in zip(wanted[:4], found[:4], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", [name for name in CASES if "masks" in name])
+def test_every_instruction_set_masks_the_same(isa: str, name: str) -> None:
+    logits, common = make_logits(5), {"num_logprobs": 3, "position": np.arange(ROWS)}
+    sampling = sampling_batch(ROWS, **common, **CASES[name])
+    wanted, found = draw(logits, sampling, "portable"), draw(logits, sampling, isa)
+    for one, other in zip(wanted[:4], found[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 3.0}, {"temperature": 3.0, "top_k": 500}])
+def test_what_is_masked_is_never_drawn(options: dict[str, float]) -> None:
+    check_masks(draw, **options)
+
+
+def test_a_mask_that_allows_nothing_is_an_error() -> None:
+    words = np.zeros((1, -(-VOCAB // 32)), np.uint32)
+    words[0, -1] = 1 << 31  # past the vocabulary
+    sampling = sampling_batch(2, masks=words, mask_rows=[-1, 0])
+    with pytest.raises(RuntimeError, match="row 1"):
+        draw(make_logits(0, rows=2), sampling)
+
+
+def test_masks_of_another_width_are_refused() -> None:
+    sampling = sampling_batch(2, masks=np.ones((1, 3), np.uint32), mask_rows=[0, 0])
+    with pytest.raises(ValueError, match="must hold 32 words a row"):
+        draw(make_logits(0, rows=2), sampling)
+    sampling = sampling_batch(2, masks=np.ones((1, 32), np.uint32), mask_rows=[0, 1])
+    with pytest.raises(ValueError, match="mask_rows must be rows of masks"):
+        draw(make_logits(0, rows=2), sampling)
 
 
 def test_frequencies_follow_the_probabilities() -> None:

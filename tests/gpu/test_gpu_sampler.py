@@ -5,7 +5,16 @@ from functools import partial
 import numpy as np
 import pytest
 from paged_steps import int32, sampling_batch
-from sampler_cases import CASES, ROWS, Draw, check_draw, check_equals, check_extremes, make_logits
+from sampler_cases import (
+    CASES,
+    ROWS,
+    Draw,
+    check_draw,
+    check_equals,
+    check_extremes,
+    check_masks,
+    make_logits,
+)
 
 from llamastream.engine.runner import Float32, ForwardBatch, SamplingBatch, StepResult
 from llamastream.errors import InternalError
@@ -54,6 +63,17 @@ def test_draws_the_same_over_any_number_of_tiles(vocab: int, draw: Draw) -> None
     options = {"temperature": 2.0, "top_p": 0.9, "top_k": 50, "num_logprobs": min(vocab, 3)}
     sampling = sampling_batch(8, seed=np.arange(8, dtype=np.uint64), **options)
     check_draw(draw, make_logits(vocab, rows=8, vocab=vocab), sampling)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 3.0, "top_k": 500}])
+def test_what_is_masked_is_never_drawn(options: dict[str, float], draw: Draw) -> None:
+    check_masks(draw, **options)
+
+
+def test_a_mask_that_allows_nothing_is_an_error(draw: Draw) -> None:
+    masks = np.zeros((1, 32), np.uint32)
+    with pytest.raises(InternalError, match="its mask forbids"):
+        draw(make_logits(0, rows=2), sampling_batch(2, masks=masks, mask_rows=[-1, 0]))
 
 
 def test_equals_go_to_the_lowest_id(draw: Draw) -> None:

@@ -44,7 +44,7 @@ async def test_prints_the_exact_text(
 async def test_sixteen_streams_at_once(
     stock_client: StockClient, protocol: str, start: Start
 ) -> None:
-    # A script is faster than the client. Of more deltas than these, those that wait would be joined.
+    # A script is faster than the client. Of more deltas, those that wait would be joined.
     texts = [f"{i} " for i in range(MAX_APART)]
     answers = await stock_client.ask(protocol, await start(ScriptedAnswers(*texts)), n=16)
     assert len(answers["answers"]) == 16

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from llamastream.api.http.transport import connection_of
+from llamastream.api.http.transport import HttpProtocol, connection_of
 from llamastream.api.wire.format import Format
 from llamastream.errors import ChatError, InternalError
 from llamastream.generation import Generation, Reader
@@ -156,7 +156,7 @@ class HttpSink(Sink):
     """The body of an HTTP response, in chunks."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.connection = connection_of(scope)
+        self.connection: HttpProtocol | None = connection_of(scope)
         self._send = send
 
     async def start(self, media_type: str) -> None:
@@ -174,6 +174,8 @@ class HttpSink(Sink):
         await self._write(b"".join(frames), more=False)
 
     async def _write(self, body: bytes, *, more: bool) -> None:
+        if self.connection is not None:
+            self.connection.flush()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamastream.config import EngineConfig
-from llamastream.engine.sequence import Sequence
+from llamastream.engine.sequence import Guide, Sequence
 from llamastream.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from llamastream.types import GenerationRequest
 
@@ -109,6 +109,7 @@ class Admission:
             seed=secrets.randbits(64) if seed is None else seed,
             cache_salt=request.cache_salt,
             scope=request.scope,
+            guide=None if request.grammar is None else Guide(request.grammar),
         )
 
     def _checked_ids(self, token_ids: object, param: str) -> NDArray[np.int64]:

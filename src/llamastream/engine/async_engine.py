@@ -76,6 +76,8 @@ class AsyncEngine:
         if is_loading:
             self._close([])
         self._inbox.put(None)  # after _close, which empties the inbox
+        if self._engine is not None:
+            self._engine.masking.wake()
         if not is_loading:  # loading cannot be interrupted: the thread ends when it is through
             await asyncio.to_thread(self._thread.join)
             await self._closed.wait()
@@ -91,10 +93,13 @@ class AsyncEngine:
         if state is EngineState.DEAD or self._engine is None:
             raise EngineDead("The engine has stopped. The server must be restarted.")
         self._inbox.put(self._engine.admission.admit(request))
+        self._engine.masking.wake()
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step. It may have ended already, or never existed."""
         self._inbox.put(request_id)
+        if self._engine is not None:
+            self._engine.masking.wake()
 
     def status(self) -> EngineStatus:
         """As of the last finished step, but for `num_waiting`, which is exact."""

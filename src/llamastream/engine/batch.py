@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llamastream.engine.runner import ForwardBatch, Int32, SamplingBatch
+from llamastream.engine.runner import ForwardBatch, Int32, SamplingBatch, UInt32
 from llamastream.engine.scheduler import Scheduled
 from llamastream.engine.sequence import Sequence
 
@@ -119,13 +119,14 @@ class SamplingRows:
     def __init__(self) -> None:
         self._seqs: list[Sequence] | None = None
         self._batch: SamplingBatch = _sampling_batch([])
-        self._has_history = False
+        self._has_history = self._has_masks = False
 
     def update(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
         """seqs: the sequence of each row. ahead: (R,) the drafts that the row takes as known."""
         if seqs != self._seqs:
             self._seqs, self._batch = seqs, _sampling_batch(seqs)
             self._has_history = any(seq.sampling.has_penalties for seq in seqs)
+            self._has_masks = any(seq.guide is not None for seq in seqs)
         return self.advance(seqs, ahead)
 
     def advance(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
@@ -136,14 +137,17 @@ class SamplingRows:
         self._batch.position[:] = [
             count - seq.num_prompt_tokens for count, seq in zip(num_known, seqs, strict=True)
         ]
-        if not self._has_history:
+        if not self._has_history and not self._has_masks:
             return self._batch
+        batch = _masked(self._batch, seqs, ahead) if self._has_masks else self._batch
+        if not self._has_history:
+            return batch
         histories = [
             seq.token_ids[: count if seq.sampling.has_penalties else 0]
             for seq, count in zip(seqs, num_known, strict=True)
         ]
         return replace(
-            self._batch,
+            batch,
             history_ids=np.concatenate(histories),
             history_offsets=_offsets(map(len, histories)),
         )
@@ -203,7 +207,20 @@ def _sampling_batch(seqs: list[Sequence]) -> SamplingBatch:
         bias_ids=np.array([token_id for token_id, _ in biases], np.int32),
         bias_values=np.array([value for _, value in biases], np.float32),
         bias_offsets=_offsets(len(p.logit_bias) for p in params),
+        masks=np.empty((0, 0), np.uint32),
+        mask_rows=np.full(len(seqs), -1, np.int32),
     )
+
+
+def _masked(batch: SamplingBatch, seqs: list[Sequence], ahead: list[int] | None) -> SamplingBatch:
+    """`batch` with the masks of its rows, those that are guided. See `SamplingRows.update`."""
+    masks: list[UInt32] = []
+    mask_rows = np.full(len(seqs), -1, np.int32)
+    for row, seq in enumerate(seqs):
+        if seq.guide is not None:
+            mask_rows[row] = len(masks)
+            masks.append(seq.guide.masks[0 if ahead is None else ahead[row]])
+    return replace(batch, masks=np.stack(masks), mask_rows=mask_rows)
 
 
 def _offsets(lens: Iterable[int]) -> Int32:

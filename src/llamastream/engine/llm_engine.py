@@ -21,6 +21,7 @@ from llamastream.config import EngineConfig
 from llamastream.engine.admission import Admission
 from llamastream.engine.batch import BatchBuilder
 from llamastream.engine.block_manager import BlockManager
+from llamastream.engine.masking import Masking
 from llamastream.engine.runner import Runner, StepResult
 from llamastream.engine.scheduler import Scheduled, Scheduler
 from llamastream.engine.sequence import Sequence
@@ -70,6 +71,7 @@ class LLMEngine:
             vocab_size=runner.vocab_size,
         )
         self._speculation = speculation or Speculation(config)
+        self.masking = Masking(self._speculation.guided)
         self._sequences: dict[str, Sequence] = {}  # all that have not ended
         self._events: list[Event] = []  # since the last step returned
         self._num_failures = 0
@@ -96,6 +98,7 @@ class LLMEngine:
         reason = seq.finish_reason()
         if reason is None:
             self._scheduler.add(seq)
+            self.masking.add(seq, len(self._scheduler.running) + 1)
         else:
             self._end(seq, reason)
 
@@ -128,8 +131,7 @@ class LLMEngine:
         The result of a step in flight is never taken.
         """
         for seq in list(self._sequences.values()):
-            self._forget(seq)
-            self._events.append(Failed(seq.request_id, error))
+            self._fail(seq, error)
         self._empty_cache()
 
     def status(self) -> EngineStatus:
@@ -153,6 +155,7 @@ class LLMEngine:
         self._blocks.check_integrity(alive)
 
     def close(self) -> None:
+        self.masking.close()
         self._runner.close()
 
     def _empty_cache(self) -> None:
@@ -171,20 +174,25 @@ class LLMEngine:
         in flight from now on."""
         begun = self._begin(before_run)
         self._land()
-        if begun is None:
-            return
-        if self._runner.looks_ahead and not self._speculation.may_draft(len(begun.scheduled)):
-            self._in_flight = _foresee(begun)
-        else:
-            self._update(begun)
+        if begun is not None:
+            if self._runner.looks_ahead and not self._speculation.may_draft(len(begun.scheduled)):
+                self._in_flight = _foresee(begun)
+            else:
+                self._update(begun)
+        self.masking.ask(max(len(self._scheduler.running), 1))
 
     def _begin(self, before_run: Callable[[], None] | None) -> _Begun | None:
         if self._in_flight and self._scheduler.may_preempt():
             self._land()  # only sequences whose tokens are known may be preempted
+        for seq, error in self.masking.wait_a_moment():
+            self._scheduler.remove(seq)
+            self._fail(seq, error)
         scheduled = self._speculation.extend(
-            self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free()
+            self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free
         )
         if not scheduled:
+            if not self._in_flight and not self._events:
+                self.masking.wait(before_run)
             return None
         batch = self._batch_builder.build(scheduled)
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
@@ -248,6 +256,7 @@ class LLMEngine:
         self._speculation.learn(seq, num_drafted, num_right)
         return reason
 
+    @property
     def _num_kept_free(self) -> int:
         """Blocks that drafts must leave: all while somebody waits, else one for each sequence."""
         scheduler = self._scheduler
@@ -266,8 +275,13 @@ class LLMEngine:
             )
         )
 
+    def _fail(self, seq: Sequence, error: ChatError) -> None:
+        self._forget(seq)
+        self._events.append(Failed(seq.request_id, error))
+
     def _forget(self, seq: Sequence) -> None:
         del self._sequences[seq.request_id]
+        self.masking.remove(seq)
         self.admission.release(seq.request_id)
 
 

@@ -4,8 +4,9 @@ Knows one row at a time. The invariant: the result depends on the row's logits a
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llamastream.engine.runner import Float32, Int32, SamplingBatch, StepResult
+from llamastream.engine.runner import Float32, Int32, SamplingBatch, StepResult, UInt32
 
 MASK_32 = 0xFFFFFFFF
 
@@ -36,6 +37,8 @@ def draw(raw_logits: Float32, sampling: SamplingBatch, row: int) -> int:
     logits = penalized(raw_logits, sampling, row)
     bias = slice(sampling.bias_offsets[row], sampling.bias_offsets[row + 1])
     np.add.at(logits, sampling.bias_ids[bias], sampling.bias_values[bias])
+    if sampling.mask_rows[row] >= 0:
+        logits[~allowed(sampling.masks[sampling.mask_rows[row]], len(logits))] = -np.inf
     temperature = sampling.temperature[row]
     if temperature == 0:
         return int(logits.argmax())  # the lowest id among equals
@@ -60,6 +63,12 @@ def penalized(raw_logits: Float32, sampling: SamplingBatch, row: int) -> Float32
     logits[drawn] -= sampling.frequency_penalty[row] * counts.astype(np.float32)
     logits[drawn] -= sampling.presence_penalty[row]
     return logits
+
+
+def allowed(mask: UInt32, vocab_size: int) -> NDArray[np.bool_]:
+    """Whether each id may be drawn (step 3b)."""
+    bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little")
+    return bits[:vocab_size].astype(bool)
 
 
 def candidates(probs: Float32, sampling: SamplingBatch, row: int) -> Int32:

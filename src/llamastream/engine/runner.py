@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
+UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
 Progress = Callable[[int, int], None]  # tensors stored, tensors in all
@@ -27,7 +28,8 @@ class SamplingBatch:
     numbers. History (repetition, presence, frequency penalty) and logit bias are ragged: row r owns
     `history_ids[history_offsets[r]:history_offsets[r + 1]]`, of which the first
     `history_num_prompt[r]` are the prompt. Rows without penalties own nothing. `num_logprobs` is -1
-    for none, else the alternatives reported.
+    for none, else the alternatives reported. Row r may draw only ids whose bits are set in
+    `masks[mask_rows[r]]`, least significant first; any, where that is -1. Bits past V are ignored.
     """
 
     temperature: Float32  # (R,)
@@ -46,6 +48,8 @@ class SamplingBatch:
     bias_ids: Int32
     bias_values: Float32
     bias_offsets: Int32  # (R + 1,)
+    masks: UInt32  # (M, ceil(V / 32)), or (0, 0)
+    mask_rows: Int32  # (R,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,8 @@ class Runner(Protocol):
     def run(self, batch: ForwardBatch) -> StepResult:
         """Write this step's keys and values into the cache, in place, and draw one token per row.
 
-        A row whose temperature is 0 takes the largest logit after penalties and bias, the lowest id
-        among equals.
+        A row whose temperature is 0 takes the largest logit after penalties, bias and mask, the
+        lowest id among equals.
         """
         ...
 

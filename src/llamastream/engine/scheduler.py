@@ -73,7 +73,8 @@ class Scheduler:
         get a share only, so that none of them makes answers stutter.
 
         Takes blocks, and preempts when there are none, or when a key has more than its share. Empty
-        only when there is no sequence at all, or none that does not wait for its last token.
+        only when there is no sequence at all, or none that does not wait for its last token or for
+        the mask of its next one: the token behind which that is drawn is not given before.
         """
         self._scheduled = []
         self._schedule_decodes()
@@ -113,8 +114,8 @@ class Scheduler:
     def _schedule_decodes(self) -> None:
         for seq in tuple(self.running):
             # A sequence that is full waits for the last token's id, which is in flight.
-            is_full = seq.num_tokens == len(seq.token_ids)
-            is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not is_full
+            waits = seq.num_tokens == len(seq.token_ids) or seq.lacks_mask
+            is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not waits
             # One that was preempted in this loop has no blocks any more.
             if is_decode and seq.block_table and self._grow(seq):
                 self._scheduled.append(Scheduled(seq, 1))
@@ -163,7 +164,9 @@ class Scheduler:
             if next_one is None:
                 turns.remove(share)
                 continue
-            remaining = next_one.num_tokens - next_one.num_computed_tokens
+            remaining = next_one.num_tokens - next_one.num_computed_tokens - next_one.lacks_mask
+            if not remaining:
+                continue
             entry = Scheduled(next_one, min(remaining, self._budget))
             self._scheduled.append(entry)
             self._budget -= entry.num_tokens

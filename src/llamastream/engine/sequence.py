@@ -15,7 +15,24 @@ from numpy.typing import NDArray
 
 from llamastream.engine.drafting import Drafting
 from llamastream.sampling import SamplingParams
-from llamastream.types import FinishReason
+from llamastream.types import Constraint, FinishReason, Grammar
+
+
+@dataclass(slots=True, eq=False)
+class Guide:
+    """What a grammar says of one sequence: Masking's. `masks`: of the tokens behind `num_known` of
+    the sequence's and behind each of `drafts`, (ceil(V / 32),) words each."""
+
+    grammar: Grammar
+    constraint: Constraint | None = None  # that has been given num_consumed tokens
+    num_consumed: int = 0
+    num_asked: int = -1  # tokens behind which a mask was asked for last
+    num_known: int = -1  # and is there
+    masks: list[NDArray[np.uint32]] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
+    is_forced: bool = False  # nothing but the drafts can come next
+    is_slow: bool = False  # nobody waits for its masks
+    is_over: bool = False  # it failed
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +40,8 @@ class Sequence:
     """Compared by identity. `token_ids` (max_num_tokens,) int32 has its final size from the start.
 
     `block_table` and `num_registered_blocks` belong to BlockManager, `drafting` and what is behind
-    num_tokens to Speculation. `block_hashes` outlive a preemption: they depend on tokens only.
+    num_tokens to Speculation, `guide` to Masking. That and `block_hashes` outlive a preemption:
+    they depend on tokens only.
     """
 
     request_id: str
@@ -44,6 +62,7 @@ class Sequence:
     admitted_s: float = field(default_factory=time.perf_counter)
     queue_s: float | None = None  # until first scheduled
     drafting: Drafting = field(default_factory=Drafting)
+    guide: Guide | None = None  # of one that keeps to a grammar
 
     @property
     def max_num_tokens(self) -> int:
@@ -52,6 +71,11 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_unknown_tokens - self.num_prompt_tokens
+
+    @property
+    def lacks_mask(self) -> bool:
+        """Whether what may be drawn behind its last token is still to be found out."""
+        return self.guide is not None and self.guide.num_known != self.num_tokens
 
     def expect(self, row: int) -> None:
         """One token more, which row `row` of the step in flight draws (runner.py)."""

@@ -1,7 +1,8 @@
 """Drafts the next tokens of sequences whose text repeats, so that one step draws several.
 
 Prompt lookup: what followed the same tokens before is computed along with the last token, and kept
-as far as it is what the sampler draws. A draw is a function of ids, seed and position, so a draft
+as far as it is what the sampler draws. What a grammar forces is a draft as well, and no more. A
+draw is a function of ids, seed and position, so a draft
 changes how long an answer takes and nothing else; it may depend on load, time and chance.
 
     token_ids   ... last | draft  draft  draft     written behind num_tokens
@@ -13,9 +14,11 @@ import numpy as np
 from llamastream.config import EngineConfig
 from llamastream.engine.block_manager import BlockManager
 from llamastream.engine.drafting import find_match, kind_of
+from llamastream.engine.masking import Draft
 from llamastream.engine.runner import Int32
 from llamastream.engine.scheduler import Scheduled
 from llamastream.engine.sequence import Sequence
+from llamastream.types import Constraint
 
 MAX_DRAFT = 16  # tokens of one step, shared out: a lone stream's step then takes thrice as long
 MAX_SEQS = 8  # beside more, a row costs about what a token does
@@ -55,7 +58,8 @@ class Step:
 class Speculation:
     """Asked once per step, when all else is scheduled."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, looks_up: bool = True, forces: bool = True) -> None:
+        self._looks_up, self._forces = looks_up, forces
         self._is_on = config.speculation == "auto"
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self.num_drafted = 0
@@ -93,6 +97,10 @@ class Speculation:
     def propose(self, seq: Sequence, step: Step, limit: int) -> Int32:
         """What may come next, `limit` tokens at most: those that are likely to pay in `step`."""
         drafting, ids = seq.drafting, seq.token_ids[: seq.num_tokens]
+        if seq.guide is not None:
+            drafts = np.array(seq.guide.drafts, np.int32)
+            odds = 1.0 if seq.guide.is_forced else drafting.odds[drafting.kind]
+            return drafts[: step.take(odds, min(len(drafts), limit, step.share))]
         if drafting.pause:
             drafting.pause -= 1
         elif max(drafting.odds) > step.rate:
@@ -108,8 +116,30 @@ class Speculation:
         drafting.recover()
         return ids[:0]
 
+    def guided(
+        self, seq: Sequence, constraint: Constraint, num_tokens: int, num_seqs: int
+    ) -> Draft:
+        """What may come behind the first `num_tokens` of a sequence that keeps to a grammar, in a
+        step of `num_seqs`. Called before that is scheduled, by a mask thread: each draft needs a
+        mask of its own. The engine thread leaves `drafting` alone meanwhile."""
+        limit = min(seq.max_num_tokens - num_tokens - 1, Step(num_seqs).share)
+        if limit <= 0 or not self.may_draft(num_seqs):
+            return Draft([], is_forced=False)
+        if self._forces and (forced := constraint.forced()[:limit]):
+            return Draft(forced, is_forced=True)
+        drafting, ids = seq.drafting, seq.token_ids[:num_tokens]
+        start, length = find_match(ids) if self._looks_up else (0, 0)
+        drafting.kind = kind_of(length)
+        count = Step(num_seqs).take(drafting.odds[drafting.kind], limit) if length else 0
+        if not count:
+            drafting.recover()
+            return Draft([], is_forced=False)
+        draft = np.resize(ids[start:], count).tolist()
+        return Draft(draft[: constraint.num_allowed(draft)], is_forced=False)
+
     def learn(self, seq: Sequence, num_drafted: int, num_accepted: int) -> None:
         """The first `num_accepted` tokens of the last draft of `seq` were drawn."""
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
-        seq.drafting.learn(num_drafted, num_accepted)
+        if seq.guide is None or not seq.guide.is_forced:
+            seq.drafting.learn(num_drafted, num_accepted)

@@ -63,6 +63,23 @@ def bias_kernel(logits, ids, values, offsets, V: tl.constexpr):
 
 
 @triton.jit
+def mask_kernel(
+    logits, masks, mask_rows, out, V: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """out: (R, V), may be `logits`: minus infinity where a row has a mask whose bit is 0. masks:
+    (M, WORDS) int32. Program (row, tile)."""
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = token < V
+    x = tl.load(logits + row * V + token, mask=inside, other=0.0)
+    mask_row = tl.load(mask_rows + row).to(tl.int64)
+    is_masked = mask_row >= 0
+    word = tl.load(masks + mask_row * WORDS + token // 32, mask=inside & is_masked, other=-1)
+    x = tl.where((word >> (token % 32)) & 1 != 0, x, float("-inf"))
+    tl.store(out + row * V + token, x, mask=inside)
+
+
+@triton.jit
 def _scaled(logits, token, temperature, V: tl.constexpr):
     """Logits over the temperature, kept finite; the lowest number beyond the vocabulary."""
     x = tl.load(logits + token, mask=token < V, other=0.0)

@@ -213,7 +213,9 @@ class GpuRunner(Runner):
         for bucket in self._buckets():
             self._forward.body(bucket, self._cache)
         for num_rows in [*self._decode_sizes, self._limits.max_rows]:
-            self._sampler.queue(self._forward.head(num_rows), every_option(num_rows))
+            self._sampler.queue(
+                self._forward.head(num_rows), every_option(num_rows, self.vocab_size)
+            )
 
     def _build(self) -> None:
         """Make the cache and record a graph for every size of step."""

@@ -16,10 +16,11 @@ from llamastream.engine.gpu.drawing import (
     count_kernel,
     draw_kernel,
     logprob_kernel,
+    mask_kernel,
     penalty_kernel,
 )
 from llamastream.engine.gpu.step_input import two_host_tensors
-from llamastream.engine.runner import Int32, SamplingBatch, StepResult
+from llamastream.engine.runner import Int32, SamplingBatch, StepResult, UInt32
 from llamastream.errors import InternalError
 from llamastream.sampling import MAX_LOGPROBS
 
@@ -28,7 +29,7 @@ SMALL_TILE = 1024  # where many programs share a row
 EXACT = {"enable_fp_fusion": False}
 
 
-def every_option(num_rows: int) -> SamplingBatch:
+def every_option(num_rows: int, vocab_size: int) -> SamplingBatch:
     """Rows that make a step use every kernel there is."""
     ones, zeros = np.ones(num_rows, np.float32), np.zeros(num_rows, np.int32)
     one_each = np.arange(num_rows + 1, dtype=np.int32)
@@ -49,6 +50,8 @@ def every_option(num_rows: int) -> SamplingBatch:
         bias_ids=zeros,
         bias_values=ones,
         bias_offsets=one_each,
+        masks=np.full((1, -(-vocab_size // 32)), 2**32 - 1, np.uint32),
+        mask_rows=zeros,
     )
 
 
@@ -58,6 +61,8 @@ class Draws:
 
     parts: tuple[torch.Tensor, ...]  # on the host, valid until the step after the next is queued
     num_logprobs: Int32
+    masks: UInt32
+    mask_rows: Int32
     vocab_size: int
     logits: torch.Tensor | None
     arrival: torch.cuda.Event | None  # None: they are here
@@ -71,6 +76,7 @@ class Draws:
         token_ids = parts[0][:num_rows].copy()
         if (token_ids < 0).any():
             raise InternalError(f"The logits of row {token_ids.argmin()} are not finite.")
+        self._check_masks(token_ids)
         width = max(int(wanted.max(initial=0)), 0)
         given = np.arange(width) < np.minimum(wanted, self.vocab_size)[:, None]  # (R, width)
         logprobs = parts[1].view(np.float32)[:num_rows]
@@ -83,6 +89,13 @@ class Draws:
             np.where(given, top_logprobs, np.float32(np.nan)),
             None if self.logits is None else self.logits.cpu().numpy(),
         )
+
+    def _check_masks(self, token_ids: Int32) -> None:
+        """Nobody may see a forbidden id: it would be a bug, or a row whose mask allows none."""
+        (rows,) = (self.mask_rows >= 0).nonzero()
+        words, bits = np.divmod(token_ids[rows], 32)
+        if not (self.masks[self.mask_rows[rows], words] >> bits & 1).all():
+            raise InternalError("A row drew a token that its mask forbids.")
 
 
 class Sampler:
@@ -120,6 +133,8 @@ class Sampler:
         return Draws(
             self._hosts[0].split(self._sizes),
             sampling.num_logprobs.copy(),
+            sampling.masks,
+            sampling.mask_rows,
             self._vocab_size,
             logits.clone() if return_logits else None,
             arrival,
@@ -150,6 +165,22 @@ class Sampler:
         self._hosts[0][:used].copy_(self._result[:used], non_blocking=True)
 
     def _changed_logits(self, logits: torch.Tensor, sampling: SamplingBatch) -> torch.Tensor:
+        """The logits after penalties, biases and masks; themselves where no row has any."""
+        changed = self._penalized_logits(logits, sampling)
+        if not len(sampling.masks):
+            return changed
+        mask_kernel[(len(logits), -(-self._vocab_size // SMALL_TILE))](
+            changed,
+            self._copy(sampling.masks.view(np.int32)),
+            self._copy(sampling.mask_rows),
+            self._changed,
+            V=self._vocab_size,
+            WORDS=sampling.masks.shape[1],
+            BLOCK=SMALL_TILE,
+        )
+        return self._changed
+
+    def _penalized_logits(self, logits: torch.Tensor, sampling: SamplingBatch) -> torch.Tensor:
         """The logits after penalties and biases; themselves where no row has any."""
         if not len(sampling.history_ids) and not len(sampling.bias_ids):
             return logits

@@ -6,7 +6,7 @@ to be stored goes on to `StoredAnswers`. Knows no wire format.
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from llamastream.errors import ChatError, InternalError
@@ -59,7 +59,7 @@ class Unkept:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
-    def drawn(self, generations: Sequence[Generation]) -> None:
+    def drawn(self, generations: Iterable[Generation]) -> None:
         for generation in generations:
             generation.publish(len(generation.log))
 
@@ -208,6 +208,7 @@ class Answers:
             sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
             cache_salt=request.scope.encode(),
             scope=request.scope,
+            prompt_logprobs=request.prompt_logprobs,
         )
         return Choice(index, self.tokenizer, rules, asked)
 

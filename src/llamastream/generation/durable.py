@@ -8,7 +8,7 @@ stays removed, whatever of it was under way.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -107,7 +107,7 @@ class Durability:
 
     # What the dispatcher and the readers say: see `Keeper`.
 
-    def drawn(self, generations: Sequence[Generation]) -> None:
+    def drawn(self, generations: Iterable[Generation]) -> None:
         self._journal.write(generations)
 
     def ended(self, generation: Generation) -> None:

@@ -6,7 +6,7 @@ is refused.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ class Journalling:
         self._may_lapse = may_lapse
         self._on_refused = on_refused
 
-    def write(self, generations: Sequence[Generation]) -> None:
+    def write(self, generations: Iterable[Generation]) -> None:
         """Journal what these have drawn since the last call, and then show it."""
         sent: list[Kept] = []
         drawn: list[Drawn] = []

@@ -62,6 +62,7 @@ class ResponseShown:
     prompt_cache_key: str | None
     logprobs: bool
     return_token_ids: bool
+    seed: int | None = None  # unknown of responses that were stored without it
 
     def repeated(self) -> Json:
         return {name: getattr(self, name) for name in REPEATED}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice, TextRules
@@ -19,6 +19,9 @@ from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
 from llamastream.records import Status
 from llamastream.types import Delta, Finished, FinishReason, Token, Usage
+
+if TYPE_CHECKING:
+    from llamastream.grammar import AnyGrammar
 
 Json = dict[str, Any]
 
@@ -53,6 +56,7 @@ class End(NamedTuple):
     usage: Usage | None
     finished_at: float | None  # seconds since 1970
     error: str | None = None  # of one that failed
+    warnings: tuple[str, ...] = ()  # what was asked of the text and could not be enforced
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Details:
     num_dropped_turns: int
     model_id: str  # whose tokens these are
     prompt_token_ids: tuple[int, ...] | None  # if the format shows them
+    grammar: Json | None = None  # grammars.py: what a server needs to go on with it
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)
@@ -137,6 +142,7 @@ class Generation:
         self.is_stored = False
         self.conversation_id: str | None = None
         self.previous_response_id: str | None = None
+        self.grammar: AnyGrammar | None = None
         self.state = State.QUEUED
         self.log = Log()
         self.num_public = 0
@@ -168,6 +174,13 @@ class Generation:
             num_cached_tokens=sum(self._num_cached.values()),
             num_output_tokens=self.num_tokens,
         )
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of its texts, once all is drawn; each once."""
+        if self.grammar is None:
+            return ()
+        texts = [delta.text for delta in self.log.joined(len(self.choices))]
+        return tuple(dict.fromkeys(said for text in texts for said in self.grammar.warnings(text)))
 
     # What the engine says, by the dispatcher.
 

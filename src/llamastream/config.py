@@ -235,6 +235,17 @@ class ServeSettings(Settings):
         description="Seconds after which a connection is closed whose other end is silent or "
         "takes nothing. What is stored can be read on later.",
     )
+    max_connections: int = Field(
+        2048,
+        ge=1,
+        description="Connections at a time, on HTTP and on gRPC each. Over it, one that sends no "
+        "request gives way; where all are being answered, the new one is a 503.",
+    )
+    max_connections_per_address: int = Field(
+        512,
+        ge=1,
+        description="Of these, HTTP connections of one address that is not this machine's.",
+    )
     cors_origins: str | None = Field(
         None,
         description="Web origins that may call the service from a browser, e.g. "

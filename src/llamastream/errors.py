@@ -16,6 +16,7 @@ ChatError
 │   └── RateLimited (429)            a limit of this key
 ├── InternalError (500, exit 70)     our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
+├── TooManyConnections (503)         no place for another one
 ├── StoreUnavailable (503, exit 75)  the database is full, gone or locked: a later try may succeed
 ├── DamagedRecord (503)              one stored record cannot be read
 ├── ConfigError (exit 2)             a flag, variable or TOML key with a bad value, a port in use
@@ -173,6 +174,11 @@ class InternalError(ChatError):
 class EngineDead(ChatError):
     status = 503
     code = "engine_unavailable"
+
+
+class TooManyConnections(ChatError):
+    status = 503
+    code = "too_many_connections"
 
 
 class ConfigError(ChatError):

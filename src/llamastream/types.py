@@ -3,7 +3,7 @@
 Knows no wire format, no tensors and no text encoding. Everything here is immutable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
@@ -15,13 +15,62 @@ Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What the model thought before it answered."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the model does not answer, in its own words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` are JSON as the model wrote it: of a delta, a piece of that."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered to the call with this id."""
+
+    call_id: str
+    text: str
+
+
+Part = str | Reasoning | Refusal | ToolCall | ToolResult
+"""A piece of a message. Text is a plain `str`, so that it costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `content` is plain text: control tokens typed in it stay text,
+    """One turn of a conversation: a text, or parts in order. Control tokens typed in it stay text,
     and so in `name`, the speaker's, which few templates write."""
 
     role: Role
-    content: str
+    content: str | tuple[Part, ...]
     name: str | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """Its text alone."""
+        return text_of(self.parts)
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The text among parts of other kinds."""
+    return "".join([part for part in parts if isinstance(part, str)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +254,21 @@ class Delta(NamedTuple):
     """One piece of one choice's answer: what a transport frames and sends.
 
     Concatenated over a choice, `text` is the whole visible text and `token_ids` are all generated
-    ids. `text` may be empty: a character or a possible stop string may still be held back. The last
-    delta of a choice, and only it, has a `finish_reason`.
+    ids. `text` may be empty: the part is of another kind, or a character or a possible stop string
+    is still held back. The last delta of a choice, and only it, has a `finish_reason`.
     """
 
     choice: int  # 0 .. number of prompts * n - 1
     sequence_number: int  # counts the deltas of one stream from 0
-    text: str
+    part: Part
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, when asked for
     finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        part = self.part
+        return part if isinstance(part, str) else ""
 
 
 class Usage(NamedTuple):

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from llamastream.api.app import keys_of
+from llamastream.api.http.connections import Connections
 from llamastream.config import ServeSettings
 from llamastream.generation import StorePolicy
 from tests.doubles.engine import FakeEngine
@@ -31,10 +32,13 @@ async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
             policy: StorePolicy | None = None,
             *,
             is_stored: bool = True,
+            connections: Connections | None = None,
         ) -> httpx.AsyncClient:
             service = make_service(engine, keys=keys_of(settings or ServeSettings()))
             responses = make_responses(service, tmp_path, policy) if is_stored else None
-            url = await stack.enter_async_context(running_server(service, settings, responses))
+            url = await stack.enter_async_context(
+                running_server(service, settings, responses, connections)
+            )
             client = httpx.AsyncClient(base_url=url, timeout=LIMIT_S)
             return await stack.enter_async_context(client)
 

@@ -37,6 +37,10 @@ class RawClient:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    async def drain(self) -> None:
+        """Wait until the server has taken most of what was sent. Raises ConnectionError."""
+        await self._writer.drain()
+
     async def read_slowly(self, *, num_reads: int) -> None:
         """A byte at a time, with a turn of the event loop between two."""
         for _ in range(num_reads):
@@ -57,6 +61,12 @@ class RawClient:
     async def read_all(self) -> bytes:
         """Up to the end of a chunked response."""
         return await self.read_until(b"\r\n0\r\n\r\n")
+
+    async def read_to_end(self) -> bytes:
+        """Until the server closes the connection."""
+        while data := await self._reader.read(2**16):
+            self.seen += data
+        return self.seen
 
     def leave(self) -> None:
         """Close the connection in the polite way (FIN)."""

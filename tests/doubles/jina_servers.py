@@ -34,8 +34,9 @@ async def grpc_port(
     port: int = 0,
     stored: StoredAnswers | None = None,
     keys: tuple[str, ...] = (),
+    **options: int,
 ) -> AsyncIterator[int]:
-    server = await serve_grpc(_streams(service, ready, stored, keys), port=port)
+    server = await serve_grpc(_streams(service, ready, stored, keys), port=port, **options)
     try:
         yield server.port
     finally:

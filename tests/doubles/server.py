@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from llamastream.api.app import create_app, keys_of
 from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.connections import Connections
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.api.http.websocket import WebSocketProtocol
 from llamastream.config import ServeSettings
@@ -23,6 +24,7 @@ async def running_server(
     answers: Answers,
     settings: ServeSettings | None = None,
     stored: StoredAnswers | None = None,
+    connections: Connections | None = None,
 ) -> AsyncIterator[str]:
     """Serve `answers`; yields the base URL."""
     settings = settings or ServeSettings()
@@ -30,7 +32,7 @@ async def running_server(
     ring = KeyRing(keys)
     streams = StreamService(answers, ring.scope_of_header, stored, ring.refresh)
     routes = jina_routes(streams, settings.max_body_bytes)
-    async with serving(create_app(answers, settings, stored, routes, ring)) as url:
+    async with serving(create_app(answers, settings, stored, routes, ring, connections)) as url:
         yield url
 
 

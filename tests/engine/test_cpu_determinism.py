@@ -30,7 +30,8 @@ ENGINE = EngineConfig(max_num_seqs=32, max_num_batched_tokens=1024, block_size=1
 LENGTHS = [1, 15, 16, 17, 127, 128, 129, 300, 511]  # about blocks, and spans of 128 positions
 WIDE = replace(CONFIG, head_dim=32)  # its heads are whole groups: rounded where they are attended
 CODED = replace(CONFIG, hidden_size=256, intermediate_size=512, head_dim=48, num_hidden_layers=2)
-KINDS = ["int8", "int4", "float32", "coded"]
+QWEN = replace(CONFIG, attention_bias=True, qk_norm=True)  # what its generations add, together
+KINDS = ["int8", "int4", "float32", "coded", "qwen"]
 CODES = ("Q4_0", "Q6_K", "Q4_K", "Q8_0", "IQ4_XS", "Q5_1", "Q3_K", "Q5_K", "IQ4_NL", "Q2_K", "Q5_0",
          "Q4_1")  # fmt: skip
 
@@ -39,8 +40,9 @@ def make_runner(kind: str, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
     if kind == "coded":
         engine = replace(ENGINE, threads=threads)
         return CpuRunner.load(CODED, engine, coded_tensors, isa=isa)
-    config = WIDE if kind == "int8" else CONFIG
-    engine = replace(ENGINE, dtype=kind, threads=threads)  # type: ignore[arg-type]
+    config = {"int8": WIDE, "qwen": QWEN}.get(kind, CONFIG)
+    dtype = "int8" if kind == "qwen" else kind
+    engine = replace(ENGINE, dtype=dtype, threads=threads)  # type: ignore[arg-type]
     return CpuRunner.load(config, engine, random_tensors(config).items, isa=isa)
 
 

@@ -58,7 +58,7 @@ async def cut_off(engine: FakeEngine, folder: Path) -> AsyncIterator[StoredAnswe
     """A server that ends without parking anything, as one that is killed."""
     async with running_responses(engine, folder) as responses:
         yield responses
-        responses._store._journal.ledger._open.clear()  # what `close` would park
+        responses._store._writer.in_progress = {}  # what `close` would park
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 10, 33])

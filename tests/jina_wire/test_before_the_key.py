@@ -14,7 +14,7 @@ from llamastream.jina.keys import KEYLESS_BYTES
 from llamastream.jina.receiving import NUM_STRANGERS
 from llamastream.jina.small_calls import MAX_WATCHERS
 from tests.api.raw import RawClient
-from tests.doubles.jina_servers import KEY, MAX_BODY_BYTES, Start
+from tests.doubles.jina_servers import KEY, MAX_BODY_BYTES, Start, grpc_port
 from tests.doubles.scripted_answers import ScriptedAnswers
 from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import (
@@ -110,9 +110,10 @@ async def test_watchers_of_the_health_are_bounded(start_grpc: Start) -> None:
                 assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
                 return False
 
-        watching = [watch(b"") for _ in range(MAX_WATCHERS)]
-        for call in watching:
-            await call.read()
+        watching = []
+        for _ in range(MAX_WATCHERS):  # one after the other: strangers' messages give way
+            watching.append(watch(b""))
+            await watching[-1].read()
         assert not await is_let_in()
         watching[0].cancel()
         async with asyncio.timeout(LIMIT_S):  # until the server has heard of it
@@ -158,3 +159,16 @@ async def test_what_was_refused_is_not_kept(start_grpc: Start) -> None:
             tracemalloc.stop()
             gc.enable()
     assert kept < 2 * 2**20
+
+
+async def test_connections_are_bounded() -> None:
+    service = ScriptedAnswers("a")
+    message = call_bytes(prompt="a", max_tokens=5)
+    async with grpc_port(service, max_connections=1) as port:
+        async with connect(port) as first:
+            assert await texts(stream_doc(first, message)) == ["a"]
+            async with connect(port, ("grpc.use_local_subchannel_pool", 1)) as second:
+                error = await failure(stream_doc(second, message))
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+            assert await texts(stream_doc(first, message)) == ["a"]
+        assert len(service.requests) == 2

@@ -40,8 +40,8 @@ def stream_doc(channel: grpc.aio.Channel, data: bytes = PROMPT, **options: Any) 
     return channel.unary_stream(STREAM_DOC, response_deserializer=parse)(data, **options)
 
 
-def connect(port: int) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+def connect(port: int, *options: tuple[str, int]) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
 
 
 async def texts(call: Any) -> list[str]:

@@ -180,7 +180,7 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "part"),
     [
-        ({"general.architecture": "qwen2"}, "Given: 'qwen2'"),
+        ({"general.architecture": "gemma3"}, "one of llama, qwen2, qwen3 (llama: Llama and"),
         ({"llama.expert_count": 8}, "mixture-of-experts"),
         ({"split.count": 3}, "llama-gguf-split --merge"),
         ({"llama.block_count": None}, "llama.block_count must be an integer >= 1. Given: nothing"),

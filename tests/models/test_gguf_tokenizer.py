@@ -179,6 +179,8 @@ def test_byte_level_cuts_as_the_original(tmp_path: Path, name: str, split: list[
         ("smollm", [*"It|'s| |1|2|3|4|5| ok|...| | Now|!!|\n".split("|")]),
         ("llama-bpe", ["It", "'s", " ", "123", "45", " ok", "...", " ", " Now", "!!\n"]),
         ("llama3", ["It", "'s", " ", "123", "45", " ok", "...", " ", " Now", "!!\n"]),
+        ("qwen2", [*"It|'s| |1|2|3|4|5| ok|...| | Now|!!\n".split("|")]),
+        ("deepseek-llm", [*"It|'|s| |12345| ok|...| | Now|!!|\n".split("|")]),
         ("default", ["It", "'", "s", " ", "123", "45", " ok", "...", " ", " Now", "!!", "\n"]),
     ],
 )

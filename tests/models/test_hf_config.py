@@ -94,7 +94,7 @@ def test_window_absent_means_transformers_default() -> None:
     assert MistralConfig().sliding_window == 4096
 
 
-@pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "absent", None, []])
+@pytest.mark.parametrize("architecture", ["Qwen2MoeForCausalLM", "absent", None, []])
 def test_other_architecture_is_refused(architecture: Any) -> None:
     names = [architecture] if isinstance(architecture, str) else architecture
     message = error_of(architectures="absent" if architecture == "absent" else names)

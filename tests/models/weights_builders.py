@@ -122,9 +122,17 @@ GGUF_PARTS = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+}
+GGUF_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
 }
 GGUF_TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -162,6 +170,8 @@ def write_gguf(
     for key, value in keys.items():
         _add(writer, key, value)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    if _architecture(config) != "llama":  # only Llama's converter reorders rows
+        heads = {}
     for name, values in tensors.items():
         module = name.split(".")[-2]
         rows = gguf_order(values, heads[module]) if module in heads else values
@@ -180,15 +190,16 @@ def write_gguf(
 
 
 def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    name = _architecture(config)
     return {
-        "general.architecture": "llama",
-        "llama.block_count": config["num_hidden_layers"],
-        "llama.context_length": config["max_position_embeddings"],
-        "llama.embedding_length": config["hidden_size"],
-        "llama.feed_forward_length": config["intermediate_size"],
-        "llama.attention.head_count": config["num_attention_heads"],
-        "llama.attention.head_count_kv": config["num_key_value_heads"],
-        "llama.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "general.architecture": name,
+        f"{name}.block_count": config["num_hidden_layers"],
+        f"{name}.context_length": config["max_position_embeddings"],
+        f"{name}.embedding_length": config["hidden_size"],
+        f"{name}.feed_forward_length": config["intermediate_size"],
+        f"{name}.attention.head_count": config["num_attention_heads"],
+        f"{name}.attention.head_count_kv": config["num_key_value_heads"],
+        f"{name}.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": PIECES,
         "tokenizer.ggml.scores": SCORES,
@@ -196,6 +207,10 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     }
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return GGUF_ARCHITECTURES[config["architectures"][0]]
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -15,6 +15,7 @@ from llamastream.api.generate import Generate
 from llamastream.api.http import errors
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.browsers import BrowserRules
+from llamastream.api.http.connections import Connections
 from llamastream.api.http.gate import Gate
 from llamastream.api.http.page import page_routes
 from llamastream.api.http.rate_limits import HEADERS as RATE_LIMIT_HEADERS
@@ -40,19 +41,26 @@ def create_app(
     stored: StoredAnswers | None = None,
     routes: Sequence[BaseRoute] = (),
     keys: KeyRing | None = None,
+    connections: Connections | None = None,
 ) -> Starlette:
     """The HTTP interface of `answers` and of what is stored, both started and stopped with the
-    server. Without `stored` nothing can be stored. `routes` are those of other wires, `keys` by
-    default those of the settings."""
+    server. Without `stored` nothing can be stored. `routes` are those of other wires, `keys` and
+    `connections` by default those of the settings."""
     keys = keys or KeyRing(keys_of(settings))
+    if connections is None:
+        connections = Connections(
+            settings.max_connections,
+            settings.max_connections_per_address,
+            silence_s=settings.reader_timeout,
+        )
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         await answers.start()
         try:
             if stored is not None:
                 await stored.start()
-            yield
+            yield {"connections": connections}  # for uvicorn's protocols
         finally:
             await answers.stop()
             if stored is not None:

@@ -11,6 +11,7 @@ import uvloop
 
 from llamastream.api.app import create_app, keys_of
 from llamastream.api.http.auth import KeyRing
+from llamastream.api.http.connections import affordable, raise_file_limit
 from llamastream.api.http.page import is_built
 from llamastream.api.http.transport import HttpProtocol
 from llamastream.api.http.websocket import WebSocketProtocol
@@ -37,6 +38,7 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
     Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
     """
     configure_logging(server.log_level)
+    raise_file_limit()
     listener = bind(server)
     keys = keys_of(server)
     with progress_bars() as progress:
@@ -58,6 +60,7 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             log_config=None,
             backlog=BACKLOG,
             lifespan="on",
+            timeout_keep_alive=math.ceil(server.reader_timeout),
             ws=WebSocketProtocol,
             ws_max_size=server.max_body_bytes,
             ws_ping_interval=server.ping_interval_s,
@@ -118,6 +121,7 @@ async def _serve_grpc(
             port,
             reader_timeout_s=settings.reader_timeout,
             max_message_bytes=settings.max_body_bytes,
+            max_connections=affordable(settings.max_connections),
         )
     except OSError as error:
         if settings.grpc_port is not None:

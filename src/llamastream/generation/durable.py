@@ -19,7 +19,7 @@ from llamastream.generation.items import output_item
 from llamastream.generation.journalling import Journalling, as_problem
 from llamastream.generation.kept import Kept, Tasks
 from llamastream.generation.resuming import STORE_RETRY_S, WAITING, Resuming, end_waiting
-from llamastream.records import Outcome, Response, Status
+from llamastream.records import Drawn, Outcome, Response, Status
 from llamastream.types import Usage
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class Durability:
                 return  # refused, or removed
             try:
                 if not kept.is_lapsed:
-                    record = await self._store.responses.finish(generation.id, outcome)
+                    drawn = Drawn(generation.id, generation.log, generation.num_tokens)
+                    record = await self._store.responses.finish(generation.id, outcome, drawn)
             except Exception as error:
                 problem = as_problem(error)
                 assert problem is not None

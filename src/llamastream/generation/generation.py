@@ -236,7 +236,7 @@ class Generation:
         """Back to an earlier length, with one choice: what is behind it is drawn again."""
         (choice,) = self.choices
         ids = self.log.token_ids()[:length]
-        self.log.truncate(length)
+        self.log = self.log.head(length)
         self.choices = [again := choice.again(choice.request)]
         for token_id in ids:
             again.add(token_id)

@@ -1,7 +1,8 @@
 """Tokens on their way to the journal: one transaction per step, and shown once it is committed.
 
-A token the store could not take is given again with the next step when durability may lapse;
-otherwise its answer is refused. Either way the journal never has a hole.
+The store takes from an answer's log what it does not have yet, so the journal never has a hole.
+Where a step failed and durability may lapse, the next one brings its tokens; otherwise the answer
+is refused.
 """
 
 import asyncio
@@ -12,13 +13,11 @@ from typing import TYPE_CHECKING
 from llamastream.errors import ChatError, StoreUnavailable
 from llamastream.generation.generation import Generation
 from llamastream.generation.kept import Kept
-from llamastream.types import Token
+from llamastream.records import Drawn
 
 if TYPE_CHECKING:
+    from llamastream.store.journal import Refused
     from llamastream.store.store import Store
-    from llamastream.store.writer import Refused
-
-Sent = list[tuple[Kept, int]]  # with the number of its tokens that are then journalled
 
 
 class Journalling:
@@ -38,23 +37,20 @@ class Journalling:
 
     def write(self, generations: Sequence[Generation]) -> None:
         """Journal what these have drawn since the last call, and then show it."""
-        tokens: list[Token] = []
-        sent: Sent = []
+        sent: list[Kept] = []
+        drawn: list[Drawn] = []
         for generation in generations:
             kept, num_tokens = self._kept[generation.id], generation.num_tokens
             if kept.is_lapsed and kept.is_pending:
                 generation.publish(num_tokens)
-                continue
-            if kept.is_lapsed:
-                kept.num_sent = kept.num_journalled
-            tokens += generation.log.tokens(generation.id, kept.num_sent)
-            kept.num_sent = num_tokens
-            sent.append((kept, num_tokens))
-        if tokens:
-            future = self._store.append(tokens)
-            for kept, _ in sent:
+            else:
+                sent.append(kept)
+                drawn.append(Drawn(generation.id, generation.log, num_tokens))
+        if drawn:
+            future = self._store.append(drawn)
+            for kept in sent:
                 kept.outstanding = future
-            future.add_done_callback(partial(self._on_committed, sent))
+            future.add_done_callback(partial(self._on_committed, sent, drawn))
 
     async def settle(self, kept: Kept) -> None:
         """Return when nothing is outstanding: all is journalled, or it was refused or lapsed."""
@@ -63,11 +59,13 @@ class Journalling:
             self.write((kept.generation,))
             await kept.answered()
 
-    def _on_committed(self, sent: Sent, future: "asyncio.Future[Refused]") -> None:
+    def _on_committed(
+        self, sent: list[Kept], drawn: list[Drawn], future: "asyncio.Future[Refused]"
+    ) -> None:
         assert not future.cancelled()  # they are the writer's own
         error = future.exception()
         refused: Refused = {} if error is not None else future.result()
-        for kept, num_tokens in sent:
+        for kept, (_, _, num_tokens) in zip(sent, drawn, strict=True):
             generation = kept.generation
             if kept.outstanding is future:
                 kept.outstanding = None

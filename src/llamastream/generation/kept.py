@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamastream.generation.generation import Generation
 
 if TYPE_CHECKING:
-    from llamastream.store.writer import Refused
+    from llamastream.store.journal import Refused
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ class Kept:
         self.generation = generation
         self.number = number  # of the submission
         self.num_journalled = generation.num_tokens  # committed
-        self.num_sent = generation.num_tokens  # handed to the store
         self.is_lapsed = False  # the journal misses tokens that were shown
         self.outstanding: asyncio.Future[Refused] | None = None  # the last step that was sent
         self._grace: asyncio.TimerHandle | None = None

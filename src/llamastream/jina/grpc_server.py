@@ -13,6 +13,7 @@ import grpc
 from llamastream.api.deliver import Sink, deliver
 from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import off_loop
+from llamastream.api.http.connections import HEAD_TIMEOUT_S, MAX_CONNECTIONS
 from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.wire.format import Format
@@ -74,13 +75,17 @@ async def serve_grpc(
     *,
     reader_timeout_s: float = 60.0,
     max_message_bytes: int = 4 << 20,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> GrpcServer:
     """Listen for jina clients. Who is silent for `reader_timeout_s` is disconnected.
 
     Raises OSError when the address cannot be had.
     """
-    limit = ("grpc.max_receive_message_length", max_message_bytes)
-    server = grpc.aio.server(options=(*OPTIONS, limit, *_keepalive(reader_timeout_s)))
+    limits = (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+    )
+    server = grpc.aio.server(options=(*OPTIONS, *limits, *_keepalive(reader_timeout_s)))
     receiving = Receiving()
     handlers = {
         # Bytes in and out: a message that cannot be parsed gets our answer, not grpc's.
@@ -110,7 +115,8 @@ def _keepalive(reader_timeout_s: float) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_time_ms", half_ms),
         ("grpc.keepalive_timeout_ms", half_ms),
         ("grpc.http2.ping_timeout_ms", half_ms),  # else a minute where no call is open
-        ("grpc.server_handshake_timeout_ms", 2 * half_ms),  # before that there are no pings
+        # Before that there are no pings.
+        ("grpc.server_handshake_timeout_ms", min(2 * half_ms, round(HEAD_TIMEOUT_S * 1000))),
     )
 
 

@@ -20,9 +20,17 @@ class Fields:
     `get` gives a field's value by its name, None for one that is missing.
     """
 
-    def __init__(self, source: Path, get: Callable[[str], Any]) -> None:
+    def __init__(self, source: Path, get: Callable[[str], Any], prefix: str = "") -> None:
         self.source = source
-        self.get = get
+        self.prefix = prefix
+        self._value = get
+
+    def below(self, prefix: str) -> "Fields":
+        """The fields whose names begin so, under the rest of their names."""
+        return Fields(self.source, self._value, self.prefix + prefix)
+
+    def get(self, name: str) -> Any:
+        return self._value(self.prefix + name)
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         value = self._get(name, default)
@@ -63,6 +71,7 @@ class Fields:
     def error(self, name: str, wanted: str, value: object, way_out: str = "") -> ModelError:
         given = "nothing" if value is None else _short(value)
         way_out = f" {way_out}" if way_out else ""
+        name = self.prefix + name
         return ModelError(f"{self.source}: {name} must be {wanted}. Given: {given}.{way_out}")
 
     def _get(self, name: str, default: Any) -> Any:

@@ -1,7 +1,7 @@
 """From a GGUF header to a model's shape and the place of its tensors.
 
-Names become transformers' names. llama.cpp stores the rows of q and k in another order: entries say
-so, and decoding undoes it.
+Names become transformers' names. llama.cpp stores the rows of Llama's q and k in another order:
+entries say so, and decoding undoes it.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from llamastream.config import LlamaConfig, RopeScaling
 from llamastream.errors import ModelError, reading
 from llamastream.models.checkpoint import TensorEntry
+from llamastream.models.families import BY_GGUF, Family
 from llamastream.models.fields import Fields
 from llamastream.models.gguf_cache import Header
 from llamastream.models.gguf_reader import GGUFHeader, GGUFTensor, read_gguf
@@ -34,9 +35,11 @@ def read_header(file: Path) -> Header:
         found = read_gguf(file)
         metadata = Fields(file, lambda key: _value(found, key))
         warnings: list[str] = []
-        _refuse_unsupported(metadata)
-        entries = _entries(file, found.tensors, metadata)
-        config = _config(metadata, entries, _rope_factors(file, found.tensors))
+        family = _family(metadata)
+        model = metadata.below(f"{family.gguf}.")
+        _refuse_unsupported(metadata, model)
+        entries = _entries(found.tensors, family, model)
+        config = _config(family, model, entries, _rope_factors(file, found.tensors))
         if config.tie_word_embeddings:
             entries = [entry for entry in entries if entry.name != LM_HEAD]
         kept = check_layout(config, entries, file)
@@ -50,14 +53,20 @@ def _value(header: GGUFHeader, key: str) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _refuse_unsupported(metadata: Fields) -> None:
+def _family(metadata: Fields) -> Family:
     architecture = metadata.text("general.architecture", "")
-    if architecture != "llama":
-        raise ModelError(
-            f"{metadata.source}: general.architecture must be 'llama' (Llama and Mistral models). "
-            f"Given: {architecture!r}. Choose a model of the Llama family."
+    if architecture not in BY_GGUF:
+        raise metadata.error(
+            "general.architecture",
+            f"one of {', '.join(sorted(BY_GGUF))} (llama: Llama and Mistral models)",
+            architecture,
+            "Choose a model of one of these.",
         )
-    if metadata.integer("llama.expert_count", 0, least=0):
+    return BY_GGUF[architecture]
+
+
+def _refuse_unsupported(metadata: Fields, model: Fields) -> None:
+    if model.integer("expert_count", 0, least=0):
         raise ModelError(f"{metadata.source}: mixture-of-experts models are not supported.")
     if metadata.integer("split.count", 1, least=0) > 1:
         raise ModelError(
@@ -66,12 +75,13 @@ def _refuse_unsupported(metadata: Fields) -> None:
         )
 
 
-def _entries(file: Path, tensors: Sequence[GGUFTensor], metadata: Fields) -> list[TensorEntry]:
-    heads = metadata.integer("llama.attention.head_count")
-    kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
-    reordered = {"q_proj": heads, "k_proj": kv_heads}
+def _entries(tensors: Sequence[GGUFTensor], family: Family, model: Fields) -> list[TensorEntry]:
+    file = model.source
+    heads = model.integer("attention.head_count")
+    kv_heads = model.integer("attention.head_count_kv", heads)
+    reordered = {"q_proj": heads, "k_proj": kv_heads} if family.is_interleaved else {}
     # A damaged number of layers may be any, but each has a tensor of its own.
-    names = names_by_gguf(min(metadata.integer("llama.block_count"), len(tensors)))
+    names = names_by_gguf(min(model.integer("block_count"), len(tensors)))
     entries = []
     for tensor in tensors:
         if tensor.name == ROPE_FREQUENCIES:
@@ -99,42 +109,41 @@ def _rope_factors(file: Path, tensors: Sequence[GGUFTensor]) -> np.ndarray | Non
 
 
 def _config(
-    metadata: Fields, entries: Sequence[TensorEntry], factors: np.ndarray | None
+    family: Family, model: Fields, entries: Sequence[TensorEntry], factors: np.ndarray | None
 ) -> LlamaConfig:
     by_name = {entry.name: entry for entry in entries}
     embedding = by_name.get(EMBEDDING)
     if embedding is None:
-        raise ModelError(f"{metadata.source}: tensor 'token_embd.weight' is missing.")
-    hidden = metadata.integer("llama.embedding_length")
-    heads = metadata.integer("llama.attention.head_count")
-    kv_heads = metadata.integer("llama.attention.head_count_kv", heads)
+        raise ModelError(f"{model.source}: tensor 'token_embd.weight' is missing.")
+    hidden = model.integer("embedding_length")
+    heads = model.integer("attention.head_count")
+    kv_heads = model.integer("attention.head_count_kv", heads)
     if heads % kv_heads:
-        raise metadata.error(
-            "llama.attention.head_count_kv", f"a divisor of {heads} heads", kv_heads
-        )
-    context = metadata.integer("llama.context_length")
-    theta = metadata.number("llama.rope.freq_base", 10000.0)
-    head_dim = metadata.integer("llama.attention.key_length", hidden // heads)
-    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if (value := metadata.integer(name, head_dim)) != head_dim:
-            raise metadata.error(name, f"the head dimension, {head_dim}", value)
-    scaling: RopeScaling | None = metadata_scaling(metadata, context)
+        raise model.error("attention.head_count_kv", f"a divisor of {heads} heads", kv_heads)
+    context = model.integer("context_length")
+    theta = model.number("rope.freq_base", 10000.0)
+    head_dim = model.integer("attention.key_length", hidden // heads)
+    for name in ("rope.dimension_count", "attention.value_length"):
+        if (value := model.integer(name, head_dim)) != head_dim:
+            raise model.error(name, f"the head dimension, {head_dim}", value)
+    scaling: RopeScaling | None = metadata_scaling(model, context)
     if factors is not None:
-        scaling = frequency_scaling(factors, head_dim, theta, metadata.source) or scaling
+        scaling = frequency_scaling(factors, head_dim, theta, model.source) or scaling
     return LlamaConfig(
         vocab_size=embedding.shape[0],
         hidden_size=hidden,
-        intermediate_size=metadata.integer("llama.feed_forward_length"),
-        num_hidden_layers=metadata.integer("llama.block_count"),
+        intermediate_size=model.integer("feed_forward_length"),
+        num_hidden_layers=model.integer("block_count"),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_position_embeddings=context,
-        rms_norm_eps=metadata.number("llama.attention.layer_norm_rms_epsilon", 1e-5),
+        rms_norm_eps=model.number("attention.layer_norm_rms_epsilon", 1e-5),
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=LM_HEAD not in by_name or same_bytes(embedding, by_name[LM_HEAD]),
         attention_bias="model.layers.0.self_attn.q_proj.bias" in by_name,
         attention_output_bias="model.layers.0.self_attn.o_proj.bias" in by_name,
         mlp_bias="model.layers.0.mlp.gate_proj.bias" in by_name,
+        qk_norm=family.qk_norm,
     )

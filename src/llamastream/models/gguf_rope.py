@@ -18,16 +18,16 @@ LLAMA3_FACTORS = (8.0, 32.0)  # Llama 3.1 (and 3.3), Llama 3.2
 LLAMA3_ORIGINAL_CONTEXT = 8192
 
 
-def metadata_scaling(metadata: Fields, context: int) -> RopeScaling | None:
-    """Raises ModelError for a kind of scaling other than linear."""
-    factor = metadata.number("llama.rope.scaling.factor", 1.0)
-    legacy = metadata.number("llama.rope.scale_linear", factor)  # before llama.cpp of 2023-11
-    kind = metadata.text("llama.rope.scaling.type", "linear" if legacy != 1.0 else "none")
+def metadata_scaling(model: Fields, context: int) -> RopeScaling | None:
+    """model: the keys of the architecture. Raises ModelError for scaling other than linear."""
+    factor = model.number("rope.scaling.factor", 1.0)
+    legacy = model.number("rope.scale_linear", factor)  # before llama.cpp of 2023-11
+    kind = model.text("rope.scaling.type", "linear" if legacy != 1.0 else "none")
     if kind == "none" or (kind == "linear" and legacy == 1.0):
         return None
     if kind != "linear":
-        raise metadata.error("llama.rope.scaling.type", "none or linear", kind)
-    original = metadata.integer("llama.rope.scaling.original_context_length", context, least=0)
+        raise model.error("rope.scaling.type", "none or linear", kind)
+    original = model.integer("rope.scaling.original_context_length", context, least=0)
     return RopeScaling("linear", legacy, original)
 
 

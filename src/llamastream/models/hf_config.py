@@ -1,7 +1,7 @@
 """From the text of a `config.json` to a LlamaConfig.
 
-Defaults are those of transformers' LlamaConfig and MistralConfig. What we cannot compute exactly is
-refused by name, never approximated.
+Defaults are those of transformers. What we cannot compute exactly is refused by name, never
+approximated.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ from typing import Any, Literal, cast
 
 from llamastream.config import LlamaConfig, RopeScaling
 from llamastream.errors import ModelError
+from llamastream.models.families import BY_ARCHITECTURE, Family
 from llamastream.models.fields import Fields
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPE_TYPES = ("linear", "dynamic", "llama3")
-MISTRAL_SLIDING_WINDOW = 4096  # transformers' default where config.json has no such key
 
 
 def parse_config(values: Mapping[str, Any], source: Path) -> LlamaConfig:
     """Raises ModelError for a model we cannot run, naming `source` (the file) and the field."""
     fields = Fields(source, values.get)
-    architecture = _architecture(fields)
+    family = _family(fields)
     _refuse_unsupported(fields)
     heads = fields.integer("num_attention_heads")
     hidden = fields.integer("hidden_size")
     kv_heads = fields.integer("num_key_value_heads", heads)
     if heads % kv_heads:
         raise fields.error("num_attention_heads", f"a multiple of {kv_heads} KV heads", heads)
-    context = fields.integer("max_position_embeddings", 2048)
+    context = fields.integer("max_position_embeddings", family.context)
     theta, scaling = _rope(fields, context)
+    window = family.window(values, fields)
     return LlamaConfig(
         vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
@@ -36,28 +36,34 @@ def parse_config(values: Mapping[str, Any], source: Path) -> LlamaConfig:
         num_hidden_layers=fields.integer("num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        head_dim=_head_dim(fields, hidden, heads),
-        max_position_embeddings=_context(values, fields, architecture, context),
+        head_dim=_head_dim(fields, family, hidden, heads),
+        max_position_embeddings=context if window is None else min(context, window),
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
-        attention_bias=fields.boolean("attention_bias", False),
-        attention_output_bias=fields.boolean("attention_bias", False),
-        mlp_bias=fields.boolean("mlp_bias", False),
+        attention_bias=_bias(fields, "attention_bias", family.attention_bias),
+        attention_output_bias=_bias(fields, "attention_bias", family.output_bias),
+        mlp_bias=_bias(fields, "mlp_bias", family.mlp_bias),
+        qk_norm=family.qk_norm,
     )
 
 
-def _architecture(fields: Fields) -> str:
+def _bias(fields: Fields, name: str, always: bool | None) -> bool:
+    return fields.boolean(name, False) if always is None else always
+
+
+def _family(fields: Fields) -> Family:
     names = fields.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if name not in ARCHITECTURES:
-        given = "nothing" if name is None else repr(name)
+    family = BY_ARCHITECTURE.get(name) if isinstance(name, str) else None
+    if family is None:
+        given = "nothing" if name is None else f"{name!r:.80}"
         raise ModelError(
-            f"{fields.source}: the architecture must be one of {', '.join(ARCHITECTURES)}. "
-            f"Given: {given}. Choose a model of the Llama family."
+            f"{fields.source}: the architecture must be one of {', '.join(BY_ARCHITECTURE)}. "
+            f"Given: {given}. Choose a model of one of these."
         )
-    return str(name)
+    return family
 
 
 def _refuse_unsupported(fields: Fields) -> None:
@@ -74,20 +80,14 @@ def _refuse_unsupported(fields: Fields) -> None:
             raise fields.error(name, repr(only), value)
 
 
-def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    if fields.get("head_dim") is None and hidden % heads:
+def _head_dim(fields: Fields, family: Family, hidden: int, heads: int) -> int:
+    usual = family.head_dim
+    if fields.get("head_dim") is None and usual is None and hidden % heads:
         raise fields.error("hidden_size", f"a multiple of {heads} attention heads", hidden)
-    head_dim = fields.integer("head_dim", hidden // heads)
+    head_dim = fields.integer("head_dim", usual or hidden // heads)
     if head_dim % 2:
         raise fields.error("head_dim", "even", head_dim)
     return head_dim
-
-
-def _context(values: Mapping[str, Any], fields: Fields, architecture: str, context: int) -> int:
-    window = values.get("sliding_window", MISTRAL_SLIDING_WINDOW)
-    if architecture != "MistralForCausalLM" or window is None:
-        return context
-    return min(context, fields.integer("sliding_window", MISTRAL_SLIDING_WINDOW))
 
 
 def _rope(fields: Fields, context: int) -> tuple[float, RopeScaling | None]:

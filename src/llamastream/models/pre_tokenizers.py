@@ -58,6 +58,20 @@ _DEEPSEEK_V3 = (
 )
 _CJK_KOREAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_KOREAN, r"\p{N}")
+# Of scripts whose letters have a case, those that the expression leaves out.
+_UNCASED = (
+    "\u0560-\u0588\u10c7-\u10ff\u1c80-\u1c8a\u2d00-\u2d2d\ua790-\uab68"
+    "\U00010570-\U000105bc\U00010d50-\U00010d85\U00016e40-\U0001df2a"
+)
+_CASED_LETTERS = rf"(?:(?![{_UNCASED}])[\p{{Lu}}\p{{Ll}}\p{{Lt}}])"
+_DEEPSEEK_LLM = (
+    r"[\r\n]",
+    rf"\s?{_CASED_LETTERS}+",
+    "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+    r"\s+$",
+    _CJK_KOREAN,
+    r"\p{N}+",
+)
 _FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", GPT2_SPLIT, r"[0-9][0-9][0-9]")
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]")
 _BLOOM = r" ?[^(\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
@@ -82,10 +96,11 @@ _NAMES: tuple[tuple[Cutting, str], ...] = (
     (Cutting((LLAMA3_SPLIT,), whole_words=True), "glm4 glm5"),
     (_QWEN2, "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez"),
     (Cutting((QWEN2_SPLIT,)), "stablelm2 hunyuan solar-open grok-2"),
-    (Cutting((_words(r"\p{N}", r"[\p{L}\p{M}]"),), nfc=True), "qwen35"),
+    (Cutting((_words(r"\p{N}", r"[\p{L}\p{M}]"),)), "qwen35"),
     (Cutting((_cased(r"\p{N}", ""),), whole_words=True, add_bos=True), "tekken"),
     (_GPT4O, "gpt-4o llama4 kanana2 minimax-m2"),
     (Cutting(_DEEPSEEK_CODER), "deepseek-coder"),
+    (Cutting(_DEEPSEEK_LLM), "deepseek-llm"),
     (Cutting(_DEEPSEEK_V3), "deepseek-v3 hunyuan-dense"),
     (Cutting(_FALCON), "falcon"),
     (Cutting((_BAILING,)), "bailingmoe bailingmoe2 llada-moe"),

@@ -109,7 +109,7 @@ def _first_to_try(
     Turns so far back that they hardly fit, whatever their text, are left out unread.
     """
     fixed = len(builder.build([*system, Message("user", "")]))
-    least = [sum(len(m.content) // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
+    least = [sum(len(m.text) // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
     start = _first_kept(least, room=room - fixed)
     sizes = [sum(_num_tokens(tokenizer, m, room) for m in turn) for turn in turns[start:]]
     return max(1, start + _first_kept(sizes, room=room - fixed))
@@ -166,7 +166,7 @@ def _split(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
 
 def _num_tokens(tokenizer: Tokenizer, message: Message, room: int) -> int:
     try:
-        check_room(tokenizer, message.content, room)
+        check_room(tokenizer, message.text, room)
     except DoesNotFit as error:
         return error.num_tokens
-    return len(tokenizer.encode(message.content, add_bos=False)) + MESSAGE_OVERHEAD
+    return len(tokenizer.encode(message.text, add_bos=False)) + MESSAGE_OVERHEAD

@@ -16,6 +16,7 @@ from llamastream.errors import (
     NotFound,
     Overloaded,
     StoreUnavailable,
+    TooManyConnections,
     Unauthorized,
     quoted,
 )
@@ -48,6 +49,8 @@ def error_response(error: ChatError) -> Response:
         headers["retry-after"] = str(error.retry_after_s)
     elif isinstance(error, EngineDead | StoreUnavailable):
         headers["retry-after"] = str(LOADING_RETRY_AFTER_S)
+    elif isinstance(error, TooManyConnections):
+        headers["retry-after"] = "1"
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     return Response(error_body(error), error.status, headers, media_type="application/json")

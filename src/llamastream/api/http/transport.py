@@ -1,5 +1,5 @@
 """uvicorn's HTTP protocol: what it does not tell an application, whether a reader lags, and what it
-does not bound, the head of a request."""
+does not bound: connections, and what comes on them that is no body of a request."""
 
 import asyncio
 import fcntl
@@ -11,10 +11,13 @@ from typing import Any
 from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from llamastream.api.http.errors import error_body
+from llamastream.api.http.connections import Awaited, Patience, connections_of
+from llamastream.api.http.errors import error_response
 from llamastream.errors import ChatError, InvalidRequest, PayloadTooLarge
 
 MAX_HEAD_BYTES = 64 * 1024  # of a request line and headers, beside the read in which they begin
+MAX_CHUNK_OVERHEAD = 16  # bytes around a byte of a body
+MAX_DRAINED_BYTES = 32 << 20  # of a body that was answered unread, so that the answer is seen
 SIOCOUTQNSD = 0x894B  # Linux: bytes that the kernel holds because the reader's window is closed
 POLL_S = 0.005  # there is no event for it
 
@@ -24,33 +27,69 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._connections = connections_of(self.app_state)
+        self.patience = Patience(self._connections.silence_s)
+        self._refusal: ChatError | None = None  # of the connection
         self._soon: list[bytes] = []
-        self._num_head_bytes: int | None = None  # of the head that has begun and not ended
+        self._num_spare = 0  # bytes that may still come which are no body
         self._unread = b""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        address = None if self.client is None else self.client[0]
+        self._refusal = self._connections.open(transport, self, address)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.close(self.transport)
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
-        if self._num_head_bytes is not None:
-            self._num_head_bytes += len(data)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+            return
+        if self.patience.awaited in (Awaited.HEAD, Awaited.BODY):
+            self._num_spare -= len(data)
         self._unread = data
         while data := self._unread:
             super().data_received(data)
             if self._unread is data:  # and not what is to be read again
                 self._unread = b""
-        if self._num_head_bytes is not None and self._num_head_bytes > MAX_HEAD_BYTES:
-            error = PayloadTooLarge(
-                f"The request line and headers must have <= {MAX_HEAD_BYTES} bytes. Given: more."
-            )
-            error.status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self._refuse(error)
+        if self._num_spare < 0:
+            self.give_up(_too_much(self.patience.awaited))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["connection"] = self
-        self._num_head_bytes = 0
+        self._num_spare = MAX_HEAD_BYTES
+        self.patience.wait_for(Awaited.HEAD)
 
     def on_headers_complete(self) -> None:
-        self._num_head_bytes = None
+        self._num_spare = MAX_HEAD_BYTES  # for trailers
+        self.patience.wait_for(Awaited.BODY)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.patience.progress(len(body))
+        if not self.cycle.response_complete:
+            self._num_spare += len(body) * (1 + MAX_CHUNK_OVERHEAD)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._has_answered:  # without its body
+            self.patience.wait_for(Awaited.REQUEST)
+        else:
+            self.patience.wait_for(Awaited.ANSWER)
+            self._connections.answer(self.transport)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.patience.awaited is Awaited.ANSWER and not self.pipeline:
+            self.patience.wait_for(Awaited.REQUEST)
+        elif self.patience.awaited is Awaited.BODY:
+            self._num_spare = MAX_DRAINED_BYTES
+        super().on_response_complete()
+        if self._has_answered:
+            self._connections.wait(self.transport, self)
 
     def _should_upgrade(self) -> bool:
         return True  # whatever is asked for is sorted out in the next method
@@ -65,6 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
         asked = self._get_upgrade()
         stopped = sys.exception()
         if asked == b"websocket" and self.scope["method"] == "GET":
+            self._connections.answer(self.transport)  # pings tell whether its peer is there
             super().handle_websocket_upgrade()
         elif asked is None or not isinstance(stopped, HttpParserUpgrade):
             self._refuse(InvalidRequest(f"{self.scope['method']} is not supported."))  # CONNECT
@@ -79,16 +119,39 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequest(msg))
 
+    @property
+    def waits(self) -> bool:
+        if self.flow.read_paused:
+            return False
+        if self.patience.awaited is Awaited.BODY and not self.cycle.response_started:
+            return True
+        return self._has_answered
+
+    @property
+    def _has_answered(self) -> bool:
+        """Whatever was asked so far."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def give_up(self, error: ChatError | None) -> None:
+        if self.patience.awaited is Awaited.BODY:
+            has_begun = self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        else:
+            has_begun = self.patience.awaited is not Awaited.HEAD or not self._has_answered
+        if has_begun or error is None:
+            self.transport.close()
+        else:
+            self._refuse(error)
+
     def _refuse(self, error: ChatError) -> None:
         """Answer what is no request that could reach the application, and close."""
         if self.transport.is_closing():
             return
-        status, body = HTTPStatus(error.status), error_body(error)
-        head = (
-            f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        status, response = HTTPStatus(error.status), error_response(error)
+        head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
+        head += b"".join(b"%b: %b\r\n" % pair for pair in response.raw_headers)
+        self.transport.write(head + b"\r\n" + bytes(response.body))
         self.transport.close()
 
     @property
@@ -112,6 +175,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._soon.clear()
         if body and not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+
+def _too_much(awaited: Awaited) -> ChatError:
+    if awaited is Awaited.BODY:
+        return PayloadTooLarge("The body has more around its chunks than in them.")
+    error = PayloadTooLarge(
+        f"The request line and headers must have <= {MAX_HEAD_BYTES} bytes. Given: more."
+    )
+    error.status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return error
 
 
 def connection_of(scope: Mapping[str, Any]) -> HttpProtocol | None:

@@ -7,18 +7,32 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 from websockets.protocol import State
 
+from llamastream.api.http.connections import connections_of
+
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """Gives each socket, in its state, the connection it came on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._connections = connections_of(self.app_state)
         self._soon: list[bytes] = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.close(self.transport)
+        super().connection_lost(exc)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope["state"]["connection"] = self  # its task has not begun
+
+    def handle_ping(self) -> None:
+        """Answer it, unless the peer takes nothing: the answers would fill the memory."""
+        if self.lags:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
 
     @property
     def lags(self) -> bool:

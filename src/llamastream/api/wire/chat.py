@@ -29,10 +29,10 @@ from llamastream.api.wire.options import (
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
-from llamastream.generation.items import new_item
+from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Delta, FinishReason, Usage
+from llamastream.types import ChatRequest, Delta, FinishReason, Usage, text_of
 
 PREFIX = "chatcmpl-"
 
@@ -230,7 +230,7 @@ class ChatEndpoint(Endpoint[ChatCompletionBody]):
         new = NewAnswer(id, shown.to_json(), store=body.is_stored)
         if not body.is_stored:
             return request, new
-        said = [new_item(m.role, [m.content]) for m in parse_messages(body.messages)]
+        said = [new_item(m.role, m.parts) for m in parse_messages(body.messages)]
         new = replace(
             new,
             input_items=tuple(item._replace(id=f"{id}-{k}") for k, item in enumerate(said)),
@@ -265,6 +265,6 @@ def completion_of(record: Response) -> dict[str, Any]:
 
 def message_of(item: Item) -> dict[str, Any]:
     """A message of a stored chat's request."""
-    role, content = item.body["role"], "".join(item.body["parts"])
+    role, content = item.body["role"], text_of(parts_of(item))
     common = {"name": None, "refusal": None, "content_parts": None}
     return {"id": item.id, "role": role, "content": content, **common}

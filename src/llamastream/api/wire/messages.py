@@ -6,7 +6,7 @@ from typing import Any
 
 from llamastream.api.wire.options import asked
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.items import new_item
+from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item
 from llamastream.types import Message, Role
 
@@ -50,7 +50,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
 
 def wire_item(item: Item) -> Json:
     body = item.body
-    return message(item.id, body["role"], body["parts"], status=body["status"])
+    texts = [part for part in parts_of(item) if isinstance(part, str)]
+    return message(item.id, body["role"], texts, status=body["status"])
 
 
 def message(id: str, role: str, parts: list[str], *, status: str) -> Json:

@@ -1,7 +1,7 @@
 """The body of POST /v1/responses, checked and turned into what the service takes."""
 
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from llamastream.api.wire.options import (
     WireModel,
     validate,
 )
-from llamastream.api.wire.response_events import ResponseFormat
+from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
 from llamastream.errors import InvalidRequest, NotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
 from llamastream.generation.items import to_messages
@@ -111,27 +111,26 @@ class ResponseBody(SamplingOptions):
             label=label,
         )
 
-    def wire(self, sampling: SamplingParams) -> dict[str, Any]:
-        """What answers repeat of the request, and what shapes them."""
-        return {
-            "model": self.model,
-            "instructions": self.instructions,
-            "background": bool(self.background),
-            "store": self.is_stored,
-            "metadata": self.metadata or {},
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "max_output_tokens": self.max_output_tokens,
-            "top_logprobs": self.top_logprobs or 0,
-            "truncation": self.truncation or "disabled",
-            "user": self.user,
-            "safety_identifier": self.safety_identifier,
-            "prompt_cache_key": self.prompt_cache_key,
-            "logprobs": self.wants_logprobs,
-            "return_token_ids": bool(self.return_token_ids),
-        }
+    def shown(self, sampling: SamplingParams) -> ResponseShown:
+        return ResponseShown(
+            model=self.model,
+            instructions=self.instructions,
+            background=bool(self.background),
+            store=self.is_stored,
+            metadata=self.metadata or {},
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            max_output_tokens=self.max_output_tokens,
+            top_logprobs=self.top_logprobs or 0,
+            truncation=self.truncation or "disabled",
+            user=self.user,
+            safety_identifier=self.safety_identifier,
+            prompt_cache_key=self.prompt_cache_key,
+            logprobs=self.wants_logprobs,
+            return_token_ids=bool(self.return_token_ids),
+        )
 
 
 def parse_response(body: dict[str, Any]) -> ResponseBody:
@@ -170,7 +169,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         request = replace(request, num_unread_turns=history.num_unread_turns)
         new = NewAnswer(
             id=f"{PREFIX}{uuid.uuid4().hex}",
-            wire=body.wire(request.sampling),
+            wire=asdict(body.shown(request.sampling)),
             store=body.is_stored,
             input_items=items,
             conversation_id=body.conversation_id,

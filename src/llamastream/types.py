@@ -110,7 +110,7 @@ class GrammarKind(StrEnum):
 class GrammarSpec:
     """What an answer must keep to, as it was asked for.
 
-    `text`: the schema or the list of choices as JSON, the pattern, or the grammar as Lark writes it.
+    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark.
     `strict`: refused where not all of it can be enforced; else that is checked at the end, and
     named in warnings. `param`: the request's field.
     """

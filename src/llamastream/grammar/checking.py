@@ -19,6 +19,7 @@ class Checker:
             self._validator = jsonschema_rs.validator_for(
                 schema,
                 retriever=_refuse,
+                validate_formats=True,
                 pattern_options=jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES),
             )
         except (ValueError, TypeError) as error:

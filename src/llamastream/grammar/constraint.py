@@ -73,5 +73,6 @@ class MatcherConstraint:
 
 def reason_of(error: str) -> str:
     """The parser's own words, without its state behind them."""
-    reason = " ".join(error.split("\n<state>")[0].split("; consider")[0].split())
+    said = error.split("\n<state>")[0].split("; consider")[0].split(". Enable 'coerce")[0]
+    reason = " ".join(said.replace("Unimplemented keys: ", "unsupported keywords ").split())
     return reason[:300].rstrip(".")

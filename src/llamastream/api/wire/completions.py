@@ -9,6 +9,7 @@ import orjson
 from pydantic import Field
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
+from llamastream.api.wire.grammars import FormatOptions
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
@@ -29,7 +30,7 @@ PREFIX = "cmpl-"
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 
 
-class CompletionBody(GenerationOptions):
+class CompletionBody(GenerationOptions, FormatOptions):
     """`prompt` is a text, a list of token ids, or a list of such prompts."""
 
     UNSUPPORTED = {
@@ -52,7 +53,7 @@ class CompletionBody(GenerationOptions):
         sampling = self.sampling(defaults, max_tokens, self.logprobs, self.logit_bias)
         first, *more = _prompts(self.prompt, MAX_CHOICES // (self.n or 1))
         request = self.build(first, sampling, scope=scope, label=label)
-        return replace(request, more_prompts=tuple(more))
+        return replace(request, more_prompts=tuple(more), grammar=self.asked_grammar)
 
 
 class CompletionFormat(ChunkFormat):

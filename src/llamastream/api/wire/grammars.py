@@ -56,6 +56,18 @@ class TextFormat(JsonSchema):
             )
         return spec_of_format(self.type, self, "text.format")
 
+    def shown(self) -> dict[str, Any]:
+        """As the response's object repeats it."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        return {
+            "type": self.type,
+            "name": self.name or "",
+            "description": self.description,
+            "schema": self.schema_ or {},
+            "strict": bool(self.strict),
+        }
+
 
 class StructuredOutputs(WireModel):
     """vLLM's, of which one may be given. A schema may be a text."""
@@ -96,6 +108,18 @@ class GuidedOptions(WireModel):
                 f"{first} and {second} exclude each other: send one of them.", param=second
             )
         return found[0] if found else None
+
+
+class FormatOptions(GuidedOptions):
+    """What chats and completions take."""
+
+    response_format: ResponseFormat | None = None
+
+    @property
+    def asked_grammar(self) -> GrammarSpec | None:
+        """Raises InvalidRequest."""
+        asked = self.response_format
+        return self.grammar(None if asked is None else asked.spec())
 
 
 def spec_of_format(type: str, schema: JsonSchema | None, param: str) -> GrammarSpec | None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from llamastream.api.http.errors import check_id
 from llamastream.api.wire.format import START, Caller, Endpoint
+from llamastream.api.wire.grammars import GuidedOptions, TextFormat
 from llamastream.api.wire.messages import parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
@@ -30,10 +31,6 @@ PREFIX = "resp_"
 MAX_INSTRUCTIONS_CHARS = 2**20
 
 
-class TextFormat(WireModel):
-    type: Literal["text"]
-
-
 class TextOptions(WireModel):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
@@ -47,7 +44,7 @@ class ResponseStreamOptions(WireModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseBody(SamplingOptions):
+class ResponseBody(SamplingOptions, GuidedOptions):
     UNSUPPORTED = {
         "tools": (),
         "tool_choice": ("none", "auto"),
@@ -85,6 +82,10 @@ class ResponseBody(SamplingOptions):
         return given.id if isinstance(given, ConversationReference) else given
 
     @property
+    def text_format(self) -> TextFormat | None:
+        return None if self.text is None else self.text.format
+
+    @property
     def wants_logprobs(self) -> bool:
         return LOGPROBS in (self.include or [])
 
@@ -107,6 +108,7 @@ class ResponseBody(SamplingOptions):
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
             truncation=self.truncation or "disabled",
+            grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
             scope=scope,
             label=label,
         )
@@ -130,6 +132,7 @@ class ResponseBody(SamplingOptions):
             prompt_cache_key=self.prompt_cache_key,
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
+            text_format=None if self.text_format is None else self.text_format.shown(),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import llguidance
 import numpy as np
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.grammar.checking import Checker
@@ -180,6 +180,8 @@ def _compile(spec: GrammarSpec, vocabulary: Vocabulary, has_prefix: bool) -> Com
         matcher = _matcher(SOURCES[spec.kind](spec), vocabulary, takes_space)
     if matcher.is_error():
         raise _refusal(spec, matcher.get_error())
+    if matcher.is_stopped() and not matcher.is_accepting():
+        raise _refusal(spec, "it allows no answer at all")
     return Compiled(matcher, vocabulary, has_prefix, spec.param, unenforced, checker)
 
 
@@ -227,9 +229,11 @@ def _of_choices(spec: GrammarSpec) -> Json:
 def _of_lark(spec: GrammarSpec) -> Json:
     """Lark, or llama.cpp's GBNF, whose rules are written with `::=`."""
     check_size(spec.text, MAX_LARK, spec.param)
+    if "::=" not in spec.text:
+        return {"lark_grammar": spec.text}
     try:
-        return {"lark_grammar": any_to_lark(spec.text)}
-    except (ValueError, IndexError, RecursionError) as error:
+        return {"lark_grammar": gbnf_to_lark(spec.text)}
+    except (GbnfToLarkError, RecursionError) as error:
         raise _refusal(spec, str(error)) from error
 
 

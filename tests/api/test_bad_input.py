@@ -72,6 +72,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("messages", "hi", "list", None),
     ("messages", ["hi"], "dictionary", "messages[0]"),
     ("messages", [{}], "Given: nothing", "messages[0].role"),
+    ("messages", [{**USER, "name": False}], "Given: False", "messages[0].name"),
     ("messages", [{"role": "king", "content": "x"}], "'king'", "messages[0].role"),
     ("messages", [{"role": "tool", "content": "x"}], "'tool'", "messages[0].role"),
     ("messages", [{"role": "user"}], "Given: nothing", "messages[0].content"),

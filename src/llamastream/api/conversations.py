@@ -10,7 +10,7 @@ from starlette.responses import Response
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
-from llamastream.api.wire.messages import Json, parse_input, wire_item
+from llamastream.api.wire.messages import Items, Json, parse_input, wire_item
 from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
@@ -21,12 +21,12 @@ MAX_NEW_ITEMS = 20  # OpenAI's limit of one request
 
 
 class NewConversation(WireModel):
-    items: list[Any] | None = None
+    items: Items | None = None
     metadata: Metadata | None = None
 
 
 class NewItems(WireModel):
-    items: list[Any]
+    items: Items
 
 
 class ConversationsApi:

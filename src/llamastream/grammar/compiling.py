@@ -180,8 +180,10 @@ def _compile(spec: GrammarSpec, vocabulary: Vocabulary, has_prefix: bool) -> Com
         matcher = _matcher(SOURCES[spec.kind](spec), vocabulary, takes_space)
     if matcher.is_error():
         raise _refusal(spec, matcher.get_error())
-    if matcher.is_stopped() and not matcher.is_accepting():
-        raise _refusal(spec, "it allows no answer at all")
+    probe = matcher.deep_copy()
+    probe.compute_bitmask()  # only then it is known whether anything may come at all
+    if probe.is_stopped() and not probe.is_accepting():
+        raise _refusal(spec, reason_of(probe.get_error()) or "it allows no answer at all")
     return Compiled(matcher, vocabulary, has_prefix, spec.param, unenforced, checker)
 
 

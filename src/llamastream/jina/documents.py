@@ -5,9 +5,10 @@ Knows the names and types of the fields, and neither protobuf nor HTTP.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from llamastream.api.http.idempotency import make_key
 from llamastream.api.wire.options import (
@@ -16,6 +17,7 @@ from llamastream.api.wire.options import (
     SAMPLING_OPTIONS,
     NoLimit,
     asked,
+    or_nothing,
 )
 from llamastream.errors import InvalidRequest, quoted, requirement
 from llamastream.records import IdempotencyKey
@@ -70,8 +72,21 @@ class StoreOptions(BaseModel):
     starting_after: int = Field(default=-1, ge=-1)  # the last sequence number that was seen
 
 
-FIELDS = _Prompt.model_fields.keys() | StoreOptions.model_fields.keys() | {"api_key"}
-"""All that a document may say to us."""
+class PromptDocument(StoreOptions, _Prompt):
+    """All that a document may say to us."""
+
+    api_key: str | None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        schema["properties"] = {k: or_nothing(v) for k, v in schema["properties"].items()}
+        return schema
+
+
+FIELDS = PromptDocument.model_fields.keys()
 
 
 @dataclass(frozen=True, slots=True)

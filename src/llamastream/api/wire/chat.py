@@ -9,7 +9,7 @@ from pydantic import Field
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
 from llamastream.api.wire.grammars import FormatOptions
-from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.messages import Messages, parse_messages
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
@@ -59,7 +59,7 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         "web_search_options": (),
     }
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

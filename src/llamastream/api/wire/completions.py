@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
 from llamastream.api.wire.grammars import FormatOptions
@@ -29,6 +29,15 @@ from llamastream.types import ChatRequest, Delta, FinishReason, TokenLogprob, Us
 PREFIX = "cmpl-"
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 
+TOKENS_SCHEMA = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        TOKENS_SCHEMA,
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, TOKENS_SCHEMA]}, "minItems": 1},
+    ]
+}
+
 
 class CompletionBody(GenerationOptions, FormatOptions):
     """`prompt` is a text, a list of token ids, or a list of such prompts."""
@@ -39,7 +48,7 @@ class CompletionBody(GenerationOptions, FormatOptions):
         "suffix": ("",),
     }
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:

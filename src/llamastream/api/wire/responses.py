@@ -9,7 +9,7 @@ from pydantic import Field
 from llamastream.api.http.errors import check_id
 from llamastream.api.wire.format import START, Caller, Endpoint
 from llamastream.api.wire.grammars import GuidedOptions, TextFormat
-from llamastream.api.wire.messages import parse_input
+from llamastream.api.wire.messages import Input, parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
     Includable,
@@ -62,7 +62,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         "service_tier": ("auto", "default"),
     }
 
-    input: Any = None
+    input: Input = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
     previous_response_id: str | None = None
     conversation: str | ConversationReference | None = None

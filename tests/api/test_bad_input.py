@@ -168,7 +168,7 @@ async def test_bad_prompt(client: httpx.AsyncClient, prompt: Any, message: str) 
     ("option", "value"),
     [
         ("truncation", "auto"),
-        ("echo", True),
+        ("echo", 1),
         ("suffix", "x"),
         ("best_of", 2),
         ("logprobs", 21),

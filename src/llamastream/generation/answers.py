@@ -6,7 +6,7 @@ to be stored goes on to `StoredAnswers`. Knows no wire format.
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -58,13 +58,13 @@ class NewAnswer:
     idempotency: IdempotencyKey | None = None
 
 
-class Unkept:
+class Ephemeral:
     """The keeper of answers that nobody keeps."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
-    def drawn(self, generations: Sequence[Generation]) -> None:
+    def drawn(self, generations: Iterable[Generation]) -> None:
         for generation in generations:
             generation.publish(len(generation.log))
 
@@ -113,7 +113,7 @@ class Answers:
         self.quotas = quotas or Quotas(Keys())
         self.dispatcher = Dispatcher(engine, self.quotas)
         self.metrics = self.dispatcher.metrics
-        self._unkept = Unkept(self.dispatcher)
+        self._ephemeral = Ephemeral(self.dispatcher)
 
     async def start(self) -> None:
         """Start the engine, which then loads. Idempotent."""
@@ -202,7 +202,7 @@ class Answers:
             new.id,
             details,
             choices,
-            self._unkept,
+            self._ephemeral,
             created_at=time.time(),
             label=request.label,
             choices_per_prompt=request.n,
@@ -233,6 +233,7 @@ def _asked(
         sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
         cache_salt=request.scope.encode(),
         scope=request.scope,
+        prompt_logprobs=request.prompt_logprobs,
         grammar=grammar,
     )
 

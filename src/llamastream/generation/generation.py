@@ -6,7 +6,7 @@ are positions in the log. The invariant: entry n is the same for each reader, wh
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
@@ -83,7 +83,7 @@ class Details:
 class Keeper(Protocol):
     """What becomes of an answer on its way: shown at once, or stored before."""
 
-    def drawn(self, generations: Sequence["Generation"]) -> None:
+    def drawn(self, generations: Iterable["Generation"]) -> None:
         """A step's tokens are in the logs of these."""
         ...
 
@@ -107,14 +107,14 @@ class Times:
     opened_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
     last_s: float = 0.0
-    num_tokens: int = 0
+    num_before: int = 0  # tokens of all choices that were there before the first
     queue_s: float | None = None
 
-    def latencies(self, num_choices: int) -> tuple[float | None, float | None]:
-        """To the first token, and between the tokens of one choice."""
+    def latencies(self, num_tokens: int, num_choices: int) -> tuple[float | None, float | None]:
+        """To the first token, and between the tokens of one choice, by how many there are now."""
         if self.first_s is None:
             return None, None
-        per_choice = self.num_tokens / num_choices
+        per_choice = (num_tokens - self.num_before) / num_choices
         itl_s = (self.last_s - self.first_s) / (per_choice - 1) if per_choice > 1 else None
         return self.first_s - self.opened_s, itl_s
 
@@ -188,14 +188,13 @@ class Generation:
         """One more token, drawn at `now_s`, or before this server had the answer."""
         if now_s is not None:
             times = self._times
-            times.num_tokens += 1
             times.last_s = now_s
             if times.first_s is None:
-                times.first_s = now_s
-        token_id = token.token_id
+                times.first_s, times.num_before = now_s, self.num_tokens
+        _, _, token_id, logprob, _ = token
         text = choice.add(token_id)
-        logprob = None if token.logprob is None else choice.logprob(token)
-        self.log.append(choice.index, text, token_id, logprob, choice.finish_reason)
+        found = None if logprob is None else choice.logprob(token)
+        self.log.append(choice.index, text, token_id, found, choice.finish_reason)
 
     def finish_choice(self, choice: Choice, event: Finished) -> None:
         """One engine request is over."""
@@ -244,7 +243,7 @@ class Generation:
     def report(self, key: str) -> Report:
         """`key`: the name of the API key that asked."""
         usage = self.usage()
-        ttft_s, itl_s = self._times.latencies(len(self.choices))
+        ttft_s, itl_s = self._times.latencies(self.num_tokens, len(self.choices))
         return Report(
             self.id, key, self._label, usage, self._times.queue_s, ttft_s, itl_s, self._outcome()
         )

@@ -46,7 +46,7 @@ class StorePolicy:
     """What the operator decides about stored answers."""
 
     grace_s: float = 60.0  # how long one goes on that nobody follows
-    may_lapse: bool = False  # when the store fails, streams go on and are not durable meanwhile
+    may_continue: bool = False  # when the store fails, streams go on and are not durable meanwhile
     retention: Retention = Retention()
 
 
@@ -85,7 +85,7 @@ class StoredAnswers:
             self.answers.dispatcher,
             self._store,
             grace_s=self._policy.grace_s,
-            may_lapse=self._policy.may_lapse,
+            may_continue=self._policy.may_continue,
         )
         self._open_parts.push_async_callback(self._durability.close)
         recovery = await self._store.recover()

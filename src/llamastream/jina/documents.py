@@ -111,6 +111,10 @@ class PromptRequest:
     def to_request(self) -> ChatRequest:
         """The request that the document makes."""
         prompt = self._read(_Prompt)
+        if prompt.max_tokens == 0:  # an answer of documents has one at least
+            raise InvalidRequest(
+                f"max_tokens must be >= 1 and <= {2**31 - 1}. Given: 0.", param="max_tokens"
+            )
         return ChatRequest(
             prompt=_conversation(prompt),
             sampling=SamplingParams(

@@ -112,18 +112,20 @@ class ChatFormat(ChunkFormat):
         self._extras = answer.extras()
 
     def frames(self, delta: Delta) -> list[bytes]:
+        index, _, text, _, _, reason, _ = delta
+        if self._is_plain and reason is None and self._started[index]:  # nearly always
+            return [self._before[index] + orjson.dumps(text) + self._after] if text else []
         frames: list[bytes] = []
-        if not self._started[delta.choice]:
-            self._started[delta.choice] = True
-            frames.append(self._first(delta.choice))
+        if not self._started[index]:
+            self._started[index] = True
+            frames.append(self._first(index))
         if self._is_plain:
-            if delta.text:
-                text = orjson.dumps(delta.text)
-                frames.append(self._before[delta.choice] + text + self._after)
-        elif delta.text or delta.token_ids:
+            if text:
+                frames.append(self._before[index] + orjson.dumps(text) + self._after)
+        elif text or delta.token_ids:
             frames.append(self._detailed(delta))
-        if delta.finish_reason is not None:
-            frames.append(self._chunk(delta.choice, {}, finish=delta.finish_reason))
+        if reason is not None:
+            frames.append(self._chunk(index, {}, finish=reason))
         return frames
 
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
@@ -134,6 +136,7 @@ class ChatFormat(ChunkFormat):
             "usage": usage_fields(usage),
             **({} if self._metadata is None else {"metadata": self._metadata}),
             **self._extras,
+            **self._answer.of_prompt(0),
         }
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
@@ -225,6 +228,10 @@ class ChatEndpoint(Endpoint[ChatCompletionBody]):
     ) -> tuple[ChatRequest, NewAnswer]:
         if body.is_stored and body.n not in (None, 1):
             raise InvalidRequest("n must be 1 with `store: true`.", param="n")
+        if body.is_stored and body.prompt_logprobs is not None:
+            raise InvalidRequest(
+                "prompt_logprobs are not stored: leave out `store`.", param="prompt_logprobs"
+            )
         id = PREFIX + uuid.uuid4().hex
         request = body.to_request(defaults, caller.scope, caller.label)
         shown = Shown.of(body, logprobs=bool(body.logprobs), metadata=body.metadata)

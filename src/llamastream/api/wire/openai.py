@@ -5,7 +5,7 @@ are built once and only the text is encoded per token.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from llamastream.api.wire.format import Format, end_of
 from llamastream.api.wire.options import GenerationOptions
 from llamastream.errors import ChatError
 from llamastream.generation import End, Generation
+from llamastream.generation.choice import Choice
 from llamastream.types import Delta, FinishReason, TokenLogprob, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -38,9 +39,18 @@ class Shown:
     return_token_ids: bool
     logprobs: bool
     shows_dropped_turns: bool
+    prompt_logprobs: int | None = None
+    echo: bool = False
 
     @classmethod
-    def of(cls, body: GenerationOptions, *, logprobs: bool, metadata: Any = None) -> Self:
+    def of(
+        cls,
+        body: GenerationOptions,
+        *,
+        logprobs: bool,
+        metadata: Any = None,
+        echo: bool = False,
+    ) -> Self:
         return cls(
             model=body.model,
             metadata=metadata,
@@ -48,6 +58,8 @@ class Shown:
             return_token_ids=bool(body.return_token_ids),
             logprobs=logprobs,
             shows_dropped_turns=body.truncation == "auto",
+            prompt_logprobs=body.prompt_logprobs,
+            echo=echo,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +79,8 @@ class Answer:
     include_usage: bool = False
     return_token_ids: bool = False
     logprobs: bool = False
+    prompt_logprobs: int | None = None
+    choices: Sequence[Choice] = ()
 
     @classmethod
     def of(cls, generation: Generation) -> Self:
@@ -82,6 +96,8 @@ class Answer:
             include_usage=shown.include_usage,
             return_token_ids=shown.return_token_ids,
             logprobs=shown.logprobs,
+            prompt_logprobs=shown.prompt_logprobs,
+            choices=generation.choices,
         )
 
     def head(self, kind: str) -> dict[str, Any]:
@@ -96,6 +112,14 @@ class Answer:
         if self.num_dropped_turns is not None:
             found["num_dropped_turns"] = self.num_dropped_turns
         return found
+
+    def of_prompt(self, index: int) -> dict[str, Any]:
+        """vLLM's field with the log-probabilities of a choice's prompt, if they were asked for."""
+        most = self.prompt_logprobs
+        if most is None:
+            return {}
+        entries = (_by_id(entry, most) for entry in self.choices[index].prompt)
+        return {"prompt_logprobs": [None, *entries]}
 
     def last_frames(self, kind: str, end: End) -> list[bytes]:
         """What follows the last delta."""
@@ -178,6 +202,20 @@ def _entry(token: TokenLogprob) -> dict[str, Any]:
         "token": token_string(token),
         "logprob": finite(token.logprob),
         "bytes": list(token.token),
+    }
+
+
+def _by_id(token: TokenLogprob, most: int) -> dict[str, Any]:
+    """The token and the likeliest, by their ids. Only of the likeliest the rank is known."""
+    ranked = {top.token_id: (top, rank) for rank, top in enumerate(token.top[:most], 1)}
+    found = {token.token_id: (token, None)} | ranked
+    return {
+        str(token_id): {
+            "logprob": finite(entry.logprob),
+            "rank": rank,
+            "decoded_token": token_string(entry),
+        }
+        for token_id, (entry, rank) in found.items()
     }
 
 

@@ -63,6 +63,7 @@ class ResponseShown:
     logprobs: bool
     return_token_ids: bool
     text_format: Json | None = None
+    seed: int | None = None  # unknown of responses that were stored without it
 
     def repeated(self) -> Json:
         return {name: getattr(self, name) for name in REPEATED}

@@ -1,5 +1,6 @@
 """The body of POST /v1/responses, checked and turned into what the service takes."""
 
+import secrets
 import uuid
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ from llamastream.types import ChatRequest, Message
 
 PREFIX = "resp_"
 MAX_INSTRUCTIONS_CHARS = 2**20
+SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
 
 
 class TextOptions(WireModel):
@@ -130,6 +132,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             user=self.user,
             safety_identifier=self.safety_identifier,
             prompt_cache_key=self.prompt_cache_key,
+            seed=sampling.seed,
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
             text_format=None if self.text_format is None else self.text_format.shown(),
@@ -169,7 +172,11 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         history = await self._history(body, caller)
         messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
-        request = replace(request, num_unread_turns=history.num_unread_turns)
+        sampling = request.sampling
+        if sampling.seed is None:  # drawn here, so that the answer can say how to get it again
+            sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
+        num_unread = history.num_unread_turns
+        request = replace(request, sampling=sampling, num_unread_turns=num_unread)
         new = NewAnswer(
             id=f"{PREFIX}{uuid.uuid4().hex}",
             wire=asdict(body.shown(request.sampling)),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice, TextRules
+from llamastream.generation.grammars import GrammarRecord
 from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
@@ -69,7 +70,7 @@ class Details:
     num_dropped_turns: int
     model_id: str  # whose tokens these are
     prompt_token_ids: tuple[int, ...] | None  # if the format shows them
-    grammar: Json | None = None  # grammars.py: what a server needs to go on with it
+    grammar: GrammarRecord | None = None
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)
@@ -77,7 +78,12 @@ class Details:
 
     @classmethod
     def from_json(cls, fields: Json) -> Self:
-        return cls(**fields | {"rules": TextRules.from_json(fields["rules"])})
+        grammar = fields.get("grammar")  # unknown of answers that were stored without any
+        typed = {
+            "rules": TextRules.from_json(fields["rules"]),
+            "grammar": None if grammar is None else GrammarRecord(**grammar),
+        }
+        return cls(**fields | typed)
 
 
 class Keeper(Protocol):

@@ -4,7 +4,7 @@ The parser is loaded with the first grammar: a server that is asked for none sta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,20 @@ from llamastream.types import ChatRequest, GrammarKind, GrammarSpec
 if TYPE_CHECKING:
     from llamastream.grammar import AnyGrammar, Grammars
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class GrammarRecord:
+    """All that another server needs to go on with an answer."""
+
+    kind: str
+    text: str
+    strict: bool
+    param: str
+    version: str  # of what compiled it
+
+    @property
+    def spec(self) -> GrammarSpec:
+        return GrammarSpec(GrammarKind(self.kind), self.text, self.strict, self.param)
 
 
 class Compiling:
@@ -42,20 +55,19 @@ class Compiling:
         _check(request, spec)
         return [await self._compiled(spec, not of.continues, request.scope) for of in rules]
 
-    def of_record(self, record: Json | None, rules: TextRules) -> "AnyGrammar | None":
-        """Of an answer to go on with, as `recorded` gave it."""
+    def of_record(self, record: GrammarRecord | None, rules: TextRules) -> "AnyGrammar | None":
+        """Of an answer to go on with."""
         if record is None:
             return None
-        fields = dict(record)
-        version = fields.pop("version")
-        spec = GrammarSpec(**fields | {"kind": GrammarKind(fields["kind"])})
-        return self._loaded().later(spec, not rules.continues, version)
+        return self._loaded().later(record.spec, not rules.continues, record.version)
 
-    def recorded(self, spec: GrammarSpec | None) -> Json | None:
-        """All that another server needs to go on with an answer, once that is compiled here."""
+    def recorded(self, spec: GrammarSpec | None) -> GrammarRecord | None:
+        """Once it is compiled here."""
         if spec is None:
             return None
-        return asdict(spec) | {"version": self._loaded().version}
+        return GrammarRecord(
+            spec.kind.value, spec.text, spec.strict, spec.param, self._loaded().version
+        )
 
     async def _compiled(self, spec: GrammarSpec, has_prefix: bool, scope: str) -> "AnyGrammar":
         if self._grammars is not None:

@@ -13,7 +13,14 @@ from typing import NamedTuple, Protocol
 from llamastream.errors import RateLimited
 from llamastream.generation.engine import Engine
 from llamastream.keys import NO_LIMITS, Keys, Limits
-from llamastream.types import EngineStatus, Event, Finished, GenerationRequest, Token
+from llamastream.types import (
+    EngineStatus,
+    Event,
+    Finished,
+    GenerationRequest,
+    PromptTokens,
+    Token,
+)
 
 MINUTE_S = 60.0
 SOON_S = 1  # when to come back for what may end at any time
@@ -186,8 +193,8 @@ class _LimitedEngine(Engine):
             if request.is_waiting:
                 request.is_waiting = False
                 usage.num_waiting -= 1
-            if isinstance(event, Token):
-                usage.num_output_tokens += 1
+            usage.num_output_tokens += isinstance(event, Token)
+            if isinstance(event, Token | PromptTokens):
                 continue
             del self._requests[event.request_id]
             usage.num_requests -= 1

@@ -33,7 +33,7 @@ from llamastream.errors import (
     quoted,
     requirement,
 )
-from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.sampling import MAX_LOGPROBS, MAX_SEED, SamplingParams
 from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions
 
 MAX_CHOICES = 128  # n, OpenAI's limit
@@ -262,6 +262,7 @@ class GenerationOptions(SamplingOptions):
     include_stop_str_in_output: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     skip_special_tokens: bool | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @abstractmethod
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
@@ -285,6 +286,10 @@ class GenerationOptions(SamplingOptions):
             raise InvalidRequest(
                 "stream_options is allowed only with `stream: true`.", param="stream_options"
             )
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest(
+                "prompt_logprobs are not streamed: leave out `stream`.", param="prompt_logprobs"
+            )
         return ChatRequest(
             prompt=prompt,
             sampling=sampling,
@@ -296,6 +301,7 @@ class GenerationOptions(SamplingOptions):
             truncation=self.truncation or "disabled",
             max_prompt_tokens=self._max_prompt_tokens(),
             prompt_options=options,
+            prompt_logprobs=self.prompt_logprobs,
             scope=scope,
             label=label,
         )

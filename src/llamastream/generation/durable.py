@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
 from llamastream.generation.dispatch import Dispatcher
@@ -208,7 +208,8 @@ def _fail_waiting(submissions: Mapping[str, Submission], error: ChatError) -> No
 def end_of(outcome: Outcome | Response, finished_at: float | None) -> End:
     """How an answer ended, as it is or will be stored."""
     usage = None if outcome.result is None else Usage(*outcome.result["usage"])
-    return End(outcome.status, usage, finished_at, outcome.error)
+    warnings = () if outcome.result is None else tuple(outcome.result.get("warnings", ()))
+    return End(outcome.status, usage, finished_at, outcome.error, warnings)
 
 
 def _outcome(generation: Generation) -> Outcome:
@@ -219,4 +220,7 @@ def _outcome(generation: Generation) -> Outcome:
     item = output_item(
         generation.id, text, "completed" if status is Status.COMPLETED else "incomplete"
     )
-    return Outcome(status, {"usage": list(generation.usage()), "text": text}, (item,))
+    result: dict[str, Any] = {"usage": list(generation.usage()), "text": text}
+    if warnings := generation.warnings():
+        result["warnings"] = list(warnings)
+    return Outcome(status, result, (item,))

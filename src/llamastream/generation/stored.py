@@ -65,7 +65,7 @@ class StoredAnswers:
     ) -> None:
         self.answers = answers
         self._token_size = TokenSize(answers.tokenizer)
-        self._replay = Replay(answers.tokenizer, answers.model_id)
+        self._replay = Replay(answers.tokenizer, answers.model_id, answers.grammars)
         self._open_store = open_store
         self._policy = policy
         self._open_parts = AsyncExitStack()
@@ -153,7 +153,7 @@ class StoredAnswers:
         stored.
         """
         fitted = await self.answers.fit(request)
-        generation = self.answers.make(request, new, [fitted])
+        generation = await self.answers.make(request, new, [fitted])
         creating = asyncio.create_task(self._create(generation, new, request.scope))
         self._creating.add(creating)
         creating.add_done_callback(self._creating.discard)

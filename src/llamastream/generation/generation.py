@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice, TextRules
+from llamastream.generation.grammars import GrammarRecord
 from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
 from llamastream.records import Status
 from llamastream.types import Delta, Finished, FinishReason, Token, Usage
+
+if TYPE_CHECKING:
+    from llamastream.grammar import AnyGrammar
 
 Json = dict[str, Any]
 
@@ -53,6 +57,7 @@ class End(NamedTuple):
     usage: Usage | None
     finished_at: float | None  # seconds since 1970
     error: str | None = None  # of one that failed
+    warnings: tuple[str, ...] = ()  # what was asked of the text and could not be enforced
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Details:
     num_dropped_turns: int
     model_id: str  # whose tokens these are
     prompt_token_ids: tuple[int, ...] | None  # if the format shows them
+    grammar: GrammarRecord | None = None
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)
@@ -72,7 +78,12 @@ class Details:
 
     @classmethod
     def from_json(cls, fields: Json) -> Self:
-        return cls(**fields | {"rules": TextRules.from_json(fields["rules"])})
+        grammar = fields.get("grammar")  # unknown of answers that were stored without any
+        typed = {
+            "rules": TextRules.from_json(fields["rules"]),
+            "grammar": None if grammar is None else GrammarRecord(**grammar),
+        }
+        return cls(**fields | typed)
 
 
 class Keeper(Protocol):
@@ -137,6 +148,7 @@ class Generation:
         self.is_stored = False
         self.conversation_id: str | None = None
         self.previous_response_id: str | None = None
+        self.grammar: AnyGrammar | None = None
         self.state = State.QUEUED
         self.log = Log()
         self.num_public = 0
@@ -168,6 +180,13 @@ class Generation:
             num_cached_tokens=sum(self._num_cached.values()),
             num_output_tokens=self.num_tokens,
         )
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of its texts, once all is drawn; each once."""
+        if self.grammar is None:
+            return ()
+        texts = [delta.text for delta in self.log.joined(len(self.choices))]
+        return tuple(dict.fromkeys(said for text in texts for said in self.grammar.warnings(text)))
 
     # What the engine says, by the dispatcher.
 

@@ -1,5 +1,6 @@
 """The body of POST /v1/responses, checked and turned into what the service takes."""
 
+import secrets
 import uuid
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from llamastream.api.http.errors import check_id
 from llamastream.api.wire.format import START, Caller, Endpoint
+from llamastream.api.wire.grammars import GuidedOptions, TextFormat
 from llamastream.api.wire.messages import Input, parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
@@ -31,10 +33,7 @@ PREFIX = "resp_"
 OUTPUT_PREFIX = "msg_"  # of the id of a response's message, which else is the response's own
 MAX_INSTRUCTIONS_CHARS = 2**20
 MAX_REFERENCES = 256  # in one input: each is looked up
-
-
-class TextFormat(WireModel):
-    type: Literal["text"]
+SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
 
 
 class TextOptions(WireModel):
@@ -55,7 +54,7 @@ class ResponseStreamOptions(WireModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseBody(SamplingOptions):
+class ResponseBody(SamplingOptions, GuidedOptions):
     UNSUPPORTED = {
         "tools": (),
         "tool_choice": ("none", "auto"),
@@ -93,6 +92,10 @@ class ResponseBody(SamplingOptions):
         return given.id if isinstance(given, ConversationReference) else given
 
     @property
+    def text_format(self) -> TextFormat | None:
+        return None if self.text is None else self.text.format
+
+    @property
     def wants_logprobs(self) -> bool:
         return LOGPROBS in (self.include or [])
 
@@ -115,6 +118,7 @@ class ResponseBody(SamplingOptions):
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
             truncation=self.truncation or "disabled",
+            grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
             scope=scope,
             label=label,
         )
@@ -136,8 +140,10 @@ class ResponseBody(SamplingOptions):
             user=self.user,
             safety_identifier=self.safety_identifier,
             prompt_cache_key=self.prompt_cache_key,
+            seed=sampling.seed,
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
+            text_format=None if self.text_format is None else self.text_format.shown(),
         )
 
 
@@ -176,7 +182,11 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         history = await self._history(body, caller)
         messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
-        request = replace(request, num_unread_turns=history.num_unread_turns)
+        sampling = request.sampling
+        if sampling.seed is None:  # drawn here, so that the answer can say how to get it again
+            sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
+        num_unread = history.num_unread_turns
+        request = replace(request, sampling=sampling, num_unread_turns=num_unread)
         new = NewAnswer(
             id=f"{PREFIX}{uuid.uuid4().hex}",
             wire=asdict(body.shown(request.sampling)),

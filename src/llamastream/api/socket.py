@@ -210,8 +210,8 @@ class Session:
             await self._tell_if_there(error, stream_id)
         except Exception:
             logger.exception("a response of a WebSocket session failed")
-            error = InternalError("Internal error while beginning the response.")
-            await self._tell_if_there(error, stream_id)
+            bug = InternalError("Internal error while beginning the response.")
+            await self._tell_if_there(bug, stream_id)
 
     async def _tell_if_there(self, error: ChatError, stream_id: str | None) -> None:
         with suppress(ClientLeft):

@@ -1,5 +1,6 @@
 """The commands as a person runs them: in a process of their own, with pipes for a terminal."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.models.weights_builders import write_folder
 
 from llamastream import __version__
 
@@ -159,7 +161,16 @@ def test_show_and_list_describe_a_model(environment: dict[str, str]) -> None:
     # 36 bytes for each 32 weights; 5 layers, keys and values, 4 heads of 8 numbers of 2 bytes
     assert "292.5 kB of weights, 640.0 B of KV cache per token" in shown
     assert "1.0 MB of weights, 1.3 kB of KV cache per token" in shown
+    assert "temperature 1, where a request does not say" in shown
     assert "models pull demo" in run(environment, "models", "list").stdout
+
+
+def test_show_tells_what_the_authors_recommend(environment: dict[str, str], tmp_path: Path) -> None:
+    write_folder(tmp_path / "model")
+    recommended = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(recommended))
+    shown = run(environment, "models", "show", str(tmp_path / "model")).stdout
+    assert "temperature 0.6, top_p 0.9, repetition_penalty 1.1, where a request" in shown
 
 
 def test_chat_says_where_nothing_answers(environment: dict[str, str]) -> None:

@@ -35,7 +35,10 @@ def test_text_of_a_message_is_what_a_template_writes() -> None:
 def test_log_keeps_parts_of_every_kind_in_order() -> None:
     log = Log()
     for number, part in enumerate(PARTS):
-        log.append(0, part, number)
-    assert [delta.part for delta in log.deltas(0, len(log))] == list(PARTS)
-    assert [delta.text for delta in log.deltas(0, 3)] == ["", "I look.", ""]
+        if isinstance(part, str):
+            log.append(0, part, number)
+        else:
+            log.append(0, "", number, part=part)
+    assert [delta.part or delta.text for delta in log.deltas(0, len(log))] == list(PARTS)
+    assert [delta.part or delta.text for delta in log.head(2).deltas(0, 2)] == list(PARTS[:2])
     assert log.text() == log.joined(1)[0].text == "I look. Cold."

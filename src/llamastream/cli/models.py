@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from llamastream.app import find_model
-from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token, weight_bytes
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import DataSettings, ModelSettings
 from llamastream.errors import ModelError
 from llamastream.models import Checkpoint, list_local
 from llamastream.models.packed import list_images
+from llamastream.models.sizes import WEIGHT_BYTES, kv_bytes_per_token, weight_bytes
+from llamastream.sampling import RECOMMENDED, SamplingParams
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
@@ -83,7 +84,7 @@ def pull(settings: ModelSettings, name: str) -> None:
 @models.command()
 @with_settings(ModelSettings)
 def show(settings: ModelSettings, name: str) -> None:
-    """A model's parameters, precision, memory and context."""
+    """A model's parameters, precision, memory, context and sampling."""
     with progress_bars() as progress:
         checkpoint = find_model(settings.model_copy(update={"model": name}), progress)
     table = Table(show_header=False, box=None)
@@ -108,7 +109,16 @@ def facts(model: Checkpoint) -> dict[str, str]:
         "precision": model.dtype,
         **memory,
         "context": f"{model.config.max_position_embeddings:,} tokens",
+        "sampling": f"{_defaults(model.sampling)}, where a request does not say",
     }
+
+
+def _defaults(sampling: SamplingParams) -> str:
+    """What its authors recommend: the temperature, and whatever else is not off."""
+    off = SamplingParams()
+    names = [name for name in RECOMMENDED if getattr(sampling, name) != getattr(off, name)]
+    named = names if "temperature" in names else ["temperature", *names]
+    return ", ".join(f"{name} {getattr(sampling, name):g}" for name in named)
 
 
 def _bytes(count: float) -> str:

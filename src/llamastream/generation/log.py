@@ -1,73 +1,93 @@
-"""What an answer consists of, made once: part and token of each delta, in order.
+"""What an answer consists of, made once: text and token of each delta, in order.
 
-A delta is named by its place. Parts and ids are kept side by side and not as objects per token, so
+A delta is named by its place. Text and ids are kept side by side and not as objects per token, so
 that an answer of any length costs little more than its bytes; a `Delta` is made where it is read.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from llamastream.types import Delta, FinishReason, Part, TokenLogprob, text_of
+from llamastream.types import Delta, FinishReason, OtherPart, TokenLogprob
 
 NO_TOKEN = -1
+
+# What `Delta(...)` does, in half of its time.
+_new_delta: Callable[[tuple[object, ...]], Delta] = partial(tuple.__new__, Delta)
 
 
 class Log:
     """Grows at its end alone, so that other threads may read what is in it."""
 
     def __init__(self) -> None:
-        self._parts: list[Part] = []
+        self._texts: list[str] = []
         self._ids = array("q")  # NO_TOKEN for a delta that only ends its choice
         self._choices = bytearray()
         self._logprobs: list[TokenLogprob | None] = []  # empty until a token has one
         self._reasons: dict[int, FinishReason] = {}  # by place
+        self._parts: dict[int, OtherPart] = {}  # by place
+        self._is_plain = True  # so far there is nothing but text and ids
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._texts)
 
     def append(
         self,
         choice: int,
-        part: Part,
+        text: str,
         token_id: int = NO_TOKEN,
         logprob: TokenLogprob | None = None,
         reason: FinishReason | None = None,
+        part: OtherPart | None = None,
     ) -> None:
-        if reason is not None:
-            self._reasons[len(self._parts)] = reason
-        if logprob is not None or self._logprobs:
-            self._logprobs += [None] * (len(self._parts) - len(self._logprobs))
-            self._logprobs.append(logprob)
-        self._parts.append(part)
+        if not self._is_plain or token_id < 0 or reason or logprob or part:
+            self._is_plain = False
+            self._append_more(logprob, reason, part)
+        self._texts.append(text)
         self._ids.append(token_id)
         self._choices.append(choice)
+
+    def _append_more(
+        self,
+        logprob: TokenLogprob | None,
+        reason: FinishReason | None,
+        part: OtherPart | None,
+    ) -> None:
+        place = len(self._texts)
+        if reason is not None:
+            self._reasons[place] = reason
+        if part is not None:
+            self._parts[place] = part
+        if logprob is not None or self._logprobs:
+            self._logprobs += [None] * (place - len(self._logprobs))
+            self._logprobs.append(logprob)
 
     def head(self, length: int) -> "Log":
         """A log of its own, of the first so many."""
         log = Log()
-        log._parts, log._ids = self._parts[:length], self._ids[:length]
+        log._texts, log._ids = self._texts[:length], self._ids[:length]
         log._choices, log._logprobs = self._choices[:length], self._logprobs[:length]
         log._reasons = {k: reason for k, reason in self._reasons.items() if k < length}
+        log._is_plain = self._is_plain
+        log._parts = {k: part for k, part in self._parts.items() if k < length}
         return log
 
     def delta(self, number: int) -> Delta:
-        token_id = self._ids[number]
+        choice, text, token_id = self._choices[number], self._texts[number], self._ids[number]
+        if self._is_plain:
+            return _new_delta((choice, number, text, (token_id,), (), None, None))
         logprob = self._logprobs[number] if self._logprobs else None
-        return Delta(
-            self._choices[number],
-            number,
-            self._parts[number],
-            () if token_id == NO_TOKEN else (token_id,),
-            () if logprob is None else (logprob,),
-            self._reasons.get(number) if self._reasons else None,
-        )
+        ids = () if token_id == NO_TOKEN else (token_id,)
+        logprobs = () if logprob is None else (logprob,)
+        reason, part = self._reasons.get(number), self._parts.get(number)
+        return Delta(choice, number, text, ids, logprobs, reason, part)
 
     def deltas(self, start: int, end: int) -> list[Delta]:
         return [self.delta(number) for number in range(start, end)]
 
     def text(self) -> str:
         """All of it, as one choice has it."""
-        return text_of(self._parts)
+        return "".join(self._texts)
 
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(entry for entry in self._logprobs if entry is not None)
@@ -92,7 +112,7 @@ class Log:
         return Delta(
             choice,
             numbers[-1] if numbers else 0,
-            text_of(self._parts[k] for k in numbers),
+            "".join([self._texts[k] for k in numbers]),
             tuple(token_id for token_id in ids if token_id != NO_TOKEN),
             tuple(entry for entry in entries if entry is not None),
             self._reasons.get(numbers[-1]) if numbers else None,

@@ -123,7 +123,7 @@ class DocumentFormat(Format):
 
 def _joined(deltas: list[Delta]) -> Delta:
     return deltas[-1]._replace(
-        part="".join(delta.text for delta in deltas),
+        text="".join(delta.text for delta in deltas),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
     )

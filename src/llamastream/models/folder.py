@@ -9,7 +9,7 @@ from llamastream.models.hf_config import parse_config
 from llamastream.models.hf_tokenizer import read_json, read_tokenizer
 from llamastream.models.layout import check_layout, untied_if_own_head
 from llamastream.models.safetensors_header import read_entries
-from llamastream.sampling import SamplingParams
+from llamastream.sampling import RECOMMENDED, SamplingParams
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -85,8 +85,7 @@ def _shards(folder: Path) -> list[Path]:
 def _sampling(file: Path) -> SamplingParams:
     """The sampling parameters of generation_config.json. Raises ModelError for an unusable one."""
     values = read_json(file)
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    given = {name: values[name] for name in names if values.get(name) is not None}
+    given = {name: values[name] for name in RECOMMENDED if values.get(name) is not None}
     with reading(file, "Correct it, or delete the file."):
         if "top_k" in given:
             top_k = int(given["top_k"])

@@ -31,7 +31,7 @@ def check_prompt(
 ) -> None:
     """Raises ContextLengthExceeded unless prompt and answer fit; without `max_tokens` one token of
     answer must. `param` is what the prompt was made from."""
-    if num_prompt_tokens + (max_tokens or 1) > max_model_len:
+    if num_prompt_tokens + (1 if max_tokens is None else max_tokens) > max_model_len:
         raise too_long(num_prompt_tokens, max_tokens, max_model_len, param=param)
 
 
@@ -48,7 +48,9 @@ def too_long(
 
 def prompt_room(max_tokens: int | None, max_model_len: int) -> int:
     """Tokens of a prompt that leave as much for the answer as it is sure to want."""
-    return max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
+    if max_tokens is None:
+        max_tokens = max(1, int(max_model_len * ANSWER_SHARE))
+    return max_model_len - max_tokens
 
 
 def fit_context(

@@ -219,4 +219,6 @@ def _outcome(generation: Generation) -> Outcome:
     item = output_item(
         generation.id, text, "completed" if status is Status.COMPLETED else "incomplete"
     )
+    if not generation.details.has_input:
+        item = item._replace(follows=generation.details.after)
     return Outcome(status, {"usage": list(generation.usage()), "text": text}, (item,))

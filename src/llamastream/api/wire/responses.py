@@ -43,6 +43,7 @@ class TextOptions(WireModel):
 
 class ConversationReference(WireModel):
     id: str
+    after: str | None = None  # an item of it to go on from, or "root"
 
 
 class ResponseStreamOptions(WireModel):
@@ -85,6 +86,11 @@ class ResponseBody(SamplingOptions):
     def conversation_id(self) -> str | None:
         given = self.conversation
         return given.id if isinstance(given, ConversationReference) else given
+
+    @property
+    def after(self) -> str | None:
+        given = self.conversation
+        return given.after if isinstance(given, ConversationReference) else None
 
     @property
     def wants_logprobs(self) -> bool:
@@ -166,6 +172,8 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         self, body: ResponseBody, caller: Caller, defaults: SamplingParams
     ) -> tuple[ChatRequest, NewAnswer]:
         items = _items(body)
+        if items and body.after is not None:
+            items = (items[0]._replace(follows=body.after), *items[1:])
         history = await self._history(body, caller)
         messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
@@ -180,6 +188,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             store=body.is_stored,
             input_items=items,
             conversation_id=body.conversation_id,
+            after=body.after,
             previous_response_id=body.previous_response_id,
             background=bool(body.background),
             idempotency=caller.key,
@@ -195,12 +204,14 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             body.previous_response_id,
             body.truncation or "disabled",
             body.max_output_tokens,
+            body.after,
         )
         try:
             return await self._stored.history(continued, scope=caller.scope)
         except NotFound as error:  # names its own id, not the field of the body that gave it
-            in_conversation = body.conversation_id is not None
-            error.param = "conversation" if in_conversation else "previous_response_id"
+            if error.param != "conversation.after":
+                in_conversation = body.conversation_id is not None
+                error.param = "conversation" if in_conversation else "previous_response_id"
             raise
 
 

@@ -100,6 +100,28 @@ Prompt = tuple[Message, ...] | str | tuple[int, ...]
 """A conversation, a raw text, or token ids taken as they are."""
 
 
+class GrammarKind(StrEnum):
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    LARK = "grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """What an answer must keep to, as it was asked for.
+
+    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark.
+    `strict`: refused where not all of it can be enforced; else that is checked at the end, and
+    named in warnings. `param`: the request's field.
+    """
+
+    kind: GrammarKind
+    text: str
+    strict: bool = True
+    param: str = "response_format"
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What a transport asks of the service, checked so that nothing below checks it again.
@@ -123,6 +145,7 @@ class ChatRequest:
     num_unread_turns: int = 0  # dropped already: turns before the first that cannot fit
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
+    grammar: GrammarSpec | None = None
     prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""

@@ -98,7 +98,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("tools", [{"type": "function"}], "tools is not supported", None),
     ("tool_choice", "required", "tool_choice is not supported", None),
     ("functions", [{"name": "f"}], "functions is not supported", None),
-    ("response_format", {"type": "json_object"}, "response_format is not supported", None),
+    ("response_format", {"type": "json"}, "response_format.type must be", "response_format.type"),
     ("modalities", ["text", "audio"], "modalities is not supported", None),
     ("audio", {"voice": "x"}, "audio is not supported", None),
     ("store", True, "needs a server with a store", None),

@@ -59,12 +59,17 @@ async def test_bodies_are_described_by_what_checks_them(connect: Connect) -> Non
 
 
 @pytest.mark.slow
-async def test_the_server_does_what_the_document_says(connect_stored: Connect) -> None:
+async def test_the_server_does_what_the_document_says(
+    connect_stored: Connect, tmp_path: Path
+) -> None:
     """schemathesis sends what the document allows and what it forbids, to every route."""
     client = await connect_stored(FakeEngine(says("ok 😀")))
     url = httpx.URL(client.base_url).join(PATH)
     fuzz = await asyncio.create_subprocess_exec(
-        *FUZZ, str(url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *(*FUZZ, str(url)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,  # where it leaves what it found
     )
     try:
         output, _ = await fuzz.communicate()

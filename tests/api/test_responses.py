@@ -285,7 +285,7 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
         ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json"}}}, "text.format.type"),
         ({"include": ["secrets"]}, "include[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"conversation": "c", "previous_response_id": "r"}, "previous_response_id"),

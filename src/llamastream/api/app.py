@@ -14,10 +14,10 @@ from llamastream.api import operations as ops
 from llamastream.api.conversations import ConversationsApi
 from llamastream.api.generate import Generate
 from llamastream.api.http import errors
+from llamastream.api.http.access import AccessCheck
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.connections import Connections
-from llamastream.api.http.gate import Gate
 from llamastream.api.http.openapi import ApiRoute, openapi_route
 from llamastream.api.http.page import page_routes
 from llamastream.api.http.rate_limits import HEADERS as RATE_LIMIT_HEADERS
@@ -161,7 +161,7 @@ def _middleware(settings: ServeSettings, keys: KeyRing, quotas: Quotas) -> list[
         origins=origins,
         hosts=[settings.host, *split_commas(settings.allowed_hosts)],
     )
-    gate = Middleware(Gate, keys=keys, browsers=browsers)
+    gate = Middleware(AccessCheck, keys=keys, browsers=browsers)
     behind = [gate, Middleware(RateLimits, quotas=quotas)]
     if not origins:
         return behind

@@ -118,6 +118,7 @@ class Session:
                     await self._websocket.close(UNSUPPORTED_DATA, reason)
                     return
                 await self._handle(text)
+                await asyncio.sleep(0)  # there may be hundreds of messages: others come first
         except (WebSocketDisconnect, ClientLeft):
             return
         except Exception:

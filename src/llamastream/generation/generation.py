@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice, TextRules
+from llamastream.generation.grammars import GrammarRecord
 from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
 from llamastream.records import Status
 from llamastream.types import Delta, Finished, FinishReason, Token, Usage
+
+if TYPE_CHECKING:
+    from llamastream.grammar import AnyGrammar
 
 Json = dict[str, Any]
 
@@ -53,6 +57,7 @@ class End(NamedTuple):
     usage: Usage | None
     finished_at: float | None  # seconds since 1970
     error: str | None = None  # of one that failed
+    warnings: tuple[str, ...] = ()  # what was asked of the text and could not be enforced
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Details:
     prompt_token_ids: tuple[int, ...] | None  # if the format shows them
     after: str | None = None  # what it follows in its conversation, see Item
     has_input: bool = True  # which then follows that, and the answer follows the input
+    grammar: GrammarRecord | None = None
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)
@@ -74,7 +80,12 @@ class Details:
 
     @classmethod
     def from_json(cls, fields: Json) -> Self:
-        return cls(**fields | {"rules": TextRules.from_json(fields["rules"])})
+        grammar = fields.get("grammar")  # unknown of answers that were stored without any
+        typed = {
+            "rules": TextRules.from_json(fields["rules"]),
+            "grammar": None if grammar is None else GrammarRecord(**grammar),
+        }
+        return cls(**fields | typed)
 
 
 class Keeper(Protocol):
@@ -139,6 +150,7 @@ class Generation:
         self.is_stored = False
         self.conversation_id: str | None = None
         self.previous_response_id: str | None = None
+        self.grammar: AnyGrammar | None = None
         self.state = State.QUEUED
         self.log = Log()
         self.num_public = 0
@@ -170,6 +182,13 @@ class Generation:
             num_cached_tokens=sum(self._num_cached.values()),
             num_output_tokens=self.num_tokens,
         )
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of its texts, once all is drawn; each once."""
+        if self.grammar is None:
+            return ()
+        texts = [delta.text for delta in self.log.joined(len(self.choices))]
+        return tuple(dict.fromkeys(said for text in texts for said in self.grammar.warnings(text)))
 
     # What the engine says, by the dispatcher.
 

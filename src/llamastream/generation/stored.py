@@ -46,7 +46,7 @@ class StorePolicy:
     """What the operator decides about stored answers."""
 
     grace_s: float = 60.0  # how long one goes on that nobody follows
-    may_lapse: bool = False  # when the store fails, streams go on and are not durable meanwhile
+    may_continue: bool = False  # when the store fails, streams go on and are not durable meanwhile
     retention: Retention = Retention()
 
 
@@ -64,7 +64,7 @@ class StoredAnswers:
     ) -> None:
         self.answers = answers
         self._token_size = TokenSize(answers.tokenizer)
-        self._replay = Replay(answers.tokenizer, answers.model_id)
+        self._replay = Replay(answers.tokenizer, answers.model_id, answers.grammars)
         self._open_store = open_store
         self._policy = policy
         self._open_parts = AsyncExitStack()
@@ -85,7 +85,7 @@ class StoredAnswers:
             self.answers.dispatcher,
             self._store,
             grace_s=self._policy.grace_s,
-            may_lapse=self._policy.may_lapse,
+            may_continue=self._policy.may_continue,
         )
         self._open_parts.push_async_callback(self._durability.close)
         recovery = await self._store.recover()
@@ -150,7 +150,7 @@ class StoredAnswers:
         ContextLengthExceeded, Overloaded, EngineDead or StoreUnavailable, with nothing stored.
         """
         fitted = await self.answers.fit(request)
-        generation = self.answers.make(request, new, [fitted])
+        generation = await self.answers.make(request, new, [fitted])
         creating = asyncio.create_task(self._create(generation, new, request.scope))
         self._creating.add(creating)
         creating.add_done_callback(self._creating.discard)

@@ -22,7 +22,7 @@ from llamastream.api.wire.options import (
 from llamastream.errors import InvalidRequest, quoted, requirement
 from llamastream.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
-from llamastream.types import ChatRequest, Message
+from llamastream.types import ChatRequest, GrammarKind, GrammarSpec, Message
 
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
@@ -59,6 +59,7 @@ class _Prompt(BaseModel):
     ignore_eos: bool = False
     truncation: Literal["disabled", "auto"] = "disabled"
     logprobs: bool = False
+    json_schema: str | None = None  # as text: a query string and a protobuf document can hold it
 
 
 class StoreOptions(BaseModel):
@@ -124,6 +125,7 @@ class PromptRequest:
             stop=tuple(prompt.stop),
             ignore_eos=prompt.ignore_eos,
             truncation=prompt.truncation,
+            grammar=_grammar(prompt.json_schema),
             scope=self.scope,
             label=self.label,
         )
@@ -160,6 +162,14 @@ def _conversation(prompt: _Prompt) -> tuple[Message, ...] | str:
         raise InvalidRequest("prompt is missing: give prompt or messages.", param="prompt")
     _check_size("prompt", (prompt.prompt,))
     return prompt.prompt
+
+
+def _grammar(schema: str | None) -> GrammarSpec | None:
+    """DocArray fills a declared but unused schema with "". Documents have no place for warnings, so
+    what cannot be enforced is refused."""
+    if not schema:
+        return None
+    return GrammarSpec(GrammarKind.JSON_SCHEMA, schema, param="json_schema")
 
 
 def _check_size(name: str, texts: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import orjson
 from pydantic import Field
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
+from llamastream.api.wire.grammars import FormatOptions
 from llamastream.api.wire.messages import Messages, parse_messages
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
@@ -37,7 +38,7 @@ from llamastream.types import ChatRequest, Delta, FinishReason, Usage, text_of
 PREFIX = "chatcmpl-"
 
 
-class ChatCompletionBody(GenerationOptions, TemplateOptions):
+class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
@@ -53,7 +54,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions):
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
         "verbosity": ("medium",),
         "web_search_options": (),
@@ -76,7 +76,8 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions):
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
         messages, options = parse_messages(self.messages), self.prompt_options()
-        return self.build(messages, sampling, options, scope=scope, label=label)
+        request = self.build(messages, sampling, options, scope=scope, label=label)
+        return replace(request, grammar=self.asked_grammar)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
@@ -267,7 +268,9 @@ def completion_of(record: Response) -> dict[str, Any]:
     created = int(record.created_at)
     answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
     delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status])
-    return ChatFormat(answer, shown.metadata).completion([delta], usage)
+    warnings = record.result.get("warnings")
+    said = {"warnings": warnings} if warnings else {}
+    return ChatFormat(answer, shown.metadata).completion([delta], usage) | said
 
 
 def message_of(item: Item) -> dict[str, Any]:

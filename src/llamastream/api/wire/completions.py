@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
+from llamastream.api.wire.grammars import FormatOptions
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
@@ -39,7 +40,7 @@ PROMPT_SCHEMA = {
 }
 
 
-class CompletionBody(GenerationOptions):
+class CompletionBody(GenerationOptions, FormatOptions):
     """`prompt` is a text, a list of token ids, or a list of such prompts."""
 
     UNSUPPORTED = {
@@ -67,7 +68,12 @@ class CompletionBody(GenerationOptions):
         request = self.build(first, sampling, scope=scope, label=label)
         asked = [self.prompt_logprobs, self.logprobs if self.echo else None]
         most = max((n for n in asked if n is not None), default=None)
-        return replace(request, more_prompts=tuple(more), prompt_logprobs=most)
+        return replace(
+            request,
+            more_prompts=tuple(more),
+            prompt_logprobs=most,
+            grammar=self.asked_grammar,
+        )
 
 
 class CompletionFormat(ChunkFormat):

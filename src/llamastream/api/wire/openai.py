@@ -15,7 +15,7 @@ from llamastream.api.http.errors import error_body, error_fields
 from llamastream.api.wire.format import Format, end_of
 from llamastream.api.wire.options import GenerationOptions
 from llamastream.errors import ChatError
-from llamastream.generation import Generation
+from llamastream.generation import End, Generation
 from llamastream.generation.choice import Choice
 from llamastream.types import Delta, FinishReason, TokenLogprob, Usage
 
@@ -121,11 +121,15 @@ class Answer:
         entries = (_by_id(entry, most) for entry in self.choices[index].prompt)
         return {"prompt_logprobs": [None, *entries]}
 
-    def last_frames(self, kind: str, usage: Usage) -> list[bytes]:
+    def last_frames(self, kind: str, end: End) -> list[bytes]:
         """What follows the last delta."""
-        if not self.include_usage:
-            return [DONE]
-        return [event({**self.head(kind), "choices": [], "usage": usage_fields(usage)}), DONE]
+        said: dict[str, Any] = {}
+        if self.include_usage:
+            assert end.usage is not None
+            said["usage"] = usage_fields(end.usage)
+        if end.warnings:
+            said["warnings"] = end.warnings
+        return [event({**self.head(kind), "choices": [], **said}), DONE] if said else [DONE]
 
 
 class ChunkFormat(Format):
@@ -137,17 +141,17 @@ class ChunkFormat(Format):
         self._answer = answer
 
     def closing(self, generation: Generation) -> list[bytes]:
-        usage = end_of(generation).usage
-        assert usage is not None
-        return self._answer.last_frames(self.kind, usage)
+        return self._answer.last_frames(self.kind, end_of(generation))
 
     def error(self, error: ChatError) -> bytes:
         return b"data: " + error_body(error) + b"\n\n"
 
     def whole(self, generation: Generation) -> bytes:
-        usage = end_of(generation).usage
-        assert usage is not None
-        return orjson.dumps(self.completion(generation.log.joined(self._answer.n), usage))
+        end = end_of(generation)
+        assert end.usage is not None
+        said = {"warnings": end.warnings} if end.warnings else {}
+        deltas = generation.log.joined(self._answer.n)
+        return orjson.dumps(self.completion(deltas, end.usage) | said)
 
     @abstractmethod
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class ResponseShown:
     prompt_cache_key: str | None
     logprobs: bool
     return_token_ids: bool
+    text_format: Json | None = None
     seed: int | None = None  # unknown of responses that were stored without it
 
     def repeated(self) -> Json:
@@ -71,7 +72,7 @@ class ResponseShown:
 REPEATED = tuple(
     field.name
     for field in fields(ResponseShown)
-    if field.name not in ("logprobs", "return_token_ids")
+    if field.name not in ("logprobs", "return_token_ids", "text_format")
 )
 
 
@@ -88,6 +89,7 @@ class Snapshot:
     completed_at: int | None = None
     usage: Usage | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
     text: str | None = None  # None: no message
     logprobs: tuple[TokenLogprob, ...] = ()
 
@@ -114,6 +116,7 @@ class Snapshot:
             completed_at=None if end.finished_at is None else int(end.finished_at),
             usage=end.usage,
             error=end.error,
+            warnings=end.warnings,
         )
         if end.error is not None:
             return ended
@@ -144,9 +147,10 @@ class Snapshot:
             "parallel_tool_calls": True,
             "reasoning": None,
             "service_tier": "default",
-            "text": {"format": {"type": "text"}},
+            "text": {"format": self.shown.text_format or {"type": "text"}},
             "tool_choice": "auto",
             "tools": [],
+            **({"warnings": self.warnings} if self.warnings else {}),
         }
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llamastream.api.http.errors import check_id
 from llamastream.api.wire.format import START, Caller, Endpoint
+from llamastream.api.wire.grammars import GuidedOptions, TextFormat
 from llamastream.api.wire.messages import Input, parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
@@ -32,10 +33,6 @@ MAX_INSTRUCTIONS_CHARS = 2**20
 SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
 
 
-class TextFormat(WireModel):
-    type: Literal["text"]
-
-
 class TextOptions(WireModel):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
@@ -50,7 +47,7 @@ class ResponseStreamOptions(WireModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseBody(SamplingOptions):
+class ResponseBody(SamplingOptions, GuidedOptions):
     UNSUPPORTED = {
         "tools": (),
         "tool_choice": ("none", "auto"),
@@ -93,6 +90,10 @@ class ResponseBody(SamplingOptions):
         return given.after if isinstance(given, ConversationReference) else None
 
     @property
+    def text_format(self) -> TextFormat | None:
+        return None if self.text is None else self.text.format
+
+    @property
     def wants_logprobs(self) -> bool:
         return LOGPROBS in (self.include or [])
 
@@ -115,6 +116,7 @@ class ResponseBody(SamplingOptions):
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
             truncation=self.truncation or "disabled",
+            grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
             scope=scope,
             label=label,
         )
@@ -139,6 +141,7 @@ class ResponseBody(SamplingOptions):
             seed=sampling.seed,
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
+            text_format=None if self.text_format is None else self.text_format.shown(),
         )
 
 

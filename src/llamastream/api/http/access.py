@@ -25,7 +25,7 @@ OPEN_PATHS = frozenset({"/", "/health", "/dry_run", "/stream", OPENAPI})
 LABEL = re.compile(r"[\w.:-]{1,128}", re.ASCII)  # safe in a log line and in a header
 
 
-class Gate:
+class AccessCheck:
     """ASGI middleware. Answers 401, 403 and 421 itself."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, browsers: BrowserRules) -> None:

@@ -193,6 +193,13 @@ class ScopeUsage(NamedTuple):
     num_bytes: int
 
 
+class AllowStore(Protocol):
+    def __call__(self, usage: ScopeUsage, *, is_response: bool) -> None:
+        """Raises the ChatError that keeps a scope, which stores this much, from storing more: a
+        response, or anything else."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ConversationLimits:
     """What one conversation may hold, so that a page or a history of it stays small."""

@@ -44,6 +44,7 @@ class ConversationsApi:
             scope=_scope(request),
             metadata=body.metadata or {},
             items=_parse_items(body.items) if body.items else (),
+            allow=self._stored.allow(_scope(request)),
         )
         return json_response(_to_json(conversation))
 
@@ -78,7 +79,10 @@ class ConversationsApi:
         items = _parse_items(body.items)
         if body.after is not None:
             items = (items[0]._replace(follows=body.after), *items[1:])
-        await self._stored.conversations.add_items(_id(request), items, scope=_scope(request))
+        scope = _scope(request)
+        await self._stored.conversations.add_items(
+            _id(request), items, scope=scope, allow=self._stored.allow(scope)
+        )
         return json_response(page_json(Page(items, has_more=False), wire_item))
 
     async def items(self, request: Request) -> Response:

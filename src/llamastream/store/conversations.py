@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, sel
 
 from llamastream.errors import InvalidRequest, NotFound, quoted
 from llamastream.records import (
+    AllowStore,
     Conversation,
     ConversationLimits,
     Item,
@@ -53,14 +54,21 @@ class Conversations:
         self._limits = limits
 
     async def create(
-        self, id: str, *, scope: str, metadata: Json, items: Sequence[Item] = ()
+        self,
+        id: str,
+        *,
+        scope: str,
+        metadata: Json,
+        items: Sequence[Item] = (),
+        allow: AllowStore | None = None,
     ) -> Conversation:
-        """Raises InvalidRequest for items beyond the limits."""
+        """Raises InvalidRequest for items beyond the limits, and what `allow` raises."""
         conversation = Conversation(id, scope, self._clock.wall(), metadata)
         row = conversation_row(conversation) | {"num_items": 0, "num_bytes": 0}
 
         def write(tx: Transaction) -> None:
             conn = tx.conn
+            tx.allow(allow, scope, is_response=False)
             row["updated_at"] = self._clock.steady()
             num = conn.execute(insert(conversations).values(row).returning(conversations.c.num))
             own_bytes = ROW_BYTES + size_of(row["metadata"])
@@ -138,13 +146,17 @@ class Conversations:
 
         return await self._database.read(read)
 
-    async def add_items(self, id: str, new: Sequence[Item], *, scope: str) -> None:
+    async def add_items(
+        self, id: str, new: Sequence[Item], *, scope: str, allow: AllowStore | None = None
+    ) -> None:
         """Append, in order.
 
-        Raises InvalidRequest for an item id that the conversation has, and beyond the limits.
+        Raises InvalidRequest for an item id that the conversation has, and beyond the limits, and
+        what `allow` raises.
         """
 
         def write(tx: Transaction) -> None:
+            tx.allow(allow, scope, is_response=False)
             self._append(tx, find(tx.conn, "conversation", id, scope).num, new, scope)
 
         await self._writer.run(write)

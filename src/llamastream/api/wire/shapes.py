@@ -99,6 +99,7 @@ class ItemMessage(TypedDict):
     status: str
     role: Literal["system", "user", "assistant"]
     content: list[dict[str, Any]]
+    after: NotRequired[str]
 
 
 class Response(TypedDict):

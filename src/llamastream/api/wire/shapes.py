@@ -112,6 +112,7 @@ class ItemMessage(TypedDict):
     status: str
     role: Literal["system", "user", "assistant"]
     content: list[dict[str, Any]]
+    after: NotRequired[str]
 
 
 class Response(TypedDict):

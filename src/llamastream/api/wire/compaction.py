@@ -5,9 +5,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from llamastream.api.wire.format import START, Format
+from llamastream.api.wire.format import START, Format, end_of
 from llamastream.api.wire.messages import Input
-from llamastream.api.wire.openai import end_of
 from llamastream.api.wire.options import Label, WireModel, validate
 from llamastream.api.wire.response_events import usage_json
 from llamastream.api.wire.responses import (

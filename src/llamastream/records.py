@@ -49,11 +49,19 @@ class Page(Generic[T]):
     has_more: bool
 
 
+ROOT = "root"  # what the first item of a conversation follows
+
+
 class Item(NamedTuple):
-    """One item of a conversation or a response. `id` is unique within each conversation."""
+    """One item of a conversation or a response. `id` is unique within each conversation.
+
+    `follows` is the id of the item of the conversation that it follows, or ROOT; None: the one that
+    was added before it.
+    """
 
     id: str
     body: Json
+    follows: str | None = None
 
 
 class IdempotencyKey(NamedTuple):
@@ -183,6 +191,13 @@ class ScopeUsage(NamedTuple):
 
     num_responses: int
     num_bytes: int
+
+
+class AllowStore(Protocol):
+    def __call__(self, usage: ScopeUsage, *, is_response: bool) -> None:
+        """Raises the ChatError that keeps a scope, which stores this much, from storing more: a
+        response, or anything else."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from llamastream.bench.machine import Bounds, memory_bandwidth
-from llamastream.bench.roofline import roofline, weight_bytes
+from llamastream.bench.roofline import roofline
 from llamastream.config import DType, LlamaConfig
 from llamastream.engine import _core
+from llamastream.models.sizes import weight_bytes
 
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152,

@@ -27,6 +27,7 @@ class NewConversation(WireModel):
 
 class NewItems(WireModel):
     items: Items
+    after: str | None = None  # an item of the conversation that the first follows, or "root"
 
 
 class ConversationsApi:
@@ -43,6 +44,7 @@ class ConversationsApi:
             scope=_scope(request),
             metadata=body.metadata or {},
             items=_parse_items(body.items) if body.items else (),
+            allow=self._stored.allow(_scope(request)),
         )
         return json_response(_to_json(conversation))
 
@@ -75,7 +77,12 @@ class ConversationsApi:
         parse = partial(validate, NewItems)
         _, body = await read_json(request, self._max_body_bytes, parse)
         items = _parse_items(body.items)
-        await self._stored.conversations.add_items(_id(request), items, scope=_scope(request))
+        if body.after is not None:
+            items = (items[0]._replace(follows=body.after), *items[1:])
+        scope = _scope(request)
+        await self._stored.conversations.add_items(
+            _id(request), items, scope=scope, allow=self._stored.allow(scope)
+        )
         return json_response(page_json(Page(items, has_more=False), wire_item))
 
     async def items(self, request: Request) -> Response:

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from llamastream.app import find_model
-from llamastream.bench.roofline import WEIGHT_BYTES, kv_bytes_per_token, weight_bytes
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import DataSettings, ModelSettings
 from llamastream.errors import ModelError
 from llamastream.models import Checkpoint, list_local
 from llamastream.models.packed import list_images
+from llamastream.models.sizes import WEIGHT_BYTES, kv_bytes_per_token, weight_bytes
 from llamastream.sampling import RECOMMENDED, SamplingParams
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))

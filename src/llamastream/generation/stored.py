@@ -19,6 +19,7 @@ from llamastream.generation.history import Continued, History, TokenSize, Window
 from llamastream.generation.items import to_messages
 from llamastream.generation.replay import Replay
 from llamastream.records import (
+    AllowStore,
     Interrupted,
     Item,
     NewResponse,
@@ -122,6 +123,10 @@ class StoredAnswers:
         """Those of the store: nothing is generated in them here."""
         return self._store.conversations
 
+    def allow(self, scope: str) -> AllowStore:
+        """What lets a key of this scope store more, or raises RateLimited."""
+        return self.answers.quotas.allow_store(scope)
+
     async def history(self, continued: Continued, *, scope: str) -> History:
         """What was said before, oldest first, and of that no more than can fit the context.
 
@@ -132,7 +137,10 @@ class StoredAnswers:
         items: tuple[Item, ...] = ()
         if continued.conversation_id is not None:
             items = await self._store.conversations.history(
-                continued.conversation_id, scope=scope, choose=window.choose
+                continued.conversation_id,
+                scope=scope,
+                choose=window.choose,
+                after=continued.after,
             )
         elif continued.previous_response_id is not None:
             items = await self._store.responses.history(
@@ -144,7 +152,8 @@ class StoredAnswers:
         """Admit a request; it is generated to its end unless it is cancelled or deserted.
 
         For an Idempotency-Key seen before, the answer that it began. Raises InvalidRequest,
-        ContextLengthExceeded, Overloaded, EngineDead or StoreUnavailable, with nothing stored.
+        ContextLengthExceeded, Overloaded, RateLimited, EngineDead or StoreUnavailable, with nothing
+        stored.
         """
         fitted = await self.answers.fit(request)
         generation = await self.answers.make(request, new, [fitted])
@@ -225,6 +234,7 @@ class StoredAnswers:
                     idempotency=new.idempotency,
                 ),
                 scope=scope,
+                allow=self.allow(scope),
             )
         except BaseException:
             self._durability.remove(generation)

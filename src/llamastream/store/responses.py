@@ -17,6 +17,7 @@ from llamastream.errors import (
 from llamastream.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
+    AllowStore,
     ConversationLimits,
     Created,
     Drawn,
@@ -87,12 +88,14 @@ class Responses:
         self._clock = clock
         self._limits = limits
 
-    async def create(self, new: NewResponse, *, scope: str) -> Created:
+    async def create(
+        self, new: NewResponse, *, scope: str, allow: AllowStore | None = None
+    ) -> Created:
         """Store a response about to be generated; from here on a restart goes on with it.
 
         With an idempotency key that was used for the same request, give that one's response.
-        Raises IdempotencyConflict when it was used for another, and InvalidRequest when its
-        conversation is full.
+        Raises IdempotencyConflict when it was used for another, InvalidRequest when its
+        conversation is full, and what `allow` raises.
         """
         if new.idempotency is not None:
             _check_key(new.idempotency)
@@ -102,6 +105,7 @@ class Responses:
                 known = self._known(tx, new.idempotency, scope)
                 if known is not None:
                     return Created(known, existing=True)
+            tx.allow(allow, scope, is_response=True)
             return Created(self._insert(tx, new, scope), existing=False)
 
         return await self._writer.run(write)

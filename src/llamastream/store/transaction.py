@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from llamastream.records import DrawnLog
-from llamastream.store.usage import Charges
+from llamastream.records import AllowStore, DrawnLog, ScopeUsage
+from llamastream.store.usage import Charges, read_usage
 
 
 class InProgress(NamedTuple):
@@ -35,6 +35,15 @@ class Transaction:
         self.conn = conn
         self.in_progress = dict(in_progress)  # by id
         self.charges = Charges(charges or ())
+
+    def allow(self, allow: AllowStore | None, scope: str, *, is_response: bool) -> None:
+        """Ask whether `scope` may store more. None: whatever it likes."""
+        if allow is not None:
+            stored = read_usage(self.conn, scope)
+            own = [charge for charge in self.charges if charge.scope == scope]
+            num_responses = stored.num_responses + sum(charge.num_responses for charge in own)
+            num_bytes = stored.num_bytes + sum(charge.num_bytes for charge in own)
+            allow(ScopeUsage(num_responses, num_bytes), is_response=is_response)
 
     def branch(self) -> "Transaction":
         """For a part of it that may fail alone."""

@@ -21,7 +21,9 @@ from llamastream.api.wire.options import (
     validate,
 )
 from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
-from llamastream.errors import InvalidRequest, NotFound
+from llamastream.api.wire.summaries import COMPACTION, summary_message
+from llamastream.api.wire.turns import Turns
+from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
 from llamastream.generation.items import to_messages
 from llamastream.records import Item
@@ -29,7 +31,9 @@ from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Message
 
 PREFIX = "resp_"
+OUTPUT_PREFIX = "msg_"  # of the id of a response's message, which else is the response's own
 MAX_INSTRUCTIONS_CHARS = 2**20
+MAX_REFERENCES = 256  # in one input: each is looked up
 SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
 
 
@@ -39,6 +43,12 @@ class TextOptions(WireModel):
 
 
 class ConversationReference(WireModel):
+    id: str
+    after: str | None = None  # an item of it to go on from, or "root"
+
+
+class ItemReference(WireModel):
+    type: Literal["item_reference"]
     id: str
 
 
@@ -82,6 +92,11 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     def conversation_id(self) -> str | None:
         given = self.conversation
         return given.id if isinstance(given, ConversationReference) else given
+
+    @property
+    def after(self) -> str | None:
+        given = self.conversation
+        return given.after if isinstance(given, ConversationReference) else None
 
     @property
     def text_format(self) -> TextFormat | None:
@@ -159,8 +174,10 @@ def parse_response(body: dict[str, Any]) -> ResponseBody:
 class ResponseEndpoint(Endpoint[ResponseBody]):
     shows_unfinished = True
 
-    def __init__(self, stored: StoredAnswers) -> None:
+    def __init__(self, stored: StoredAnswers, turns: Turns | None = None) -> None:
+        """`turns` are those of the connection that asks, where they outlive a request."""
         self._stored = stored
+        self._turns = turns
 
     def parse(self, raw: dict[str, Any]) -> ResponseBody:
         return parse_response(raw)
@@ -168,7 +185,9 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
     async def plan(
         self, body: ResponseBody, caller: Caller, defaults: SamplingParams
     ) -> tuple[ChatRequest, NewAnswer]:
-        items = _items(body)
+        items = await self._items(body, caller)
+        if items and body.after is not None:
+            items = (items[0]._replace(follows=body.after), *items[1:])
         history = await self._history(body, caller)
         messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
@@ -183,33 +202,76 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             store=body.is_stored,
             input_items=items,
             conversation_id=body.conversation_id,
+            after=body.after,
             previous_response_id=body.previous_response_id,
             background=bool(body.background),
             idempotency=caller.key,
         )
+        if self._turns is not None and not body.is_stored:
+            self._turns.begin(new.id, messages)
         return request, new
 
     def format(self, generation: Generation, after: int = START) -> ResponseFormat:
         return ResponseFormat(generation, after=after)
 
+    async def _items(self, body: ResponseBody, caller: Caller) -> tuple[Item, ...]:
+        """Those of `input`, and what it refers to."""
+        if body.input is None and not (body.conversation_id or body.previous_response_id):
+            raise InvalidRequest("input is required.", param="input")
+        if body.input is None:
+            return ()
+        given = body.input
+        if isinstance(given, list):
+            num_references = sum(map(_is_reference, given))
+            if num_references > MAX_REFERENCES:
+                raise InvalidRequest(
+                    f"input must hold <= {MAX_REFERENCES} item_reference. Given: {num_references}.",
+                    param="input",
+                )
+            given = [await self._known(item, f"input[{k}]", caller) for k, item in enumerate(given)]
+        return parse_input(given)
+
+    async def _known(self, item: Any, where: str, caller: Caller) -> Any:
+        """An item, or the message that it stands for."""
+        if isinstance(item, dict) and item.get("type") == COMPACTION:
+            return summary_message(item, where)
+        if not _is_reference(item):
+            return item
+        reference = validate(ItemReference, item)
+        try:
+            id = check_id(reference.id, OUTPUT_PREFIX)
+            found = await self._stored.find(
+                PREFIX + id.removeprefix(OUTPUT_PREFIX), scope=caller.scope
+            )
+        except NotFound:
+            raise ItemNotFound(reference.id, where) from None
+        if found.end is None or found.end.error is not None:
+            raise ItemNotFound(reference.id, where)
+        return {"type": "message", "role": "assistant", "content": found.log.text()}
+
     async def _history(self, body: ResponseBody, caller: Caller) -> History:
+        previous = body.previous_response_id
+        said = None if previous is None or self._turns is None else self._turns.find(previous)
+        if said is not None and not body.is_stored:
+            return History(said, 0)
         continued = Continued(
             body.conversation_id,
             body.previous_response_id,
             body.truncation or "disabled",
             body.max_output_tokens,
+            body.after,
         )
         try:
+            if previous is not None:
+                check_id(previous, PREFIX)
             return await self._stored.history(continued, scope=caller.scope)
         except NotFound as error:  # names its own id, not the field of the body that gave it
-            in_conversation = body.conversation_id is not None
-            error.param = "conversation" if in_conversation else "previous_response_id"
+            if previous is not None:
+                raise PreviousResponseNotFound(previous) from None
+            if error.param != "conversation.after":
+                error.param = "conversation"
             raise
 
 
-def _items(body: ResponseBody) -> tuple[Item, ...]:
-    if body.previous_response_id is not None:
-        check_id(body.previous_response_id, PREFIX, "previous_response_id")
-    if body.input is None and not (body.conversation_id or body.previous_response_id):
-        raise InvalidRequest("input is required.", param="input")
-    return () if body.input is None else parse_input(body.input)
+def _is_reference(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "item_reference"

@@ -265,7 +265,7 @@ class CallConnection:
 
 
 class GrpcSink(Sink):
-    """A message per document. How the answer ended is said by the status and the metadata behind."""
+    """A message per document. The status, and the metadata behind, say how the answer ended."""
 
     def __init__(self, context: Context, generation: Generation) -> None:
         self.failure: ChatError | None = None  # that the call is to end with

@@ -89,6 +89,17 @@ def load_runner(
     return runner
 
 
+def make_prompts(
+    checkpoint: Checkpoint, settings: ModelSettings
+) -> tuple[Tokenizer, PromptBuilder]:
+    """The prompts, and the tokenizer, which has learned from them. Raises ModelError."""
+    tokenizer = Tokenizer(checkpoint.tokenizer)
+    prompts = PromptBuilder.from_config(
+        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+    )
+    return tokenizer, prompts
+
+
 def assemble(
     settings: ModelSettings,
     *,
@@ -102,10 +113,7 @@ def assemble(
     """
     device = choose_device(settings.device)
     checkpoint = find_model(settings, progress)
-    tokenizer = Tokenizer(checkpoint.tokenizer)
-    prompts = PromptBuilder.from_config(
-        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
-    )
+    tokenizer, prompts = make_prompts(checkpoint, settings)
 
     def load() -> LLMEngine:
         runner = load_runner(checkpoint, settings, device, progress)

@@ -68,6 +68,7 @@ static void check_ids(const Reader& r, const char* name, const In<int32_t, 1>& i
 struct Sampling {
   In<float, 1> temperature, top_p, min_p, repetition, presence, frequency, bias_values;
   In<int32_t, 1> top_k, position, num_logprobs, history, history_offsets, history_prompt, bias_ids, bias_offsets;
+  In<int32_t, 1> targets;
   In<uint64_t, 1> seed;
   In<uint32_t, 2> masks;
   In<int32_t, 1> mask_rows;
@@ -85,6 +86,7 @@ struct Sampling {
     bias_ids = r.array<In<int32_t, 1>>("bias_ids");
     bias_values = r.array<In<float, 1>>("bias_values", bias_ids.shape(0));
     bias_offsets = r.array<In<int32_t, 1>>("bias_offsets", n + 1);
+    targets = r.array<In<int32_t, 1>>("targets", n);
     masks = r.array<In<uint32_t, 2>>("masks"), mask_rows = r.array<In<int32_t, 1>>("mask_rows", n);
     const size_t words = (vocab_size + 31) / 32;
     if (masks.shape(0) && masks.shape(1) != words)
@@ -95,6 +97,8 @@ struct Sampling {
     check_ragged(r, "bias_offsets", bias_offsets, bias_ids.shape(0));
     check_ids(r, "history_ids", history, vocab_size);
     check_ids(r, "bias_ids", bias_ids, vocab_size);
+    for (size_t i = 0; i < n; i++)
+      if (targets(i) < -1 || targets(i) >= vocab_size) r.fail("targets", "must be in the vocabulary, or -1");
   }
 
   RowParams row(size_t i) const {
@@ -102,7 +106,7 @@ struct Sampling {
     return {temperature(i), top_p(i), min_p(i), repetition(i), presence(i), frequency(i), top_k(i), seed(i),
             position(i), num_logprobs(i), history.data() + h, history_offsets(i + 1) - h, history_prompt(i),
             bias_ids.data() + b, bias_values.data() + b, bias_offsets(i + 1) - b,
-            mask_rows(i) < 0 ? nullptr : masks.data() + mask_rows(i) * masks.shape(1)};
+            mask_rows(i) < 0 ? nullptr : masks.data() + mask_rows(i) * masks.shape(1), targets(i)};
   }
 };
 

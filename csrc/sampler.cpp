@@ -28,17 +28,22 @@ bool Sampler::sample(const float* logits, const RowParams& params, RowResult& re
   bool finite;
   const float max = kernels_.max_value(logits, vocab_size_, &finite);
   if (!finite) return false;
-  float changed_max = max;
-  const float* changed = adjust(logits, params, changed_max);
-  if (changed_max == -std::numeric_limits<float>::infinity()) return false;
-  result.token = params.temperature == 0 ? (int)(std::find(changed, changed + vocab_size_, changed_max) - changed)
-                                         : draw(changed, changed_max, params);
-  if (params.mask && !is_set(params.mask, result.token)) return false;  // a bug, and nobody may see it
+  result.token = params.target >= 0 ? params.target : choose(logits, max, params);
+  if (result.token < 0) return false;
   if (params.num_logprobs >= 0)
     report(logits, max, params, result);
   else
     result.logprob = std::numeric_limits<float>::quiet_NaN();
   return true;
+}
+
+// A token for the logits, whose largest is max; -1 where no id may be drawn.
+int Sampler::choose(const float* logits, float max, const RowParams& params) {
+  const float* changed = adjust(logits, params, max);
+  if (max == -std::numeric_limits<float>::infinity()) return -1;
+  const int token = params.temperature == 0 ? (int)(std::find(changed, changed + vocab_size_, max) - changed)
+                                            : draw(changed, max, params);
+  return params.mask && !is_set(params.mask, token) ? -1 : token;  // a bug, and nobody may see it
 }
 
 // What is drawn from: the logits, or changed ones and then their largest.

@@ -17,6 +17,7 @@ struct RowParams {
   const float* bias_values;
   int bias_size;
   const uint32_t* mask;  // a bit per id: whether it may be drawn. Null: all may
+  int32_t target;  // the token whose log-probabilities are asked for; -1: one is drawn
 };
 
 struct RowResult {
@@ -35,6 +36,7 @@ class Sampler {
   bool sample(const float* logits, const RowParams& params, RowResult& result);
 
  private:
+  int choose(const float* logits, float max, const RowParams& params);
   const float* adjust(const float* logits, const RowParams& params, float& max);
   const float* penalize(const float* logits, const RowParams& params);
   int draw(const float* logits, float max, const RowParams& params);

@@ -64,6 +64,7 @@ def test_server_reads_every_field_of_the_document() -> None:
         "ignore_eos": True,
         "truncation": "auto",
         "logprobs": True,
+        "json_schema": "{}",
     }
     others = {"id", "messages", "api_key", *StoreOptions.model_fields}
     assert set(values) == set(PromptDocument.model_fields) - others

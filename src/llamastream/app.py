@@ -139,7 +139,7 @@ def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> Sto
     days = store.retain_days
     policy = StorePolicy(
         grace_s=store.grace,
-        may_lapse=store.on_store_failure == "continue",
+        may_continue=store.on_store_failure == "continue",
         retention=Retention(
             max_age_s=None if days is None else days * DAY_S,
             max_responses=store.retain_responses,

@@ -196,7 +196,7 @@ class AnswerSettings(Settings):
     top_p: float | None = Field(
         None, description="Share of the likeliest words to draw from. [the model's own]"
     )
-    max_tokens: int = Field(1024, description="Longest answer, in tokens.")
+    max_tokens: int = Field(1024, ge=1, description="Longest answer, in tokens.")
     seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
 
 

@@ -133,6 +133,27 @@ class NotFound(ChatError):
     code = "not_found"
 
 
+class PreviousResponseNotFound(InvalidRequest):
+    """With OpenAI's status and code, by which clients know to send the whole conversation."""
+
+    code = "previous_response_not_found"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"Previous response with id {quoted(id)} not found. Send the conversation as input.",
+            param="previous_response_id",
+        )
+
+
+class ItemNotFound(NotFound):
+    def __init__(self, id: str, where: str) -> None:
+        super().__init__(
+            f"Item {quoted(id)} not found. It must be the message of a stored response that has "
+            "ended; else send the message itself.",
+            param=f"{where}.id",
+        )
+
+
 class ModelNotFound(NotFound):
     code = "model_not_found"
 

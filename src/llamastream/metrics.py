@@ -47,9 +47,7 @@ class Metrics:
             "Prompt tokens of finished requests that were found in the prefix cache",
             registry=registry,
         )
-        self.output_tokens = Counter(
-            "llamastream_output_tokens", "Tokens generated", registry=registry
-        )
+        self.num_output_tokens = 0  # a lock per step would be a tenth of a token's way
         self.ttft = Histogram(
             "llamastream_time_to_first_token_seconds",
             "From admission to a request's first token",
@@ -70,7 +68,7 @@ class Metrics:
         self._watch("running", "Requests in the running batch", lambda: status().num_running)
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
         self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))
-        registry.register(_EngineCounters(status))
+        registry.register(_TokenCounters(status, lambda: self.num_output_tokens))
         registry.register(_KeyCounters(by_key))
 
     def render(self) -> bytes:
@@ -82,14 +80,18 @@ class Metrics:
         gauge.set_function(read)
 
 
-class _EngineCounters(Collector):
-    """What the engine itself counts."""
+class _TokenCounters(Collector):
+    """What is counted on a token's way."""
 
-    def __init__(self, status: Callable[[], EngineStatus]) -> None:
+    def __init__(self, status: Callable[[], EngineStatus], num_output_tokens: Callable[[], int]):
         self._status = status
+        self._num_output_tokens = num_output_tokens
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         status = self._status()
+        yield CounterMetricFamily(
+            "llamastream_output_tokens", "Tokens generated", self._num_output_tokens()
+        )
         yield CounterMetricFamily(
             "llamastream_drafted_tokens",
             "Tokens computed on the guess that text repeats (--speculation)",

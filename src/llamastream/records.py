@@ -7,10 +7,11 @@ since 1970.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from llamastream.errors import InvalidRequest
 from llamastream.sampling import SamplingParams
+from llamastream.types import TokenLogprob
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A stored response, without its tokens (see Journal.read) and its items."""
+    """A stored response, without its tokens and its items."""
 
     id: str
     scope: str
@@ -99,6 +100,24 @@ class Response:
     request: Json
     result: Json | None  # None until finished, and when a restart failed it
     error: str | None
+
+
+class DrawnLog(Protocol):
+    """The tokens of a response, in order of position. It grows at its end alone, and is read on the
+    store's thread, too."""
+
+    def drawn(self, start: int, end: int) -> tuple[Sequence[int], Sequence[TokenLogprob | None]]:
+        """Ids from position `start` to before `end`, and what is known of their probabilities:
+        nothing at all if of none of them."""
+        ...
+
+
+class Drawn(NamedTuple):
+    """How far a response has come: the first `num_tokens` of its log."""
+
+    id: str
+    log: DrawnLog
+    num_tokens: int
 
 
 class Created(NamedTuple):
@@ -164,6 +183,13 @@ class ScopeUsage(NamedTuple):
 
     num_responses: int
     num_bytes: int
+
+
+class AllowStore(Protocol):
+    def __call__(self, usage: ScopeUsage, *, is_response: bool) -> None:
+        """Raises the ChatError that keeps a scope, which stores this much, from storing more: a
+        response, or anything else."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

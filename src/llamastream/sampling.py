@@ -13,13 +13,17 @@ MAX_LOGPROBS = 20  # OpenAI's limit for top_logprobs
 MAX_LOGIT_BIAS = 300  # entries, vLLM's and OpenAI's practical limit
 MAX_SEED = 2**64 - 1
 
+RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model's authors may recommend: its generation_config, which a request overrides."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Parameters of one sequence. The constructor raises InvalidRequest: an instance is valid.
 
-    `max_tokens` None is as many as the context holds. `seed` keys the counter-based random numbers:
-    token n of a sequence depends on (seed, n) and the logits only; None draws a seed at admission.
+    `max_tokens` None is as many as the context holds, 0 reads the prompt alone. `seed` keys the
+    counter-based random numbers: token n of a sequence depends on (seed, n) and the logits only;
+    None draws a seed at admission.
     `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. `logprobs` is the number of
     alternatives reported beside the chosen token, None for no logprobs at all; they are log-softmax
     of the model's raw logits. `stop_token_ids` end the sequence when drawn.
@@ -40,7 +44,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
-            _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            _check("max_tokens", self.max_tokens, 0, 2**31 - 1)
         _check("temperature", self.temperature, 0.0, 100.0)
         _check("top_p", self.top_p, 0.0, 1.0, exclusive_low=True)
         _check("top_k", self.top_k, 0, 2**31 - 1)

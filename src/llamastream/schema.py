@@ -25,7 +25,8 @@ class PromptDocument(BaseDoc):
 
     The server wants `max_tokens`; an Executor has a default. Over gRPC an integer has 32 bits, so
     `seed`, too. `truncation`: "auto" drops the oldest turns of a conversation that is too long.
-    `logprobs` asks for the output's `logprob`. `api_key` is for the stock jina.Client, which can
+    `logprobs` asks for the output's `logprob`. The answer is JSON that fits `json_schema`, a JSON
+    schema as text. `api_key` is for the stock jina.Client, which can
     send no header over gRPC. `store` keeps the answer: `stream_id`, which is on each of
     its documents, resumes it behind `starting_after`, the last sequence number that was seen, and
     needs no prompt.
@@ -46,6 +47,7 @@ class PromptDocument(BaseDoc):
     ignore_eos: Optional[bool] = None
     truncation: Optional[str] = None
     logprobs: Optional[bool] = None
+    json_schema: Optional[str] = None
     api_key: Optional[str] = None
     store: Optional[bool] = None
     stream_id: Optional[str] = None

@@ -3,7 +3,7 @@
 Knows no wire format, no tensors and no text encoding. Everything here is immutable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
@@ -15,13 +15,63 @@ Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What the model thought before it answered."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the model does not answer, in its own words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` are JSON as the model wrote it: of a delta, a piece of that."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered to the call with this id."""
+
+    call_id: str
+    text: str
+
+
+OtherPart = Reasoning | Refusal | ToolCall | ToolResult
+Part = str | OtherPart
+"""A piece of a message. Text is a plain `str`, so that it costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `content` is plain text: control tokens typed in it stay text,
+    """One turn of a conversation: a text, or parts in order. Control tokens typed in it stay text,
     and so in `name`, the speaker's, which few templates write."""
 
     role: Role
-    content: str
+    content: str | tuple[Part, ...]
     name: str | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """Its text alone."""
+        return text_of(self.parts)
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The text among parts of other kinds."""
+    return "".join([part for part in parts if isinstance(part, str)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +100,28 @@ Prompt = tuple[Message, ...] | str | tuple[int, ...]
 """A conversation, a raw text, or token ids taken as they are."""
 
 
+class GrammarKind(StrEnum):
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    LARK = "grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """What an answer must keep to, as it was asked for.
+
+    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark.
+    `strict`: refused where not all of it can be enforced; else that is checked at the end, and
+    named in warnings. `param`: the request's field.
+    """
+
+    kind: GrammarKind
+    text: str
+    strict: bool = True
+    param: str = "response_format"
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What a transport asks of the service, checked so that nothing below checks it again.
@@ -73,6 +145,8 @@ class ChatRequest:
     num_unread_turns: int = 0  # dropped already: turns before the first that cannot fit
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
+    grammar: GrammarSpec | None = None
+    prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""
 
@@ -126,7 +200,8 @@ class GenerationRequest:
     `output_ids` were generated before (a stream resumed after a restart): they count towards
     `max_tokens`, are not reported again, and generation goes on at the position after them.
     `cache_salt` keeps the prefix caches of different API keys apart; seats and tokens are shared
-    out by `scope`. With a `grammar` only what it allows is drawn.
+    out by `scope`. With a `grammar` only what it allows is drawn. With `prompt_logprobs` the
+    prompt's tokens are reported as well, but for the first, with so many alternatives.
     """
 
     request_id: str
@@ -136,6 +211,7 @@ class GenerationRequest:
     cache_salt: bytes = b""
     scope: str = ""
     grammar: Grammar | None = None
+    prompt_logprobs: int | None = None
 
 
 class Token(NamedTuple):
@@ -146,6 +222,14 @@ class Token(NamedTuple):
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
+
+
+class PromptTokens(NamedTuple):
+    """The prompt's next tokens, where asked for: all of them before the first Token. `position`
+    counts the prompt's."""
+
+    request_id: str
+    tokens: tuple[Token, ...]
 
 
 class Finished(NamedTuple):
@@ -166,7 +250,7 @@ class Failed(NamedTuple):
     error: ChatError
 
 
-Event = Token | Finished | Failed
+Event = Token | PromptTokens | Finished | Failed
 
 
 class TokenLogprob(NamedTuple):
@@ -182,8 +266,9 @@ class Delta(NamedTuple):
     """One piece of one choice's answer: what a transport frames and sends.
 
     Concatenated over a choice, `text` is the whole visible text and `token_ids` are all generated
-    ids. `text` may be empty: a character or a possible stop string may still be held back. The last
-    delta of a choice, and only it, has a `finish_reason`.
+    ids. `text` may be empty: a character or a possible stop string may still be held back, or it is
+    a piece of a `part` that is none of text. The last delta of a choice, and only it, has a
+    `finish_reason`.
     """
 
     choice: int  # 0 .. number of prompts * n - 1
@@ -192,6 +277,7 @@ class Delta(NamedTuple):
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, when asked for
     finish_reason: FinishReason | None = None
+    part: OtherPart | None = None
 
 
 class Usage(NamedTuple):

@@ -131,3 +131,76 @@ async def test_one_prompt_that_does_not_fit_refuses_all(connect: Connect) -> Non
     fits = await client.post("/v1/completions", json=body(["b" * 4000] * 3, max_tokens=10))
     assert fits.status_code == 200
     assert engine.num_alive == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 4])
+async def test_an_echo_is_the_prompt_with_its_log_probabilities(
+    connect: Connect, stream: bool, max_tokens: int
+) -> None:
+    client = await connect(FakeEngine(says("é, x")))
+    asked = body("aé", echo=True, logprobs=1, max_tokens=max_tokens, n=2, stream=stream)
+    response = await client.post("/v1/completions", json=asked)
+    whole = [response.json()] if not stream else events(response.text)[:-1]
+    for index in range(2):
+        own = [c for part in whole for c in part["choices"] if c["index"] == index]
+        assert "".join(c["text"] for c in own) == "aéé, "[: 2 + max_tokens - (max_tokens == 4)]
+        parts = [c["logprobs"] for c in own]
+        found = {key: [x for part in parts for x in part[key]] for key in parts[0]}
+        assert found["tokens"][:3] == ["a", "bytes:\\xc3", "bytes:\\xa9"]
+        assert found["token_logprobs"] == [None, *[-0.5] * (2 + max_tokens)]
+        assert found["top_logprobs"][:2] == [None, {"bytes:\\xc3": -0.5}]
+        assert found["text_offset"] == [0, 1, 1, 2, 2, 3, 4][: 3 + max_tokens]
+        assert own[-1]["finish_reason"] == "length"
+
+
+async def test_an_echo_shows_the_prompt_as_it_was_given(connect: Connect) -> None:
+    client = await connect(FakeEngine(says("!")))
+    prompts = ["a<|im_start|>b", "<s>"]
+    response = await client.post("/v1/completions", json=body(prompts, echo=True, max_tokens=1))
+    assert [c["text"] for c in response.json()["choices"]] == [f"{text}!" for text in prompts]
+    assert response.json()["choices"][0]["logprobs"] is None
+
+
+async def test_a_prompt_alone_is_read(connect: Connect) -> None:
+    client = await connect(FakeEngine(says("x")))
+    response = await client.post("/v1/completions", json=body("ab", max_tokens=0))
+    assert response.json()["choices"][0]["text"] == ""
+    assert response.json()["usage"]["completion_tokens"] == 0
+
+
+async def test_prompt_log_probabilities_are_vllms(connect: Connect) -> None:
+    engine = FakeEngine(says("x"))
+    client = await connect(engine)
+    asked = body(["ab", "c"], prompt_logprobs=2, echo=True, logprobs=0, max_tokens=1)
+    choices = (await client.post("/v1/completions", json=asked)).json()["choices"]
+    b = {"logprob": -0.5, "rank": 1, "decoded_token": "b"}
+    c = {"logprob": -1.5, "rank": 2, "decoded_token": "c"}
+    assert [choice["prompt_logprobs"] for choice in choices] == [[None, {"98": b, "99": c}], [None]]
+    assert choices[0]["logprobs"]["top_logprobs"] == [None, {"b": -0.5}, {"x": -0.5}]
+    messages = [{"role": "user", "content": "a"}]
+    chat = {"model": "demo", "messages": messages, "prompt_logprobs": 0}
+    found = (await client.post("/v1/chat/completions", json=chat)).json()["prompt_logprobs"]
+    ids = engine.submitted[-1].prompt_ids
+    assert [list(entry or {}) for entry in found] == [[], *([str(i)] for i in ids[1:])]
+    assert found[1][str(ids[1])] == {"logprob": -0.5, "rank": None, "decoded_token": chr(ids[1])}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"stream": True}, "not streamed"), ({"prompt_logprobs": 21}, "less than or equal to 20")],
+)
+async def test_prompt_log_probabilities_have_limits(
+    connect: Connect, options: dict[str, Any], words: str
+) -> None:
+    client = await connect(FakeEngine(says("x")))
+    response = await client.post("/v1/completions", json=body(**{"prompt_logprobs": 1} | options))
+    assert response.status_code == 400 and words in response.json()["error"]["message"]
+    assert response.json()["error"]["param"] == "prompt_logprobs"
+
+
+async def test_as_many_tokens_as_there_is_room_for(connect: Connect) -> None:
+    engine = FakeEngine(says("x"))
+    client = await connect(engine)
+    await client.post("/v1/completions", json=body(max_tokens=-1))
+    assert engine.submitted[0].sampling.max_tokens is None

@@ -217,3 +217,43 @@ async def test_a_socket_hears_of_a_limit(file: KeysFile, connect_stored: Connect
 )
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+async def test_what_a_key_may_store_is_limited_and_a_second_try_finds_the_first(
+    file: KeysFile, connect_stored: Connect
+) -> None:
+    file.write(limited("alice", max_stored_responses=2), entry("bob"))
+    client = await connect_stored(FakeEngine(says("Hi")), file.settings)
+    body = {"model": "demo", "input": "Hello"}
+
+    async def make(name: str, key: str | None = None, **fields: object) -> httpx.Response:
+        headers = as_key(name) | ({} if key is None else {"Idempotency-Key": key})
+        return await client.post("/v1/responses", json=body | fields, headers=headers)
+
+    first, second = await make("alice", "k"), await make("alice")
+    assert (first.status_code, second.status_code) == (200, 200)
+    refused = await make("alice")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert "max_stored_responses of this API key is 2" in refused.json()["error"]["message"]
+    assert (await make("alice", "k")).json()["id"] == first.json()["id"]
+    assert (await make("alice", store=False)).status_code == 200
+    assert (await make("bob")).status_code == 200
+    path = f"/v1/responses/{second.json()['id']}"
+    assert (await client.delete(path, headers=as_key("alice"))).status_code == 200
+    assert (await make("alice")).status_code == 200
+
+
+async def test_conversations_count_towards_what_a_key_may_store(
+    file: KeysFile, connect_stored: Connect
+) -> None:
+    file.write(limited("alice", max_stored_bytes=3000))
+    client = await connect_stored(FakeEngine(says("Hi")), file.settings)
+    items = [{"role": "user", "content": "x" * 2000}]
+
+    async def post(path: str) -> httpx.Response:
+        return await client.post(path, json={"items": items}, headers=as_key("alice"))
+
+    made = await post("/v1/conversations")
+    path = f"/v1/conversations/{made.json()['id']}/items"
+    assert [(await post(path)).status_code for _ in range(2)] == [200, 429]
+    assert (await post("/v1/conversations")).status_code == 429

@@ -54,7 +54,7 @@ async def damage_oldest(stored: StoredAnswers, num: int) -> None:
     """Who reads them would find out."""
     store: Store = stored._store
     oldest = update(items).where(items.c.position < num).values(body=func.upper(items.c.body))
-    await store._writer.run(lambda conn: conn.execute(oldest))
+    await store._writer.run(lambda tx: tx.conn.execute(oldest))
 
 
 async def test_conversation_has_a_limit_that_its_refusal_names(client: httpx.AsyncClient) -> None:

@@ -259,8 +259,10 @@ async def test_unknown_foreign_and_deleted_are_answered_alike(connect_stored: Co
         answer = await client.post(
             "/v1/responses", json=body(previous_response_id=id), headers=caller
         )
-        assert answer.status_code == 404
-        assert answer.json()["error"]["param"] == "previous_response_id"
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["param"] == "previous_response_id"
+        assert error["code"] == "previous_response_not_found"
     for conversation in ("conv_unknown", {"id": "conv_unknown"}, ""):
         answer = await client.post(
             "/v1/responses", json=body(conversation=conversation), headers=alice
@@ -285,7 +287,7 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
         ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json"}}}, "text.format.type"),
         ({"include": ["secrets"]}, "include[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"conversation": "c", "previous_response_id": "r"}, "previous_response_id"),
@@ -299,7 +301,6 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
         ({"input": []}, "input"),
         ({"input": 3}, "input"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].type"),
-        ({"input": [{"type": "item_reference", "id": "f"}]}, "input[0].type"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         ({"input": part_of_type("input_image")}, "input[0].content[0].type"),
         ({"input": part_of_type("input_text")}, "input[0].content[0].text"),
@@ -356,3 +357,24 @@ async def test_input_items_come_in_pages(connect_stored: Connect) -> None:
         page = (await client.get(f"{path}&after={page['last_id']}")).json()
     assert seen == [f"message {k}" for k in range(5)]
     assert (await client.get(path.replace("limit=2", "limit=101"))).status_code == 400
+
+
+async def test_a_reference_stands_for_the_message_of_a_response(connect_stored: Connect) -> None:
+    engine = FakeEngine(says(TEXT))
+    client = await connect_stored(engine, KEYS)
+    alice, bob = ({"Authorization": f"Bearer {name}"} for name in ("alice", "bob"))
+    first = (await client.post("/v1/responses", json=body(), headers=alice)).json()
+    reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+    said = [{"role": "user", "content": "Hi"}, reference, {"role": "user", "content": "More"}]
+    answer = await client.post("/v1/responses", json=body(input=said), headers=alice)
+    written = [said[0], {"role": "assistant", "content": TEXT}, said[2]]
+    await client.post("/v1/responses", json=body(input=written), headers=alice)
+    assert answer.json()["status"] == "completed"
+    assert engine.submitted[1].prompt_ids == engine.submitted[2].prompt_ids
+    for headers, ids in ((bob, [reference["id"]]), (alice, ["msg_unknown", "f", ""])):
+        for id in ids:
+            given = [{"type": "item_reference", "id": id}]
+            refused = await client.post("/v1/responses", json=body(input=given), headers=headers)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (404, "input[0].id")
+    many = await client.post("/v1/responses", json=body(input=[reference] * 257), headers=alice)
+    assert many.status_code == 400 and "<= 256" in many.json()["error"]["message"]

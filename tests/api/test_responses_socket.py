@@ -8,6 +8,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from llamastream.api.socket import MAX_WAITING
 from llamastream.config import ServeSettings
 from tests.api.conftest import Connect
 from tests.api.response_schemas import check_event
@@ -90,9 +91,10 @@ async def test_a_response_is_resumed_behind_an_event_and_cancelled(connect_store
 async def test_leaving_stops_what_is_not_stored_only(connect_stored: Connect) -> None:
     engine = FakeEngine(says("x" * 100), manual=True)
     async with open_socket(await connect_stored(engine)) as socket:
-        for store in (True, False):
-            await say(socket, "response.create", model="demo", input="Hello", store=store)
-        await until(lambda: engine.num_alive == 2)
+        for number, store in enumerate((True, False), 1):
+            fields = {"model": "demo", "input": "Hello", "store": store}
+            await say(socket, "response.create", stream_id=str(store), **fields)
+            await until(lambda n=number: engine.num_alive == n)
     await until(lambda: engine.num_alive == 1)
     assert engine.cancelled == [engine.submitted[1].request_id]
 
@@ -124,14 +126,72 @@ async def test_a_bad_message_is_answered_and_the_socket_goes_on(
         assert (await hear(socket))[-1]["type"] == "response.completed"
 
 
-async def test_a_stream_id_in_use_is_refused(connect_stored: Connect) -> None:
+@pytest.mark.parametrize("lane", [{}, {"stream_id": "a"}])
+async def test_responses_of_one_stream_take_turns(
+    connect_stored: Connect, lane: dict[str, str]
+) -> None:
+    engine = FakeEngine(last_user_words, manual=True)
+    async with open_socket(await connect_stored(engine)) as socket:
+        for text in ("one", "two", "", "three"):
+            await say(socket, "response.create", model="demo", input=text or 3, **lane)
+        for number in range(3):
+            await until(lambda n=number: len(engine.submitted) == n + 1)
+            assert engine.num_alive == 1
+            engine.allow(10)
+            events = await hear(socket)
+            assert all(event.get("stream_id") == lane.get("stream_id") for event in events)
+            answer = events[-1]["response"]["output"][0]["content"][0]["text"]
+            assert answer == ("one", "two", "three")[number]
+            if number == 1:
+                (error,) = await hear(socket)
+                assert error["error"]["param"] == "input"
+    assert len(engine.submitted) == 3
+
+
+async def test_no_more_wait_for_their_turn_than_may(connect_stored: Connect) -> None:
     engine = FakeEngine(says("Hi"), manual=True)
     async with open_socket(await connect_stored(engine)) as socket:
-        for _ in range(2):
+        for _ in range(MAX_WAITING + 2):
             await say(socket, "response.create", model="demo", input="Hello", stream_id="a")
         events = await hear(socket)
+    assert events[-1]["status"] == 429 and events[-1]["stream_id"] == "a"
+    await until(lambda: len(engine.submitted) == 1)
+
+
+async def test_a_resumed_stream_needs_a_name_of_its_own(connect_stored: Connect) -> None:
+    engine = FakeEngine(says("Hi"), manual=True)
+    async with open_socket(await connect_stored(engine)) as socket:
+        await say(socket, "response.create", model="demo", input="Hello", stream_id="a")
+        id = json.loads(await socket.recv())["response"]["id"]
+        await say(socket, "response.resume", response_id=id, stream_id="a")
+        events = await hear(socket)
     assert events[-1]["error"]["param"] == "stream_id"
-    assert len(engine.submitted) == 1
+
+
+async def test_what_is_not_stored_goes_on_on_its_own_socket_alone(connect_stored: Connect) -> None:
+    engine = FakeEngine(says("Bob."))
+    server = await connect_stored(engine)
+    asked = {"model": "demo", "store": False, "instructions": "Be short."}
+    async with open_socket(server) as socket:
+        await say(socket, "response.create", input="I am Bob.", **asked)
+        first = (await hear(socket))[-1]["response"]["id"]
+        await say(socket, "response.create", input="And I?", previous_response_id=first, **asked)
+        second = (await hear(socket))[-1]["response"]
+        assert second["previous_response_id"] == first and second["status"] == "completed"
+        said = bytes(i for i in engine.submitted[1].prompt_ids if i < 256).decode()
+        assert [said.count(text) for text in ("Be short.", "I am Bob.", "Bob.", "And I?")] == [
+            *(1, 1, 2, 1)
+        ]
+        fields = {"model": "demo", "input": "x", "previous_response_id": second["id"]}
+        await say(socket, "response.create", **fields)  # what is stored cannot stand on it
+        (error,) = await hear(socket)
+    async with open_socket(server) as socket:
+        await say(socket, "response.create", store=False, **fields)
+        (elsewhere,) = await hear(socket)
+    over_http = (await server.post("/v1/responses", json=fields)).json()
+    for refused in (error, elsewhere, over_http):
+        assert refused["error"]["code"] == "previous_response_not_found"
+        assert refused["error"]["param"] == "previous_response_id"
 
 
 async def test_a_binary_message_closes_with_the_code_that_says_so(connect_stored: Connect) -> None:

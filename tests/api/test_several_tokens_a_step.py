@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from llamastream.generation import NewAnswer
+from llamastream.records import Drawn
 from llamastream.sampling import SamplingParams
-from llamastream.types import ChatRequest, Message, Token
+from llamastream.types import ChatRequest, Message
 from tests.api.conftest import Connect
 from tests.api.raw import RawClient
 from tests.api.sse import chat_body, content_of, stream_chat
@@ -97,19 +98,19 @@ async def test_a_step_is_one_transaction_and_the_next_server_goes_on_behind_it(
 ) -> None:
     first = FakeEngine(says(TEXT), manual=True, tokens_per_step=5)
     async with running_responses(first, tmp_path) as responses:
-        transactions: list[list[int]] = []
+        transactions: list[int] = []
         append = responses._store.append
 
-        def spy(tokens: Sequence[Token]) -> Any:
-            transactions.append([token.position for token in tokens])
-            return append(tokens)
+        def spy(drawn: Sequence[Drawn]) -> Any:
+            transactions.append(drawn[0].num_tokens)
+            return append(drawn)
 
         responses._store.append = spy  # type: ignore[method-assign]
         new = NewAnswer("r", {"model": "demo"}, store=True, background=True)
         log = await responses.create(ChatRequest(HI, sampling=SamplingParams(seed=1)), new)
         first.allow(2)
         await until(lambda: log.num_public == 10)
-        assert transactions == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+        assert transactions == [5, 10]
     second = FakeEngine(says(TEXT), tokens_per_step=5)
     async with running_responses(second, tmp_path) as responses:
         log = await responses.find("r", scope="")

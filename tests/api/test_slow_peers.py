@@ -16,7 +16,7 @@ from llamastream.api.http.connections import (
     Patience,
     place_of,
 )
-from llamastream.api.http.transport import MAX_DRAINED_BYTES, MAX_HEAD_BYTES
+from llamastream.api.http.transport import MAX_DRAINED_BYTES, MAX_HEAD_BYTES, Outlet
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
 from tests.api.conftest import Connect
@@ -255,3 +255,17 @@ async def test_options_bound_connections(connect: Connect) -> None:
         streaming.post(CHAT, streamed())
         await until(lambda: engine.num_alive == 1)
         assert "<= 1 connections" in (await client.get("/health")).json()["error"]["message"]
+
+
+class Closed(asyncio.Transport):
+    """As uvloop's, between the end of a connection and its protocol's hearing of it."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise RuntimeError("the handler is closed")
+
+
+def test_nothing_is_raised_for_a_peer_that_is_gone() -> None:
+    Outlet(Closed()).write(b"late")

@@ -188,7 +188,7 @@ async def test_one_kind_of_id_does_not_open_the_other(connect_stored: Connect) -
     for path in (f"/v1/responses/{chat}", f"/v1/chat/completions/{response}"):
         assert (await client.get(path)).status_code == 404
     continued = await client.post("/v1/responses", json=body | {"previous_response_id": chat})
-    assert continued.status_code == 404
+    assert continued.json()["error"]["code"] == "previous_response_not_found"
 
 
 async def test_a_failure_is_told_to_every_reader(connect_stored: Connect) -> None:

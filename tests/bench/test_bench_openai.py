@@ -117,8 +117,8 @@ def test_what_is_no_proper_answer_is_an_error_and_never_a_number(
 def test_request_body_of_both_apis() -> None:
     chat = json.loads(RequestOptions("chat", ignore_eos=False).body("m", "hi", 9))
     assert chat["messages"] == [{"role": "user", "content": "hi"}]
-    assert "ignore_eos" not in chat and "prompt" not in chat
+    assert not chat.keys() & {"ignore_eos", "repetition_penalty", "prompt"}
     raw = json.loads(RequestOptions("completions", ignore_eos=True).body("m", "hi", 9))
     assert (raw["prompt"], raw["ignore_eos"], raw["max_tokens"]) == ("hi", True, 9)
-    assert raw["model"] == "m" and raw["temperature"] == 0
+    assert raw["model"] == "m" and raw["temperature"] == 0 and raw["repetition_penalty"] == 1
     assert raw["stream"] is True and raw["stream_options"] == {"include_usage": True}

@@ -1,5 +1,6 @@
 """The commands as a person runs them: in a process of their own, with pipes for a terminal."""
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.models.weights_builders import write_folder
 
 from llamastream import __version__
 
@@ -166,7 +168,16 @@ def test_show_and_list_describe_a_model(environment: dict[str, str]) -> None:
     exact = run(environment, "models", "show", STORIES, "--dtype", "float32").stdout
     assert re.search(r"memory \(float32\) +1\.7 MB at 512 tokens", exact)
     assert re.search(r"at most [\d,.]+ tokens/s of one stream: \d", exact)
+    assert "temperature 1, where a request does not say" in flat
     assert "models pull demo" in run(environment, "models", "list").stdout
+
+
+def test_show_tells_what_the_authors_recommend(environment: dict[str, str], tmp_path: Path) -> None:
+    write_folder(tmp_path / "model")
+    recommended = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(recommended))
+    shown = run(environment, "models", "show", str(tmp_path / "model")).stdout
+    assert "temperature 0.6, top_p 0.9, repetition_penalty 1.1, where a request" in shown
 
 
 def test_chat_says_where_nothing_answers(environment: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from llamastream.types import (
     Finished,
     FinishReason,
     GenerationRequest,
+    PromptTokens,
     Token,
 )
 
@@ -160,17 +161,19 @@ class FakeEngine:
 
     def _advance(self, seq: _Running) -> None:
         request, sampling = seq.request, seq.request.sampling
+        if request.prompt_logprobs is not None and not seq.position:
+            asked, ids = request.prompt_logprobs, request.prompt_ids[1:]
+            tokens = (_token(request, at, i, asked) for at, i in enumerate(ids, 1))
+            self._events.append(PromptTokens(request.request_id, tuple(tokens)))
         token_id = seq.ids[min(seq.position, len(seq.ids) - 1)]
-        if sampling.logprobs is None:
-            token = Token(request.request_id, seq.position, token_id)
-        else:
-            top = tuple((token_id + i, -0.5 - i) for i in range(sampling.logprobs))
-            token = Token(request.request_id, seq.position, token_id, -0.5, top)
-        self._events.append(token)
-        seq.position += 1
-        max_tokens = sampling.max_tokens or self.max_model_len - len(request.prompt_ids)
+        max_tokens = sampling.max_tokens
+        if max_tokens is None:
+            max_tokens = self.max_model_len - len(request.prompt_ids)
         reason = None
-        if token_id in sampling.stop_token_ids:
+        if max_tokens:
+            self._events.append(_token(request, seq.position, token_id, sampling.logprobs))
+            seq.position += 1
+        if max_tokens and token_id in sampling.stop_token_ids:
             reason = FinishReason.STOP
         elif seq.position == max_tokens:
             reason = FinishReason.LENGTH
@@ -178,3 +181,10 @@ class FakeEngine:
             del self._alive[request.request_id]
             num_prompt = len(request.prompt_ids)
             self._events.append(Finished(request.request_id, reason, num_prompt, 0, seq.position))
+
+
+def _token(request: GenerationRequest, position: int, token_id: int, asked: int | None) -> Token:
+    if asked is None:
+        return Token(request.request_id, position, token_id)
+    top = tuple((token_id + i, -0.5 - i) for i in range(asked))
+    return Token(request.request_id, position, token_id, -0.5, top)

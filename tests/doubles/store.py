@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamastream.errors import StoreUnavailable
-from llamastream.records import Outcome, Response
+from llamastream.records import Drawn, Outcome, Response
 from llamastream.store.store import Store
-from llamastream.types import Token
 
 
 class FailingStore(Store):
@@ -25,9 +24,9 @@ class FailingStore(Store):
         super().__init__(*parts)
         self.waiting: list[asyncio.Future[Any]] = []
 
-    def append(self, tokens: Sequence[Token]) -> "asyncio.Future[Any]":
+    def append(self, drawn: Sequence[Drawn]) -> "asyncio.Future[Any]":
         if not self.is_failing:
-            return super().append(tokens)
+            return super().append(drawn)
         self.num_refused += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.waiting.append(future)
@@ -43,8 +42,8 @@ class FailingStore(Store):
         self.is_failing = is_failing
         self.responses.finish = self._finish  # type: ignore[method-assign]
 
-    async def _finish(self, id: str, outcome: Outcome) -> Response:
+    async def _finish(self, id: str, outcome: Outcome, drawn: Drawn | None = None) -> Response:
         if self.is_failing:
             self.num_refused += 1
             raise StoreUnavailable("The database failed: disk full.")
-        return await type(self.responses).finish(self.responses, id, outcome)
+        return await type(self.responses).finish(self.responses, id, outcome, drawn)

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.sampling import SamplingParams
-from llamastream.types import Event, Failed, Finished, GenerationRequest, Grammar, Token
+from llamastream.types import (
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Grammar,
+    PromptTokens,
+    Token,
+)
 
 
 def make_request(
@@ -16,12 +24,15 @@ def make_request(
     output_ids: Sequence[int] = (),
     cache_salt: bytes = b"",
     scope: str = "",
+    prompt_logprobs: int | None = None,
     seed: int | None = 7,
     grammar: Grammar | None = None,
     **sampling: object,
 ) -> GenerationRequest:
     params = SamplingParams(seed=seed, **sampling)  # type: ignore[arg-type]
-    return GenerationRequest(request_id, prompt_ids, params, output_ids, cache_salt, scope, grammar)
+    return GenerationRequest(
+        request_id, prompt_ids, params, output_ids, cache_salt, scope, grammar, prompt_logprobs
+    )
 
 
 @dataclass
@@ -29,6 +40,7 @@ class Outcome:
     """All events of one request, checked for order as they come."""
 
     tokens: list[Token] = field(default_factory=list)
+    prompt: list[Token] = field(default_factory=list)
     end: Finished | Failed | None = None
 
     @property
@@ -41,6 +53,9 @@ class Outcome:
             if self.tokens:
                 assert event.position == self.tokens[-1].position + 1
             self.tokens.append(event)
+        elif isinstance(event, PromptTokens):
+            assert not self.tokens, f"{event} follows the answer's first token"
+            self.prompt += event.tokens
         elif isinstance(event, Finished):
             assert event.queue_s is None or event.queue_s >= 0
             self.end = event._replace(queue_s=None)  # the one thing that differs from run to run

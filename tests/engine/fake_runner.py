@@ -170,8 +170,10 @@ def check_sampling(sampling: SamplingBatch, num_rows: int) -> None:
 
 def draw_rows(values: list[bytes], sampling: SamplingBatch, vocab_size: int) -> StepResult:
     token_ids = [
-        draw(value, row_parameters(sampling, row), allowed_ids(sampling, row, vocab_size))
-        for row, value in enumerate(values)
+        target
+        if target >= 0
+        else draw(value, row_parameters(sampling, row), allowed_ids(sampling, row, vocab_size))
+        for row, (value, target) in enumerate(zip(values, sampling.targets.tolist(), strict=True))
     ]
     num_top = max(sampling.num_logprobs.max(initial=0), 0)
     top_ids = np.full((len(values), num_top), -1, np.int32)

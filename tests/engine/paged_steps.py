@@ -18,7 +18,13 @@ FLOAT_FIELDS = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-INT_FIELDS = {"top_k": 0, "position": 0, "num_logprobs": -1, "history_num_prompt": 0}
+INT_FIELDS = {
+    "top_k": 0,
+    "position": 0,
+    "num_logprobs": -1,
+    "history_num_prompt": 0,
+    "targets": -1,
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sampler_cases import (
     check_equals,
     check_extremes,
     check_masks,
+    make_history,
     make_logits,
 )
 
@@ -43,6 +44,12 @@ def test_draws_what_the_numpy_sampler_draws(name: str, seed: int) -> None:
     common = {"seed": seeds, "position": np.arange(ROWS), "num_logprobs": 4}
     sampling = sampling_batch(ROWS, **common, **CASES[name])
     check_draw(draw, logits, sampling)
+
+
+def test_a_row_with_a_target_tells_of_it_and_draws_nothing() -> None:
+    targets = np.where(np.arange(ROWS) % 3, np.arange(ROWS) * 7, -1)
+    options = {"num_logprobs": 4, "targets": targets, "temperature": 1.0, "top_k": 3}
+    check_draw(draw, make_logits(5), sampling_batch(ROWS, **options, **make_history(5)))
 
 
 @pytest.mark.parametrize("isa", ISAS)

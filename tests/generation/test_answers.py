@@ -12,7 +12,7 @@ from llamastream.errors import (
     Overloaded,
 )
 from llamastream.generation import Answers, Generation
-from llamastream.generation.answers import Unkept
+from llamastream.generation.answers import Ephemeral
 from llamastream.sampling import SamplingParams
 from llamastream.types import (
     ChatRequest,
@@ -196,7 +196,7 @@ async def test_an_engine_that_ends_without_a_word_ends_all_streams() -> None:
 async def test_a_bug_met_by_a_whole_step_ends_all_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Broken(Unkept):
+    class Broken(Ephemeral):
         def drawn(self, generations: Sequence[Generation]) -> None:
             raise RuntimeError("a bug")
 

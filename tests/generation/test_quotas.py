@@ -10,6 +10,7 @@ from llamastream.errors import Overloaded, RateLimited
 from llamastream.generation.engine import Engine
 from llamastream.generation.quotas import Quotas, Room
 from llamastream.keys import Keys, digest_of
+from llamastream.records import ScopeUsage
 from llamastream.sampling import SamplingParams
 from llamastream.types import Event, Finished, GenerationRequest
 from tests.doubles.engine import FakeEngine
@@ -166,22 +167,13 @@ async def test_without_keys_nothing_stands_before_the_engine() -> None:
     assert Quotas(Keys()).over(engine) is engine
 
 
-class Stored:
-    def __init__(self, num_bytes: int, num_responses: int) -> None:
-        self.num_bytes, self.num_responses = num_bytes, num_responses
-
-    async def stored_bytes(self, scope: str) -> int:
-        return self.num_bytes if scope == "a" else 0
-
-    async def stored_responses(self, scope: str) -> int:
-        return self.num_responses if scope == "a" else 0
-
-
 async def test_what_is_stored_is_limited(limited: MakeLimited) -> None:
     some = await limited(max_stored_bytes=100, max_stored_responses=3)
-    await some.quotas.check_store("a", Stored(99, 2))
+    allow = some.quotas.allow_store("a")
+    allow(ScopeUsage(2, 99), is_response=True)
     with pytest.raises(RateLimited, match="max_stored_bytes .* 100.* Given: 100"):
-        await some.quotas.check_store("a", Stored(100, 2))
+        allow(ScopeUsage(2, 100), is_response=True)
     with pytest.raises(RateLimited, match="max_stored_responses .* 3.* Given: 3"):
-        await some.quotas.check_store("a", Stored(0, 3))
-    await some.quotas.check_store("b", Stored(1000, 1000))
+        allow(ScopeUsage(3, 0), is_response=True)
+    allow(ScopeUsage(3, 0), is_response=False)
+    some.quotas.allow_store("b")(ScopeUsage(1000, 1000), is_response=True)

@@ -24,7 +24,7 @@ from tests.doubles.waiting import LIMIT_S, until
 
 HI = (Message("user", "hi"),)
 KEY = IdempotencyKey("key", b"digest")
-POLICIES = {"interrupt": StorePolicy(), "continue": StorePolicy(may_lapse=True)}
+POLICIES = {"interrupt": StorePolicy(), "continue": StorePolicy(may_continue=True)}
 
 
 class Held:

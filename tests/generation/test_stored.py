@@ -58,7 +58,7 @@ async def cut_off(engine: FakeEngine, folder: Path) -> AsyncIterator[StoredAnswe
     """A server that ends without parking anything, as one that is killed."""
     async with running_responses(engine, folder) as responses:
         yield responses
-        responses._store._journal.ledger._open.clear()  # what `close` would park
+        responses._store._writer.in_progress = {}  # what `close` would park
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 10, 33])
@@ -243,9 +243,9 @@ async def _read_in_the_end(responses: StoredAnswers, id: str) -> list[Delta]:
                 await asyncio.sleep(0)
 
 
-async def test_durability_may_lapse_if_the_operator_says_so(tmp_path: Path) -> None:
+async def test_durability_may_continue_if_the_operator_says_so(tmp_path: Path) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
-    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+    async with running_responses(engine, tmp_path, StorePolicy(may_continue=True)) as responses:
         store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
@@ -265,10 +265,12 @@ async def test_durability_may_lapse_if_the_operator_says_so(tmp_path: Path) -> N
         assert text_of(await read(responses, log)) == TEXT
 
 
-async def test_all_that_was_drawn_is_shown_once_durability_lapses(tmp_path: Path) -> None:
+async def test_all_that_was_drawn_is_shown_where_it_may_go_on_unstored(
+    tmp_path: Path,
+) -> None:
     """Steps that were given to the store later wait for it to give up each of them."""
     engine = FakeEngine(says(TEXT), manual=True)
-    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+    async with running_responses(engine, tmp_path, StorePolicy(may_continue=True)) as responses:
         store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
@@ -284,13 +286,13 @@ async def test_all_that_was_drawn_is_shown_once_durability_lapses(tmp_path: Path
             store.give_up()
 
 
-async def test_what_ended_while_durability_had_lapsed_is_stored_when_it_can_be(
+async def test_what_ended_while_the_store_failed_is_stored_when_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stayed in progress until the next start, and who came again was refused."""
     monkeypatch.setattr(durable, "STORE_RETRY_S", 0.0)
     engine = FakeEngine(says(TEXT), manual=True)
-    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+    async with running_responses(engine, tmp_path, StorePolicy(may_continue=True)) as responses:
         store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")
@@ -385,10 +387,10 @@ async def test_an_end_waits_for_the_answer_to_the_last_step(
         assert bytes(token.token_id for token in stored[:-1]) == b"abc"
 
 
-async def test_what_was_shown_while_a_lapse_was_filled_is_stored_as_well(tmp_path: Path) -> None:
+async def test_what_was_shown_while_the_journal_caught_up_is_stored_as_well(tmp_path: Path) -> None:
     """The end came before the next step could bring it."""
     engine = FakeEngine(says(TEXT), manual=True)
-    async with running_responses(engine, tmp_path, StorePolicy(may_lapse=True)) as responses:
+    async with running_responses(engine, tmp_path, StorePolicy(may_continue=True)) as responses:
         store = responses._store
         assert isinstance(store, FailingStore)
         log = await begin(responses, "r")

@@ -8,6 +8,7 @@ from weights_builders import write_folder, write_gguf
 from llamastream.models import list_local
 from llamastream.models.demo import demo_file
 from llamastream.models.hub_cache import hub_folder, mark_verified, repository_folder
+from llamastream.sampling import SamplingParams
 
 
 def add_demo(cache: Path) -> None:
@@ -30,9 +31,9 @@ def test_demo_and_verified_hub_models_are_listed(cache: Path) -> None:
     mark_verified(add_fetched(cache, "owner/one"))
     add_fetched(cache, "owner/unfinished")
     infos = list_local(cache)
-    assert [(info.name, info.format) for info in infos] == [
-        ("demo", "gguf"),
-        ("owner/one", "safetensors"),
+    assert [(info.name, info.format, info.sampling) for info in infos] == [
+        ("demo", "gguf", SamplingParams(temperature=0.6, top_p=0.9, repetition_penalty=1.1)),
+        ("owner/one", "safetensors", SamplingParams()),
     ]
 
 

@@ -58,6 +58,25 @@ async def test_an_answer_is_shown_while_it_is_written(serve: Serve, open_page: O
     await expect(page.locator("#spoken")).to_have_text(TEXT)
 
 
+async def test_the_same_answer_can_be_had_again(serve: Serve, open_page: OpenPage) -> None:
+    engine = FakeEngine(says("one"))
+    page = await open_page(await serve(engine))
+    await send(page, "Number?")
+    for is_reloaded in (False, True):
+        facts = page.locator("article.assistant .facts")
+        await facts.locator("summary").click()
+        await expect(facts).to_contain_text("Answer4 tokens")
+        await expect(facts).to_contain_text("0 of them from the cache")
+        if not is_reloaded:
+            await expect(facts).to_contain_text("First token")
+            await page.reload()
+    await page.get_by_role("button", name="The same again").click()
+    await expect(page.get_by_label("Answer again")).to_be_visible()
+    first, second = (request.sampling.seed for request in engine.submitted)
+    assert first == second
+    assert first is not None and first < 2**53
+
+
 async def test_another_browser_shows_the_same(serve: Serve, open_page: OpenPage) -> None:
     url = await serve(FakeEngine(last_user_words))
     page = await open_page(url)

@@ -86,6 +86,42 @@ print("hi")
 """
 
 
+MORE = """\
+$a_1$ and \\(b\\), but $5 and $6
+
+$$
+\\frac{1}{2}
+$$
+
+```python
+def f(): return "x"
+```
+
+```unknown
+def f(): return "x"
+```
+"""
+
+
+async def test_formulas_and_code_are_drawn_when_they_are_there(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    page = await open_page(await serve(FakeEngine(says(MORE))))
+    files: list[str] = []
+    page.on("request", lambda request: files.append(request.url.rpartition("/")[2]))
+    await expect(page.get_by_text("Ask anything.")).to_be_visible()
+    assert not any("katex" in name or "colours" in name for name in files)
+    await send(page, "show me")
+    body = answers(page)
+    await expect(body.locator(".katex")).to_have_count(3)
+    await expect(body.locator(".katex-display")).to_have_count(1)
+    await expect(body.locator("p").first).to_contain_text("but $5 and $6")
+    await expect(body.locator("pre .hljs-keyword")).to_have_text(["def", "return"])
+    await expect(body.locator("pre code").last).to_have_text('def f(): return "x"')
+    assert await body.locator(".katex").first.evaluate("e => getComputedStyle(e).fontFamily")
+    assert any(name.startswith("KaTeX_Math-Italic") for name in files)
+
+
 async def test_markdown_becomes_elements(serve: Serve, open_page: OpenPage) -> None:
     page = await open_page(await serve(FakeEngine(says(MARKDOWN))))
     await send(page, "show me")

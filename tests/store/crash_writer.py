@@ -5,7 +5,7 @@ from multiprocessing.connection import Connection
 
 from llamastream.records import Interrupted
 from llamastream.store.store import Store
-from tests.store.doubles import DONE, start, tokens
+from tests.store.doubles import DONE, append, start, tokens
 
 STREAMS = 8
 LENGTH = 40  # tokens, after which a stream ends and another starts
@@ -40,7 +40,7 @@ async def _run(store: Store, name: str, pipe: Connection) -> None:
 
 async def _stream(store: Store, id: str, at: int, pipe: Connection) -> None:
     for position in range(at, LENGTH):
-        assert await store.append(tokens(id, position, position + 1)) == {}
+        assert await append(store, tokens(id, 0, position + 1)) == {}
         pipe.send(("token", id, position))
     await store.responses.finish(id, DONE)
     pipe.send(("done", id, LENGTH))

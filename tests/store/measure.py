@@ -10,32 +10,36 @@ import tempfile
 import time
 from pathlib import Path
 
-from llamastream.records import NewResponse, Outcome, Status
+from llamastream.generation.log import Log
+from llamastream.records import Drawn, NewResponse, Outcome, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.database import Durability, sqlite_url
 from llamastream.store.store import Store
-from llamastream.types import Token
+from llamastream.types import TokenLogprob
 
 STREAMS = 32
 SECONDS = 5.0
 
 
 async def run(url: str, durability: Durability, steps_per_s: float, logprobs: int = 0) -> None:
-    top = tuple((k, -1.0 - k) for k in range(logprobs))
-    logprob = -0.5 if logprobs else None
+    top = tuple(TokenLogprob(k, b"", -1.0 - k) for k in range(logprobs))
+    logprob = TokenLogprob(0, b"", -0.5, top) if logprobs else None
     async with await Store.open(url, durability=durability) as store:
         ids = [f"resp_{time.time_ns()}_{k}" for k in range(STREAMS)]
         for id in ids:
             new = NewResponse(id, {}, range(100), SamplingParams(seed=1))
             await store.responses.create(new, scope="")
+        logs = [Log() for _ in ids]
         times: list[float] = []
         start, cpu = time.perf_counter(), time.process_time()
         num_steps = int(SECONDS * steps_per_s)
         for step in range(num_steps):
             await asyncio.sleep(max(0.0, start + step / steps_per_s - time.perf_counter()))
-            tokens = [Token(id, step, 20_000 + k, logprob, top) for k, id in enumerate(ids)]
+            for k, log in enumerate(logs):
+                log.append(0, "", 20_000 + k, logprob)
+            drawn = [Drawn(id, log, step + 1) for id, log in zip(ids, logs, strict=True)]
             begin = time.perf_counter()
-            refused = await store.append(tokens)
+            refused = await store.append(drawn)
             times.append(time.perf_counter() - begin)
             assert not refused
         took, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -54,7 +54,7 @@ async def converse(server: Server) -> None:
 async def multiply(folder: Path) -> tuple[list[str], list[str], int]:
     """The ids of all conversations and responses, and the tokens generated for them."""
     async with await Store.open(sqlite_url(folder)) as store:
-        return await store._writer.run(_copy)
+        return await store._writer.run(lambda tx: _copy(tx.conn))
 
 
 def _copy(conn: Connection) -> tuple[list[str], list[str], int]:

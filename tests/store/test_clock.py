@@ -136,7 +136,7 @@ async def test_damaged_clock_forgets_nothing(
     async with started(url, clock) as store:
         await fill(store)
         damage = update(store_clock).values(state='{"steady":9e12,"wall":9e12}')
-        await store._writer.run(lambda conn: conn.execute(damage))
+        await store._writer.run(lambda tx: tx.conn.execute(damage))
         assert await serve(store, clock, DAY / 2) == 2
     assert "damaged store_clock" in caplog.text
 

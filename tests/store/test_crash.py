@@ -19,7 +19,7 @@ from llamastream.store.store import Store
 from llamastream.types import Token
 from tests.doubles.disk import NotHere, fill, small_disk
 from tests.store.crash_writer import LENGTH, write_until_killed
-from tests.store.doubles import DONE, SCOPE, a_response, start, tokens
+from tests.store.doubles import DONE, SCOPE, a_response, append, start, tokens
 
 ROUNDS = 20
 
@@ -128,7 +128,7 @@ async def go_on_with(url: str, ids: set[str]) -> int:
         for one in left:
             id, length = one.response.id, len(one.output_ids)
             assert await store.responses.tokens(id, scope=SCOPE) == tokens(id, 0, length)
-            assert await store.append(tokens(id, length, LENGTH)) == {}
+            assert await append(store, tokens(id, 0, LENGTH)) == {}
             await store.responses.finish(id, DONE)
             assert await store.responses.tokens(id, scope=SCOPE) == tokens(id, 0, LENGTH)
         return sum(len(one.output_ids) for one in left)
@@ -146,32 +146,34 @@ def full_soon(tmp_path: Path) -> Iterator[Path]:
 
 async def append_until_refused(store: Store, id: str) -> int:
     """Goes on behind three tokens. Returns how many are confirmed when the disk is full."""
-    position = 3
+    length = 3
     try:
-        while position < 100_000:
-            assert await store.append([Token(id, position, position)]) == {}
-            position += 1
+        while length < 100_000:
+            assert await append(store, counted(id, length + 1)) == {}
+            length += 1
     except StoreUnavailable as error:
         assert error.status == 503
         assert "full" in error.message
-    return position
+    return length
+
+
+def counted(id: str, length: int) -> list[Token]:
+    return [Token(id, k, k) for k in range(length)]
 
 
 async def test_full_disk_refuses_and_works_again_when_there_is_space(full_soon: Path) -> None:
     url = sqlite_url(full_soon)
     async with await Store.open(url) as store:
         await start(store, "r1")
-        await store.append([Token("r1", k, k) for k in range(3)])
+        await append(store, counted("r1", 3))
         fill(full_soon / "filler")
         length = await append_until_refused(store, "r1")
         assert 3 <= length < 100_000
-        # What follows the lost token is refused, until that is given again.
         with pytest.raises(StoreUnavailable):
             await store.responses.create(a_response("r2"), scope=SCOPE)
         (full_soon / "filler").unlink()
-        refused = await store.append([Token("r1", length + 1, length + 1)])
-        assert isinstance(refused["r1"], StoreUnavailable)
-        assert await store.append([Token("r1", k, k) for k in (length, length + 1)]) == {}
+        # The next step brings what was lost.
+        assert await append(store, counted("r1", length + 2)) == {}
         await start(store, "r2")
         found = await store.responses.tokens("r1", scope=SCOPE)
         assert [token.token_id for token in found] == list(range(length + 2))
@@ -183,7 +185,7 @@ async def test_response_can_fail_once_the_disk_is_free_again(full_soon: Path) ->
     """The tokens that were refused are not in it: nobody was shown them."""
     async with await Store.open(sqlite_url(full_soon)) as store:
         await start(store, "r1")
-        await store.append([Token("r1", k, k) for k in range(3)])
+        await append(store, counted("r1", 3))
         fill(full_soon / "filler")
         length = await append_until_refused(store, "r1")
         (full_soon / "filler").unlink()

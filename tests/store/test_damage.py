@@ -17,7 +17,7 @@ from llamastream.store.database import sqlite_url
 from llamastream.store.store import Store
 from llamastream.types import Token
 from tests.store.damage import Cell, Rows
-from tests.store.doubles import DONE, SCOPE, a_response, items, run, start, tokens
+from tests.store.doubles import DONE, SCOPE, a_response, append, items, run, start, tokens
 
 LENGTH = 12
 ROUNDS = 120
@@ -30,8 +30,8 @@ async def fill(store: Store) -> None:
     await start(store, "open", input_items=items("c"), idempotency=KEY)
     await start(store, "other", conversation_id="c1")
     for k in range(LENGTH // 2):
-        await store.append(tokens("open", k, k + 1) + tokens("other", k, k + 1))
-    await store.append([Token("open", LENGTH // 2, 7, -0.5, ((7, -0.5),))])
+        await append(store, tokens("open", 0, k + 1), tokens("other", 0, k + 1))
+    await append(store, expected("open")[: LENGTH // 2 + 1])
 
 
 def expected(id: str) -> list[Token]:
@@ -56,7 +56,7 @@ async def use(store: Store, folder: Path) -> None:
         wanted = expected(id)
         assert await store.responses.tokens(id, scope=one.response.scope) == wanted[:length]
         assert one.prompt_ids == (1, 2) and one.sampling.seed == 7
-        assert await store.append(wanted[length:]) == {}
+        assert await append(store, wanted) == {}
         await may_be_refused(store.responses.finish(id, DONE))
     for id in ("done", "open", "other"):
         try:
@@ -107,7 +107,7 @@ async def test_damaged_database_opens_and_shows_nothing_wrong(
 
 async def damage(store: Store, cell: Cell, value: object) -> None:
     change = f"UPDATE {cell.table} SET {cell.column} = ?"
-    await store._writer.run(lambda conn: conn.exec_driver_sql(change, (value,)))
+    await store._writer.run(lambda tx: tx.conn.exec_driver_sql(change, (value,)))
 
 
 @pytest.mark.parametrize("column", ["token_ids", "logprobs"])
@@ -132,7 +132,7 @@ async def test_damaged_steps_are_generated_again(
     async with await Store.open(sqlite_url(tmp_path / "a")) as store:
         await start(store, "r1")
         for k in range(6):
-            await store.append(tokens("r1", k, k + 1))
+            await append(store, tokens("r1", 0, k + 1))
         shutil.copytree(tmp_path / "a", tmp_path / "b")
     with closing(sqlite3.connect(tmp_path / "b" / "llamastream.db")) as conn, conn:
         conn.execute("UPDATE journal SET tokens = zeroblob(12) WHERE seq = 3")
@@ -151,7 +151,7 @@ async def test_rows_without_checksums_are_read(store: Store) -> None:
         "UPDATE items SET checksum = NULL",
         "UPDATE conversations SET checksum = NULL",
     ):
-        await store._writer.run(lambda conn, change=change: conn.exec_driver_sql(change))
+        await store._writer.run(lambda tx, change=change: tx.conn.exec_driver_sql(change))
     assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 3)
     assert await store.conversations.history("c1", scope=SCOPE) == items("a", "b")
     assert (await store.conversations.get("c1", scope=SCOPE)).metadata == {"k": "v"}
@@ -163,7 +163,7 @@ async def test_export_leaves_out_what_is_damaged_and_the_rest_is_imported(tmp_pa
         await run(store, "r1", conversation_id="c1", input_items=items("a"), idempotency=KEY)
         await run(store, "r2", previous_response_id="r1", input_items=items("b"))
         change = "UPDATE responses SET result = '{\"wrong\":1}' WHERE id = 'r1'"
-        await store._writer.run(lambda conn: conn.exec_driver_sql(change))
+        await store._writer.run(lambda tx: tx.conn.exec_driver_sql(change))
         await store.export(tmp_path / "file")
     async with await Store.open(sqlite_url(tmp_path / "b")) as other:
         await other.import_(tmp_path / "file")

@@ -17,7 +17,7 @@ from llamastream.store.migrations import MIGRATIONS, TYPES
 from llamastream.store.sqlite import INCREMENTAL, KEPT_FREE_PAGES, MAX_WAL_BYTES
 from llamastream.store.store import Store
 from llamastream.types import Token
-from tests.store.doubles import DONE, SCOPE, a_response, items, run, start, tokens
+from tests.store.doubles import DONE, SCOPE, a_response, append, items, run, start, tokens
 
 NAME = "llamastream.db"
 
@@ -39,8 +39,8 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 
 async def append_until_refused(store: Store, id: str) -> None:
     """Steps that follow each other at once are looked at together."""
-    for position in range(10_000_000):
-        await store.append([Token(id, position, 7)])
+    for num_tokens in range(1, 10_000):
+        await append(store, [Token(id, position, 7) for position in range(num_tokens)])
 
 
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
@@ -74,14 +74,14 @@ async def test_store_goes_on_when_its_folder_is_back(tmp_path: Path) -> None:
     folder, away = tmp_path / "data", tmp_path / "away"
     async with await Store.open(sqlite_url(folder)) as store:
         await start(store, "r1")
-        await store.append(tokens("r1", 0, 3))
+        await append(store, tokens("r1", 0, 3))
         folder.rename(away)
         with pytest.raises(StoreUnavailable):
             await start(store, "r2")
         away.rename(folder)
         await start(store, "r3")
         assert store.is_working
-        assert await store.append(tokens("r1", 3, 5)) == {}
+        assert await append(store, tokens("r1", 0, 5)) == {}
     async with await Store.open(sqlite_url(folder)) as store:
         found = await store.recover()
         assert {one.response.id: len(one.output_ids) for one in found.interrupted} == {

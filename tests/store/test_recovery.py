@@ -6,7 +6,7 @@ from llamastream.errors import StoreError
 from llamastream.records import PageQuery, Recovery, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.store import Store
-from tests.store.doubles import DONE, SCOPE, start, tokens
+from tests.store.doubles import DONE, SCOPE, append, start, tokens
 
 
 async def crash(store: Store) -> None:
@@ -32,7 +32,7 @@ async def test_interrupted_response_comes_with_all_that_goes_on_needs(url: str) 
     store = await Store.open(url)
     await start(store, "r1", sampling=sampling, prompt_ids=(5, 4_000_000_000))
     await start(store, "done", "r2")
-    await store.append(tokens("r1", 0, 3) + tokens("done", 0, 1))
+    await append(store, tokens("r1", 0, 3), tokens("done", 0, 1))
     await store.responses.finish("done", DONE)
     response = await store.responses.get("r1", scope=SCOPE)
     await crash(store)
@@ -43,7 +43,7 @@ async def test_interrupted_response_comes_with_all_that_goes_on_needs(url: str) 
     assert first.sampling == sampling
     assert first.output_ids == tuple(token.token_id for token in tokens("r1", 0, 3))
     assert (second.response.id, second.output_ids) == ("r2", ())
-    assert await store.append(tokens("r1", 3, 4) + tokens("r2", 0, 1)) == {}
+    assert await append(store, tokens("r1", 0, 4), tokens("r2", 0, 1)) == {}
     assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 4)
     await store.close()
 
@@ -56,7 +56,7 @@ async def test_response_is_failed_after_three_restarts_without_progress(url: str
         store, recovery = await restarted(url)
         restarts = {one.response.id: one.restarts for one in recovery.interrupted}
         assert restarts == {"poison": restart, "healthy": 1}
-        await store.append(tokens("healthy", restart - 1, restart))
+        await append(store, tokens("healthy", 0, restart))
     await crash(store)
     store, recovery = await restarted(url)
     assert recovery.failed == ("poison",)

@@ -1,11 +1,12 @@
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 
 from llamastream.errors import NotFound
 from llamastream.records import IdempotencyKey, PageQuery, Retention
 from llamastream.store.retention import KEY_AGE_S, SWEEP_LIMIT
 from llamastream.store.store import Store
 from llamastream.store.tables import idempotency_keys, responses
+from llamastream.store.transaction import Transaction
 from tests.store.conftest import Clock
 from tests.store.doubles import SCOPE, a_response, items, run, start
 
@@ -105,7 +106,8 @@ async def test_old_idempotency_keys_are_forgotten_a_bounded_number_at_a_time(
     number = SWEEP_LIMIT + 5
     common = {"scope": SCOPE, "digest": b"d", "created_at": clock.now}
 
-    def fill(conn: Connection) -> None:
+    def fill(tx: Transaction) -> None:
+        conn = tx.conn
         num = conn.execute(select(responses.c.num)).scalar_one()
         rows = [common | {"key": f"k{k}", "response_num": num} for k in range(number)]
         conn.execute(insert(idempotency_keys), rows)

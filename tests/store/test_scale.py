@@ -87,7 +87,7 @@ class Counter:
 async def instructions(folder: Path, num: int) -> dict[str, int]:
     """What each call costs, in GRAINs."""
     async with await Store.open(sqlite_url(folder)) as store:
-        await store._writer.run(lambda conn: fill(conn, num))
+        await store._writer.run(lambda tx: fill(tx.conn, num))
         counter = Counter(store)
         k = num // 2 + 5
         calls: dict[str, Callable[[], Awaitable[object]]] = {

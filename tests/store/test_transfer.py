@@ -7,7 +7,9 @@ from llamastream.records import IdempotencyKey, PageQuery, Status
 from llamastream.store.database import sqlite_url
 from llamastream.store.store import Store
 from llamastream.types import Token
-from tests.store.doubles import DONE, SCOPE, items, run, start, tokens
+from tests.store.doubles import DONE, SCOPE, append, items, run, start, tokens
+
+R5 = [Token("r5", 0, 9, -0.5, ((9, -0.5), (8, float("-inf")))), Token("r5", 1, 8, -0.1)]
 
 
 async def fill(store: Store) -> None:
@@ -21,8 +23,8 @@ async def fill(store: Store) -> None:
     await store.conversations.delete("c2", scope="key-2")
     await store.responses.delete("r1", scope=SCOPE)
     await start(store, "r5", input_items=items("e"))
-    await store.append([Token("r5", 0, 9, -0.5, ((9, -0.5), (8, float("-inf"))))])
-    await store.append([Token("r5", 1, 8, -0.1)])
+    await append(store, R5[:1])
+    await append(store, R5)
 
 
 async def test_export_imported_exports_the_same(store: Store, tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ async def test_imported_database_works(store: Store, tmp_path: Path) -> None:
         assert await other.responses.tokens("r3", scope=SCOPE) == tokens("r3", 0, 3)
         (interrupted,) = (await other.recover()).interrupted
         assert interrupted.output_ids == (9, 8)
-        assert await other.append([Token("r5", 2, 1)]) == {}
+        assert await append(other, [*R5, Token("r5", 2, 1)]) == {}
         ended = await other.responses.finish("r5", DONE)
         assert ended.status is Status.COMPLETED
 

@@ -15,7 +15,7 @@ from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.store import Store
 from llamastream.store.tables import conversations, items, responses
 from tests.store.conftest import Clock
-from tests.store.doubles import DONE, SCOPE, a_response, run, start, tokens
+from tests.store.doubles import DONE, SCOPE, a_response, append, run, start, tokens
 from tests.store.doubles import items as new_items
 
 SCOPES = (SCOPE, "key-2")
@@ -61,7 +61,7 @@ async def test_usage_of_one_response(store: Store) -> None:
     await start(store, "r1", input_items=new_items("a"))
     begun = await store.usage(SCOPE)
     assert begun.num_responses == 1
-    await store.append(tokens("r1", 0, 100))
+    await append(store, tokens("r1", 0, 100))
     assert await store.usage(SCOPE) == begun
     await store.responses.finish("r1", DONE)
     ended = await store.usage(SCOPE)

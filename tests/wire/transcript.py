@@ -15,7 +15,7 @@ from llamastream.jina.reading import document_fields
 HEADERS = ("content-type", "cache-control", "x-accel-buffering", "retry-after", "www-authenticate")
 IDS = re.compile(r"\b(resp|msg|conv|chatcmpl|cmpl|stream)([-_])([0-9a-f]{32})\b")
 DOCUMENT = re.compile(r'"id":"([0-9a-f]{24})([0-9a-f]{8})"')
-TIMES = re.compile(r'"(created|created_at|completed_at)":\d+')
+DRAWN = re.compile(r'"(created|created_at|completed_at|seed)":\d+')  # and times
 STREAM_DOC = "/jina.JinaSingleDocumentRequestRPC/stream_doc"
 LAST = ("response.completed", "response.incomplete", "response.failed", "error")
 
@@ -88,7 +88,7 @@ class Transcript:
         self.entries[title] = [self._without_chance(line) for line in lines]
 
     def _without_chance(self, line: str) -> str:
-        line = TIMES.sub(r'"\1":0', line)
+        line = DRAWN.sub(r'"\1":0', line)
         line = IDS.sub(lambda m: f"{m[1]}{m[2]}{self._name(m[3])}", line)
         return DOCUMENT.sub(lambda m: f'"id":"{self._name(m[1])}{m[2]}"', line)
 

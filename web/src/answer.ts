@@ -21,11 +21,17 @@ export class Answer {
   usage: Usage | null = null;
   /** The number of the last event that was taken: where the next connection goes on. */
   last = -1;
+  /** Digits: with it the same request gets the same answer. */
+  seed: string | null = null;
   private firstMs: number | null = null;
   private lastMs = 0;
   private isWhole = true; // heard on one connection, so that its times mean something
 
-  constructor(public id: string | null = null) {}
+  /** `sentMs` is when it was asked for, where this page did. */
+  constructor(
+    public id: string | null = null,
+    private readonly sentMs: number | null = null,
+  ) {}
 
   get hasEnded(): boolean {
     return this.status !== "in_progress";
@@ -39,12 +45,19 @@ export class Answer {
     return count > 0 && seconds > 0 ? count / seconds : null;
   }
 
+  /** Milliseconds to the first token; null where that was not heard. */
+  get firstTokenMs(): number | null {
+    if (!this.isWhole || this.firstMs === null || this.sentMs === null) return null;
+    return this.firstMs - this.sentMs;
+  }
+
   /** Take an event; whether it was new. `now` in milliseconds. */
   apply(event: StreamEvent, now: number): boolean {
     if (event.sequence_number <= this.last) return false;
     this.last = event.sequence_number;
     if (event.type === "response.created") {
       this.id = event.response!.id;
+      this.seed = event.response!.seed ?? null;
     } else if (event.type === "response.output_text.delta") {
       this.firstMs ??= now;
       this.lastMs = now;

@@ -16,6 +16,7 @@ export interface Item {
 export interface Usage {
   input_tokens: number;
   output_tokens: number;
+  input_tokens_details?: { cached_tokens: number };
 }
 
 export interface ResponseObject {
@@ -24,6 +25,7 @@ export interface ResponseObject {
   error: { message: string } | null;
   output: Item[];
   usage: Usage | null;
+  seed?: string; // its digits: see `parseWithSeed`
 }
 
 export interface Model {
@@ -35,6 +37,15 @@ interface List<T> {
   data: T[];
   has_more: boolean;
   last_id: string | null;
+}
+
+/** JSON with a response in it. Its seed may be larger than a number can be in JavaScript. */
+export function parseWithSeed<T extends { response?: ResponseObject }>(json: string): T {
+  const parsed = JSON.parse(json) as T;
+  // A quote inside of a text has a backslash in front, so this is a name and no text.
+  const seed = /"seed":(\d+)/.exec(json)?.[1];
+  if (parsed.response && seed !== undefined) parsed.response.seed = seed;
+  return parsed;
 }
 
 /** A refusal in the server's own words. */
@@ -138,8 +149,11 @@ export class Api {
     return this.json("v1/responses", { method: "POST", body, headers });
   }
 
-  response(id: string): Promise<ResponseObject> {
-    return this.json(`v1/responses/${id}`);
+  async response(id: string): Promise<ResponseObject> {
+    const text = await (await this.send(`v1/responses/${id}`)).text().catch(() => {
+      throw new ConnectionLost();
+    });
+    return parseWithSeed<{ response: ResponseObject }>(`{"response":${text}}`).response;
   }
 
   inputItems(response: string): Promise<Item[]> {

@@ -2,11 +2,13 @@
 
 import { Answer } from "./answer.ts";
 import { ApiError, type Api, type Conversation, type Item, type ResponseObject } from "./api.ts";
-import { follow, type Clock, type Link, type Open } from "./follow.ts";
+import type { Facts } from "./facts.ts";
+import { browserClock, follow, type Clock, type Link, type Open } from "./follow.ts";
 import { delivered, requestBody, titleOf, type Settings } from "./request.ts";
 import type { storage as Storage } from "./storage.ts";
 
 export interface Message {
+  id: string | null; // its item's, once the server has one
   role: "user" | "assistant";
   text: string;
   answer: Answer | null; // what this page heard of it, if it did
@@ -147,6 +149,12 @@ export class Chat {
     this.listener.onConversation(this.conversation);
   }
 
+  /** What the server knows of an answer that this page did not hear. */
+  async facts({ id }: Message): Promise<Facts> {
+    const { usage, seed } = await this.api.response(id!.replace(/^msg_/, "resp_"));
+    return { usage, seed: seed ?? null };
+  }
+
   private async cancel(response: string): Promise<void> {
     try {
       await this.api.cancel(response);
@@ -172,7 +180,7 @@ export class Chat {
   ): Promise<void> {
     const pending = { key: randomKey(), body, sentMs: Date.now() };
     this.kept.setPending(conversation, pending);
-    await this.run(here, new Answer(), text, (signal) =>
+    await this.run(here, new Answer(null, (this.clock ?? browserClock).now()), text, (signal) =>
       this.api.send("v1/responses", {
         method: "POST",
         body: delivered(body, { stream: true }),
@@ -198,6 +206,7 @@ export class Chat {
     const onAnswer = () => {
       if (begin && !isNamed) this.named(answer.id!);
       isNamed = true;
+      message.id = itemId(answer.id!);
       message.text = answer.text;
       this.listener.onAnswer();
     };
@@ -311,7 +320,7 @@ function isShown(item: Item): boolean {
 
 function toMessage(item: Item): Message {
   const message = newMessage(item.role === "user" ? "user" : "assistant", textOf([item]));
-  return { ...message, isCut: item.status === "incomplete" };
+  return { ...message, id: item.id, isCut: item.status === "incomplete" };
 }
 
 function textOf(items: Item[]): string {
@@ -319,7 +328,7 @@ function textOf(items: Item[]): string {
 }
 
 function newMessage(role: Message["role"], text: string, answer: Answer | null = null): Message {
-  return { role, text, answer, isCut: false };
+  return { id: null, role, text, answer, isCut: false };
 }
 
 function randomKey(): string {

@@ -1,6 +1,6 @@
 // Follows an answer to its end, through lost connections and restarts of the server.
 
-import { ApiError, ConnectionLost } from "./api.ts";
+import { ApiError, ConnectionLost, parseWithSeed } from "./api.ts";
 import type { Answer, StreamEvent } from "./answer.ts";
 import { readEvents } from "./sse.ts";
 
@@ -71,7 +71,7 @@ async function readOnce(
     listener.onLink("live");
     for await (const data of readEvents(response.body!, () => (heardMs = clock.now()))) {
       if (data === "[DONE]") continue;
-      const event = JSON.parse(data) as StreamEvent;
+      const event = parseWithSeed<StreamEvent>(data);
       if (event.type === "error") break; // of this connection, not of the answer
       if (answer.apply(event, clock.now())) listener.onAnswer();
     }

@@ -6,7 +6,7 @@ import { askKey, confirmDelete, SettingsDialog } from "./dialogs.ts";
 import { byId } from "./dom.ts";
 import type { Link } from "./follow.ts";
 import { MessageList } from "./messages.ts";
-import { SettingError } from "./request.ts";
+import { SettingError, type Settings } from "./request.ts";
 import { Sidebar } from "./sidebar.ts";
 import { storage } from "./storage.ts";
 
@@ -43,11 +43,16 @@ const list = new MessageList(
   byId("to-end"),
   chat,
   {
-    regenerate: () => act(() => chat.regenerate(settings.settings, model!.id)),
+    regenerate: (seed) => act(() => chat.regenerate(withSeed(seed), model!.id)),
+    facts: (message) => chat.facts(message),
     edit: (index, words) => act(() => chat.edit(index, words, settings.settings, model!.id)),
   },
 );
 const sidebar = new Sidebar(api, remove, fail);
+
+function withSeed(seed = settings.settings.seed): Settings {
+  return { ...settings.settings, seed };
+}
 
 function update(): void {
   const { isAnswering, isBusy } = chat;

@@ -1,10 +1,14 @@
-// Markdown to elements, while it is still being written.
+// Markdown to elements, while it is still being written: what stands is not read or drawn again.
 //
 // Only elements made here reach the page: HTML in the text is shown as the text it is, links lead
 // to http, https and mailto only, and images are links, since fetching one would tell others.
 
-import { Lexer, type Token, type Tokens } from "marked";
-import { copyButton, el } from "./dom.ts";
+import type { Token, Tokens } from "marked";
+import { Block, BlockParser, splitRow } from "./blocks.ts";
+import { CodeView } from "./code.ts";
+import { el } from "./dom.ts";
+import { GrowingTokens, InlineReader } from "./inlines.ts";
+import { formula } from "./formula.ts";
 
 const ENTITIES: Record<string, string> = {
   amp: "&",
@@ -15,109 +19,274 @@ const ENTITIES: Record<string, string> = {
   nbsp: "\u00a0",
 };
 
+const MAX_AT_ONCE = 10_000; // characters
+
+/** What shows a block. */
+interface View {
+  readonly block: Block;
+  readonly node: HTMLElement;
+  /** Show the block as it is by now. */
+  draw(): void;
+  /** Nothing more will come. */
+  close(): void;
+}
+
 /** A text that grows: what is already there stays as it is, with the reader's selection. */
 export class MarkdownView {
   readonly element = el("div", { class: "markdown" });
-  private blocks: { raw: string; node: Node }[] = [];
+  private shown = "";
+  private parser = new BlockParser();
+  private view = this.start();
+  private isFinished = false;
 
-  update(text: string): void {
-    const tokens = new Lexer({ gfm: true }).lex(text);
-    let same = 0;
-    while (same < this.blocks.length && this.blocks[same]!.raw === tokens[same]?.raw) same++;
-    for (const { node } of this.blocks.splice(same)) this.element.removeChild(node);
+  /** Show more of `text`, as much as takes a few milliseconds; whether that is all. */
+  update(text: string): boolean {
+    if (text === this.shown) return true;
+    if (this.isFinished || !text.startsWith(this.shown)) {
+      this.parser = new BlockParser();
+      this.element.replaceChildren();
+      this.view = this.start();
+      this.shown = "";
+      this.isFinished = false;
+    }
+    const { length } = this.shown;
+    this.parser.append(text.slice(length, length + MAX_AT_ONCE));
+    this.shown = text.slice(0, length + MAX_AT_ONCE);
+    this.view.draw();
+    return this.shown.length === text.length;
+  }
+
+  /** Nothing follows. */
+  finish(): void {
+    if (this.isFinished) return;
+    this.isFinished = true;
+    this.parser.finish();
+    this.view.draw();
+    this.view.close();
+  }
+
+  private start(): Container {
+    const { root, references } = this.parser;
+    return new Container(root, this.element, new InlineReader(references));
+  }
+}
+
+/** A block of blocks. */
+class Container implements View {
+  private readonly views: View[] = [];
+  private numSettled = 0;
+  private numClosed = 0;
+
+  constructor(
+    readonly block: Block,
+    readonly node: HTMLElement,
+    private readonly reader: InlineReader,
+    private readonly place = node, // of the children
+  ) {}
+
+  draw(): void {
+    const { children } = this.block;
+    let same = this.numSettled;
+    while (same < this.views.length && this.views[same]!.block === children[same]) same++;
+    for (const view of this.views.splice(same)) view.node.remove();
+    this.numClosed = Math.min(this.numClosed, same);
+    for (let k = this.numSettled; k < children.length; k++) {
+      const view = (this.views[k] ??= this.append(children[k]!));
+      view.draw();
+      if (k < children.length - 1 && k >= this.numClosed) view.close();
+    }
+    this.numClosed = Math.max(this.numClosed, children.length - 1);
+    this.numSettled = this.block.numSettled;
+  }
+
+  close(): void {
+    this.views.slice(this.numClosed).forEach((view) => view.close());
+    this.numClosed = this.views.length;
+  }
+
+  private append(block: Block): View {
+    const view = viewOf(block, this.reader, this.block);
+    this.place.append(view.node);
+    return view;
+  }
+}
+
+function viewOf(block: Block, reader: InlineReader, parent: Block): View {
+  const { start, level, task } = block.of;
+  switch (block.kind) {
+    case "quote":
+      return new Container(block, el("blockquote"), reader);
+    case "list":
+      return new Container(
+        block,
+        start === null ? el("ul") : el("ol", { start: String(start) }),
+        reader,
+      );
+    case "item": {
+      const item = el("li", {}, ...(task ? [task === "done" ? "☑ " : "☐ "] : []));
+      if (task) item.className = "task";
+      return new Container(block, item, reader);
+    }
+    case "table": {
+      const body = el("tbody");
+      const node = el("div", { class: "table", tabindex: "0" }, el("table", {}, body));
+      return new Container(block, node, reader, body);
+    }
+    case "row":
+      return new RowView(block, reader, parent);
+    case "code":
+      return new CodeView(block);
+    case "math":
+      return new FormulaView(block);
+    case "rule":
+      return new TextView(block, el("hr"), reader);
+    case "heading": // below the page's own headings
+      return new TextView(block, el(`h${Math.min(level! + 2, 6)}` as "h3"), reader);
+    default:
+      return new TextView(block, el("p"), reader);
+  }
+}
+
+/** Lines with what stands inside them. */
+class TextView implements View {
+  private tokens: GrowingTokens;
+  private shown = "";
+  private nodes: { raw: string; node: Node }[] = [];
+
+  constructor(
+    readonly block: Block,
+    readonly node: HTMLElement,
+    private readonly reader: InlineReader,
+  ) {
+    node.setAttribute("dir", "auto");
+    this.tokens = new GrowingTokens(reader);
+  }
+
+  draw(): void {
+    const { text } = this.block;
+    if (text === this.shown) return;
+    if (!text.startsWith(this.shown)) this.clear();
+    this.shown = text;
+    let same = this.tokens.numSettled;
+    this.tokens.update(text);
+    const { tokens } = this.tokens;
+    while (same < this.nodes.length && this.nodes[same]!.raw === tokens[same]?.raw) same++;
+    if (this.grow(same)) same++;
+    for (const { node } of this.nodes.splice(same)) this.node.removeChild(node);
     for (const token of tokens.slice(same)) {
-      const node = block(token);
-      this.element.append(node);
-      this.blocks.push({ raw: token.raw, node });
+      const node = inline(token);
+      this.node.append(node);
+      this.nodes.push({ raw: token.raw, node });
     }
   }
-}
 
-function block(token: Token): Node {
-  switch (token.type) {
-    case "heading":
-      // Below the page's own headings.
-      return el(`h${Math.min(token["depth"] + 2, 6)}` as "h3", {}, ...inlines(token.tokens));
-    case "paragraph":
-      return el("p", {}, ...inlines(token.tokens));
-    case "code":
-      return codeBlock(token as Tokens.Code);
-    case "blockquote":
-      return el("blockquote", {}, ...(token.tokens ?? []).map(block));
-    case "list":
-      return list(token as Tokens.List);
-    case "table":
-      return table(token as Tokens.Table);
-    case "hr":
-      return el("hr");
-    case "text": // of a tight list's item
-      return fragment(token.tokens ? inlines(token.tokens) : [unescape(token["text"])]);
-    case "html":
-      return el("p", {}, token.raw.trim());
-    case "space":
-    case "def":
-    case "checkbox": // the list draws it
-      return document.createTextNode("");
-    default:
-      return fragment([inline(token)]);
+  close(): void {}
+
+  /** Whether token `k` is text that has only become longer: its node stays. */
+  private grow(k: number): boolean {
+    const drawn = this.nodes[k];
+    const token = this.tokens.tokens[k];
+    if (!drawn || token?.type !== "text" || !(drawn.node instanceof Text)) return false;
+    const words = unescape(token["text"]);
+    if (!words.startsWith(drawn.node.data)) return false;
+    drawn.node.appendData(words.slice(drawn.node.data.length));
+    drawn.raw = token.raw;
+    return true;
+  }
+
+  private clear(): void {
+    this.tokens = new GrowingTokens(this.reader);
+    this.nodes = [];
+    this.node.replaceChildren();
   }
 }
 
-function codeBlock({ text, lang }: Tokens.Code): HTMLElement {
-  const name = (lang ?? "").split(/\s/, 1)[0]!;
-  const head = el("div", { class: "code-head" }, el("span", {}, name));
-  head.append(copyButton(() => text, "Copy code"));
-  const code = el("pre", { tabindex: "0" }, el("code", {}, text));
-  return el("div", { class: "code" }, head, code);
+const MAX_ROW = 2_000; // characters that are read as cells: the rest is text of the last one
+
+class RowView implements View {
+  readonly node = el("tr");
+  private shown = "";
+
+  constructor(
+    readonly block: Block,
+    private readonly reader: InlineReader,
+    private readonly table: Block,
+  ) {}
+
+  draw(): void {
+    const { text } = this.block;
+    const isLong = text.length > MAX_ROW && this.shown.length > MAX_ROW;
+    if (isLong) this.node.lastElementChild!.append(text.slice(this.shown.length));
+    else if (text !== this.shown) this.fill(text);
+    this.shown = text;
+  }
+
+  close(): void {}
+
+  private fill(text: string): void {
+    const aligns = this.table.of.aligns!;
+    const tag = this.table.children[0] === this.block ? "th" : "td";
+    const cells = splitRow(text.slice(0, MAX_ROW)).slice(0, aligns.length);
+    this.node.replaceChildren(
+      ...aligns.map((align, k) =>
+        el(tag, { class: align, dir: "auto" }, ...this.reader.read(cells[k] ?? "").map(inline)),
+      ),
+    );
+    this.node.lastElementChild!.append(text.slice(MAX_ROW));
+  }
 }
 
-function list({ ordered, start, items }: Tokens.List): HTMLElement {
-  const rows = items.map((item) => {
-    const row = el("li", {}, ...item.tokens.map(block));
-    if (item.task) row.prepend(item.checked ? "☑ " : "☐ ");
-    return row;
-  });
-  return ordered ? el("ol", { start: String(start || 1) }, ...rows) : el("ul", {}, ...rows);
-}
+class FormulaView implements View {
+  readonly node = el("div", { class: "formula", tabindex: "0" });
+  private shown = "";
 
-function table({ header, rows }: Tokens.Table): HTMLElement {
-  const row = (tag: "th" | "td") => (cells: Tokens.TableCell[]) =>
-    el("tr", {}, ...cells.map((c) => el(tag, { class: c.align ?? "left" }, ...inlines(c.tokens))));
-  const head = el("thead", {}, row("th")(header));
-  const body = el("tbody", {}, ...rows.map(row("td")));
-  return el("div", { class: "table", tabindex: "0" }, el("table", {}, head, body));
+  constructor(readonly block: Block) {}
+
+  draw(): void {
+    if (this.block.text === this.shown) return;
+    this.shown = this.block.text;
+    this.node.textContent = this.shown;
+  }
+
+  close(): void {
+    this.node.replaceChildren(formula(this.shown.trim(), true));
+  }
 }
 
 function inlines(tokens: Token[] | undefined): (Node | string)[] {
   return (tokens ?? []).map(inline);
 }
 
-function inline(token: Token): Node | string {
+function inline(token: Token): Node {
   switch (token.type) {
     case "strong":
     case "em":
     case "del":
       return el(token.type, {}, ...inlines(token.tokens));
     case "codespan":
-      return el("code", {}, token["text"]);
+      return el("code", { dir: "ltr" }, token["text"]);
     case "br":
       return el("br");
     case "link":
-      return link(token["href"], inlines(token.tokens));
+      return link(token["href"], inlines((token as Tokens.Link).tokens));
     case "image":
       return link(token["href"], [token["text"] || token["href"]]);
+    case "math":
+      return formula(token["text"], token["isDisplay"]);
     case "escape":
-      return token["text"];
+      return document.createTextNode(token["text"]);
     case "text":
-      return token.tokens ? fragment(inlines(token.tokens)) : unescape(token["text"]);
+      if (token.tokens) return fragment(inlines(token.tokens));
+      return document.createTextNode(unescape(token["text"]));
     default:
-      return token.raw; // HTML, and whatever else: as it was written
+      return document.createTextNode(token.raw); // HTML, and whatever else: as it was written
   }
 }
 
 function link(href: string, children: (Node | string)[]): Node {
   if (!/^(https?:\/\/|mailto:)/i.test(href)) return fragment(children);
-  return el("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, ...children);
+  const props = { href, target: "_blank", rel: "noopener noreferrer nofollow", title: href };
+  return el("a", props, ...children);
 }
 
 /** Markdown allows HTML's names for characters; these few are all that models write. */

@@ -2,10 +2,12 @@
 
 import type { Chat, Message } from "./chat.ts";
 import { copyButton, el, iconButton } from "./dom.ts";
+import { factsOf, type Facts } from "./facts.ts";
 import { MarkdownView } from "./markdown.ts";
 
 export interface Actions {
-  regenerate(): void;
+  regenerate(seed?: string): void;
+  facts(message: Message): Promise<Facts>;
   edit(index: number, text: string): void;
 }
 
@@ -52,6 +54,7 @@ export class MessageList {
       view.element.remove();
       this.views.delete(message);
     }
+    let isAll = true;
     messages.forEach((message, index) => {
       let view = this.views.get(message);
       if (view === undefined) {
@@ -59,8 +62,9 @@ export class MessageList {
         this.views.set(message, view);
         this.list.append(view.element);
       }
-      view.update(index, index === messages.length - 1);
+      isAll = view.update(index, index === messages.length - 1) && isAll;
     });
+    if (!isAll) this.update(); // the rest of a long text with the next frame
     document.body.classList.toggle("empty", messages.length === 0);
     this.keepToEnd();
   }
@@ -104,20 +108,28 @@ class MessageView {
     this.element = el("article", { class: message.role }, who, this.body, this.footer);
   }
 
-  update(index: number, isLast: boolean): void {
-    const { text } = this.message;
-    if (text !== this.shown) {
-      if (this.markdown) this.markdown.update(text);
-      else this.body.textContent = text;
-      this.shown = text;
-    }
+  /** Whether all of it is shown by now. */
+  update(index: number, isLast: boolean): boolean {
     const isLive = isLast && this.chat.isAnswering;
+    const isAll = this.show(isLive);
     const state = `${index} ${isLast} ${isLive} ${this.chat.isBusy}`;
-    if (state === this.state) return;
+    if (state === this.state) return isAll;
     this.state = state;
     this.element.classList.toggle("live", isLive);
     this.element.setAttribute("aria-busy", String(isLive));
     this.footer.replaceChildren(...(isLive ? [] : this.tools(index, isLast)));
+    return isAll;
+  }
+
+  private show(isLive: boolean): boolean {
+    const { text } = this.message;
+    if (this.markdown) {
+      const isAll = this.markdown.update(text);
+      if (isAll && !isLive) this.markdown.finish();
+      return isAll;
+    }
+    if (text !== this.shown) this.body.textContent = this.shown = text;
+    return true;
   }
 
   private tools(index: number, isLast: boolean): Node[] {
@@ -126,12 +138,13 @@ class MessageView {
       const { regenerate } = this.actions;
       if (this.message.role === "user") {
         tools.push(iconButton("edit", "Edit", () => this.edit(index)));
-        if (isLast) tools.push(iconButton("again", "Answer this", regenerate));
-      } else if (isLast) tools.push(iconButton("again", "Answer again", regenerate));
+        if (isLast) tools.push(iconButton("again", "Answer this", () => regenerate()));
+      } else if (isLast) tools.push(iconButton("again", "Answer again", () => regenerate()));
     }
-    const note = describe(this.message);
     const row = el("div", { class: "tools" }, ...tools);
-    return note ? [el("span", { class: "note" }, note), row] : [row];
+    if (this.message.role === "user") return [row];
+    const again = isLast && !this.chat.isBusy ? this.actions.regenerate : null;
+    return [row, factsOf(this.message, () => this.actions.facts(this.message), again)];
   }
 
   private edit(index: number): void {
@@ -165,15 +178,4 @@ class MessageView {
     this.body.replaceWith(form);
     area.focus();
   }
-}
-
-/** What there is to say of an answer: why it ended early, how long it is, how fast it came. */
-function describe({ answer, isCut }: Message): string {
-  const parts: string[] = [];
-  if (isCut && answer === null) parts.push("not complete");
-  else if (isCut) parts.push(answer?.status === "incomplete" ? "ended at the limit" : "stopped");
-  if (answer?.usage) parts.push(`${answer.usage.output_tokens} tokens`);
-  const rate = answer?.tokensPerSecond;
-  if (rate) parts.push(`${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s`);
-  return parts.join(" · ");
 }

@@ -8,15 +8,17 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, WebSocketRoute
 
+from llamastream.api import operations as ops
 from llamastream.api.conversations import ConversationsApi
 from llamastream.api.generate import Generate
 from llamastream.api.http import errors
+from llamastream.api.http.access import AccessCheck
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.connections import Connections
-from llamastream.api.http.gate import Gate
+from llamastream.api.http.openapi import ApiRoute, openapi_route
 from llamastream.api.http.page import page_routes
 from llamastream.api.http.rate_limits import HEADERS as RATE_LIMIT_HEADERS
 from llamastream.api.http.rate_limits import RateLimits
@@ -24,9 +26,9 @@ from llamastream.api.operator import OperatorApi
 from llamastream.api.prompts import PromptsApi
 from llamastream.api.socket import ResponsesSocket
 from llamastream.api.stored import Stored, StoredChats
+from llamastream.api.wire import shapes
 from llamastream.api.wire.chat import ChatEndpoint
 from llamastream.api.wire.completions import CompletionEndpoint
-from llamastream.api.wire.format import Endpoint
 from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
 from llamastream.config import ServeSettings
 from llamastream.errors import ChatError
@@ -66,8 +68,10 @@ def create_app(
             if stored is not None:
                 await stored.stop()
 
+    routes = [*_routes(answers, settings, stored), *routes]
+    openapi = openapi_route(routes, shapes.Error, model=answers.model_name, is_open=keys.is_open)
     app = Starlette(
-        routes=[*_routes(answers, settings, stored), *routes],
+        routes=[*routes, openapi],
         middleware=_middleware(settings, keys, answers.quotas),
         exception_handlers={
             ChatError: errors.on_chat_error,
@@ -90,22 +94,20 @@ def _routes(
     return [
         *of_store,
         *(page_routes() if settings.page and of_store else []),
-        _post("/v1/chat/completions", generate, ChatEndpoint()),
-        _post("/v1/completions", generate, CompletionEndpoint()),
-        Route("/v1/models", operator.models),
-        Route("/v1/models/{name:path}", operator.model),
-        Route("/tokenizer_info", prompts.tokenizer_info),
-        Route("/tokenize", prompts.tokenize, methods=["POST"]),
-        Route("/detokenize", prompts.detokenize, methods=["POST"]),
-        Route("/apply-template", prompts.apply_template, methods=["POST"]),
-        Route("/health", operator.health),
-        Route("/metrics", operator.metrics),
-        Route("/version", operator.version),
+        ApiRoute("/v1/chat/completions", generate.handler(ChatEndpoint()), post=ops.CREATE_CHAT),
+        ApiRoute(
+            "/v1/completions", generate.handler(CompletionEndpoint()), post=ops.CREATE_COMPLETION
+        ),
+        ApiRoute("/v1/models", operator.models, get=ops.MODELS),
+        ApiRoute("/v1/models/{name:path}", operator.model, get=ops.MODEL),
+        ApiRoute("/tokenizer_info", prompts.tokenizer_info, get=ops.TOKENIZER_INFO),
+        ApiRoute("/tokenize", prompts.tokenize, post=ops.TOKENIZE),
+        ApiRoute("/detokenize", prompts.detokenize, post=ops.DETOKENIZE),
+        ApiRoute("/apply-template", prompts.apply_template, post=ops.APPLY_TEMPLATE),
+        ApiRoute("/health", operator.health, get=ops.HEALTH),
+        ApiRoute("/metrics", operator.metrics, get=ops.METRICS),
+        ApiRoute("/version", operator.version, get=ops.VERSION),
     ]
-
-
-def _post(path: str, generate: Generate, endpoint: Endpoint[Any]) -> Route:
-    return Route(path, generate.handler(endpoint), methods=["POST"])
 
 
 def _stored_routes(
@@ -115,18 +117,19 @@ def _stored_routes(
     endpoint = ResponseEndpoint(stored)
     responses = Stored(stored, generate, endpoint, prefix=PREFIX, deleted="response")
     chats = StoredChats(stored, generate, settings)
+    one, chat = "/v1/responses/{id}", "/v1/chat/completions/{id}"
     return [
         WebSocketRoute("/v1/responses", ResponsesSocket(stored, generate).serve),
-        _post("/v1/responses", generate, endpoint),
-        Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
-        Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
-        Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
-        Route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"]),
-        Route("/v1/chat/completions", chats.list, methods=["GET"]),
-        Route("/v1/chat/completions/{id}", chats.retrieve, methods=["GET"]),
-        Route("/v1/chat/completions/{id}", chats.update, methods=["POST"]),
-        Route("/v1/chat/completions/{id}", chats.delete, methods=["DELETE"]),
-        Route("/v1/chat/completions/{id}/messages", chats.messages, methods=["GET"]),
+        ApiRoute("/v1/responses", generate.handler(endpoint), post=ops.CREATE_RESPONSE),
+        ApiRoute(one, responses.retrieve, get=ops.RETRIEVE_RESPONSE),
+        ApiRoute(one, responses.delete, delete=ops.DELETE_STORED),
+        ApiRoute(one + "/cancel", responses.cancel, post=ops.CANCEL_RESPONSE),
+        ApiRoute(one + "/input_items", responses.input_items, get=ops.LIST_INPUT),
+        ApiRoute("/v1/chat/completions", chats.list, get=ops.LIST_CHATS),
+        ApiRoute(chat, chats.retrieve, get=ops.RETRIEVE_CHAT),
+        ApiRoute(chat, chats.update, post=ops.UPDATE_CHAT),
+        ApiRoute(chat, chats.delete, delete=ops.DELETE_STORED),
+        ApiRoute(chat + "/messages", chats.messages, get=ops.LIST_MESSAGES),
         *_conversation_routes(ConversationsApi(stored, settings)),
     ]
 
@@ -134,15 +137,15 @@ def _stored_routes(
 def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
     one, items = "/v1/conversations/{id}", "/v1/conversations/{id}/items"
     return [
-        Route("/v1/conversations", api.create, methods=["POST"]),
-        Route("/v1/conversations", api.list, methods=["GET"]),
-        Route(one, api.retrieve, methods=["GET"]),
-        Route(one, api.update, methods=["POST"]),
-        Route(one, api.delete, methods=["DELETE"]),
-        Route(items, api.add_items, methods=["POST"]),
-        Route(items, api.items, methods=["GET"]),
-        Route(items + "/{item_id}", api.item, methods=["GET"]),
-        Route(items + "/{item_id}", api.delete_item, methods=["DELETE"]),
+        ApiRoute("/v1/conversations", api.create, post=ops.CREATE_CONVERSATION),
+        ApiRoute("/v1/conversations", api.list, get=ops.LIST_CONVERSATIONS),
+        ApiRoute(one, api.retrieve, get=ops.RETRIEVE_CONVERSATION),
+        ApiRoute(one, api.update, post=ops.UPDATE_CONVERSATION),
+        ApiRoute(one, api.delete, delete=ops.DELETE_CONVERSATION),
+        ApiRoute(items, api.add_items, post=ops.ADD_ITEMS),
+        ApiRoute(items, api.items, get=ops.LIST_ITEMS),
+        ApiRoute(items + "/{item_id}", api.item, get=ops.RETRIEVE_ITEM),
+        ApiRoute(items + "/{item_id}", api.delete_item, delete=ops.DELETE_ITEM),
     ]
 
 
@@ -158,7 +161,7 @@ def _middleware(settings: ServeSettings, keys: KeyRing, quotas: Quotas) -> list[
         origins=origins,
         hosts=[settings.host, *split_commas(settings.allowed_hosts)],
     )
-    gate = Middleware(Gate, keys=keys, browsers=browsers)
+    gate = Middleware(AccessCheck, keys=keys, browsers=browsers)
     behind = [gate, Middleware(RateLimits, quotas=quotas)]
     if not origins:
         return behind

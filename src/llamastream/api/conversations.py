@@ -10,7 +10,7 @@ from starlette.responses import Response
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
-from llamastream.api.wire.messages import Json, parse_input, wire_item
+from llamastream.api.wire.messages import Items, Json, parse_input, wire_item
 from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
@@ -21,12 +21,12 @@ MAX_NEW_ITEMS = 20  # OpenAI's limit of one request
 
 
 class NewConversation(WireModel):
-    items: list[Any] | None = None
+    items: Items | None = None
     metadata: Metadata | None = None
 
 
 class NewItems(WireModel):
-    items: list[Any]
+    items: Items
 
 
 class ConversationsApi:
@@ -43,6 +43,7 @@ class ConversationsApi:
             scope=_scope(request),
             metadata=body.metadata or {},
             items=_parse_items(body.items) if body.items else (),
+            allow=self._stored.allow(_scope(request)),
         )
         return json_response(_to_json(conversation))
 
@@ -75,7 +76,10 @@ class ConversationsApi:
         parse = partial(validate, NewItems)
         _, body = await read_json(request, self._max_body_bytes, parse)
         items = _parse_items(body.items)
-        await self._stored.conversations.add_items(_id(request), items, scope=_scope(request))
+        scope = _scope(request)
+        await self._stored.conversations.add_items(
+            _id(request), items, scope=scope, allow=self._stored.allow(scope)
+        )
         return json_response(page_json(Page(items, has_more=False), wire_item))
 
     async def items(self, request: Request) -> Response:

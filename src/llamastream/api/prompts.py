@@ -4,28 +4,25 @@ Named and shaped as in vLLM and llama.cpp, where the two do not contradict each 
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
-from llamastream.api.wire.messages import parse_messages
-from llamastream.api.wire.options import Model, TemplateOptions, WireModel, validate
+from llamastream.api.wire.messages import Messages, parse_messages
+from llamastream.api.wire.options import Model, ModelName, TemplateOptions, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation import Answers
-
-Messages = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
 class TokenizeBody(TemplateOptions):
     """A text as /v1/completions would read it, or a conversation as /v1/chat/completions would."""
 
-    model: str | None = None
+    model: ModelName | None = None
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool = True  # the BOS
@@ -34,13 +31,13 @@ class TokenizeBody(TemplateOptions):
 
 
 class DetokenizeBody(WireModel):
-    model: str | None = None
+    model: ModelName | None = None
     tokens: list[int]
     skip_special_tokens: bool = False
 
 
 class TemplateBody(TemplateOptions):
-    model: str | None = None
+    model: ModelName | None = None
     messages: Messages
 
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from llamastream.bench.roofline import kv_bytes_per_token
 from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine import _core
 from llamastream.engine.cpu_runner import check_limits
+from llamastream.models.sizes import kv_bytes_per_token
 from llamastream.spec import EMBEDDING, tensor_specs
 
 

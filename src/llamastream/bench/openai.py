@@ -22,8 +22,8 @@ MAX_QUOTED_CHARS = 300  # of a server's error, in our message
 class RequestOptions:
     """How every server is asked. `timeout_s` bounds one request, from sending to its end.
 
-    `ignore_eos` is an extension: OpenAI itself refuses it; vLLM, llama.cpp's server and llamastream
-    know it.
+    `ignore_eos` stands for the extensions that make servers comparable: OpenAI itself refuses them;
+    vLLM, llama.cpp's server and llamastream take them.
     """
 
     api: Api = "completions"
@@ -40,6 +40,7 @@ class RequestOptions:
         }
         if self.ignore_eos:
             body["ignore_eos"] = True
+            body["repetition_penalty"] = 1.0  # whatever the model's own default is
         if self.api == "chat":
             body["messages"] = [{"role": "user", "content": prompt}]
         else:

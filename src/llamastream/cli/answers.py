@@ -12,7 +12,7 @@ from llamastream.app import Assembly
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.generation import NewAnswer
-from llamastream.types import ChatRequest, Message
+from llamastream.types import ChatRequest, GrammarSpec, Message
 
 Messages = tuple[Message, ...]
 
@@ -41,9 +41,14 @@ class LocalAnswers:
         await assembly.engine.ready()
         return cls(assembly)
 
-    async def stream(self, prompt: Messages | str, options: AnswerSettings) -> AsyncGenerator[str]:
+    async def stream(
+        self,
+        prompt: Messages | str,
+        options: AnswerSettings,
+        grammar: GrammarSpec | None = None,
+    ) -> AsyncGenerator[str]:
         sampling = replace(self._answers.sampling, **options.model_dump(exclude_none=True))
-        request = ChatRequest(prompt, sampling=sampling, truncation="auto")
+        request = ChatRequest(prompt, sampling=sampling, truncation="auto", grammar=grammar)
         generation = await self._answers.open(request, NewAnswer(uuid.uuid4().hex))
         with generation.follow() as reader:
             async for delta in reader:

@@ -17,6 +17,7 @@ from llamastream.config import DataSettings, DType, ModelSettings
 from llamastream.errors import ModelError
 from llamastream.models import Checkpoint, list_local
 from llamastream.models.packed import list_images
+from llamastream.sampling import RECOMMENDED, SamplingParams
 
 DTYPES: tuple[DType, ...] = ("int8", "int4", "float32")
 USUAL_CONTEXT = 4096
@@ -107,6 +108,7 @@ def facts(model: Checkpoint, settings: ModelSettings) -> dict[str, str]:
         "precision": model.dtype,
         **{dtype: _memory(model, dtype) for dtype in DTYPES},
         "context": f"{config.max_position_embeddings:,} tokens",
+        "sampling": f"{_defaults(model.sampling)}, where a request does not say",
         **_running(model, settings),
         **_text(model, settings),
     }
@@ -160,6 +162,14 @@ def _running(model: Checkpoint, settings: ModelSettings) -> dict[str, str]:
 def _footprint(model: Checkpoint, dtype: DType) -> Footprint:
     kinds = {entry.name: entry.kind for entry in model.entries}
     return footprint(model.config, kinds, dtype)
+
+
+def _defaults(sampling: SamplingParams) -> str:
+    """What its authors recommend: the temperature, and whatever else is not off."""
+    off = SamplingParams()
+    names = [name for name in RECOMMENDED if getattr(sampling, name) != getattr(off, name)]
+    named = names if "temperature" in names else ["temperature", *names]
+    return ", ".join(f"{name} {getattr(sampling, name):g}" for name in named)
 
 
 def _bytes(count: float) -> str:

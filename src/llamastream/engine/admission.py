@@ -24,9 +24,17 @@ FINISH_INTERVAL_WEIGHT = 0.2  # of the newest interval in the running mean: abou
 class Admission:
     """Turns a request into a Sequence that is sure to fit, or refuses it."""
 
-    def __init__(self, config: EngineConfig, *, max_model_len: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        max_model_len: int,
+        vocab_size: int,
+        takes_targets: bool = True,
+    ) -> None:
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
+        self._takes_targets = takes_targets
         self._max_num_seqs = config.max_num_seqs
         self._max_num_waiting = config.max_num_waiting
         self._active: dict[str, str] = {}  # request id -> scope
@@ -49,6 +57,12 @@ class Admission:
                 param="request_id",
             )
         self._check_logit_bias(request)
+        if request.prompt_logprobs is not None and not self._takes_targets:
+            raise InvalidRequest(
+                "Log-probabilities of the prompt (prompt_logprobs, or echo with logprobs) are not "
+                "computed on this device. Serve the model with --device cpu for them.",
+                param="prompt_logprobs",
+            )
         seq = self._sequence(request)
         if self._is_full_for(request.scope):
             raise Overloaded(
@@ -95,7 +109,8 @@ class Admission:
                 f"output_ids must hold <= {max_tokens} tokens (max_tokens). Given: {num_known}.",
                 param="output_ids",
             )
-        token_ids = np.empty(num_prompt + max_tokens, np.int32)
+        # One token is drawn even where none is asked for: a sequence ends by a draw.
+        token_ids = np.empty(num_prompt + max(max_tokens, 1), np.int32)
         token_ids[:num_prompt] = self._checked_ids(request.prompt_ids, "prompt")
         known = self._checked_ids(request.output_ids, "output_ids")
         token_ids[num_prompt : num_prompt + num_known] = known
@@ -109,6 +124,7 @@ class Admission:
             seed=secrets.randbits(64) if seed is None else seed,
             cache_salt=request.cache_salt,
             scope=request.scope,
+            prompt_logprobs=request.prompt_logprobs,
             guide=None if request.grammar is None else Guide(request.grammar),
         )
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from llamastream.engine.runner import ForwardBatch, Int32, SamplingBatch, UInt32
 from llamastream.engine.scheduler import Scheduled
-from llamastream.engine.sequence import Sequence
+from llamastream.engine.sequence import Guide, Sequence
+from llamastream.sampling import SamplingParams
 
 
 class BatchBuilder:
@@ -38,7 +39,8 @@ class BatchBuilder:
             batch = self._advance(self._batch, seqs)
         else:
             batch = self._assemble(scheduled, seqs)
-        self._decoding = seqs if is_decode and len(batch.logits_indices) == len(seqs) else []
+        is_alike = is_decode and len(batch.logits_indices) == len(seqs)
+        self._decoding = seqs if is_alike and all(seq.is_scored for seq in seqs) else []
         self._batch = batch
         return batch
 
@@ -71,7 +73,10 @@ class BatchBuilder:
         positions += (starts - cu_seqlens_q[:-1])[owners]
         block_tables = self._tables.update(seqs)
         blocks, offsets = np.divmod(positions, np.int32(self._block_size))
-        draws = _draws(seqs, context_lens - totals, cu_seqlens_q[1:])
+        if all(seq.is_scored for seq in seqs):
+            draws = _draws(seqs, context_lens - totals, cu_seqlens_q[1:])
+        else:
+            draws = _draws_and_scores(scheduled, cu_seqlens_q)
         return ForwardBatch(
             token_ids=_new_token_ids(scheduled),
             positions=positions,
@@ -80,7 +85,7 @@ class BatchBuilder:
             context_lens=context_lens,
             block_tables=block_tables,
             logits_indices=draws.rows,
-            sampling=self._sampling.update(draws.seqs, draws.ahead),
+            sampling=self._sampling.update(draws),
         )
 
 
@@ -118,16 +123,19 @@ class SamplingRows:
 
     def __init__(self) -> None:
         self._seqs: list[Sequence] | None = None
-        self._batch: SamplingBatch = _sampling_batch([])
+        self._batch: SamplingBatch = _sampling_batch([], [])
         self._has_history = self._has_masks = False
 
-    def update(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
-        """seqs: the sequence of each row. ahead: (R,) the drafts that the row takes as known."""
-        if seqs != self._seqs:
-            self._seqs, self._batch = seqs, _sampling_batch(seqs)
-            self._has_history = any(seq.sampling.has_penalties for seq in seqs)
-            self._has_masks = any(seq.guide is not None for seq in seqs)
-        return self.advance(seqs, ahead)
+    def update(self, draws: "_Draws") -> SamplingBatch:
+        """The rows of a step."""
+        if draws.targets is not None:
+            return self._with_targets(draws, draws.targets)
+        if draws.seqs != self._seqs:
+            self._seqs = draws.seqs
+            self._batch = _sampling_batch(draws.seqs, [seq.sampling for seq in draws.seqs])
+            self._has_history = any(seq.sampling.has_penalties for seq in draws.seqs)
+            self._has_masks = any(seq.guide is not None for seq in draws.seqs)
+        return self.advance(draws.seqs, draws.ahead)
 
     def advance(self, seqs: list[Sequence], ahead: list[int] | None = None) -> SamplingBatch:
         """The rows of the last `update`'s sequences, with their present positions and histories."""
@@ -139,7 +147,9 @@ class SamplingRows:
         ]
         if not self._has_history and not self._has_masks:
             return self._batch
-        batch = _masked(self._batch, seqs, ahead) if self._has_masks else self._batch
+        batch = self._batch
+        if self._has_masks:
+            batch = _masked(batch, [seq.guide for seq in seqs], ahead)
         if not self._has_history:
             return batch
         histories = [
@@ -152,13 +162,44 @@ class SamplingRows:
             history_offsets=_offsets(map(len, histories)),
         )
 
+    def _with_targets(self, draws: "_Draws", targets: list[int]) -> SamplingBatch:
+        """Where the prompt's own tokens are asked for: such rows have neither history nor biases.
+
+        Not kept, since the next step's rows are others.
+        """
+        self._seqs, seqs = None, draws.seqs
+        params = [
+            seq.sampling if target < 0 else SamplingParams(logprobs=seq.prompt_logprobs)
+            for seq, target in zip(seqs, targets, strict=True)
+        ]
+        num_known = [seq.num_tokens + k for seq, k in zip(seqs, draws.ahead or (), strict=True)]
+        histories = [
+            seq.token_ids[: count if p.has_penalties else 0]
+            for seq, p, count in zip(seqs, params, num_known, strict=True)
+        ]
+        batch = _sampling_batch(seqs, params)
+        guides = [seq.guide if k < 0 else None for seq, k in zip(seqs, targets, strict=True)]
+        if any(guide is not None for guide in guides):
+            batch = _masked(batch, guides, draws.ahead)
+        batch.position[:] = [
+            count - seq.num_prompt_tokens for count, seq in zip(num_known, seqs, strict=True)
+        ]
+        return replace(
+            batch,
+            history_ids=np.concatenate(histories),
+            history_offsets=_offsets(map(len, histories)),
+            targets=np.array(targets, np.int32),
+        )
+
 
 class _Draws(NamedTuple):
-    """What is drawn in a step: a token after the last known one and after each draft behind it."""
+    """What is drawn in a step: a token after the last known one and after each draft behind it; or
+    asked for, where the next token is the prompt's."""
 
     rows: Int32  # (R,) of the step's tokens
     seqs: list[Sequence]  # of each
     ahead: list[int] | None  # (R,) drafts before each, None: no sequence has any
+    targets: list[int] | None = None  # (R,) the prompt's token, -1: one is drawn
 
 
 def _draws(seqs: list[Sequence], num_drafts: Int32, ends: Int32) -> _Draws:
@@ -173,6 +214,19 @@ def _draws(seqs: list[Sequence], num_drafts: Int32, ends: Int32) -> _Draws:
     return _Draws(rows, [seqs[row] for row in owners.tolist()], ahead.tolist())
 
 
+def _draws_and_scores(scheduled: AbstractSequence[Scheduled], cu_seqlens_q: Int32) -> _Draws:
+    rows, seqs, ahead, targets = list[int](), list[Sequence](), list[int](), list[int]()
+    for (seq, num_tokens), first in zip(scheduled, cu_seqlens_q.tolist(), strict=False):
+        start, stop = seq.num_computed_tokens, seq.num_computed_tokens + num_tokens
+        scored = seq.rows_to_score(num_tokens)
+        drawn = range(seq.num_tokens - 1, stop)
+        rows += [first + position - start for position in (*scored, *drawn)]
+        seqs += [seq] * (len(scored) + len(drawn))
+        ahead += [0] * len(scored) + [position - drawn.start for position in drawn]
+        targets += seq.token_ids[scored.start + 1 : scored.stop + 1].tolist() + [-1] * len(drawn)
+    return _Draws(np.array(rows, np.int32), seqs, ahead, targets)
+
+
 def _new_token_ids(scheduled: AbstractSequence[Scheduled]) -> Int32:
     """The ids (T,) that are computed in this step."""
     pieces = [
@@ -182,9 +236,8 @@ def _new_token_ids(scheduled: AbstractSequence[Scheduled]) -> Int32:
     return np.concatenate(pieces)
 
 
-def _sampling_batch(seqs: list[Sequence]) -> SamplingBatch:
+def _sampling_batch(seqs: list[Sequence], params: list[SamplingParams]) -> SamplingBatch:
     """What stays the same while `seqs` sample together; position and history are set per step."""
-    params = [seq.sampling for seq in seqs]
     biases = [pair for p in params for pair in p.logit_bias]
     num_prompt = [
         seq.num_prompt_tokens if p.has_penalties else 0 for seq, p in zip(seqs, params, strict=True)
@@ -207,19 +260,22 @@ def _sampling_batch(seqs: list[Sequence]) -> SamplingBatch:
         bias_ids=np.array([token_id for token_id, _ in biases], np.int32),
         bias_values=np.array([value for _, value in biases], np.float32),
         bias_offsets=_offsets(len(p.logit_bias) for p in params),
+        targets=np.full(len(seqs), -1, np.int32),
         masks=np.empty((0, 0), np.uint32),
         mask_rows=np.full(len(seqs), -1, np.int32),
     )
 
 
-def _masked(batch: SamplingBatch, seqs: list[Sequence], ahead: list[int] | None) -> SamplingBatch:
-    """`batch` with the masks of its rows, those that are guided. See `SamplingRows.update`."""
+def _masked(
+    batch: SamplingBatch, guides: list[Guide | None], ahead: list[int] | None
+) -> SamplingBatch:
+    """`batch` with the masks of its rows, those that are guided. See `_Draws`."""
     masks: list[UInt32] = []
-    mask_rows = np.full(len(seqs), -1, np.int32)
-    for row, seq in enumerate(seqs):
-        if seq.guide is not None:
+    mask_rows = np.full(len(guides), -1, np.int32)
+    for row, guide in enumerate(guides):
+        if guide is not None:
             mask_rows[row] = len(masks)
-            masks.append(seq.guide.masks[0 if ahead is None else ahead[row]])
+            masks.append(guide.masks[0 if ahead is None else ahead[row]])
     return replace(batch, masks=np.stack(masks), mask_rows=mask_rows)
 
 

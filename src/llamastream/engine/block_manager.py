@@ -130,6 +130,8 @@ class BlockManager:
         if not self._enable_prefix_caching:
             return []
         max_found = (seq.num_tokens - 1) // self.block_size
+        if seq.prompt_logprobs is not None:  # rows are computed for what is not reported yet
+            max_found = min(max_found, seq.num_scored_tokens // self.block_size)
         self._extend_hashes(seq, max_found)
         found: list[int] = []
         for digest in seq.block_hashes[:max_found]:

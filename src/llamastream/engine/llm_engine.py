@@ -35,6 +35,7 @@ from llamastream.types import (
     Finished,
     FinishReason,
     GenerationRequest,
+    PromptTokens,
     Token,
 )
 
@@ -69,6 +70,7 @@ class LLMEngine:
             config,
             max_model_len=_max_model_len(runner, config),
             vocab_size=runner.vocab_size,
+            takes_targets=not runner.looks_ahead,
         )
         self._speculation = speculation or Speculation(config)
         self.masking = Masking(self._speculation.guided)
@@ -222,6 +224,10 @@ class LLMEngine:
             if not seq.block_table:  # it ended when this step had begun
                 row += max(num_drawn, 0)
                 continue
+            if num_scored := len(seq.rows_to_score(num_tokens)):
+                self._events.append(_prompt_tokens(seq, result, range(row, row + num_scored)))
+                seq.num_scored_tokens += num_scored
+                row += num_scored
             if num_drawn == 1:
                 reason = self._take(seq, token_ids[row], result, row)
                 row += 1
@@ -239,7 +245,9 @@ class LLMEngine:
         self, seq: Sequence, token_id: int, result: StepResult, row: int
     ) -> FinishReason | None:
         """Append one draw and report it."""
-        self._events.append(_token(seq, token_id, result, row))
+        if seq.sampling.max_tokens != 0:
+            position, num_logprobs = seq.num_output_tokens, seq.sampling.logprobs
+            self._events.append(_token(seq, position, token_id, num_logprobs, result, row))
         seq.append(token_id)
         return seq.finish_reason()
 
@@ -270,7 +278,7 @@ class LLMEngine:
                 reason,
                 seq.num_prompt_tokens,
                 seq.num_cached_tokens or 0,
-                seq.num_output_tokens,
+                0 if seq.sampling.max_tokens == 0 else seq.num_output_tokens,
                 seq.queue_s,
             )
         )
@@ -305,9 +313,24 @@ def _max_model_len(runner: Runner, config: EngineConfig) -> int:
     return bound if config.max_model_len is None else min(bound, config.max_model_len)
 
 
-def _token(seq: Sequence, token_id: int, result: StepResult, row: int) -> Token:
-    position = seq.num_output_tokens
-    num_logprobs = seq.sampling.logprobs
+def _prompt_tokens(seq: Sequence, result: StepResult, rows: range) -> PromptTokens:
+    """The prompt's next tokens, which these rows are about."""
+    first, num_logprobs = seq.num_scored_tokens + 1, seq.prompt_logprobs
+    tokens = (
+        _token(seq, first + k, int(result.token_ids[row]), num_logprobs, result, row)
+        for k, row in enumerate(rows)
+    )
+    return PromptTokens(seq.request_id, tuple(tokens))
+
+
+def _token(
+    seq: Sequence,
+    position: int,
+    token_id: int,
+    num_logprobs: int | None,
+    result: StepResult,
+    row: int,
+) -> Token:
     if num_logprobs is None:
         return Token(seq.request_id, position, token_id)
     top = zip(

@@ -19,7 +19,8 @@ def sample(logits: Float32, sampling: SamplingBatch, *, return_logits: bool) -> 
     top_ids = np.full((num_rows, num_top), -1, np.int32)
     top_logprobs = np.full((num_rows, num_top), np.nan, np.float32)
     for row in range(num_rows):
-        token_ids[row] = draw(logits[row], sampling, row)
+        target = sampling.targets[row]
+        token_ids[row] = target if target >= 0 else draw(logits[row], sampling, row)
         wanted = sampling.num_logprobs[row]
         if wanted >= 0:
             all_logprobs = log_softmax(logits[row])

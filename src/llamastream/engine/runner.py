@@ -28,7 +28,8 @@ class SamplingBatch:
     numbers. History (repetition, presence, frequency penalty) and logit bias are ragged: row r owns
     `history_ids[history_offsets[r]:history_offsets[r + 1]]`, of which the first
     `history_num_prompt[r]` are the prompt. Rows without penalties own nothing. `num_logprobs` is -1
-    for none, else the alternatives reported. Row r may draw only ids whose bits are set in
+    for none, else the alternatives reported. A row with a target of 0 or more draws nothing: its
+    result is that token, with log-probabilities. Row r may draw only ids whose bits are set in
     `masks[mask_rows[r]]`, least significant first; any, where that is -1. Bits past V are ignored.
     """
 
@@ -48,6 +49,7 @@ class SamplingBatch:
     bias_ids: Int32
     bias_values: Float32
     bias_offsets: Int32  # (R + 1,)
+    targets: Int32  # (R,), -1 where a token is drawn
     masks: UInt32  # (M, ceil(V / 32)), or (0, 0)
     mask_rows: Int32  # (R,)
 
@@ -91,7 +93,7 @@ class Runner(Protocol):
     """Computes steps, in the order in which they come. Called from one thread only.
 
     `looks_ahead`: a step may be begun before the result of the last one was taken. Runners that
-    compute at once inherit False, and `start`.
+    compute at once inherit False, and `start`; only those take rows with targets.
     """
 
     looks_ahead: bool = False

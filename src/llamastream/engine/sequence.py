@@ -52,6 +52,8 @@ class Sequence:
     seed: int
     cache_salt: bytes = b""
     scope: str = ""  # whose it is: what fairness.py counts by
+    prompt_logprobs: int | None = None  # alternatives for each prompt token but the first
+    num_scored_tokens: int = 0  # of these, reported
     num_computed_tokens: int = 0
     num_preempted_tokens: int = 0  # computed once, and to be computed again
     num_unknown_tokens: int = 0  # or 1
@@ -71,6 +73,20 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_unknown_tokens - self.num_prompt_tokens
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether all that is to be reported of the prompt was."""
+        return self.prompt_logprobs is None or self.num_scored_tokens == self.num_prompt_tokens - 1
+
+    def rows_to_score(self, num_tokens: int) -> range:
+        """Positions whose next token is of the prompt and to be reported with log-probabilities,
+        in a step that computes `num_tokens` more."""
+        start = self.num_scored_tokens
+        if self.is_scored:
+            return range(0)
+        stop = min(self.num_computed_tokens + num_tokens, self.num_prompt_tokens - 1)
+        return range(start, max(start, stop))
 
     @property
     def lacks_mask(self) -> bool:
@@ -98,6 +114,8 @@ class Sequence:
         """
         if self.num_tokens == self.num_prompt_tokens:
             return None
+        if self.sampling.max_tokens == 0:
+            return FinishReason.LENGTH
         stop_token_ids = self.sampling.stop_token_ids
         if stop_token_ids and int(self.token_ids[self.num_tokens - 1]) in stop_token_ids:
             return FinishReason.STOP

@@ -6,8 +6,9 @@ to be stored goes on to `StoredAnswers`. Knows no wire format.
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, InternalError
 from llamastream.generation.choice import Choice, TextRules
@@ -21,6 +22,7 @@ from llamastream.generation.generation import (
     Json,
     State,
 )
+from llamastream.generation.grammars import Compiling
 from llamastream.generation.prompts import Prompting
 from llamastream.generation.quotas import Quotas
 from llamastream.keys import Keys
@@ -33,6 +35,9 @@ from llamastream.types import (
     EngineStatus,
     GenerationRequest,
 )
+
+if TYPE_CHECKING:
+    from llamastream.grammar import AnyGrammar
 
 DEFAULT_SAMPLING = SamplingParams()
 CHOICE_SEED_STEP = 0x9E3779B97F4A7C15  # docs/sampling.md: choice i draws with seed + i * this
@@ -53,20 +58,21 @@ class NewAnswer:
     idempotency: IdempotencyKey | None = None
 
 
-class Unkept:
+class Ephemeral:
     """The keeper of answers that nobody keeps."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
-    def drawn(self, generations: Sequence[Generation]) -> None:
+    def drawn(self, generations: Iterable[Generation]) -> None:
         for generation in generations:
             generation.publish(len(generation.log))
 
     def ended(self, generation: Generation) -> None:
         reason = generation.choices[0].finish_reason
         assert reason is not None
-        generation.finish(End(STATUSES[reason], generation.usage(), time.time()))
+        end = End(STATUSES[reason], generation.usage(), time.time(), None, generation.warnings())
+        generation.finish(end)
         self._dispatcher.report(generation)
 
     def failed(self, generation: Generation, error: ChatError) -> None:
@@ -103,10 +109,11 @@ class Answers:
         self.sampling = sampling
         self.tokenizer = tokenizer
         self.prompting = Prompting(tokenizer, prompts)
+        self.grammars = Compiling(tokenizer, lambda: self.status().vocab_size)
         self.quotas = quotas or Quotas(Keys())
         self.dispatcher = Dispatcher(engine, self.quotas)
         self.metrics = self.dispatcher.metrics
-        self._unkept = Unkept(self.dispatcher)
+        self._ephemeral = Ephemeral(self.dispatcher)
 
     async def start(self) -> None:
         """Start the engine, which then loads. Idempotent."""
@@ -115,6 +122,7 @@ class Answers:
     async def stop(self) -> None:
         """Stop the engine and fail the answers that are open."""
         self.prompting.close()
+        self.grammars.close()
         await self.dispatcher.stop()
 
     def status(self) -> EngineStatus:
@@ -148,7 +156,7 @@ class Answers:
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
         fitted = [await self.fit(replace(request, prompt=prompt)) for prompt in request.prompts]
-        generation = self.make(request, new, fitted)
+        generation = await self.make(request, new, fitted)
         try:
             self.dispatcher.submit(generation)
         except Exception as error:
@@ -162,33 +170,45 @@ class Answers:
         num_dropped = fitted.num_dropped_turns + request.num_unread_turns
         return fitted._replace(num_dropped_turns=num_dropped)
 
-    def make(
+    async def make(
         self, request: ChatRequest, new: NewAnswer, fitted: Sequence[FittedPrompt]
     ) -> Generation:
-        """An answer that the engine has not heard of. Raises InvalidRequest."""
+        """An answer that the engine has not heard of. Raises InvalidRequest and Overloaded."""
         first = fitted[0]
+        rules = [TextRules.of(request, prompt.ids, self.tokenizer) for prompt in fitted]
+        grammars = await self.grammars.of_request(request, rules)
         details = Details(
             wire=new.wire,
-            rules=TextRules.of(request, first.ids, self.tokenizer),
+            rules=rules[0],
             background=new.background,
             num_dropped_turns=first.num_dropped_turns,  # a chat is one prompt
             model_id=self.model_id,
             prompt_token_ids=tuple(first.ids) if new.shows_prompt_ids else None,
+            grammar=self.grammars.recorded(request.grammar),
         )
         choices = [
-            self._choice(request, new.id, tuple(fitted[index // request.n].ids), index)
-            for index in range(len(fitted) * request.n)
+            Choice(
+                p * request.n + i,
+                self.tokenizer,
+                rules[p],
+                _asked(
+                    request, new.id, tuple(prompt.ids), rules[p], grammars[p], p * request.n + i
+                ),
+            )
+            for p, prompt in enumerate(fitted)
+            for i in range(request.n)
         ]
         generation = Generation(
             new.id,
             details,
             choices,
-            self._unkept,
+            self._ephemeral,
             created_at=time.time(),
             label=request.label,
             choices_per_prompt=request.n,
         )
         generation.scope, generation.is_stored = request.scope, new.store
+        generation.grammar = grammars[0]
         generation.conversation_id = new.conversation_id
         generation.previous_response_id = new.previous_response_id
         return generation
@@ -197,19 +217,25 @@ class Answers:
         outcome = error.code if isinstance(error, ChatError) else InternalError.code
         self.metrics.requests.labels(outcome).inc()
 
-    def _choice(
-        self, request: ChatRequest, id: str, prompt_ids: tuple[int, ...], index: int
-    ) -> Choice:
-        """It draws what it would with its prompt alone."""
-        rules = TextRules.of(request, prompt_ids, self.tokenizer)
-        asked = GenerationRequest(
-            request_id=f"{id}-{index}" if request.num_choices > 1 else id,
-            prompt_ids=prompt_ids,
-            sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
-            cache_salt=request.scope.encode(),
-            scope=request.scope,
-        )
-        return Choice(index, self.tokenizer, rules, asked)
+
+def _asked(
+    request: ChatRequest,
+    id: str,
+    prompt_ids: tuple[int, ...],
+    rules: TextRules,
+    grammar: "AnyGrammar | None",
+    index: int,
+) -> GenerationRequest:
+    """One choice's. It draws what it would with its prompt alone."""
+    return GenerationRequest(
+        request_id=f"{id}-{index}" if request.num_choices > 1 else id,
+        prompt_ids=prompt_ids,
+        sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
+        cache_salt=request.scope.encode(),
+        scope=request.scope,
+        prompt_logprobs=request.prompt_logprobs,
+        grammar=grammar,
+    )
 
 
 def _for_choice(

@@ -4,7 +4,7 @@ The invariant: the pieces, concatenated, are the whole visible text, whatever st
 in. Nothing after a matched stop string is shown or counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -61,6 +61,7 @@ class Choice:
         self.index = index
         self.request = request
         self.num_output_tokens = 0
+        self.prompt: list[TokenLogprob] = []  # of its tokens from the second on, where asked for
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._rules = rules
@@ -83,6 +84,18 @@ class Choice:
             return ""
         text = self._detokenizer.add(token_id)
         return text if self._matcher is None or not text else self._match(text)
+
+    def add_prompt(self, tokens: Iterable[Token]) -> None:
+        self.prompt += (entry for token in tokens if (entry := self.logprob(token)) is not None)
+
+    def prompt_text(self) -> str:
+        """The prompt's, control tokens and all."""
+        return self._tokenizer.decode(list(self.request.prompt_ids), skip_special_tokens=False)
+
+    def first_prompt_token(self) -> TokenLogprob:
+        """What nothing precedes has no probability: 0 stands for it."""
+        token_id = self.request.prompt_ids[0]
+        return TokenLogprob(token_id, self._tokenizer.token_bytes(token_id), 0.0)
 
     def finish(self, reason: FinishReason) -> str:
         """The text that was held back, when no more tokens come."""

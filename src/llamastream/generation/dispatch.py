@@ -14,18 +14,20 @@ from llamastream.generation.engine import Engine
 from llamastream.generation.generation import Generation, Keeper, State
 from llamastream.generation.quotas import Quotas
 from llamastream.metrics import Metrics
-from llamastream.types import EngineState, EngineStatus, Event, Finished, Token
+from llamastream.types import EngineState, EngineStatus, Event, Finished, PromptTokens, Token
 
 logger = logging.getLogger(__name__)
 
 
-def _hand_over(drawn: dict[Generation, None]) -> None:
+RUNNING = State.RUNNING  # looked up once per token
+Drawn = dict[Keeper, dict[Generation, None]]
+
+
+def _hand_over(drawn: Drawn) -> None:
     """Tell the keepers what a step drew, and begin anew."""
-    by_keeper: dict[Keeper, list[Generation]] = {}
-    for generation in drawn:
-        by_keeper.setdefault(generation.keeper, []).append(generation)
+    by_keeper = list(drawn.items())
     drawn.clear()
-    for keeper, generations in by_keeper.items():
+    for keeper, generations in by_keeper:
         keeper.drawn(generations)
 
 
@@ -99,7 +101,6 @@ class Dispatcher:
                 self.engine.cancel(choice.request.request_id)
 
     def _on_events(self, events: list[Event]) -> None:
-        self.metrics.output_tokens.inc(sum(isinstance(event, Token) for event in events))
         try:
             self._dispatch(events)
         except Exception:  # who has seen which of these events is not known any more
@@ -121,33 +122,42 @@ class Dispatcher:
 
     def _dispatch(self, events: list[Event]) -> None:
         now_s = time.perf_counter()
-        drawn: dict[Generation, None] = {}
+        drawn: Drawn = {}
         over: list[Generation] = []
+        running, num_tokens = self._running, 0
         for event in events:
-            found = self._running.get(event.request_id)
+            found = running.get(event.request_id)
             if found is None:
                 continue  # forgotten, or of an answer that was refused as a whole
             generation, choice = found
             try:
                 if isinstance(event, Token):
+                    num_tokens += 1
                     # The engine may run ahead of a stop string or of a cancel.
-                    if choice.finish_reason is None and generation.state is State.RUNNING:
+                    if choice.finish_reason is None and generation.state is RUNNING:
                         generation.take(choice, event, now_s)
-                        drawn[generation] = None
+                        keeper = generation.keeper
+                        if keeper in drawn:
+                            drawn[keeper][generation] = None
+                        else:
+                            drawn[keeper] = {generation: None}
                         if choice.finish_reason is not None:
                             self.engine.cancel(event.request_id)
+                elif isinstance(event, PromptTokens):
+                    choice.add_prompt(event.tokens)
                 elif isinstance(event, Finished):
-                    del self._running[event.request_id]
+                    del running[event.request_id]
                     generation.finish_choice(choice, event)
-                    if not any(c.request.request_id in self._running for c in generation.choices):
+                    if not any(c.request.request_id in running for c in generation.choices):
                         over.append(generation)
                 else:
-                    del self._running[event.request_id]
+                    del running[event.request_id]
                     _hand_over(drawn)  # what was drawn before comes before
                     self._fail(generation, event.error)
             except Exception:  # a bug met by one answer must not end the others
                 logger.exception("failed on an event of request_id=%s", event.request_id)
                 self._fail(generation, InternalError("Internal error while decoding the answer."))
+        self.metrics.num_output_tokens += num_tokens
         _hand_over(drawn)
         for generation in over:
             if generation.state in (State.RUNNING, State.STOPPING):

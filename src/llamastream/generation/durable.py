@@ -8,18 +8,18 @@ stays removed, whatever of it was under way.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import STATUSES, End, Generation, State
 from llamastream.generation.items import output_item
 from llamastream.generation.journalling import Journalling, as_problem
-from llamastream.generation.kept import Kept, Tasks
 from llamastream.generation.resuming import STORE_RETRY_S, WAITING, Resuming, end_waiting
-from llamastream.records import Outcome, Response, Status
+from llamastream.generation.submission import Submission, Tasks
+from llamastream.records import Drawn, Outcome, Response, Status
 from llamastream.types import Usage
 
 if TYPE_CHECKING:
@@ -34,34 +34,34 @@ class Durability:
     """Every stored answer in progress is in here exactly once, from its submission to its end."""
 
     def __init__(
-        self, dispatcher: Dispatcher, store: "Store", *, grace_s: float, may_lapse: bool
+        self, dispatcher: Dispatcher, store: "Store", *, grace_s: float, may_continue: bool
     ) -> None:
         """`grace_s`: how long one goes on that nobody follows."""
         self._dispatcher = dispatcher
         self._store = store
         self._grace_s = grace_s
-        self._may_lapse = may_lapse
-        self._kept: dict[str, Kept] = {}
+        self._may_continue = may_continue
+        self._submissions: dict[str, Submission] = {}
         self._tasks = Tasks()
         self._journal = Journalling(
-            store, self._kept, may_lapse=may_lapse, on_refused=self._on_refused
+            store, self._submissions, may_continue=may_continue, on_refused=self._on_refused
         )
-        self._resuming = Resuming(dispatcher, self._kept, on_submitted=self._watch)
-        dispatcher.when_over(partial(_fail_waiting, self._kept))
+        self._resuming = Resuming(dispatcher, self._submissions, on_submitted=self._watch)
+        dispatcher.when_over(partial(_fail_waiting, self._submissions))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._submissions)
 
     def get(self, id: str) -> Generation | None:
-        kept = self._kept.get(id)
-        return None if kept is None else kept.generation
+        submission = self._submissions.get(id)
+        return None if submission is None else submission.generation
 
     def begin(self, generation: Generation) -> None:
         """Hand a new one to the engine. Raises what that refuses it with, and then it is not in."""
         generation.keeper = self
         self._dispatcher.submit(generation)
-        self._kept[generation.id] = kept = Kept(generation)
-        self._watch(kept)
+        self._submissions[generation.id] = submission = Submission(generation)
+        self._watch(submission)
 
     def go_on(
         self,
@@ -73,9 +73,9 @@ class Durability:
         ended that server; `others` are another model's, and fail."""
         for generation in (*interrupted, *suspects, *others):
             generation.keeper = self
-            self._kept[generation.id] = Kept(generation)
-        waiting = [self._kept[generation.id] for generation in interrupted]
-        alone = [self._kept[generation.id] for generation in suspects]
+            self._submissions[generation.id] = Submission(generation)
+        waiting = [self._submissions[generation.id] for generation in interrupted]
+        alone = [self._submissions[generation.id] for generation in suspects]
         self._tasks.spawn(self._resuming.run(waiting, alone))
         for generation in others:
             self.failed(generation, InternalError(OTHER_MODEL))
@@ -91,10 +91,10 @@ class Durability:
     def remove(self, generation: Generation) -> None:
         """Forget one that is not, or no longer, in the store, with all of it that is under way.
         Idempotent."""
-        kept = self._kept.get(generation.id)
-        if kept is not None and kept.generation is generation:
-            kept.stop_watching()
-            del self._kept[generation.id]
+        submission = self._submissions.get(generation.id)
+        if submission is not None and submission.generation is generation:
+            submission.stop_watching()
+            del self._submissions[generation.id]
         self._dispatcher.forget(generation)
         generation.state = State.ENDED
         generation.fail(NotFound(f"Response {generation.id!r} was deleted.", param="response_id"))
@@ -102,16 +102,16 @@ class Durability:
     async def close(self) -> None:
         """Leave what is unfinished to the next start. The engine has ended before."""
         await self._tasks.close()
-        for kept in self._kept.values():
-            kept.stop_watching()
+        for submission in self._submissions.values():
+            submission.stop_watching()
 
     # What the dispatcher and the readers say: see `Keeper`.
 
-    def drawn(self, generations: Sequence[Generation]) -> None:
+    def drawn(self, generations: Iterable[Generation]) -> None:
         self._journal.write(generations)
 
     def ended(self, generation: Generation) -> None:
-        self._tasks.spawn(self._record(self._kept[generation.id], _outcome(generation)))
+        self._tasks.spawn(self._record(self._submissions[generation.id], _outcome(generation)))
 
     def failed(self, generation: Generation, error: ChatError) -> None:
         if isinstance(error, EngineDead):  # it stays in progress, for the next start
@@ -121,61 +121,62 @@ class Durability:
             generation.state = State.ENDING
             usage = list(generation.usage())
             outcome = Outcome(Status.FAILED, {"usage": usage, "text": ""}, (), error.message)
-            self._tasks.spawn(self._record(self._kept[generation.id], outcome))
+            self._tasks.spawn(self._record(self._submissions[generation.id], outcome))
 
     def readers_changed(self, generation: Generation, change: int) -> None:
         self._dispatcher.metrics.readers.inc(change)
-        kept = self._kept.get(generation.id)
-        if kept is not None and kept.generation is generation:
-            self._watch(kept)
+        submission = self._submissions.get(generation.id)
+        if submission is not None and submission.generation is generation:
+            self._watch(submission)
 
     # The life of one answer.
 
-    def _watch(self, kept: Kept) -> None:
+    def _watch(self, submission: Submission) -> None:
         """End it when nobody follows for long."""
-        kept.watch(self._grace_s, self._on_deserted)
+        submission.watch(self._grace_s, self._on_deserted)
 
     def _on_deserted(self, generation: Generation) -> None:
         if not generation.num_readers:
             logger.info("nobody follows request_id=%s: cancelled", generation.id)
             self.cancel(generation)
 
-    async def _record(self, kept: Kept, outcome: Outcome) -> None:
+    async def _record(self, submission: Submission, outcome: Outcome) -> None:
         """Store how an answer ended, and then tell its readers.
 
-        While durability may lapse they are told before, and it stays here until it is stored.
+        Where it may continue without the store they are told before, and it stays here until then.
         """
-        generation, record = kept.generation, None
+        generation, record = submission.generation, None
         while record is None:
-            await self._journal.settle(kept)
-            if self._kept.get(generation.id) is not kept:
+            await self._journal.settle(submission)
+            if self._submissions.get(generation.id) is not submission:
                 return  # refused, or removed
             try:
-                if not kept.is_lapsed:
-                    record = await self._store.responses.finish(generation.id, outcome)
+                if not submission.is_behind:
+                    drawn = Drawn(generation.id, generation.log, generation.num_tokens)
+                    record = await self._store.responses.finish(generation.id, outcome, drawn)
             except Exception as error:
                 problem = as_problem(error)
                 assert problem is not None
-                if not self._may_lapse or not isinstance(problem, StoreUnavailable):
-                    self._on_refused(kept, problem)
+                if not self._may_continue or not isinstance(problem, StoreUnavailable):
+                    self._on_refused(submission, problem)
                     return
             if record is None:
                 if generation.end is None:
                     generation.finish(end_of(outcome, time.time()))
                 await asyncio.sleep(STORE_RETRY_S)
-        if self._kept.get(generation.id) is kept:
-            kept.stop_watching()
-            del self._kept[generation.id]
+        if self._submissions.get(generation.id) is submission:
+            submission.stop_watching()
+            del self._submissions[generation.id]
             generation.finish(end_of(record, record.finished_at))
             self._dispatcher.report(generation)
 
-    def _on_refused(self, kept: Kept, error: ChatError) -> None:
+    def _on_refused(self, submission: Submission, error: ChatError) -> None:
         """The store did not take a step or the end of it. Only what may pass is tried again."""
-        generation = kept.generation
-        if self._kept.get(generation.id) is not kept:
+        generation = submission.generation
+        if self._submissions.get(generation.id) is not submission:
             return
         if isinstance(error, StoreUnavailable):
-            self._park(kept, error)
+            self._park(submission, error)
             return
         if isinstance(error, NotFound) or generation.state in (State.ENDING, State.ENDED):
             self.remove(generation)
@@ -184,22 +185,22 @@ class Durability:
         self._dispatcher.forget(generation)
         self.failed(generation, error)
 
-    def _park(self, kept: Kept, error: ChatError) -> None:
+    def _park(self, submission: Submission, error: ChatError) -> None:
         """The store failed: readers are told, and it goes on when the store is back."""
-        generation = kept.generation
+        generation = submission.generation
         logger.warning("parked request_id=%s: %s", generation.id, error.message)
         self._dispatcher.forget(generation)
-        kept.stop_watching()
-        generation.rewind(kept.num_journalled)
+        submission.stop_watching()
+        generation.rewind(submission.num_journalled)
         generation.state = State.PARKED
-        self._kept[generation.id] = again = Kept(generation, kept.number + 1)
+        self._submissions[generation.id] = again = Submission(generation, submission.number + 1)
         generation.fail(error)
         self._tasks.spawn(self._resuming.resume_parked(again))
 
 
-def _fail_waiting(kept: Mapping[str, Kept], error: ChatError) -> None:
+def _fail_waiting(submissions: Mapping[str, Submission], error: ChatError) -> None:
     """The engine is over: what is in progress stays so, for the next start."""
-    for one in kept.values():
+    for one in submissions.values():
         if one.generation.state in WAITING:
             one.generation.fail(error)
 
@@ -207,7 +208,8 @@ def _fail_waiting(kept: Mapping[str, Kept], error: ChatError) -> None:
 def end_of(outcome: Outcome | Response, finished_at: float | None) -> End:
     """How an answer ended, as it is or will be stored."""
     usage = None if outcome.result is None else Usage(*outcome.result["usage"])
-    return End(outcome.status, usage, finished_at, outcome.error)
+    warnings = () if outcome.result is None else tuple(outcome.result.get("warnings", ()))
+    return End(outcome.status, usage, finished_at, outcome.error, warnings)
 
 
 def _outcome(generation: Generation) -> Outcome:
@@ -218,4 +220,7 @@ def _outcome(generation: Generation) -> Outcome:
     item = output_item(
         generation.id, text, "completed" if status is Status.COMPLETED else "incomplete"
     )
-    return Outcome(status, {"usage": list(generation.usage()), "text": text}, (item,))
+    result: dict[str, Any] = {"usage": list(generation.usage()), "text": text}
+    if warnings := generation.warnings():
+        result["warnings"] = list(warnings)
+    return Outcome(status, result, (item,))

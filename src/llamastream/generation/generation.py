@@ -6,19 +6,23 @@ are positions in the log. The invariant: entry n is the same for each reader, wh
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llamastream.errors import ChatError
 from llamastream.generation.choice import Choice, TextRules
+from llamastream.generation.grammars import GrammarRecord
 from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
 from llamastream.records import Status
 from llamastream.types import Delta, Finished, FinishReason, Token, Usage
+
+if TYPE_CHECKING:
+    from llamastream.grammar import AnyGrammar
 
 Json = dict[str, Any]
 
@@ -53,6 +57,7 @@ class End(NamedTuple):
     usage: Usage | None
     finished_at: float | None  # seconds since 1970
     error: str | None = None  # of one that failed
+    warnings: tuple[str, ...] = ()  # what was asked of the text and could not be enforced
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Details:
     num_dropped_turns: int
     model_id: str  # whose tokens these are
     prompt_token_ids: tuple[int, ...] | None  # if the format shows them
+    grammar: GrammarRecord | None = None
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)
@@ -72,13 +78,18 @@ class Details:
 
     @classmethod
     def from_json(cls, fields: Json) -> Self:
-        return cls(**fields | {"rules": TextRules.from_json(fields["rules"])})
+        grammar = fields.get("grammar")  # unknown of answers that were stored without any
+        typed = {
+            "rules": TextRules.from_json(fields["rules"]),
+            "grammar": None if grammar is None else GrammarRecord(**grammar),
+        }
+        return cls(**fields | typed)
 
 
 class Keeper(Protocol):
     """What becomes of an answer on its way: shown at once, or stored before."""
 
-    def drawn(self, generations: Sequence["Generation"]) -> None:
+    def drawn(self, generations: Iterable["Generation"]) -> None:
         """A step's tokens are in the logs of these."""
         ...
 
@@ -102,14 +113,14 @@ class Times:
     opened_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
     last_s: float = 0.0
-    num_tokens: int = 0
+    num_before: int = 0  # tokens of all choices that were there before the first
     queue_s: float | None = None
 
-    def latencies(self, num_choices: int) -> tuple[float | None, float | None]:
-        """To the first token, and between the tokens of one choice."""
+    def latencies(self, num_tokens: int, num_choices: int) -> tuple[float | None, float | None]:
+        """To the first token, and between the tokens of one choice, by how many there are now."""
         if self.first_s is None:
             return None, None
-        per_choice = self.num_tokens / num_choices
+        per_choice = (num_tokens - self.num_before) / num_choices
         itl_s = (self.last_s - self.first_s) / (per_choice - 1) if per_choice > 1 else None
         return self.first_s - self.opened_s, itl_s
 
@@ -137,6 +148,7 @@ class Generation:
         self.is_stored = False
         self.conversation_id: str | None = None
         self.previous_response_id: str | None = None
+        self.grammar: AnyGrammar | None = None
         self.state = State.QUEUED
         self.log = Log()
         self.num_public = 0
@@ -169,20 +181,26 @@ class Generation:
             num_output_tokens=self.num_tokens,
         )
 
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of its texts, once all is drawn; each once."""
+        if self.grammar is None:
+            return ()
+        texts = [delta.text for delta in self.log.joined(len(self.choices))]
+        return tuple(dict.fromkeys(said for text in texts for said in self.grammar.warnings(text)))
+
     # What the engine says, by the dispatcher.
 
     def take(self, choice: Choice, token: Token, now_s: float | None = None) -> None:
         """One more token, drawn at `now_s`, or before this server had the answer."""
         if now_s is not None:
             times = self._times
-            times.num_tokens += 1
             times.last_s = now_s
             if times.first_s is None:
-                times.first_s = now_s
-        token_id = token.token_id
+                times.first_s, times.num_before = now_s, self.num_tokens
+        _, _, token_id, logprob, _ = token
         text = choice.add(token_id)
-        logprob = None if token.logprob is None else choice.logprob(token)
-        self.log.append(choice.index, text, token_id, logprob, choice.finish_reason)
+        found = None if logprob is None else choice.logprob(token)
+        self.log.append(choice.index, text, token_id, found, choice.finish_reason)
 
     def finish_choice(self, choice: Choice, event: Finished) -> None:
         """One engine request is over."""
@@ -223,7 +241,7 @@ class Generation:
         """Back to an earlier length, with one choice: what is behind it is drawn again."""
         (choice,) = self.choices
         ids = self.log.token_ids()[:length]
-        self.log.truncate(length)
+        self.log = self.log.head(length)
         self.choices = [again := choice.again(choice.request)]
         for token_id in ids:
             again.add(token_id)
@@ -231,7 +249,7 @@ class Generation:
     def report(self, key: str) -> Report:
         """`key`: the name of the API key that asked."""
         usage = self.usage()
-        ttft_s, itl_s = self._times.latencies(len(self.choices))
+        ttft_s, itl_s = self._times.latencies(self.num_tokens, len(self.choices))
         return Report(
             self.id, key, self._label, usage, self._times.queue_s, ttft_s, itl_s, self._outcome()
         )

@@ -1,28 +1,43 @@
 """Items of conversations and responses as the store keeps them: who said what, without a format.
 
-A body is `{"role", "parts", "status"}`, perhaps with the speaker's `name`; the parts are texts.
+A body is `{"role", "parts", "status"}`, perhaps with the speaker's `name`. A part that is text is a
+string; any other is an object of its fields and its `type`.
 """
 
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
-from llamastream.records import Item
-from llamastream.types import Message, Role
+from llamastream.records import Item, Json
+from llamastream.types import (
+    Message,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    ToolCall,
+    ToolResult,
+    text_of,
+)
 
 ItemStatus = Literal["completed", "incomplete"]
 
 
 def new_item(
     role: Role,
-    parts: Sequence[str],
+    parts: Sequence[Part],
     *,
     name: str | None = None,
     status: ItemStatus = "completed",
     id: str | None = None,
 ) -> Item:
     """An item under a new id, unless `id` gives one."""
-    body: dict[str, Any] = {"role": role, "parts": list(parts), "status": status}
+    body: dict[str, Any] = {
+        "role": role,
+        "parts": [_to_json(part) for part in parts],
+        "status": status,
+    }
     if name is not None:
         body["name"] = name
     return Item(id or f"msg_{uuid.uuid4().hex}", body)
@@ -41,6 +56,31 @@ def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
     return tuple(map(_message, items))
 
 
+def parts_of(item: Item) -> tuple[Part, ...]:
+    return tuple(map(_from_json, item.body["parts"]))
+
+
 def _message(item: Item) -> Message:
-    body = item.body
-    return Message(body["role"], "".join(body["parts"]), body.get("name"))
+    body, parts = item.body, parts_of(item)
+    is_text = all(isinstance(part, str) for part in parts)
+    return Message(body["role"], text_of(parts) if is_text else parts, body.get("name"))
+
+
+def _to_json(part: Part) -> str | Json:
+    return part if isinstance(part, str) else {"type": _TYPES[type(part)], **asdict(part)}
+
+
+def _from_json(value: str | Json) -> Part:
+    if isinstance(value, str):
+        return value
+    fields = dict(value)
+    return _KINDS[fields.pop("type")](**fields)
+
+
+_KINDS: dict[str, type[Reasoning | Refusal | ToolCall | ToolResult]] = {
+    "reasoning": Reasoning,
+    "refusal": Refusal,
+    "tool_call": ToolCall,
+    "tool_result": ToolResult,
+}
+_TYPES = {kind: name for name, kind in _KINDS.items()}

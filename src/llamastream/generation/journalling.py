@@ -1,93 +1,91 @@
 """Tokens on their way to the journal: one transaction per step, and shown once it is committed.
 
-A token the store could not take is given again with the next step when durability may lapse;
-otherwise its answer is refused. Either way the journal never has a hole.
+The store takes from an answer's log what it does not have yet, so the journal never has a hole.
+Where a step failed and answers may continue without, the next one brings its tokens; otherwise the
+answer is refused.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, StoreUnavailable
 from llamastream.generation.generation import Generation
-from llamastream.generation.kept import Kept
-from llamastream.types import Token
+from llamastream.generation.submission import Submission
+from llamastream.records import Drawn
 
 if TYPE_CHECKING:
+    from llamastream.store.journal import Refused
     from llamastream.store.store import Store
-    from llamastream.store.writer import Refused
-
-Sent = list[tuple[Kept, int]]  # with the number of its tokens that are then journalled
 
 
 class Journalling:
     def __init__(
         self,
         store: "Store",
-        kept: Mapping[str, Kept],
+        submissions: Mapping[str, Submission],
         *,
-        may_lapse: bool,
-        on_refused: Callable[[Kept, ChatError], None],
+        may_continue: bool,
+        on_refused: Callable[[Submission, ChatError], None],
     ) -> None:
-        """`kept`: what is in progress. `on_refused` hears of what durability cannot do without."""
+        """`submissions`: what is in progress. `on_refused` hears what the store must not miss."""
         self._store = store
-        self._kept = kept
-        self._may_lapse = may_lapse
+        self._submissions = submissions
+        self._may_continue = may_continue
         self._on_refused = on_refused
 
-    def write(self, generations: Sequence[Generation]) -> None:
+    def write(self, generations: Iterable[Generation]) -> None:
         """Journal what these have drawn since the last call, and then show it."""
-        tokens: list[Token] = []
-        sent: Sent = []
+        sent: list[Submission] = []
+        drawn: list[Drawn] = []
         for generation in generations:
-            kept, num_tokens = self._kept[generation.id], generation.num_tokens
-            if kept.is_lapsed and kept.is_pending:
+            submission, num_tokens = self._submissions[generation.id], generation.num_tokens
+            if submission.is_behind and submission.is_pending:
                 generation.publish(num_tokens)
-                continue
-            if kept.is_lapsed:
-                kept.num_sent = kept.num_journalled
-            tokens += generation.log.tokens(generation.id, kept.num_sent)
-            kept.num_sent = num_tokens
-            sent.append((kept, num_tokens))
-        if tokens:
-            future = self._store.append(tokens)
-            for kept, _ in sent:
-                kept.outstanding = future
-            future.add_done_callback(partial(self._on_committed, sent))
+            else:
+                sent.append(submission)
+                drawn.append(Drawn(generation.id, generation.log, num_tokens))
+        if drawn:
+            future = self._store.append(drawn)
+            for submission in sent:
+                submission.outstanding = future
+            future.add_done_callback(partial(self._on_committed, sent, drawn))
 
-    async def settle(self, kept: Kept) -> None:
-        """Return when nothing is outstanding: all is journalled, or it was refused or lapsed."""
-        await kept.answered()
-        if kept.is_lapsed and self._is_current(kept):
-            self.write((kept.generation,))
-            await kept.answered()
+    async def settle(self, submission: Submission) -> None:
+        """Return when nothing is outstanding: all is journalled, or refused, or is behind."""
+        await submission.answered()
+        if submission.is_behind and self._is_current(submission):
+            self.write((submission.generation,))
+            await submission.answered()
 
-    def _on_committed(self, sent: Sent, future: "asyncio.Future[Refused]") -> None:
+    def _on_committed(
+        self, sent: list[Submission], drawn: list[Drawn], future: "asyncio.Future[Refused]"
+    ) -> None:
         assert not future.cancelled()  # they are the writer's own
         error = future.exception()
         refused: Refused = {} if error is not None else future.result()
-        for kept, num_tokens in sent:
-            generation = kept.generation
-            if kept.outstanding is future:
-                kept.outstanding = None
-            if not self._is_current(kept):
+        for submission, (_, _, num_tokens) in zip(sent, drawn, strict=True):
+            generation = submission.generation
+            if submission.outstanding is future:
+                submission.outstanding = None
+            if not self._is_current(submission):
                 continue  # removed, or begun again since
             problem = as_problem(error) or refused.get(generation.id)
             if problem is None:
-                kept.num_journalled = num_tokens
-                # What was shown meanwhile, in a lapse, was not sent.
+                submission.num_journalled = num_tokens
+                # What was shown meanwhile, without the store, was not sent.
                 shown = min(generation.num_public, generation.num_tokens)
-                kept.is_lapsed = kept.is_lapsed and shown > num_tokens
+                submission.is_behind = submission.is_behind and shown > num_tokens
                 generation.publish(num_tokens)
-            elif self._may_lapse and isinstance(problem, StoreUnavailable):
-                kept.is_lapsed = True
+            elif self._may_continue and isinstance(problem, StoreUnavailable):
+                submission.is_behind = True
                 generation.publish(generation.num_tokens)
             else:
-                self._on_refused(kept, problem)
+                self._on_refused(submission, problem)
 
-    def _is_current(self, kept: Kept) -> bool:
-        return self._kept.get(kept.generation.id) is kept
+    def _is_current(self, submission: Submission) -> bool:
+        return self._submissions.get(submission.generation.id) is submission
 
 
 def as_problem(error: BaseException | None) -> ChatError | None:

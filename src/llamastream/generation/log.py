@@ -5,14 +5,19 @@ that an answer of any length costs little more than its bytes; a `Delta` is made
 """
 
 from array import array
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from llamastream.types import Delta, FinishReason, Token, TokenLogprob
+from llamastream.types import Delta, FinishReason, OtherPart, TokenLogprob
 
 NO_TOKEN = -1
 
+# What `Delta(...)` does, in half of its time.
+_new_delta: Callable[[tuple[object, ...]], Delta] = partial(tuple.__new__, Delta)
+
 
 class Log:
-    """Grows at its end alone, but for `truncate`."""
+    """Grows at its end alone, so that other threads may read what is in it."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -20,6 +25,8 @@ class Log:
         self._choices = bytearray()
         self._logprobs: list[TokenLogprob | None] = []  # empty until a token has one
         self._reasons: dict[int, FinishReason] = {}  # by place
+        self._parts: dict[int, OtherPart] = {}  # by place
+        self._is_plain = True  # so far there is nothing but text and ids
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -31,32 +38,49 @@ class Log:
         token_id: int = NO_TOKEN,
         logprob: TokenLogprob | None = None,
         reason: FinishReason | None = None,
+        part: OtherPart | None = None,
     ) -> None:
-        if reason is not None:
-            self._reasons[len(self._texts)] = reason
-        if logprob is not None or self._logprobs:
-            self._logprobs += [None] * (len(self._texts) - len(self._logprobs))
-            self._logprobs.append(logprob)
+        if not self._is_plain or token_id < 0 or reason or logprob or part:
+            self._is_plain = False
+            self._append_more(logprob, reason, part)
         self._texts.append(text)
         self._ids.append(token_id)
         self._choices.append(choice)
 
-    def truncate(self, length: int) -> None:
-        for places in (self._texts, self._ids, self._choices, self._logprobs):
-            del places[length:]
-        self._reasons = {k: reason for k, reason in self._reasons.items() if k < length}
+    def _append_more(
+        self,
+        logprob: TokenLogprob | None,
+        reason: FinishReason | None,
+        part: OtherPart | None,
+    ) -> None:
+        place = len(self._texts)
+        if reason is not None:
+            self._reasons[place] = reason
+        if part is not None:
+            self._parts[place] = part
+        if logprob is not None or self._logprobs:
+            self._logprobs += [None] * (place - len(self._logprobs))
+            self._logprobs.append(logprob)
+
+    def head(self, length: int) -> "Log":
+        """A log of its own, of the first so many."""
+        log = Log()
+        log._texts, log._ids = self._texts[:length], self._ids[:length]
+        log._choices, log._logprobs = self._choices[:length], self._logprobs[:length]
+        log._reasons = {k: reason for k, reason in self._reasons.items() if k < length}
+        log._is_plain = self._is_plain
+        log._parts = {k: part for k, part in self._parts.items() if k < length}
+        return log
 
     def delta(self, number: int) -> Delta:
-        token_id = self._ids[number]
+        choice, text, token_id = self._choices[number], self._texts[number], self._ids[number]
+        if self._is_plain:
+            return _new_delta((choice, number, text, (token_id,), (), None, None))
         logprob = self._logprobs[number] if self._logprobs else None
-        return Delta(
-            self._choices[number],
-            number,
-            self._texts[number],
-            () if token_id == NO_TOKEN else (token_id,),
-            () if logprob is None else (logprob,),
-            self._reasons.get(number) if self._reasons else None,
-        )
+        ids = () if token_id == NO_TOKEN else (token_id,)
+        logprobs = () if logprob is None else (logprob,)
+        reason, part = self._reasons.get(number), self._parts.get(number)
+        return Delta(choice, number, text, ids, logprobs, reason, part)
 
     def deltas(self, start: int, end: int) -> list[Delta]:
         return [self.delta(number) for number in range(start, end)]
@@ -71,13 +95,9 @@ class Log:
     def token_ids(self) -> tuple[int, ...]:
         return tuple(token_id for token_id in self._ids if token_id != NO_TOKEN)
 
-    def tokens(self, request_id: str, start: int) -> list[Token]:
-        """Those of the only choice, from position `start` on, as the engine gave them."""
-        return [
-            self._token(request_id, number, token_id)
-            for number, token_id in enumerate(self._ids[start:], start)
-            if token_id != NO_TOKEN
-        ]
+    def drawn(self, start: int, end: int) -> tuple[Sequence[int], Sequence[TokenLogprob | None]]:
+        """Of the only choice, see `DrawnLog`: a position is a place."""
+        return self._ids[start:end], self._logprobs[start:end]
 
     def joined(self, num_choices: int) -> list[Delta]:
         """One delta per choice, of all that it has so far."""
@@ -85,13 +105,6 @@ class Log:
         for number, choice in enumerate(self._choices):
             own[choice].append(number)
         return [self._join(choice, numbers) for choice, numbers in enumerate(own)]
-
-    def _token(self, request_id: str, position: int, token_id: int) -> Token:
-        entry = self._logprobs[position] if self._logprobs else None
-        if entry is None:
-            return Token(request_id, position, token_id)
-        top = tuple((other.token_id, other.logprob) for other in entry.top)
-        return Token(request_id, position, token_id, entry.logprob, top)
 
     def _join(self, choice: int, numbers: list[int]) -> Delta:
         ids = (self._ids[k] for k in numbers)

@@ -199,7 +199,7 @@ def _size(prompt: Prompt, options: PromptOptions = PLAIN_PROMPT) -> int:
     if not messages:
         return len(prompt)
     variables = MAX_INLINE if options.variables else 0  # whatever is in them
-    return variables + sum(len(m.content) + MESSAGE_SIZE for m in messages)
+    return variables + sum(len(m.text) + MESSAGE_SIZE for m in messages)
 
 
 def _check_ids(name: str, ids: Collection[int], vocab_size: int) -> None:

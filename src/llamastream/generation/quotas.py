@@ -8,24 +8,24 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from llamastream.errors import RateLimited
 from llamastream.generation.engine import Engine
 from llamastream.keys import NO_LIMITS, Keys, Limits
-from llamastream.types import EngineStatus, Event, Finished, GenerationRequest, Token
+from llamastream.records import AllowStore, ScopeUsage
+from llamastream.types import (
+    EngineStatus,
+    Event,
+    Finished,
+    GenerationRequest,
+    PromptTokens,
+    Token,
+)
 
 MINUTE_S = 60.0
 SOON_S = 1  # when to come back for what may end at any time
 LATER_S = 60  # and for what may not
-
-
-class Stored(Protocol):
-    """What the store knows of a scope."""
-
-    async def stored_bytes(self, scope: str) -> int: ...
-
-    async def stored_responses(self, scope: str) -> int: ...
 
 
 class Usage:
@@ -129,15 +129,19 @@ class Quotas:
             wait_s = math.ceil((used - most + 1) * MINUTE_S / most) if most else LATER_S
             raise _over("max_tokens_per_minute", most, f"{used:.0f} used", wait_s)
 
-    async def check_store(self, scope: str, stored: Stored) -> None:
-        """Raises RateLimited unless something more may be stored."""
+    def allow_store(self, scope: str) -> AllowStore:
+        """What lets a key of this scope store more, by what it has stored. Raises RateLimited."""
         limits = self.limits(scope)
-        most = limits.max_stored_responses
-        if most is not None and (given := await stored.stored_responses(scope)) >= most:
-            raise _over("max_stored_responses", most, f"{given} stored", LATER_S)
-        most = limits.max_stored_bytes
-        if most is not None and (given := await stored.stored_bytes(scope)) >= most:
-            raise _over("max_stored_bytes", most, f"{given} stored", LATER_S)
+
+        def allow(usage: ScopeUsage, *, is_response: bool) -> None:
+            most = limits.max_stored_responses
+            if is_response and most is not None and usage.num_responses >= most:
+                raise _over("max_stored_responses", most, f"{usage.num_responses} stored", LATER_S)
+            most = limits.max_stored_bytes
+            if most is not None and usage.num_bytes >= most:
+                raise _over("max_stored_bytes", most, f"{usage.num_bytes} stored", LATER_S)
+
+        return allow
 
 
 class _LimitedEngine(Engine):
@@ -186,8 +190,8 @@ class _LimitedEngine(Engine):
             if request.is_waiting:
                 request.is_waiting = False
                 usage.num_waiting -= 1
-            if isinstance(event, Token):
-                usage.num_output_tokens += 1
+            usage.num_output_tokens += isinstance(event, Token)
+            if isinstance(event, Token | PromptTokens):
                 continue
             del self._requests[event.request_id]
             usage.num_requests -= 1

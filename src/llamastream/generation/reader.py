@@ -77,11 +77,13 @@ class Reader:
             return
         generation, push = self._generation, self._push
         if push is not None:
-            log, end = generation.log, generation.num_public
-            while self.position < end and push(log.delta(self.position)):
-                self.position += 1
-                self._has_pushed = True
-            if self.position >= end and generation.end is None and generation.error is None:
+            position, end = self.position, generation.num_public
+            if position < end:
+                delta_of = generation.log.delta
+                while position < end and push(delta_of(position)):
+                    self.position = position = position + 1
+                    self._has_pushed = True
+            if position >= end and generation.end is None and generation.error is None:
                 return
         self._is_waiting = False  # what comes before it runs is read, and not pushed
         self._waiter.wake()

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llamastream.errors import StoreUnavailable
 from llamastream.generation.choice import Choice
 from llamastream.generation.durable import end_of
 from llamastream.generation.generation import FINISH_REASONS, Details, Generation, Keeper
+from llamastream.generation.grammars import Compiling
 from llamastream.records import Interrupted, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import reading
@@ -21,9 +23,10 @@ AT_A_TIME = 256  # tokens, so that a long answer does not hold up the others
 
 
 class Replay:
-    def __init__(self, tokenizer: Tokenizer, model_id: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, model_id: str, grammars: Compiling) -> None:
         """`model_id`: whose token ids mean something here."""
         self._tokenizer = tokenizer
+        self._grammars = grammars
         self._model_id = model_id
 
     async def of_record(
@@ -50,7 +53,12 @@ class Replay:
         """One that this server is to go on with."""
         record = one.response
         tokens = await store.responses.tokens(record.id, scope=record.scope)
-        return await self._make(record, tokens, keeper, one.prompt_ids, one.sampling)
+        generation = await self._make(record, tokens, keeper, one.prompt_ids, one.sampling)
+        (choice,), details = generation.choices, generation.details
+        grammar = self._grammars.of_record(details.grammar, details.rules)
+        choice.request = replace(choice.request, grammar=grammar)
+        generation.grammar = grammar
+        return generation
 
     async def _make(
         self,

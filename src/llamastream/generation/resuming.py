@@ -11,7 +11,7 @@ from dataclasses import replace
 from llamastream.errors import ChatError, EngineDead, Overloaded
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import Generation, State
-from llamastream.generation.kept import Kept
+from llamastream.generation.submission import Submission
 from llamastream.types import FinishReason
 
 STORE_RETRY_S = 2.0  # how long a parked answer waits for the store to come back
@@ -22,38 +22,38 @@ class Resuming:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        kept: Mapping[str, Kept],
+        submissions: Mapping[str, Submission],
         *,
-        on_submitted: Callable[[Kept], None],
+        on_submitted: Callable[[Submission], None],
     ) -> None:
-        """`kept`: what is in progress."""
+        """`submissions`: what is in progress."""
         self._dispatcher = dispatcher
-        self._kept = kept
+        self._submissions = submissions
         self._on_submitted = on_submitted
 
-    async def run(self, waiting: Sequence[Kept], suspects: Sequence[Kept]) -> None:
+    async def run(self, waiting: Sequence[Submission], suspects: Sequence[Submission]) -> None:
         """Resume all of these, once the engine takes requests."""
         try:
             await self._dispatcher.engine.ready()
         except Exception:
             return  # who started the engine hears of it, and nothing can be resumed
-        for kept in waiting:
-            await self._resume(kept)
-        for kept in suspects:
-            await self._resume(kept)
-            await _has_moved(kept.generation)
+        for submission in waiting:
+            await self._resume(submission)
+        for submission in suspects:
+            await self._resume(submission)
+            await _has_moved(submission.generation)
 
-    async def resume_parked(self, kept: Kept) -> None:
+    async def resume_parked(self, submission: Submission) -> None:
         """Try again when the store may be back."""
         await asyncio.sleep(STORE_RETRY_S)
-        await self._resume(kept)
+        await self._resume(submission)
 
-    async def _resume(self, kept: Kept) -> None:
-        generation = kept.generation
-        while self._kept.get(generation.id) is kept and generation.state in WAITING:
+    async def _resume(self, submission: Submission) -> None:
+        generation = submission.generation
+        while self._submissions.get(generation.id) is submission and generation.state in WAITING:
             generation.state, generation.error = State.QUEUED, None
             try:
-                self._submit(kept)
+                self._submit(submission)
             except Overloaded as error:
                 await asyncio.sleep(error.retry_after_s)
             except EngineDead as error:
@@ -62,9 +62,9 @@ class Resuming:
             except ChatError as error:
                 generation.keeper.failed(generation, error)
 
-    def _submit(self, kept: Kept) -> None:
+    def _submit(self, submission: Submission) -> None:
         """Raises what the engine refuses it with."""
-        generation = kept.generation
+        generation = submission.generation
         (choice,) = generation.choices
         if generation.is_cancelled or choice.finish_reason is not None:
             end_waiting(generation)
@@ -72,11 +72,11 @@ class Resuming:
         choice.request = replace(
             choice.request,
             # The engine may not have heard yet that the submission before was given up.
-            request_id=f"{generation.id}/{kept.number}" if kept.number else generation.id,
+            request_id=submission.request_id,
             output_ids=generation.log.token_ids(),
         )
         self._dispatcher.submit(generation)
-        self._on_submitted(kept)
+        self._on_submitted(submission)
 
 
 def end_waiting(generation: Generation) -> None:

@@ -19,6 +19,7 @@ from llamastream.generation.history import Continued, History, TokenSize, Window
 from llamastream.generation.items import to_messages
 from llamastream.generation.replay import Replay
 from llamastream.records import (
+    AllowStore,
     Interrupted,
     Item,
     NewResponse,
@@ -46,7 +47,7 @@ class StorePolicy:
     """What the operator decides about stored answers."""
 
     grace_s: float = 60.0  # how long one goes on that nobody follows
-    may_lapse: bool = False  # when the store fails, streams go on and are not durable meanwhile
+    may_continue: bool = False  # when the store fails, streams go on and are not durable meanwhile
     retention: Retention = Retention()
 
 
@@ -64,7 +65,7 @@ class StoredAnswers:
     ) -> None:
         self.answers = answers
         self._token_size = TokenSize(answers.tokenizer)
-        self._replay = Replay(answers.tokenizer, answers.model_id)
+        self._replay = Replay(answers.tokenizer, answers.model_id, answers.grammars)
         self._open_store = open_store
         self._policy = policy
         self._open_parts = AsyncExitStack()
@@ -85,7 +86,7 @@ class StoredAnswers:
             self.answers.dispatcher,
             self._store,
             grace_s=self._policy.grace_s,
-            may_lapse=self._policy.may_lapse,
+            may_continue=self._policy.may_continue,
         )
         self._open_parts.push_async_callback(self._durability.close)
         recovery = await self._store.recover()
@@ -122,6 +123,10 @@ class StoredAnswers:
         """Those of the store: nothing is generated in them here."""
         return self._store.conversations
 
+    def allow(self, scope: str) -> AllowStore:
+        """What lets a key of this scope store more, or raises RateLimited."""
+        return self.answers.quotas.allow_store(scope)
+
     async def history(self, continued: Continued, *, scope: str) -> History:
         """What was said before, oldest first, and of that no more than can fit the context.
 
@@ -144,10 +149,11 @@ class StoredAnswers:
         """Admit a request; it is generated to its end unless it is cancelled or deserted.
 
         For an Idempotency-Key seen before, the answer that it began. Raises InvalidRequest,
-        ContextLengthExceeded, Overloaded, EngineDead or StoreUnavailable, with nothing stored.
+        ContextLengthExceeded, Overloaded, RateLimited, EngineDead or StoreUnavailable, with nothing
+        stored.
         """
         fitted = await self.answers.fit(request)
-        generation = self.answers.make(request, new, [fitted])
+        generation = await self.answers.make(request, new, [fitted])
         creating = asyncio.create_task(self._create(generation, new, request.scope))
         self._creating.add(creating)
         creating.add_done_callback(self._creating.discard)
@@ -225,6 +231,7 @@ class StoredAnswers:
                     idempotency=new.idempotency,
                 ),
                 scope=scope,
+                allow=self.allow(scope),
             )
         except BaseException:
             self._durability.remove(generation)

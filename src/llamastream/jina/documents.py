@@ -5,9 +5,10 @@ Knows the names and types of the fields, and neither protobuf nor HTTP.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from llamastream.api.http.idempotency import make_key
 from llamastream.api.wire.options import (
@@ -16,11 +17,12 @@ from llamastream.api.wire.options import (
     SAMPLING_OPTIONS,
     NoLimit,
     asked,
+    or_nothing,
 )
 from llamastream.errors import InvalidRequest, quoted, requirement
 from llamastream.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
-from llamastream.types import ChatRequest, Message
+from llamastream.types import ChatRequest, GrammarKind, GrammarSpec, Message
 
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
@@ -57,6 +59,7 @@ class _Prompt(BaseModel):
     ignore_eos: bool = False
     truncation: Literal["disabled", "auto"] = "disabled"
     logprobs: bool = False
+    json_schema: str | None = None  # as text: a query string and a protobuf document can hold it
 
 
 class StoreOptions(BaseModel):
@@ -69,8 +72,21 @@ class StoreOptions(BaseModel):
     starting_after: int = Field(default=-1, ge=-1)  # the last sequence number that was seen
 
 
-FIELDS = _Prompt.model_fields.keys() | StoreOptions.model_fields.keys() | {"api_key"}
-"""All that a document may say to us."""
+class PromptDocument(StoreOptions, _Prompt):
+    """All that a document may say to us."""
+
+    api_key: str | None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        schema["properties"] = {k: or_nothing(v) for k, v in schema["properties"].items()}
+        return schema
+
+
+FIELDS = PromptDocument.model_fields.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,10 @@ class PromptRequest:
     def to_request(self) -> ChatRequest:
         """The request that the document makes."""
         prompt = self._read(_Prompt)
+        if prompt.max_tokens == 0:  # an answer of documents has one at least
+            raise InvalidRequest(
+                f"max_tokens must be >= 1 and <= {2**31 - 1}. Given: 0.", param="max_tokens"
+            )
         return ChatRequest(
             prompt=_conversation(prompt),
             sampling=SamplingParams(
@@ -105,6 +125,7 @@ class PromptRequest:
             stop=tuple(prompt.stop),
             ignore_eos=prompt.ignore_eos,
             truncation=prompt.truncation,
+            grammar=_grammar(prompt.json_schema),
             scope=self.scope,
             label=self.label,
         )
@@ -141,6 +162,14 @@ def _conversation(prompt: _Prompt) -> tuple[Message, ...] | str:
         raise InvalidRequest("prompt is missing: give prompt or messages.", param="prompt")
     _check_size("prompt", (prompt.prompt,))
     return prompt.prompt
+
+
+def _grammar(schema: str | None) -> GrammarSpec | None:
+    """DocArray fills a declared but unused schema with "". Documents have no place for warnings, so
+    what cannot be enforced is refused."""
+    if not schema:
+        return None
+    return GrammarSpec(GrammarKind.JSON_SCHEMA, schema, param="json_schema")
 
 
 def _check_size(name: str, texts: Iterable[str]) -> None:

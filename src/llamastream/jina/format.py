@@ -2,6 +2,7 @@
 per token that brings text."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from llamastream.api.wire.format import START, Format, end_of
 from llamastream.errors import ChatError
@@ -11,6 +12,14 @@ from llamastream.types import Delta, FinishReason
 
 PREFIX = "stream_"  # of the ids of answers
 MAX_APART = 64  # deltas kept apart for a reader that is briefly behind, about a second's worth
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentShown:
+    """What of a request shapes the documents of its answer; kept with it."""
+
+    max_tokens: int | None
+
 
 OutputFields = dict[str, str | int | float]
 """The fields of one ModelOutputDocument; those without a value are absent."""
@@ -28,7 +37,7 @@ class Documents:
     def __init__(self, generation: Generation, *, after: int = START) -> None:
         self._generation = generation
         self._after = after
-        max_tokens: int | None = generation.details.wire["max_tokens"]
+        max_tokens = DocumentShown(**generation.details.wire).max_tokens
         self._last = None if max_tokens is None else max_tokens - 1
         self._held: OutputFields | None = None
 

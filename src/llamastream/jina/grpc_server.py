@@ -11,10 +11,10 @@ from functools import partial
 import grpc
 
 from llamastream.api.deliver import Sink, deliver
+from llamastream.api.http.access import LABEL
 from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import off_loop
 from llamastream.api.http.connections import HEAD_TIMEOUT_S, MAX_CONNECTIONS
-from llamastream.api.http.gate import LABEL
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.wire.format import Format
 from llamastream.errors import ChatError, InternalError, InvalidRequest, NotFound, cut, quoted

@@ -17,14 +17,32 @@ from llamastream.api.http.body import read_body, read_object
 from llamastream.api.http.errors import error_body, error_response
 from llamastream.api.http.idempotency import HEADER as IDEMPOTENCY_KEY
 from llamastream.api.http.json_object import parse_object
+from llamastream.api.http.openapi import ApiRoute, Operation
 from llamastream.api.http.transport import unsent_is_none
+from llamastream.api.wire import shapes
 from llamastream.errors import ChatError, PayloadTooLarge
-from llamastream.jina.documents import ENDPOINT, PromptRequest
+from llamastream.jina.documents import ENDPOINT, FIELDS, PromptDocument, PromptRequest
 from llamastream.jina.format import DocumentFormat, OutputFields
 from llamastream.jina.keys import KEY, KEYLESS_BYTES, too_large_for_a_key
 from llamastream.jina.service import StreamService
 
 EVENT_STREAM = "text/event-stream"
+DELETE_STREAM = Operation("Delete what is stored of a stream.", shapes.Deleted)
+POST_STREAM = Operation(
+    "A document's answer, as jina.Client reads it.",
+    EVENT_STREAM,
+    body=PromptDocument,
+    is_open=True,
+    errors=(401, 404, 422),
+)
+GET_STREAM = Operation(
+    "The same, with the document in the query.",
+    EVENT_STREAM,
+    query={name: {"type": "string"} for name in FIELDS},
+    is_open=True,
+    errors=POST_STREAM.errors,
+)
+DRY_RUN = Operation("Whether answers are given.", shapes.DryRun, is_open=True, error="DryRun")
 END = b"event: end\r\n\r\n"
 
 
@@ -41,11 +59,12 @@ def jina_routes(streams: StreamService, max_body_bytes: int) -> list[Route]:
         await streams.delete(id, authorization(request.headers.get))
         return JSONResponse({"id": id, "object": "stream.deleted", "deleted": True})
 
-    stored = [Route(ENDPOINT + "/{id}", delete, methods=["DELETE"])]
+    stored = [ApiRoute(ENDPOINT + "/{id}", delete, delete=DELETE_STREAM)]
+    stream = _StreamRoute(streams, max_body_bytes)
     return [
         *(stored if streams.is_storing else []),
-        Route(ENDPOINT, _StreamRoute(streams, max_body_bytes), methods=["GET", "POST"]),
-        Route("/dry_run", dry_run, methods=["GET"]),
+        ApiRoute(ENDPOINT, stream, get=GET_STREAM, post=POST_STREAM),
+        ApiRoute("/dry_run", dry_run, get=DRY_RUN),
     ]
 
 

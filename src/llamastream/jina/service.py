@@ -5,6 +5,7 @@ n of it is the same for every reader, now and after a restart.
 """
 
 import uuid
+from dataclasses import asdict
 
 from llamastream.api.generate import begin
 from llamastream.api.http.errors import check_id
@@ -12,7 +13,7 @@ from llamastream.api.http.idempotency import refuse_key
 from llamastream.errors import EngineDead
 from llamastream.generation import Answers, Generation, NewAnswer, StoredAnswers
 from llamastream.jina.documents import PromptRequest, check_not_stored
-from llamastream.jina.format import PREFIX
+from llamastream.jina.format import PREFIX, DocumentShown
 from llamastream.jina.keys import Authorize, Keys, Refresh, no_refresh
 
 
@@ -51,7 +52,7 @@ class StreamService:
         request = prompt.to_request()
         new = NewAnswer(
             PREFIX + uuid.uuid4().hex,
-            {"max_tokens": request.sampling.max_tokens},
+            asdict(DocumentShown(request.sampling.max_tokens)),
             store=options.store,
             idempotency=prompt.key() if options.store else None,
         )

@@ -10,7 +10,7 @@ from llamastream.models.hf_tokenizer import read_json, read_tokenizer
 from llamastream.models.layout import check_layout, untied_if_own_head
 from llamastream.models.quantization import join_parts, parse_quantization
 from llamastream.models.safetensors_header import read_entries
-from llamastream.sampling import SamplingParams
+from llamastream.sampling import RECOMMENDED, SamplingParams
 from llamastream.spec import tensor_specs
 
 SINGLE = "model.safetensors"
@@ -96,8 +96,7 @@ def _shards(folder: Path) -> list[Path]:
 def _sampling(file: Path) -> SamplingParams:
     """The sampling parameters of generation_config.json. Raises ModelError for an unusable one."""
     values = read_json(file)
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    given = {name: values[name] for name in names if values.get(name) is not None}
+    given = {name: values[name] for name in RECOMMENDED if values.get(name) is not None}
     with reading(file, "Correct it, or delete the file."):
         if "top_k" in given:
             top_k = int(given["top_k"])

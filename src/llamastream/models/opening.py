@@ -17,7 +17,8 @@ from llamastream.sampling import SamplingParams
 logger = logging.getLogger(__name__)
 
 DEMO = "demo"
-DEMO_SAMPLING = SamplingParams(temperature=0.0)  # so small a model wanders off when it draws
+# Its file recommends nothing. Greedily a third of its answers loops; so 1.7 % do (docs/LOG.md).
+DEMO_SAMPLING = SamplingParams(temperature=0.6, top_p=0.9, repetition_penalty=1.1)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -37,8 +38,7 @@ def open_checkpoint(
     if revision is not None and (model == DEMO or path.exists()):
         raise ModelError(f"revision applies to models of the hub only. Given: {revision!r}.")
     if model == DEMO:
-        demo = open_gguf(fetch_demo(cache_dir, progress), name=DEMO, cache_dir=cache_dir)
-        return replace(demo, sampling=DEMO_SAMPLING)
+        return _open_demo(fetch_demo(cache_dir, progress), cache_dir)
     if model and path.is_dir():
         return open_folder(path, name=path.resolve().name)
     if path.is_file():
@@ -65,7 +65,7 @@ def list_local(cache_dir: Path) -> list[Checkpoint]:
             if path.is_dir():
                 models.append(open_folder(path, name=name))
             else:
-                models.append(open_gguf(path, name=name, cache_dir=cache_dir))
+                models.append(_open_demo(path, cache_dir))
         except ModelError as error:
             logger.warning("cannot read model %s: %s", name, error)
     return models
@@ -89,6 +89,10 @@ def fetch_model(
     from llamastream.models.hub import download_model
 
     return download_model(repo_id, revision, cache_dir, progress, endpoint)
+
+
+def _open_demo(file: Path, cache_dir: Path) -> Checkpoint:
+    return replace(open_gguf(file, name=DEMO, cache_dir=cache_dir), sampling=DEMO_SAMPLING)
 
 
 def _open_file(path: Path, cache_dir: Path) -> Checkpoint:

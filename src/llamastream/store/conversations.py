@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, sel
 
 from llamastream.errors import InvalidRequest, NotFound, quoted
 from llamastream.records import (
+    AllowStore,
     Conversation,
     ConversationLimits,
     Item,
@@ -32,6 +33,7 @@ from llamastream.store.rows import (
     to_item,
 )
 from llamastream.store.tables import conversations, items
+from llamastream.store.transaction import Transaction
 from llamastream.store.writer import Writer
 
 
@@ -51,18 +53,26 @@ class Conversations:
         self._limits = limits
 
     async def create(
-        self, id: str, *, scope: str, metadata: Json, items: Sequence[Item] = ()
+        self,
+        id: str,
+        *,
+        scope: str,
+        metadata: Json,
+        items: Sequence[Item] = (),
+        allow: AllowStore | None = None,
     ) -> Conversation:
-        """Raises InvalidRequest for items beyond the limits."""
+        """Raises InvalidRequest for items beyond the limits, and what `allow` raises."""
         conversation = Conversation(id, scope, self._clock.wall(), metadata)
         row = conversation_row(conversation) | {"num_items": 0, "num_bytes": 0}
 
-        def write(conn: Connection) -> None:
+        def write(tx: Transaction) -> None:
+            conn = tx.conn
+            tx.allow(allow, scope, is_response=False)
             row["updated_at"] = self._clock.steady()
             num = conn.execute(insert(conversations).values(row).returning(conversations.c.num))
             own_bytes = ROW_BYTES + size_of(row["metadata"])
-            self._writer.charges.add(scope, num_bytes=own_bytes)
-            self._append(conn, num.scalar_one(), items, scope)
+            tx.charges.add(scope, num_bytes=own_bytes)
+            self._append(tx, num.scalar_one(), items, scope)
 
         await self._writer.run(write)
         return conversation
@@ -73,12 +83,13 @@ class Conversations:
     async def update(self, id: str, *, scope: str, metadata: Json) -> Conversation:
         """Replace the metadata."""
 
-        def write(conn: Connection) -> Conversation:
+        def write(tx: Transaction) -> Conversation:
+            conn = tx.conn
             row = _find(conn, id, scope)
             changed = replace(to_conversation(row), metadata=metadata)
             values = conversation_row(changed)
             num_bytes = size_of(values["metadata"]) - size_of(row.metadata)
-            self._writer.charges.add(scope, num_bytes=num_bytes)
+            tx.charges.add(scope, num_bytes=num_bytes)
             change = update(conversations).where(conversations.c.id == id)
             conn.execute(change.values(values | {"updated_at": self._clock.steady()}))
             return changed
@@ -88,9 +99,9 @@ class Conversations:
     async def delete(self, id: str, *, scope: str) -> None:
         """Delete a conversation. Items that a response holds stay with that."""
 
-        def write(conn: Connection) -> None:
-            num = find(conn, "conversation", id, scope).num
-            remove_conversations(conn, self._writer.charges, [num])
+        def write(tx: Transaction) -> None:
+            num = find(tx.conn, "conversation", id, scope).num
+            remove_conversations(tx, [num])
 
         await self._writer.run(write)
 
@@ -132,34 +143,40 @@ class Conversations:
 
         return await self._database.read(read)
 
-    async def add_items(self, id: str, new: Sequence[Item], *, scope: str) -> None:
+    async def add_items(
+        self, id: str, new: Sequence[Item], *, scope: str, allow: AllowStore | None = None
+    ) -> None:
         """Append, in order.
 
-        Raises InvalidRequest for an item id that the conversation has, and beyond the limits.
+        Raises InvalidRequest for an item id that the conversation has, and beyond the limits, and
+        what `allow` raises.
         """
 
-        def write(conn: Connection) -> None:
-            self._append(conn, find(conn, "conversation", id, scope).num, new, scope)
+        def write(tx: Transaction) -> None:
+            tx.allow(allow, scope, is_response=False)
+            self._append(tx, find(tx.conn, "conversation", id, scope).num, new, scope)
 
         await self._writer.run(write)
 
     async def delete_item(self, id: str, item_id: str, *, scope: str) -> None:
         """Take an item out of a conversation. It stays with the response that holds it."""
 
-        def write(conn: Connection) -> None:
+        def write(tx: Transaction) -> None:
+            conn = tx.conn
             num = find(conn, "conversation", id, scope).num
             size = _find_item(conn, num, item_id, items.c.num_bytes).num_bytes
             of_item = (items.c.conversation_num == num) & (items.c.id == item_id)
             gone = conn.execute(delete(items).where(of_item, items.c.response_num.is_(None)))
             if gone.rowcount:
-                self._writer.charges.add(scope, num_bytes=-size)
+                tx.charges.add(scope, num_bytes=-size)
             conn.execute(update(items).where(of_item).values(conversation_num=None, position=None))
             _count(conn, num, num_items=-1, num_bytes=-size, now=self._clock.steady())
 
         await self._writer.run(write)
 
-    def _append(self, conn: Connection, num: int, new: Sequence[Item], scope: str) -> None:
+    def _append(self, tx: Transaction, num: int, new: Sequence[Item], scope: str) -> None:
         """Add items to the end of conversation `num`."""
+        conn = tx.conn
         start = next_position(conn, num)
         _check_new(conn, num, new)
         rows = [
@@ -170,7 +187,7 @@ class Conversations:
         check_room(conn, num, self._limits, num_items=len(rows), num_bytes=num_bytes)
         if rows:
             conn.execute(insert(items), rows)
-        self._writer.charges.add(scope, num_bytes=num_bytes)
+        tx.charges.add(scope, num_bytes=num_bytes)
         _count(conn, num, num_items=len(rows), num_bytes=num_bytes, now=self._clock.steady())
 
 

@@ -1,24 +1,24 @@
 """The journal in the database: a row per step, folded into each response's own row when it ends.
 
-Folding is also done when the rows pile up, and after a lost connection: a fold writes all tokens of
-a response from memory, so that whatever the database may have lost of its journal is whole again.
+Writing only; `tokens` reads. What is written is taken from the responses' logs: a step writes of
+each what the database does not have yet, so that no failure leaves a hole. Folding is also done
+when the rows pile up, and on a new connection, so that whatever the database may have lost of its
+journal is whole again.
 """
 
-import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from llamastream.records import Status
-from llamastream.store.damage import UNREADABLE, checksum, reading, verify
+from llamastream.errors import ChatError, NotFound
+from llamastream.records import Drawn, Status
+from llamastream.store.damage import checksum
 from llamastream.store.database import Durability, unavailable
-from llamastream.store.ledger import Ledger, OpenResponse
-from llamastream.store.packing import NO_LOGPROBS, unpack_step_entries, unpack_steps
-from llamastream.store.rows import TOKEN_COLUMNS, check_tokens, find
+from llamastream.store.packing import pack_entry, pack_ids, pack_log, pack_step_entry
 from llamastream.store.tables import journal, responses
-from llamastream.types import Token
-
-logger = logging.getLogger(__name__)
+from llamastream.store.transaction import InProgress, Transaction
+from llamastream.types import TokenLogprob
 
 FOLD_AFTER = 4096  # rows that the oldest response in progress may hold back, a few MB
 
@@ -30,7 +30,7 @@ _INSERT_STEP = (
 
 _FOLD = (
     update(responses)
-    # One that has ended was folded then, and what is in memory may be less.
+    # One that has ended was folded then.
     .where(responses.c.num == bindparam("of_num"), responses.c.status == Status.IN_PROGRESS)
     .values(
         token_ids=bindparam("ids"),
@@ -40,22 +40,59 @@ _FOLD = (
     )
 )
 
+Refused = dict[str, ChatError]
+
+
+class Step:
+    """What one row of the journal is to hold."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []  # (num, position, token id), flat
+        self._entries: list[bytes] = []
+
+    def take(self, tx: Transaction, drawn: Iterable[Drawn]) -> Refused:
+        """Of each response what the database does not have yet. Names those that are refused."""
+        refused: Refused = {}
+        in_progress, tokens = tx.in_progress, self._tokens
+        for id, log, num_tokens in drawn:
+            one = in_progress.get(id)
+            if one is None:
+                refused[id] = NotFound(f"Response '{id}' is not in progress.")
+                continue
+            num, scope, first_row, position, _ = one
+            if position > num_tokens:  # the log was set back
+                position = num_tokens
+            ids, logprobs = log.drawn(position, num_tokens)
+            if logprobs:
+                self._take_logprobs(num, position, logprobs)
+            for token_id in ids:
+                tokens += (num, position, token_id)
+                position += 1
+            in_progress[id] = InProgress(num, scope, first_row, num_tokens, log)
+        return refused
+
+    def _take_logprobs(self, num: int, start: int, logprobs: Sequence[TokenLogprob | None]) -> None:
+        for position, logprob in enumerate(logprobs, start):
+            if logprob is not None:
+                self._entries.append(pack_step_entry(num, position, pack_entry(logprob)))
+
+    def packed(self) -> tuple[bytes, bytes | None] | None:
+        """None if there is nothing to write."""
+        if not self._tokens:
+            return None
+        return pack_ids(self._tokens), b"".join(self._entries) or None
+
 
 class Journal:
-    """Writes the ledger's changes. The writer's thread alone uses it, within its transactions."""
+    """The writer's thread alone uses it, within its transactions."""
 
-    def __init__(self, ledger: Ledger, *, owner: str, durability: Durability) -> None:
-        self.ledger = ledger
+    def __init__(self, *, owner: str, durability: Durability) -> None:
         self.owner = owner
         self._keeps_steps = durability != "off"
         self.next_seq = 0  # the row that the next step becomes
         self._cursor: Any = None  # of the driver
         self._driver_error: type[Exception] = Exception
         self._insert_step = ""
-
-    @property
-    def wants_fold(self) -> bool:
-        return self.next_seq - self.ledger.oldest_start(self.next_seq) >= FOLD_AFTER
 
     def attach(self, conn: Connection) -> None:
         """Read on a new connection where the journal ends."""
@@ -69,12 +106,9 @@ class Journal:
         # NOTE: rows may have gone with the last fold, so the number in memory can be the larger.
         self.next_seq = max(self.next_seq, 0 if last is None else last + 1)
 
-    def open(self, response_id: str, *, scope: str, num: int) -> None:
-        self.ledger.add(OpenResponse(response_id, scope, num, self.next_seq))
-
-    def write_step(self) -> None:
-        """Write what was staged, as one row, on the connection attached to."""
-        packed = self.ledger.take_step()
+    def write(self, step: Step) -> None:
+        """As one row, on the connection attached to."""
+        packed = step.packed()
         if packed is None or not self._keeps_steps:
             return
         row = (self.owner, self.next_seq, *packed, checksum(*packed))
@@ -84,73 +118,26 @@ class Journal:
             raise unavailable(error) from error
         self.next_seq += 1
 
-    def fold(self, conn: Connection, entry: OpenResponse) -> None:
-        """Write all tokens of a response into its own row. Steps staged so far are included."""
-        ids, entries = entry.packed()
-        # Tokens staged in this transaction are in the fold, and once more in the step's row.
-        start = self.next_seq
+    def wants_fold(self, tx: Transaction) -> bool:
+        return self.next_seq - self._oldest_start(tx) >= FOLD_AFTER
+
+    def fold(self, conn: Connection, num: int, ids: bytes, entries: bytes | None) -> None:
+        """Write all tokens of a response into its own row. Steps taken so far are included, and
+        will be once more in the step's row."""
         tokens = {"ids": ids, "entries": entries, "crc": checksum(ids, entries)}
-        conn.execute(_FOLD, tokens | {"of_num": entry.num, "start": start})
-        self.ledger.move_start(entry, start)
+        conn.execute(_FOLD, tokens | {"of_num": num, "start": self.next_seq})
 
-    def fold_all(self, conn: Connection) -> None:
-        for entry in self.ledger.all():
-            self.fold(conn, entry)
-        self.forget_old(conn)
+    def fold_all(self, tx: Transaction) -> None:
+        for id, one in tx.in_progress.items():
+            if one.log is not None:
+                self.fold(tx.conn, one.num, *pack_log(one.log, one.num_tokens))
+            tx.in_progress[id] = one._replace(start=self.next_seq)
+        self.forget_old(tx)
 
-    def forget_old(self, conn: Connection) -> None:
+    def forget_old(self, tx: Transaction) -> None:
         """Delete the rows that no response in progress needs any more."""
-        oldest = self.ledger.oldest_start(self.next_seq)
-        conn.execute(delete(journal).where(journal.c.owner == self.owner, journal.c.seq < oldest))
+        is_old = journal.c.seq < self._oldest_start(tx)
+        tx.conn.execute(delete(journal).where(journal.c.owner == self.owner, is_old))
 
-
-def read_tokens(conn: Connection, id: str, scope: str, after: int) -> list[Token]:
-    """Tokens of a response that is not in this server's ledger."""
-    columns = (responses.c[n] for n in ("id", "scope", "num", "status", "owner", "journal_start"))
-    row = find(conn, "response", id, scope, *columns, *TOKEN_COLUMNS)
-    with reading("response", id):
-        check_tokens(row)
-        entry = OpenResponse.of_row(row)
-        if row.status == Status.IN_PROGRESS:
-            read_unfolded(conn, row.owner, [entry], start=row.journal_start)
-        return entry.tokens(after)
-
-
-def read_unfolded(conn: Connection, owner: str, opened: list[OpenResponse], *, start: int) -> None:
-    """Add to each of `opened` its tokens in the journal rows from `start` on.
-
-    A token that does not follow the one before it is passed over: it was written again later, or
-    what it follows is lost or damaged, and then it will be generated again.
-    """
-    statement = (
-        select(journal.c.seq, journal.c.tokens, journal.c.logprobs, journal.c.checksum)
-        .where(journal.c.owner == owner, journal.c.seq >= start)
-        .order_by(journal.c.seq)
-    )
-    rows = [row for row in conn.execute(statement) if _is_whole(row)]
-    entries = {
-        (num, position): entry
-        for num, position, entry in unpack_step_entries(
-            b"".join(row.logprobs for row in rows if row.logprobs is not None)
-        )
-    }
-    by_num = {entry.num: entry for entry in opened}
-    for num, position, token_id in unpack_steps(b"".join(row.tokens for row in rows)).tolist():
-        response = by_num.get(num)
-        if response is not None and position == len(response.ids):
-            response.add(token_id, entries.get((num, position), NO_LOGPROBS))
-    for response in opened:
-        response.num_committed = len(response.ids)
-
-
-def _is_whole(row: Row[*tuple[Any, ...]]) -> bool:
-    """Whether a step can be read. One that cannot is as good as lost, which the log is told."""
-    try:
-        verify(row.checksum, row.tokens, row.logprobs)
-        unpack_steps(row.tokens)
-        for _ in unpack_step_entries(row.logprobs or b""):
-            pass
-    except UNREADABLE as why:
-        logger.error("damaged journal row=%r: %s", row.seq, type(why).__name__)
-        return False
-    return True
+    def _oldest_start(self, tx: Transaction) -> int:
+        return min((one.start for one in tx.in_progress.values()), default=self.next_seq)

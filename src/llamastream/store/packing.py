@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llamastream.types import Token
+from llamastream.records import DrawnLog
+from llamastream.types import Token, TokenLogprob
 
 _LENGTH = struct.Struct("<H")
 _KEY = struct.Struct("<II")
@@ -39,14 +40,20 @@ def unpack_steps(data: bytes) -> npt.NDArray[np.uint32]:
     return np.frombuffer(data, "<u4").reshape(-1, 3)
 
 
-def pack_entry(token: Token) -> bytes:
+def pack_entry(logprob: TokenLogprob | None) -> bytes:
     """The entry of one token, with its length in front."""
-    if token.logprob is None:
+    if logprob is None:
         return NO_LOGPROBS
-    body = _LOGPROB.pack(token.logprob) + b"".join(
-        _ALTERNATIVE.pack(token_id, logprob) for token_id, logprob in token.top_logprobs
+    body = _LOGPROB.pack(logprob.logprob) + b"".join(
+        [_ALTERNATIVE.pack(other.token_id, other.logprob) for other in logprob.top]
     )
     return _LENGTH.pack(len(body)) + body
+
+
+def pack_log(log: DrawnLog, num_tokens: int) -> tuple[bytes, bytes | None]:
+    """Ids and log-probabilities from the start, as the response's own row keeps them."""
+    ids, logprobs = log.drawn(0, num_tokens)
+    return pack_ids(ids), b"".join(map(pack_entry, logprobs)) or None
 
 
 def pack_step_entry(num: int, position: int, entry: bytes) -> bytes:

@@ -15,19 +15,19 @@ from llamastream.records import Interrupted, Recovery, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.clock import StoreClock
 from llamastream.store.damage import UNREADABLE, reading
-from llamastream.store.journal import Journal, read_unfolded
-from llamastream.store.ledger import OpenResponse
+from llamastream.store.journal import Journal
 from llamastream.store.removal import give_up
 from llamastream.store.rows import (
     RESPONSE_COLUMNS,
     START_COLUMNS,
     TOKEN_COLUMNS,
-    check_tokens,
     response_row,
     to_response,
     to_start,
 )
 from llamastream.store.tables import responses
+from llamastream.store.tokens import StoredTokens, read_unfolded
+from llamastream.store.transaction import InProgress, Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +43,18 @@ class _Found(NamedTuple):
     sampling: SamplingParams
     restarts: int
     tokens_at_restart: int
-    entry: OpenResponse
+    journal_start: int
+    tokens: StoredTokens
 
 
-def recover(conn: Connection, journal: Journal, clock: StoreClock) -> Recovery:
-    """Open every response in progress of this owner again, fail the hopeless, empty the journal."""
+def recover(tx: Transaction, journal: Journal, clock: StoreClock) -> Recovery:
+    """Take up every response in progress of this owner, fail the hopeless, empty the journal."""
     statement = (
         select(*RESPONSE_COLUMNS, *START_COLUMNS, *TOKEN_COLUMNS, *_STATE)
         .where(responses.c.status == Status.IN_PROGRESS, responses.c.owner == journal.owner)
         .order_by(responses.c.num)
     )
+    conn = tx.conn
     found, interrupted, failed = [], [], []
     for row in conn.execute(statement).all():
         try:
@@ -60,43 +62,43 @@ def recover(conn: Connection, journal: Journal, clock: StoreClock) -> Recovery:
         except DamagedRecord:
             give_up(conn, row.num, clock)
             failed.append(row.id)
-    opened = [one.entry for one in found]
-    start = min((entry.start for entry in opened), default=journal.next_seq)
-    read_unfolded(conn, journal.owner, opened, start=start)
+    start = min((one.journal_start for one in found), default=journal.next_seq)
+    read_unfolded(conn, journal.owner, {one.num: one.tokens for one in found}, start=start)
     for one in found:
-        num_tokens = len(one.entry.ids)
+        num_tokens, response = len(one.tokens), one.response
         restarts = 0 if num_tokens > one.tokens_at_restart else one.restarts
-        journal.fold(conn, one.entry)
+        journal.fold(conn, one.num, *one.tokens.packed())
         if restarts >= MAX_RESTARTS:
-            failed.append(one.response.id)
+            failed.append(response.id)
             _fail(conn, one, clock)
             continue
-        journal.ledger.add(one.entry)
+        tx.in_progress[response.id] = InProgress(
+            one.num, response.scope, journal.next_seq, num_tokens
+        )
         _count(conn, one.num, restarts + 1, num_tokens)
         interrupted.append(_interrupted(one, restarts + 1))
-    journal.forget_old(conn)
+    journal.forget_old(tx)
     return Recovery(tuple(interrupted), tuple(failed))
 
 
-def park(conn: Connection, journal: Journal) -> None:
+def park(tx: Transaction, journal: Journal) -> None:
     """Fold what is in progress, for the next start, which will not count as one after a crash."""
-    journal.fold_all(conn)
-    for entry in journal.ledger.all():
-        _count(conn, entry.num, 0, len(entry.ids))
+    journal.fold_all(tx)
+    for one in tx.in_progress.values():
+        _count(tx.conn, one.num, 0, one.num_tokens)
 
 
 def _read(row: Row[Any]) -> _Found:
     """Raises DamagedRecord, but not for tokens: those are generated again, bit for bit."""
     response, start = to_response(row), to_start(row)
     with reading("response", row.id):
-        counts = int(row.restarts), int(row.tokens_at_restart)
-        entry = OpenResponse(row.id, row.scope, row.num, int(row.journal_start))
+        counts = int(row.restarts), int(row.tokens_at_restart), int(row.journal_start)
     try:
-        check_tokens(row)
-        entry = OpenResponse.of_row(row)
+        tokens = StoredTokens.of_row(row)
     except UNREADABLE as why:
         logger.error("damaged tokens of response=%r: %s", row.id, type(why).__name__)
-    return _Found(row.num, response, *start, *counts, entry)
+        tokens = StoredTokens()
+    return _Found(row.num, response, *start, *counts, tokens)
 
 
 def _interrupted(one: _Found, restarts: int) -> Interrupted:
@@ -104,7 +106,7 @@ def _interrupted(one: _Found, restarts: int) -> Interrupted:
         response=one.response,
         prompt_ids=one.prompt_ids,
         sampling=one.sampling,
-        output_ids=tuple(one.entry.ids),
+        output_ids=tuple(one.tokens.ids),
         restarts=restarts,
     )
 

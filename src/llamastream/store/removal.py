@@ -8,10 +8,11 @@ from llamastream.records import Status
 from llamastream.store.clock import StoreClock
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.tables import conversations, items, responses
-from llamastream.store.usage import Charges
+from llamastream.store.transaction import Transaction
 
 
-def remove_conversations(conn: Connection, charges: Charges, nums: Sequence[int]) -> None:
+def remove_conversations(tx: Transaction, nums: Sequence[int]) -> None:
+    conn, charges = tx.conn, tx.charges
     inside = items.c.conversation_num.in_(nums)
     gone = delete(items).where(inside, items.c.response_num.is_(None))
     sizes = conn.execute(gone.returning(items.c.conversation_num, items.c.num_bytes)).all()
@@ -26,7 +27,8 @@ def remove_conversations(conn: Connection, charges: Charges, nums: Sequence[int]
         charges.add(scopes[num], num_bytes=-num_bytes)
 
 
-def remove_responses(conn: Connection, charges: Charges, nums: Sequence[int]) -> None:
+def remove_responses(tx: Transaction, nums: Sequence[int]) -> None:
+    conn, charges = tx.conn, tx.charges
     inside = items.c.response_num.in_(nums)
     gone = delete(items).where(inside, items.c.conversation_num.is_(None))
     sizes = conn.execute(gone.returning(items.c.response_num, items.c.num_bytes)).all()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from llamastream.errors import (
     ChatError,
@@ -17,8 +17,10 @@ from llamastream.errors import (
 from llamastream.records import (
     MAX_KEY_CHARS,
     MAX_LIMIT,
+    AllowStore,
     ConversationLimits,
     Created,
+    Drawn,
     IdempotencyKey,
     Item,
     Json,
@@ -33,8 +35,8 @@ from llamastream.store.chains import chain_items
 from llamastream.store.clock import StoreClock
 from llamastream.store.conversations import check_room, join_conversation
 from llamastream.store.database import Database
-from llamastream.store.journal import Journal, read_tokens
-from llamastream.store.ledger import OpenResponse
+from llamastream.store.journal import Journal
+from llamastream.store.packing import pack_log
 from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
@@ -58,10 +60,15 @@ from llamastream.store.tables import (
     items,
     responses,
 )
+from llamastream.store.tokens import read_tokens
+from llamastream.store.transaction import InProgress, Transaction
 from llamastream.store.writer import Writer
 from llamastream.types import Token
 
 INPUT, OUTPUT = 0, 1  # items.part
+TOKEN_BYTES = (
+    func.length(responses.c.token_ids) + func.coalesce(func.length(responses.c.logprobs), 0)
+).label("token_bytes")
 
 
 class Responses:
@@ -81,22 +88,25 @@ class Responses:
         self._clock = clock
         self._limits = limits
 
-    async def create(self, new: NewResponse, *, scope: str) -> Created:
+    async def create(
+        self, new: NewResponse, *, scope: str, allow: AllowStore | None = None
+    ) -> Created:
         """Store a response about to be generated; from here on a restart goes on with it.
 
         With an idempotency key that was used for the same request, give that one's response.
-        Raises IdempotencyConflict when it was used for another, and InvalidRequest when its
-        conversation is full.
+        Raises IdempotencyConflict when it was used for another, InvalidRequest when its
+        conversation is full, and what `allow` raises.
         """
         if new.idempotency is not None:
             _check_key(new.idempotency)
 
-        def write(conn: Connection) -> Created:
+        def write(tx: Transaction) -> Created:
             if new.idempotency is not None:
-                known = self._known(conn, new.idempotency, scope)
+                known = self._known(tx, new.idempotency, scope)
                 if known is not None:
                     return Created(known, existing=True)
-            return Created(self._insert(conn, new, scope), existing=False)
+            tx.allow(allow, scope, is_response=True)
+            return Created(self._insert(tx, new, scope), existing=False)
 
         return await self._writer.run(write)
 
@@ -108,24 +118,26 @@ class Responses:
     async def tokens(self, id: str, *, scope: str, after: int = -1) -> list[Token]:
         """The journalled tokens with a position > `after`. Their request_id is the response's.
 
-        For a response in progress these are the tokens so far, and all that were shown to anyone.
+        For a response in progress these are those that any reader may have been shown.
         """
         after = max(after, -1)
-        entry = self._journal.ledger.get(id)
-        if entry is not None and entry.scope == scope:
-            return entry.tokens(after)
         return await self._database.read(lambda conn: read_tokens(conn, id, scope, after))
 
-    async def finish(self, id: str, outcome: Outcome) -> Response:
-        """End a response that this server generates, with all tokens appended before.
+    async def finish(self, id: str, outcome: Outcome, drawn: Drawn | None = None) -> Response:
+        """End a response that this server generates, with the tokens of `drawn`, or else with all
+        that were appended before.
 
         Its items join its conversation, if it has one, unless it failed. Raises NotFound when the
         response was deleted, or has ended before, and DamagedRecord, which ends it too.
         """
 
-        def write(conn: Connection) -> Response | ChatError:
-            entry = self._journal.ledger.get(id)
-            return _not_in_progress(id) if entry is None else self._finish(conn, entry, outcome)
+        def write(tx: Transaction) -> Response | ChatError:
+            one = tx.in_progress.pop(id, None)
+            if one is None:
+                return _not_in_progress(id)
+            if drawn is not None:
+                one = one._replace(log=drawn.log, num_tokens=drawn.num_tokens)
+            return self._finish(tx, id, one, outcome)
 
         ended = await self._writer.run(write)
         if isinstance(ended, ChatError):
@@ -135,23 +147,22 @@ class Responses:
     async def delete(self, id: str, *, scope: str) -> None:
         """Delete a response, in progress or not. Items in a conversation stay with that."""
 
-        def write(conn: Connection) -> None:
-            num = find(conn, "response", id, scope).num
-            remove_responses(conn, self._writer.charges, [num])
-            self._journal.ledger.remove(id)
+        def write(tx: Transaction) -> None:
+            remove_responses(tx, [find(tx.conn, "response", id, scope).num])
+            tx.in_progress.pop(id, None)
 
         await self._writer.run(write)
 
     async def update(self, id: str, change: Callable[[Json], Json], *, scope: str) -> Response:
         """Put `change` of its request in the place of that."""
 
-        def write(conn: Connection) -> Response:
-            row = find(conn, "response", id, scope, *RESPONSE_COLUMNS)
+        def write(tx: Transaction) -> Response:
+            row = find(tx.conn, "response", id, scope, *RESPONSE_COLUMNS)
             response = to_response(row)
             changed = replace(response, request=change(response.request))
             values = response_row(changed)
             num_bytes = size_of(values["request"]) - size_of(row.request)
-            self._resize(conn, row, values, num_bytes)
+            _resize(tx, row, values, num_bytes)
             return changed
 
         return await self._writer.run(write)
@@ -200,8 +211,8 @@ class Responses:
 
         return await self._database.read(read)
 
-    def _known(self, conn: Connection, key: IdempotencyKey, scope: str) -> Response | None:
-        row = conn.execute(
+    def _known(self, tx: Transaction, key: IdempotencyKey, scope: str) -> Response | None:
+        row = tx.conn.execute(
             select(idempotency_keys.c.digest, responses.c.owner, *RESPONSE_COLUMNS)
             .join(responses, responses.c.num == idempotency_keys.c.response_num)
             .where(idempotency_keys.c.scope == scope, idempotency_keys.c.key == key.key)
@@ -214,13 +225,14 @@ class Responses:
                 param="Idempotency-Key",
             )
         is_ours = row.status == Status.IN_PROGRESS and row.owner == self._journal.owner
-        if is_ours and self._journal.ledger.get(row.id) is None:
+        if is_ours and row.id not in tx.in_progress:
             # The connection was lost as this was committed, and its caller was told it failed.
-            remove_responses(conn, self._writer.charges, [row.num])
+            remove_responses(tx, [row.num])
             return None
         return to_response(row)
 
-    def _insert(self, conn: Connection, new: NewResponse, scope: str) -> Response:
+    def _insert(self, tx: Transaction, new: NewResponse, scope: str) -> Response:
+        conn = tx.conn
         input_items = [item_row(item) for item in new.input_items]
         if new.conversation_id is not None:
             num = find(conn, "conversation", new.conversation_id, scope).num
@@ -252,29 +264,27 @@ class Responses:
             + size_of(values["request"], start["prompt_ids"], start["sampling"]),
         }
         num = conn.execute(insert(responses).values(values).returning(responses.c.num)).scalar_one()
-        self._writer.charges.add(scope, num_responses=1, num_bytes=values["num_bytes"])
-        self._insert_items(conn, num, INPUT, input_items, scope)
+        tx.charges.add(scope, num_responses=1, num_bytes=values["num_bytes"])
+        _insert_items(tx, num, INPUT, input_items, scope)
         if new.idempotency is not None:
             key = new.idempotency._asdict() | {"scope": scope, "created_at": self._clock.steady()}
             conn.execute(insert(idempotency_keys).values(key | {"response_num": num}))
-        self._journal.open(new.id, scope=scope, num=num)
+        tx.in_progress[new.id] = InProgress(num, scope, self._journal.next_seq)
         return response
 
     def _finish(
-        self, conn: Connection, entry: OpenResponse, outcome: Outcome
+        self, tx: Transaction, id: str, one: InProgress, outcome: Outcome
     ) -> Response | ChatError:
         """What it became, or what to tell its caller once that it has ended is committed."""
-        self._journal.fold(conn, entry)
-        self._journal.ledger.remove(entry.id)
-        columns = (*RESPONSE_COLUMNS, responses.c.prompt_ids)
-        of_entry = responses.c.num == entry.num
-        row = conn.execute(select(*columns).where(of_entry)).one_or_none()
+        columns = (*RESPONSE_COLUMNS, responses.c.prompt_ids, TOKEN_BYTES)
+        of_num = select(*columns).where(responses.c.num == one.num)
+        row = tx.conn.execute(of_num).one_or_none()
         if row is None:  # another server deleted it
-            return _not_in_progress(entry.id)
+            return _not_in_progress(id)
         try:
             response = to_response(row)
         except DamagedRecord as error:
-            give_up(conn, entry.num, self._clock)
+            give_up(tx.conn, one.num, self._clock)
             return error
         if response.status is not Status.IN_PROGRESS:
             # The connection was lost as this was committed, and its caller was told it failed.
@@ -289,28 +299,34 @@ class Responses:
         )
         values = response_row(ended)
         values |= {"prompt_ids": None, "start_checksum": None, "kept_from": now}
-        more = size_of(values["result"], outcome.error, *entry.packed()) - size_of(row.prompt_ids)
-        self._resize(conn, row, values, more)
+        num_bytes = size_of(values["result"], outcome.error) - size_of(row.prompt_ids)
+        if one.log is None:
+            num_bytes += row.token_bytes
+        else:
+            tokens = pack_log(one.log, one.num_tokens)
+            values |= tokens_row(*tokens)
+            num_bytes += size_of(*tokens)
+        _resize(tx, row, values, num_bytes)
         output_items = [item_row(item) for item in outcome.output_items]
-        self._insert_items(conn, entry.num, OUTPUT, output_items, entry.scope)
+        _insert_items(tx, one.num, OUTPUT, output_items, one.scope)
         if response.conversation_id is not None and outcome.status is not Status.FAILED:
-            join_conversation(conn, response.conversation_id, entry.scope, entry.num, now)
-        self._journal.forget_old(conn)
+            join_conversation(tx.conn, response.conversation_id, one.scope, one.num, now)
+        self._journal.forget_old(tx)
         return ended
 
-    def _resize(self, conn: Connection, row: Row[Any], values: Json, num_bytes: int) -> None:
-        """Change the columns `values` of a response, which takes `num_bytes` more from now on."""
-        self._writer.charges.add(row.scope, num_bytes=num_bytes)
-        change = update(responses).where(responses.c.num == row.num)
-        conn.execute(change.values(values | {"num_bytes": responses.c.num_bytes + num_bytes}))
 
-    def _insert_items(
-        self, conn: Connection, num: int, part: int, rows: Sequence[Json], scope: str
-    ) -> None:
-        if rows:
-            of_response = {"response_num": num, "part": part}
-            conn.execute(insert(items), [row | of_response for row in rows])
-            self._writer.charges.add(scope, num_bytes=sum(row["num_bytes"] for row in rows))
+def _resize(tx: Transaction, row: Row[Any], values: Json, num_bytes: int) -> None:
+    """Change the columns `values` of a response, which takes `num_bytes` more from now on."""
+    tx.charges.add(row.scope, num_bytes=num_bytes)
+    change = update(responses).where(responses.c.num == row.num)
+    tx.conn.execute(change.values(values | {"num_bytes": responses.c.num_bytes + num_bytes}))
+
+
+def _insert_items(tx: Transaction, num: int, part: int, rows: Sequence[Json], scope: str) -> None:
+    if rows:
+        of_response = {"response_num": num, "part": part}
+        tx.conn.execute(insert(items), [row | of_response for row in rows])
+        tx.charges.add(scope, num_bytes=sum(row["num_bytes"] for row in rows))
 
 
 def _matching(

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, 
 from llamastream.records import Retention, Swept
 from llamastream.store.removal import remove_conversations, remove_responses
 from llamastream.store.tables import conversations, idempotency_keys, responses
-from llamastream.store.usage import Charges
+from llamastream.store.transaction import Transaction
 
 SWEEP_LIMIT = 200  # rows of each kind in one transaction: a few ms in which no step is written
 KEY_AGE_S = 86_400.0  # an Idempotency-Key is remembered for a day
@@ -43,14 +43,15 @@ def plan(conn: Connection, retention: Retention, now: float) -> Plan:
     return Plan(old, idle)
 
 
-def sweep(conn: Connection, charges: Charges, planned: Plan, now: float) -> Swept:
+def sweep(tx: Transaction, planned: Plan, now: float) -> Swept:
     """Delete what was planned, but for what was continued since."""
+    conn = tx.conn
     of_plan = _old_responses().where(responses.c.num.in_(planned.responses))
     old = conn.execute(of_plan).scalars().all()
-    remove_responses(conn, charges, old)
+    remove_responses(tx, old)
     idle_of_plan = _idle_conversations().where(conversations.c.num.in_(planned.conversations))
     idle = conn.execute(idle_of_plan).scalars().all()
-    remove_conversations(conn, charges, idle)
+    remove_conversations(tx, idle)
     num_keys = _forget_keys(conn, before=now - KEY_AGE_S)
     return Swept(len(old), len(idle), num_keys, more=bool(old or idle or num_keys))
 

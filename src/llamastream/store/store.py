@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import exc
 
 from llamastream.errors import StoreError, StoreUnavailable
 from llamastream.records import (
     ConversationLimits,
+    Drawn,
     Recovery,
     Retention,
     ScopeUsage,
@@ -23,13 +24,12 @@ from llamastream.store import recovery, retention, transfer
 from llamastream.store.clock import Clocks, StoreClock
 from llamastream.store.conversations import Conversations
 from llamastream.store.database import Database, Durability, cannot_open, translated_errors
-from llamastream.store.journal import Journal
-from llamastream.store.ledger import Ledger
+from llamastream.store.journal import Journal, Refused
 from llamastream.store.migrations import upgrade
 from llamastream.store.responses import Responses
+from llamastream.store.transaction import Transaction
 from llamastream.store.usage import read_usage
-from llamastream.store.writer import Refused, Writer
-from llamastream.types import Token
+from llamastream.store.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Store:
         when another does, and StoreUnavailable for what may pass by itself.
         """
         database = await asyncio.to_thread(Database, url, durability=durability)
-        journal = Journal(Ledger(), owner=owner, durability=durability)
+        journal = Journal(owner=owner, durability=durability)
         writer = Writer(database, journal, exclusive=exclusive)
         try:
             if exclusive:
@@ -100,23 +100,21 @@ class Store:
         """Whether its files were removed or replaced: only a restart or their return helps."""
         return not self._database.is_there
 
-    def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
-        """Journal one step of all streams; a token's request_id is its response's id.
+    def append(self, drawn: Sequence[Drawn]) -> asyncio.Future[Refused]:
+        """Journal one step of all streams: of each what the database does not have yet.
 
-        Done once it is committed. The result names the responses whose tokens were refused, and
-        why; it is empty when all is well. Raises StoreUnavailable when nothing was written: then
-        later tokens of these responses are refused too, until the missing ones are given again.
+        Done once it is committed. The result names the responses that were refused, and why; it is
+        empty when all is well. Raises StoreUnavailable when nothing was written: the next step
+        brings it.
         """
-        return self._writer.append(tokens)
+        return self._writer.append(drawn)
 
     async def recover(self) -> Recovery:
         """Open again what was in progress when the last server of this name ended.
 
         Once, before anything is appended.
         """
-        return await self._writer.run(
-            lambda conn: recovery.recover(conn, self._journal, self._clock)
-        )
+        return await self._writer.run(lambda tx: recovery.recover(tx, self._journal, self._clock))
 
     async def usage(self, scope: str) -> ScopeUsage:
         """The responses and bytes that an API key's scope keeps: one row, counted along by every
@@ -128,12 +126,11 @@ class Store:
         back to the file system; call again while there is more."""
         await self._advance_clock()
         now = self._clock.steady()
-        charges = self._writer.charges
         planned = await self._database.read(lambda conn: retention.plan(conn, policy, now))
 
-        def write(conn: Connection) -> Swept:
-            swept = retention.sweep(conn, charges, planned, now)
-            num_pages = 0 if swept.more else self._database.shrink(conn)
+        def write(tx: Transaction) -> Swept:
+            swept = retention.sweep(tx, planned, now)
+            num_pages = 0 if swept.more else self._database.shrink(tx.conn)
             return swept._replace(more=swept.more or num_pages > 0)
 
         return await self._writer.run(write)
@@ -151,11 +148,9 @@ class Store:
         Raises InvalidRequest. What it holds in progress is left to the next `recover`.
         """
 
-        def write(conn: Connection) -> int:
+        def write(tx: Transaction) -> int:
             with path.open("rb") as file:
-                return transfer.import_lines(
-                    conn, self._writer.charges, file, owner=self._journal.owner
-                )
+                return transfer.import_lines(tx, file, owner=self._journal.owner)
 
         return await self._writer.run(write)
 
@@ -166,14 +161,14 @@ class Store:
     async def close(self) -> None:
         """Write what is outstanding, park what is in progress for the next start, and close."""
         try:
-            if len(self._journal.ledger):
-                await self._writer.run(lambda conn: recovery.park(conn, self._journal))
+            if self._writer.in_progress:
+                await self._writer.run(lambda tx: recovery.park(tx, self._journal))
         finally:
             await self._writer.close()
             await asyncio.to_thread(self._database.close)
 
     async def _advance_clock(self) -> None:
-        self._clock.set(*await self._writer.run(self._clock.advance))
+        self._clock.set(*await self._writer.run(lambda tx: self._clock.advance(tx.conn)))
 
     async def __aenter__(self) -> Self:
         return self

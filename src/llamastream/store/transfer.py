@@ -15,13 +15,10 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 from llamastream.errors import DamagedRecord, InvalidRequest
 from llamastream.records import Conversation, Item, Json, Response, Status
 from llamastream.store.damage import reading
-from llamastream.store.journal import read_unfolded
-from llamastream.store.ledger import OpenResponse
 from llamastream.store.packing import pack_ids
 from llamastream.store.rows import (
     RESPONSE_FIELDS,
     ROW_BYTES,
-    check_tokens,
     conversation_row,
     item_row,
     response_row,
@@ -35,7 +32,8 @@ from llamastream.store.rows import (
     tokens_row,
 )
 from llamastream.store.tables import conversations, idempotency_keys, items, responses
-from llamastream.store.usage import Charges
+from llamastream.store.tokens import StoredTokens, read_unfolded
+from llamastream.store.transaction import Transaction
 
 FORMAT = 1
 
@@ -45,12 +43,12 @@ def export_lines(conn: Connection) -> Iterator[bytes]:
     return _Exporter(conn).lines()
 
 
-def import_lines(conn: Connection, charges: Charges, lines: Iterable[bytes], *, owner: str) -> int:
+def import_lines(tx: Transaction, lines: Iterable[bytes], *, owner: str) -> int:
     """Add every line within the caller's transaction, and return how many there were.
 
     Raises InvalidRequest, which names the line, for one that is not ours or whose id is taken.
     """
-    importer = _Importer(conn, charges, owner)
+    importer = _Importer(tx, owner)
     number = 0
     for number, line in enumerate(lines, 1):
         try:
@@ -113,16 +111,15 @@ class _Exporter:
     def _response_fields(self, row: Row[Any]) -> Json:
         """A response in progress is given with what is journalled of it so far."""
         response = to_response(row)
-        check_tokens(row)
-        entry = OpenResponse.of_row(row)
+        tokens = StoredTokens.of_row(row)
         prompt_ids = None
         if response.status is Status.IN_PROGRESS:
             prompt_ids = to_start(row)[0]
-            read_unfolded(self._conn, row.owner, [entry], start=row.journal_start)
-        _, logprobs = entry.packed()
+            read_unfolded(self._conn, row.owner, {row.num: tokens}, start=row.journal_start)
+        _, logprobs = tokens.packed()
         return {name: getattr(response, name) for name in RESPONSE_FIELDS} | {
             "sampling": orjson.loads(row.sampling),
-            "token_ids": entry.ids.tolist(),
+            "token_ids": tokens.ids.tolist(),
             "logprobs": None if logprobs is None else _encode(logprobs),
             "prompt_ids": prompt_ids,
             "kept_from": row.kept_from,
@@ -145,9 +142,9 @@ class _Exporter:
 
 
 class _Importer:
-    def __init__(self, conn: Connection, charges: Charges, owner: str) -> None:
-        self._conn = conn
-        self._charges = charges
+    def __init__(self, tx: Transaction, owner: str) -> None:
+        self._conn = tx.conn
+        self._charges = tx.charges
         self._owner = owner
         self._conversations: dict[str, int] = {}  # id -> num, of this file
         self._responses: dict[str, int] = {}

@@ -20,41 +20,30 @@ _ADD = text(
 )
 
 
-class _Charge(NamedTuple):
+class Charge(NamedTuple):
     scope: str
     num_responses: int
     num_bytes: int
 
 
-class Charges:
-    """Those of the transaction under way. The writer's thread alone uses it."""
-
-    def __init__(self) -> None:
-        self._charges: list[_Charge] = []
+class Charges(list[Charge]):
+    """Those of the transaction under way."""
 
     def add(self, scope: str, *, num_responses: int = 0, num_bytes: int = 0) -> None:
         """Negative for what is deleted."""
-        self._charges.append(_Charge(scope, num_responses, num_bytes))
-
-    def mark(self) -> int:
-        """A place to `undo` to."""
-        return len(self._charges)
-
-    def undo(self, mark: int) -> None:
-        del self._charges[mark:]
+        self.append(Charge(scope, num_responses, num_bytes))
 
     def write(self, conn: Connection) -> None:
         """Put them into the database, within the caller's transaction."""
         num_responses: Counter[str] = Counter()
         num_bytes: Counter[str] = Counter()
-        for charge in self._charges:
+        for charge in self:
             num_responses[charge.scope] += charge.num_responses
             num_bytes[charge.scope] += charge.num_bytes
         for scope in sorted(num_bytes):
             values = {"num_responses": num_responses[scope], "num_bytes": num_bytes[scope]}
             if any(values.values()):
                 conn.execute(_ADD, values | {"scope": scope})
-        self._charges.clear()
 
 
 def read_usage(conn: Connection, scope: str) -> ScopeUsage:

@@ -1,8 +1,8 @@
 """The one thread that writes: its connection, and a transaction per group of jobs.
 
 Whatever came while a transaction was under way makes the next one. A job is a function of the
-connection, or a step's tokens. When the database fails, every job of the group fails with
-StoreUnavailable and nothing of it was kept; the next group starts on a new connection. A lost
+transaction, or how far responses have come. When the database fails, every job of the group fails
+with StoreUnavailable and nothing of it was kept; the next group starts on a new connection. A lost
 connection is tried again once at once, unless its COMMIT may have come through.
 """
 
@@ -11,23 +11,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, StoreError, StoreUnavailable
+from llamastream.records import Drawn
 from llamastream.store.damage import unreadable
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
-from llamastream.store.journal import Journal
-from llamastream.store.usage import Charges
-from llamastream.types import Token
+from llamastream.store.journal import Journal, Refused, Step
+from llamastream.store.transaction import InProgress, Transaction
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Refused = dict[str, ChatError]
 
 MAX_GROUP = 256  # jobs of one transaction
 CHECKPOINT_AFTER = 512  # transactions
@@ -36,8 +35,8 @@ CHECK_INTERVAL_S = 0.05
 
 class _Job(NamedTuple):
     future: asyncio.Future[Any]
-    fn: Callable[[Connection], Any] | None
-    tokens: Sequence[Token] = ()
+    fn: Callable[[Transaction], Any] | None
+    drawn: Sequence[Drawn] = ()
 
 
 class Writer:
@@ -45,7 +44,7 @@ class Writer:
         self._database = database
         self._journal = journal
         self._exclusive = exclusive
-        self.charges = Charges()  # of the transaction under way
+        self.in_progress: Mapping[str, InProgress] = {}  # by id, as of the last commit
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._conn: Connection | None = None
@@ -67,10 +66,10 @@ class Writer:
         self._must_fold = False
         self._thread.start()
 
-    def append(self, tokens: Sequence[Token]) -> asyncio.Future[Refused]:
-        return self._submit(None, tokens)
+    def append(self, drawn: Sequence[Drawn]) -> asyncio.Future[Refused]:
+        return self._submit(None, drawn)
 
-    def run(self, fn: Callable[[Connection], T]) -> asyncio.Future[T]:
+    def run(self, fn: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Run `fn` in a transaction; its result is there once that is committed.
 
         What `fn` raises takes back its own changes alone.
@@ -85,13 +84,13 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _submit(
-        self, fn: Callable[[Connection], Any] | None, tokens: Sequence[Token]
+        self, fn: Callable[[Transaction], Any] | None, drawn: Sequence[Drawn]
     ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("The store is closed: the server is stopping."))
         else:
-            self._jobs.put(_Job(future, fn, tokens))
+            self._jobs.put(_Job(future, fn, drawn))
         return future
 
     # All below runs on the thread.
@@ -135,15 +134,13 @@ class Writer:
     def _can_repeat(self, error: Exception) -> bool:
         """A server that was started again since the last transaction costs no stream anything.
 
-        Tokens may be written twice, which does no harm (see `read_unfolded`); all else may not.
+        Tokens may be written twice, which does no harm (see `tokens`); all else may not.
         """
         is_lost = is_unavailable(error) or isinstance(error, StoreUnavailable)
         return is_lost and not self._database.is_sqlite and not self._is_committing
 
     def _abandon(self, error: Exception) -> Exception:
-        """Forget what the transaction has changed, and its connection. Gives what callers hear."""
-        self._journal.ledger.rollback()
-        self.charges.undo(0)
+        """Give up the connection. Gives what callers hear."""
         self._drop_connection()
         if is_unavailable(error):
             error = unavailable(error)
@@ -157,7 +154,7 @@ class Writer:
 
     def _transact(self, jobs: list[_Job]) -> list[object]:
         conn = self._conn or self._connect()
-        ledger = self._journal.ledger
+        tx, step = Transaction(conn, self.in_progress), Step()
         # A step alone is a single statement, and that is a transaction by itself.
         self._is_committing = False
         is_explicit = self._must_fold or any(job.fn is not None for job in jobs)
@@ -165,18 +162,18 @@ class Writer:
         if is_explicit:
             self._database.begin(conn)
         if self._must_fold:
-            self._journal.fold_all(conn)
+            self._journal.fold_all(tx)
         outcomes = [
-            ledger.stage(job.tokens) if job.fn is None else self._call(conn, job.fn) for job in jobs
+            step.take(tx, job.drawn) if job.fn is None else self._call(tx, job.fn) for job in jobs
         ]
-        self._journal.write_step()
+        self._journal.write(step)
         if is_explicit:
-            self.charges.write(conn)
+            tx.charges.write(conn)
             self._is_committing = True
             conn.exec_driver_sql("COMMIT")
         self._check_there(at_once=is_explicit)
-        ledger.commit()
-        self._must_fold = self._journal.wants_fold
+        self.in_progress = tx.in_progress
+        self._must_fold = self._journal.wants_fold(tx)
         self._num_commits += 1
         if self._num_commits % CHECKPOINT_AFTER == 0:
             self._database.checkpoint_later()
@@ -193,19 +190,18 @@ class Writer:
             self._database.check_there()
             self._checked_s = now_s
 
-    def _call(self, conn: Connection, fn: Callable[[Connection], Any]) -> object:
-        mark, charged = self._journal.ledger.mark(), self.charges.mark()
-        conn.exec_driver_sql("SAVEPOINT job")
+    def _call(self, tx: Transaction, fn: Callable[[Transaction], Any]) -> object:
+        branch = tx.branch()
+        tx.conn.exec_driver_sql("SAVEPOINT job")
         try:
-            outcome = fn(conn)
+            outcome = fn(branch)
+            tx.join(branch)
         except Exception as error:
             if is_unavailable(error):
                 raise
-            self._journal.ledger.undo(mark)
-            self.charges.undo(charged)
-            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+            tx.conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
             outcome = unreadable(error) or error
-        conn.exec_driver_sql("RELEASE SAVEPOINT job")
+        tx.conn.exec_driver_sql("RELEASE SAVEPOINT job")
         return outcome
 
     def _connect(self) -> Connection:

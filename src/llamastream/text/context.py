@@ -31,7 +31,7 @@ def check_prompt(
 ) -> None:
     """Raises ContextLengthExceeded unless prompt and answer fit; without `max_tokens` one token of
     answer must. `param` is what the prompt was made from."""
-    if num_prompt_tokens + (max_tokens or 1) > max_model_len:
+    if num_prompt_tokens + (1 if max_tokens is None else max_tokens) > max_model_len:
         raise too_long(num_prompt_tokens, max_tokens, max_model_len, param=param)
 
 
@@ -48,7 +48,9 @@ def too_long(
 
 def prompt_room(max_tokens: int | None, max_model_len: int) -> int:
     """Tokens of a prompt that leave as much for the answer as it is sure to want."""
-    return max_model_len - (max_tokens or max(1, int(max_model_len * ANSWER_SHARE)))
+    if max_tokens is None:
+        max_tokens = max(1, int(max_model_len * ANSWER_SHARE))
+    return max_model_len - max_tokens
 
 
 def fit_context(
@@ -109,7 +111,7 @@ def _first_to_try(
     Turns so far back that they hardly fit, whatever their text, are left out unread.
     """
     fixed = len(builder.build([*system, Message("user", "")]))
-    least = [sum(len(m.content) // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
+    least = [sum(len(m.text) // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
     start = _first_kept(least, room=room - fixed)
     sizes = [sum(_num_tokens(tokenizer, m, room) for m in turn) for turn in turns[start:]]
     return max(1, start + _first_kept(sizes, room=room - fixed))
@@ -166,7 +168,7 @@ def _split(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
 
 def _num_tokens(tokenizer: Tokenizer, message: Message, room: int) -> int:
     try:
-        check_room(tokenizer, message.content, room)
+        check_room(tokenizer, message.text, room)
     except DoesNotFit as error:
         return error.num_tokens
-    return len(tokenizer.encode(message.content, add_bos=False)) + MESSAGE_OVERHEAD
+    return len(tokenizer.encode(message.text, add_bos=False)) + MESSAGE_OVERHEAD

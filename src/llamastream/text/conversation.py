@@ -24,7 +24,7 @@ class Conversation(NamedTuple):
 
     def texts(self) -> list[str]:
         """Contents, names and the strings among the template's variables, in a fixed order."""
-        written = [text for m in self.messages for text in (m.content, m.name) if text is not None]
+        written = [text for m in self.messages for text in (m.text, m.name) if text is not None]
         return [*written, *_strings(self.options.variables)]
 
     def with_texts(self, texts: Sequence[str]) -> Self:
@@ -42,7 +42,7 @@ class Conversation(NamedTuple):
         joined = "".join(self.texts())
         mark = next(chr(code) for code in _MARKS if chr(code) not in joined)
         *before, last = self.messages
-        last = replace(last, content=last.content + mark)
+        last = replace(last, content=last.text + mark)
         return self._replace(messages=[*before, last]), mark
 
 

@@ -204,8 +204,8 @@ class JinjaFormat:
     def _message(self, message: Message) -> dict[str, Any]:
         """A message as the template knows it."""
         name = {} if message.name is None else {"name": message.name}
-        parts = [{"type": "text", "text": message.content}]
-        content = parts if self.probe.as_parts else message.content
+        parts = [{"type": "text", "text": message.text}]
+        content = parts if self.probe.as_parts else message.text
         return {"role": message.role, "content": content, **name}
 
     def _strftime_now(self, form: str) -> str:

@@ -51,9 +51,9 @@ class Llama2Format:
         begun = ""
         if options.continues and messages[-1].role == "assistant":
             *messages, last = messages
-            begun = f" {last.content.lstrip()}" if last.content.strip() else ""
+            begun = f" {last.text.lstrip()}" if last.text.strip() else ""
         _check_roles(messages)
-        contents = [message.content for message in messages]
+        contents = [message.text for message in messages]
         if messages[0].role == "system":
             system, first = contents[:2]
             contents[:2] = [f"<<SYS>>\n{system}\n<</SYS>>\n\n{first}"]
@@ -66,7 +66,7 @@ class Llama2Format:
 def check_tags(index: int, message: Message, tags: Iterable[str]) -> None:
     """Raises InvalidRequest for a message that holds one of `tags`."""
     for tag in tags:
-        for field, text in (("content", message.content), ("name", message.name)):
+        for field, text in (("content", message.text), ("name", message.name)):
             if text is not None and tag in text:
                 raise InvalidRequest(
                     f"messages[{index}].{field} must not hold {tag}, a tag of the model's prompts. "

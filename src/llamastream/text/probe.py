@@ -49,14 +49,14 @@ def probe(render: Render) -> Probe:
             except InvalidRequest as error:
                 refusal = refusal or error.message
                 continue
-            missing = [m for m in messages if m.content not in text.lower()]
+            missing = [m for m in messages if m.text not in text.lower()]
             if all(message.role == "system" for message in missing):
                 return Probe(as_parts, bool(missing), _after_answer(text))
             lost = lost or missing
     if lost:
         raise ModelError(
             f"The chat template loses what was said: of {len(CONVERSATION)} messages given to try "
-            f"it, {lost[0].role}'s {lost[0].content!r} is not in the prompt. {WAY_OUT}"
+            f"it, {lost[0].role}'s {lost[0].text!r} is not in the prompt. {WAY_OUT}"
         )
     return Probe(refusal=refusal)
 
@@ -73,5 +73,5 @@ def end_mark(after_answer: str) -> str | None:
 
 
 def _after_answer(text: str) -> str:
-    answer = CONVERSATION[2].content
+    answer = CONVERSATION[2].text
     return text[text.lower().rindex(answer) + len(answer) :]

@@ -138,7 +138,7 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRequest("messages must hold at least 1 message. Given: 0.", param="messages")
     for index, message in enumerate(messages):
-        for field, text in (("content", message.content), ("name", message.name or "")):
+        for field, text in (("content", message.text), ("name", message.name or "")):
             try:
                 text.encode()
             except UnicodeEncodeError as error:

@@ -7,7 +7,8 @@ where there are too many, to the next one. One on which a request is answered do
 import asyncio
 import ipaddress
 import resource
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ BODY_TIMEOUT_S = 20.0  # without progress
 MIN_BODY_RATE = 500  # bytes that make up for a second
 MAX_REFUSED = 64  # that are held until they have read why
 REFUSED_TIMEOUT_S = 10.0
+DRAIN_S, DRAINED_AT_ONCE = 0.002, 4  # connections whose bodies are read though they are refused
 RESERVED_FILES = 128  # for models, databases, pipes
 MAX_CONNECTIONS, MAX_PER_ADDRESS, SILENCE_S = 2048, 512, 60.0
 
@@ -93,6 +95,7 @@ class Connections:
         self._waiting: dict[asyncio.BaseTransport, Connection] = {}
         self._refused: dict[asyncio.BaseTransport, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._to_read: deque[Callable[[], None]] = deque()
 
     @property
     def num_open(self) -> int:
@@ -143,6 +146,18 @@ class Connections:
     def answer(self, transport: asyncio.BaseTransport) -> None:
         """The connection's peer waits for us."""
         self._waiting.pop(transport, None)
+
+    def read_on_later(self, read_on: Callable[[], None]) -> None:
+        """Of a body that nobody wants: all of them together get a part of the loop's time."""
+        if not self._to_read:
+            asyncio.get_running_loop().call_later(DRAIN_S, self._read_some)
+        self._to_read.append(read_on)
+
+    def _read_some(self) -> None:
+        for _ in range(min(DRAINED_AT_ONCE, len(self._to_read))):
+            self._to_read.popleft()()
+        if self._to_read:
+            asyncio.get_running_loop().call_later(DRAIN_S, self._read_some)
 
     def tick(self, seconds: float) -> None:
         """Let time pass for those that wait. Who was too slow is told nothing: it hardly reads."""

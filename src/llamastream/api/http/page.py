@@ -20,7 +20,8 @@ INDEX = "index.html"
 ASSETS = "/assets/"
 # The page is all there is: no other origin, nothing inline, no text that turns into markup.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
@@ -78,7 +79,7 @@ def _read(path: Path) -> File:
         gzip.compress(body, mtime=0),
         {
             **SECURITY,
-            "content-type": f"{kind}; charset=utf-8",
+            "content-type": kind if kind.startswith("font/") else f"{kind}; charset=utf-8",
             "cache-control": "no-cache" if path.name == INDEX else A_YEAR,
             "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
             "vary": "accept-encoding",

@@ -10,12 +10,24 @@ from starlette.responses import Response
 from llamastream.api.wire.format import START
 from llamastream.api.wire.options import INCLUDABLE, LOGPROBS, unknown_option
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.records import Page, PageQuery
+from llamastream.records import MAX_LIMIT, Page, PageQuery
 
-PAGE_OPTIONS = ("after", "limit", "order")
-INCLUDE = ("include", "include[]")
-RETRIEVE_OPTIONS = ("stream", "starting_after", *INCLUDE, "include_obfuscation")
 MAX_DIGITS = 18
+# What may stand there, with the schemas that the OpenAPI document has of it.
+INCLUDE: dict[str, dict[str, Any]] = {
+    name: {"enum": INCLUDABLE} for name in ("include", "include[]")
+}
+PAGE_OPTIONS: dict[str, dict[str, Any]] = {
+    "after": {"type": "string"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+    "order": {"enum": ("asc", "desc")},
+}
+RETRIEVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "stream": {"type": "boolean"},
+    "starting_after": {"type": "integer", "minimum": 0, "maximum": 10**MAX_DIGITS - 1},
+    **INCLUDE,
+    "include_obfuscation": {"type": "string"},
+}
 
 
 def check_query(request: Request, known: Collection[str]) -> None:

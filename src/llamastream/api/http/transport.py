@@ -9,21 +9,68 @@ from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llamastream.api.http.connections import Awaited, Patience, connections_of
 from llamastream.api.http.errors import error_response
+from llamastream.api.http.inlet import Inlet
 from llamastream.errors import ChatError, InvalidRequest, PayloadTooLarge
 
 MAX_HEAD_BYTES = 64 * 1024  # of a request line and headers, beside the read in which they begin
 MAX_CHUNK_OVERHEAD = 16  # bytes around a byte of a body
+# What is parsed at once: some requests, or of a body what is known to be of it.
+PIECE_BYTES, CHUNKED_PIECE_BYTES, BODY_PIECE_BYTES = 512, 2048, 65536
 MAX_DRAINED_BYTES = 32 << 20  # of a body that was answered unread, so that the answer is seen
 SIOCOUTQNSD = 0x894B  # Linux: bytes that the kernel holds because the reader's window is closed
 POLL_S = 0.005  # there is no event for it
 
 
+class Outlet:
+    """A transport to which may be written though its peer is gone: uvloop's would raise, until it
+    has told its protocol."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.is_closing = transport.is_closing  # asked with every token
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Flow(FlowControl):
+    """uvicorn's, of an inlet. Nothing more is read while a request waits for another's answer."""
+
+    def __init__(self, protocol: "HttpProtocol", transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._pipeline = protocol.pipeline
+        self.inlet = Inlet(
+            transport,
+            protocol.parse,
+            piece_bytes=lambda: protocol.piece_bytes,
+            is_held=lambda: self.read_paused,
+            one_a_turn=False,
+        )
+
+    def pause_reading(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self.inlet.update()
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._pipeline:
+            self.read_paused = False
+            self.inlet.update()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """Gives each request, in its state, the connection it came on."""
+
+    flow: Flow
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -32,10 +79,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal: ChatError | None = None  # of the connection
         self._soon: list[bytes] = []
         self._num_spare = 0  # bytes that may still come which are no body
-        self._unread = b""
+        self._num_left: int | None = None  # bytes of the body, if it said how many
+        self._piece = b""  # that is parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport = Outlet(transport)  # type: ignore[assignment]
         super().connection_made(transport)
+        self.flow = Flow(self, transport)
         address = None if self.client is None else self.client[0]
         self._refusal = self._connections.open(transport, self, address)
 
@@ -45,17 +95,25 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
-            self._refuse(self._refusal)
-            return
+            refuse(self.transport, self._refusal)
+        else:
+            self.flow.inlet.take(data)
+
+    def parse(self, piece: bytes) -> None:
         if self.patience.awaited in (Awaited.HEAD, Awaited.BODY):
-            self._num_spare -= len(data)
-        self._unread = data
-        while data := self._unread:
-            super().data_received(data)
-            if self._unread is data:  # and not what is to be read again
-                self._unread = b""
+            self._num_spare -= len(piece)
+        self._piece = piece
+        super().data_received(piece)
         if self._num_spare < 0:
             self.give_up(_too_much(self.patience.awaited))
+
+    @property
+    def piece_bytes(self) -> int:
+        if self.patience.awaited is not Awaited.BODY:
+            return PIECE_BYTES
+        if self._num_left is None:
+            return CHUNKED_PIECE_BYTES
+        return max(1, min(self._num_left, BODY_PIECE_BYTES))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -66,12 +124,19 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._num_spare = MAX_HEAD_BYTES  # for trailers
         self.patience.wait_for(Awaited.BODY)
+        lengths = (value for name, value in self.headers if name == b"content-length")
+        self._num_left = next(map(int, lengths), None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self.patience.progress(len(body))
+        if self._num_left is not None:
+            self._num_left -= len(body)
         if not self.cycle.response_complete:
             self._num_spare += len(body) * (1 + MAX_CHUNK_OVERHEAD)
+        else:
+            self.flow.pause_reading()
+            self._connections.read_on_later(self.flow.resume_reading)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -103,21 +168,23 @@ class HttpProtocol(HttpToolsProtocol):
         """
         asked = self._get_upgrade()
         stopped = sys.exception()
+        rest = b"" if not isinstance(stopped, HttpParserUpgrade) else self._piece[stopped.args[0] :]
         if asked == b"websocket" and self.scope["method"] == "GET":
             self._connections.answer(self.transport)  # pings tell whether its peer is there
             super().handle_websocket_upgrade()
+            if rest := rest + self.flow.inlet.rest():
+                self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
         elif asked is None or not isinstance(stopped, HttpParserUpgrade):
-            self._refuse(InvalidRequest(f"{self.scope['method']} is not supported."))  # CONNECT
+            self.send_400_response(f"{self.scope['method']} is not supported.")  # CONNECT
         else:
             version = self.parser.get_http_version()
             lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version.encode())]
             lines += [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
-            rest = self._unread[stopped.args[0] :]
             self.parser = HttpRequestParser(self)
-            self._unread = b"\r\n".join([*lines, b"", b""]) + rest
+            self.flow.inlet.put_back(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(InvalidRequest(msg))
+        refuse(self.transport, InvalidRequest(msg))
 
     @property
     def waits(self) -> bool:
@@ -142,17 +209,7 @@ class HttpProtocol(HttpToolsProtocol):
         if has_begun or error is None:
             self.transport.close()
         else:
-            self._refuse(error)
-
-    def _refuse(self, error: ChatError) -> None:
-        """Answer what is no request that could reach the application, and close."""
-        if self.transport.is_closing():
-            return
-        status, response = HTTPStatus(error.status), error_response(error)
-        head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
-        head += b"".join(b"%b: %b\r\n" % pair for pair in response.raw_headers)
-        self.transport.write(head + b"\r\n" + bytes(response.body))
-        self.transport.close()
+            refuse(self.transport, error)
 
     @property
     def lags(self) -> bool:
@@ -175,6 +232,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._soon.clear()
         if body and not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+
+def refuse(transport: asyncio.Transport, error: ChatError) -> None:
+    """Answer what is no request that could reach the application, and close."""
+    if transport.is_closing():
+        return
+    status, response = HTTPStatus(error.status), error_response(error)
+    head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
+    head += b"".join(b"%b: %b\r\n" % pair for pair in response.raw_headers)
+    transport.write(head + b"\r\n" + bytes(response.body))
+    transport.close()
 
 
 def _too_much(awaited: Awaited) -> ChatError:

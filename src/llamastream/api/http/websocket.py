@@ -1,13 +1,22 @@
 """uvicorn's WebSocket protocol: what it does not give an application, a way to send outside of a
 task, and whether a reader lags."""
 
+import sys
+from asyncio import BaseTransport
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 
 from llamastream.api.http.connections import connections_of
+from llamastream.api.http.inlet import Inlet
+
+PIECE_BYTES = 4096  # that are parsed at once: some hundred frames
+# Frames that are no messages: so many at once, so many a second, and one for so many bytes.
+MAX_FRAMES, FRAMES_PER_S, BYTES_PER_FRAME = 1000, 20, 64
+POLICY_VIOLATION = 1008
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -17,10 +26,36 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self._connections = connections_of(self.app_state)
         self._soon: list[bytes] = []
+        self._num_spare: float = MAX_FRAMES
+        self._counted_s = self.loop.time()
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self._inlet = Inlet(
+            self.transport,
+            super().data_received,
+            piece_bytes=self._piece_bytes,
+            is_held=lambda: self.read_paused,
+            one_a_turn=True,
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.close(self.transport)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._inlet.take(data)
+
+    def _piece_bytes(self) -> int:
+        """The head was bounded before it came here."""
+        return PIECE_BYTES if self.handshake_initiated else sys.maxsize
+
+    async def receive(self) -> Any:
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._inlet.update()
+        return message
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -33,6 +68,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.conn.data_to_send()
         else:
             super().handle_ping()
+        self._count(0)
+
+    def handle_pong(self, event: Frame) -> None:
+        super().handle_pong(event)
+        self._count(0)
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        self._count(len(event.data))
+
+    def _count(self, num_bytes: int) -> None:
+        """Of frames that are no message: who sends nothing but those, and faster than anybody has
+        a use for, is closed."""
+        now = self.loop.time()
+        gained = (now - self._counted_s) * FRAMES_PER_S + num_bytes / BYTES_PER_FRAME
+        self._num_spare = min(MAX_FRAMES, self._num_spare + gained) - 1
+        self._counted_s = now
+        if self._num_spare < 0 and not self.close_sent and self.conn.state is State.OPEN:
+            self.conn.send_close(POLICY_VIOLATION, "too many small frames")
+            self.handle_parser_exception()
 
     @property
     def lags(self) -> bool:

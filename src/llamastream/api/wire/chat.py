@@ -8,7 +8,8 @@ import orjson
 from pydantic import Field
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
-from llamastream.api.wire.messages import parse_messages
+from llamastream.api.wire.grammars import FormatOptions
+from llamastream.api.wire.messages import Messages, parse_messages
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
@@ -29,15 +30,15 @@ from llamastream.api.wire.options import (
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
-from llamastream.generation.items import new_item
+from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Delta, FinishReason, Usage
+from llamastream.types import ChatRequest, Delta, FinishReason, Usage, text_of
 
 PREFIX = "chatcmpl-"
 
 
-class ChatCompletionBody(GenerationOptions, TemplateOptions):
+class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
@@ -53,13 +54,12 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions):
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -76,7 +76,8 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions):
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
         messages, options = parse_messages(self.messages), self.prompt_options()
-        return self.build(messages, sampling, options, scope=scope, label=label)
+        request = self.build(messages, sampling, options, scope=scope, label=label)
+        return replace(request, grammar=self.asked_grammar)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
@@ -111,18 +112,20 @@ class ChatFormat(ChunkFormat):
         self._extras = answer.extras()
 
     def frames(self, delta: Delta) -> list[bytes]:
+        index, _, text, _, _, reason, _ = delta
+        if self._is_plain and reason is None and self._started[index]:  # nearly always
+            return [self._before[index] + orjson.dumps(text) + self._after] if text else []
         frames: list[bytes] = []
-        if not self._started[delta.choice]:
-            self._started[delta.choice] = True
-            frames.append(self._first(delta.choice))
+        if not self._started[index]:
+            self._started[index] = True
+            frames.append(self._first(index))
         if self._is_plain:
-            if delta.text:
-                text = orjson.dumps(delta.text)
-                frames.append(self._before[delta.choice] + text + self._after)
-        elif delta.text or delta.token_ids:
+            if text:
+                frames.append(self._before[index] + orjson.dumps(text) + self._after)
+        elif text or delta.token_ids:
             frames.append(self._detailed(delta))
-        if delta.finish_reason is not None:
-            frames.append(self._chunk(delta.choice, {}, finish=delta.finish_reason))
+        if reason is not None:
+            frames.append(self._chunk(index, {}, finish=reason))
         return frames
 
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
@@ -133,6 +136,7 @@ class ChatFormat(ChunkFormat):
             "usage": usage_fields(usage),
             **({} if self._metadata is None else {"metadata": self._metadata}),
             **self._extras,
+            **self._answer.of_prompt(0),
         }
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
@@ -224,13 +228,17 @@ class ChatEndpoint(Endpoint[ChatCompletionBody]):
     ) -> tuple[ChatRequest, NewAnswer]:
         if body.is_stored and body.n not in (None, 1):
             raise InvalidRequest("n must be 1 with `store: true`.", param="n")
+        if body.is_stored and body.prompt_logprobs is not None:
+            raise InvalidRequest(
+                "prompt_logprobs are not stored: leave out `store`.", param="prompt_logprobs"
+            )
         id = PREFIX + uuid.uuid4().hex
         request = body.to_request(defaults, caller.scope, caller.label)
         shown = Shown.of(body, logprobs=bool(body.logprobs), metadata=body.metadata)
         new = NewAnswer(id, shown.to_json(), store=body.is_stored)
         if not body.is_stored:
             return request, new
-        said = [new_item(m.role, [m.content]) for m in parse_messages(body.messages)]
+        said = [new_item(m.role, m.parts) for m in parse_messages(body.messages)]
         new = replace(
             new,
             input_items=tuple(item._replace(id=f"{id}-{k}") for k, item in enumerate(said)),
@@ -260,11 +268,13 @@ def completion_of(record: Response) -> dict[str, Any]:
     created = int(record.created_at)
     answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
     delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status])
-    return ChatFormat(answer, shown.metadata).completion([delta], usage)
+    warnings = record.result.get("warnings")
+    said = {"warnings": warnings} if warnings else {}
+    return ChatFormat(answer, shown.metadata).completion([delta], usage) | said
 
 
 def message_of(item: Item) -> dict[str, Any]:
     """A message of a stored chat's request."""
-    role, content = item.body["role"], "".join(item.body["parts"])
+    role, content = item.body["role"], text_of(parts_of(item))
     common = {"name": None, "refusal": None, "content_parts": None}
     return {"id": item.id, "role": role, "content": content, **common}

@@ -2,13 +2,15 @@
 of the same shape."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.format import START, Caller, Endpoint, Format
+from llamastream.api.wire.grammars import FormatOptions
 from llamastream.api.wire.openai import (
     FINISH_REASONS,
     Answer,
@@ -28,18 +30,29 @@ from llamastream.types import ChatRequest, Delta, FinishReason, TokenLogprob, Us
 PREFIX = "cmpl-"
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 
+TOKENS_SCHEMA = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        TOKENS_SCHEMA,
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, TOKENS_SCHEMA]}, "minItems": 1},
+    ]
+}
 
-class CompletionBody(GenerationOptions):
+
+class CompletionBody(GenerationOptions, FormatOptions):
     """`prompt` is a text, a list of token ids, or a list of such prompts."""
 
     UNSUPPORTED = {
         "best_of": (1,),
-        "echo": (False,),
         "suffix": ("",),
     }
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    # 0: the prompt alone is read. -1 is told from null, which stands for the default.
+    max_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    echo: bool | None = None
 
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
         """Raises InvalidRequest."""
@@ -48,11 +61,19 @@ class CompletionBody(GenerationOptions):
                 "truncation: auto drops turns of a chat; a text prompt has none. Leave it out.",
                 param="truncation",
             )
-        max_tokens = self.max_tokens or DEFAULT_MAX_TOKENS
+        given = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        max_tokens = None if given == -1 else given
         sampling = self.sampling(defaults, max_tokens, self.logprobs, self.logit_bias)
         first, *more = _prompts(self.prompt, MAX_CHOICES // (self.n or 1))
         request = self.build(first, sampling, scope=scope, label=label)
-        return replace(request, more_prompts=tuple(more))
+        asked = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        most = max((n for n in asked if n is not None), default=None)
+        return replace(
+            request,
+            more_prompts=tuple(more),
+            prompt_logprobs=most,
+            grammar=self.asked_grammar,
+        )
 
 
 class CompletionFormat(ChunkFormat):
@@ -60,9 +81,10 @@ class CompletionFormat(ChunkFormat):
 
     kind = "text_completion"
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, *, echo: bool = False) -> None:
         super().__init__(answer)
-        self._is_plain = not (answer.logprobs or answer.return_token_ids)
+        self._is_plain = not (answer.logprobs or answer.return_token_ids or echo)
+        self._to_echo = set(range(answer.n)) if echo else set()
         self._num_chars = [0] * answer.n  # begun by the tokens so far, for text_offset
         self._started = False
         self._before = [self._split(index)[0] for index in range(answer.n)]
@@ -80,15 +102,19 @@ class CompletionFormat(ChunkFormat):
         return [event(chunk)]
 
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
-        choices = [self._choice(delta, delta.finish_reason) for delta in deltas]
+        choices = [
+            self._choice(delta, delta.finish_reason) | self._answer.of_prompt(delta.choice)
+            for delta in deltas
+        ]
         head = self._answer.head(self.kind)
         return {**head, "choices": choices, "usage": usage_fields(usage), **self._answer.extras()}
 
     def _choice(self, delta: Delta, finish: FinishReason | None) -> dict[str, Any]:
+        text, entries = self._echo(delta.choice)
         choice: dict[str, Any] = {
             "index": delta.choice,
-            "text": delta.text,
-            "logprobs": self._logprobs(delta),
+            "text": text + delta.text,
+            "logprobs": self._logprobs(delta.choice, entries, delta.logprobs),
             "finish_reason": None if finish is None else FINISH_REASONS[finish],
         }
         if self._answer.return_token_ids:
@@ -107,24 +133,43 @@ class CompletionFormat(ChunkFormat):
         before, _, after = event(self._chunk(choice)).partition(b'"text":0')
         return before + b'"text":', after
 
-    def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
+    def _echo(self, index: int) -> tuple[str, list[TokenLogprob]]:
+        """What comes once in front of a choice's text, where that was asked for: its prompt."""
+        if index not in self._to_echo:
+            return "", []
+        self._to_echo.remove(index)
+        choice = self._answer.choices[index]
+        text, most = choice.prompt_text(), choice.request.sampling.logprobs or 0
+        entries = [entry._replace(top=entry.top[:most]) for entry in choice.prompt]
+        entries = [choice.first_prompt_token(), *entries]
+        # A text does not show the space that SentencePiece puts in front of it.
+        self._num_chars[index] = len(text) - sum(_num_begun(entry.token) for entry in entries)
+        return text, entries
+
+    def _logprobs(
+        self, index: int, prompt: Sequence[TokenLogprob], drawn: Sequence[TokenLogprob]
+    ) -> dict[str, Any] | None:
         if not self._answer.logprobs:
             return None
-        return {
-            "tokens": [token_string(entry) for entry in delta.logprobs],
-            "token_logprobs": [finite(entry.logprob) for entry in delta.logprobs],
+        entries = (*prompt, *drawn)
+        found: dict[str, Any] = {
+            "tokens": [token_string(entry) for entry in entries],
+            "token_logprobs": [finite(entry.logprob) for entry in entries],
             "top_logprobs": [
                 {token_string(top): finite(top.logprob) for top in (*entry.top, entry)}
-                for entry in delta.logprobs
+                for entry in entries
             ],
-            "text_offset": [self._offset(delta.choice, entry) for entry in delta.logprobs],
+            "text_offset": [self._offset(index, entry) for entry in entries],
         }
+        if prompt:  # nothing comes before the first, so nothing tells how likely it is
+            found["token_logprobs"][0] = found["top_logprobs"][0] = None
+        return found
 
     def _offset(self, choice: int, entry: TokenLogprob) -> int:
         """Where a token's first character stands; it may have begun in the token before."""
         begun = self._num_chars[choice]
-        self._num_chars[choice] += sum(not _continues(byte) for byte in entry.token)
-        return begun - (begun > 0 and _continues(entry.token[0]) if entry.token else 0)
+        self._num_chars[choice] += _num_begun(entry.token)
+        return max(begun - (begun > 0 and _continues(entry.token[0]) if entry.token else 0), 0)
 
 
 class CompletionEndpoint(Endpoint[CompletionBody]):
@@ -135,11 +180,11 @@ class CompletionEndpoint(Endpoint[CompletionBody]):
         self, body: CompletionBody, caller: Caller, defaults: SamplingParams
     ) -> tuple[ChatRequest, NewAnswer]:
         request = body.to_request(defaults, caller.scope, caller.label)
-        shown = Shown.of(body, logprobs=body.logprobs is not None)
+        shown = Shown.of(body, logprobs=body.logprobs is not None, echo=bool(body.echo))
         return request, NewAnswer(PREFIX + uuid.uuid4().hex, shown.to_json())
 
     def format(self, generation: Generation, after: int = START) -> Format:
-        return CompletionFormat(Answer.of(generation))
+        return CompletionFormat(Answer.of(generation), echo=generation.details.wire["echo"])
 
 
 def _prompts(value: Any, maximum: int) -> tuple[str | tuple[int, ...], ...]:
@@ -162,6 +207,11 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
     raise InvalidRequest(
         "prompt must be a string, a list of token ids, or a list of such prompts.", param="prompt"
     )
+
+
+def _num_begun(token: bytes) -> int:
+    """Characters that begin in a token."""
+    return sum(not _continues(byte) for byte in token)
 
 
 def _continues(byte: int) -> bool:

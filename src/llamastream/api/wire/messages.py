@@ -2,11 +2,13 @@
 conversations and responses."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any
 
-from llamastream.api.wire.options import asked
+from pydantic import Field, WithJsonSchema
+
+from llamastream.api.wire.options import NOTHING, asked, or_nothing
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.items import new_item
+from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item
 from llamastream.types import Message, Role
 
@@ -26,6 +28,49 @@ ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
 PART_TYPES = ("text", "input_text", "output_text")
 MAX_NAME_CHARS = 256
+# For the OpenAPI document; what is wrong with a message is told in words of our own.
+PART_SCHEMA: Json = {
+    "type": "object",
+    "properties": {"type": {"enum": PART_TYPES}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+MESSAGE_SCHEMA: Json = {
+    "type": "object",
+    "properties": {
+        "role": {"enum": tuple(ROLES)},
+        "content": or_nothing(
+            {"anyOf": [{"type": "string"}, PART_SCHEMA, {"type": "array", "items": PART_SCHEMA}]}
+        ),
+        "name": or_nothing({"type": "string", "maxLength": MAX_NAME_CHARS}),
+        **{name: True for name in HINTS},
+    },
+    "required": ["role"],
+    "additionalProperties": NOTHING,
+}
+INPUT_SCHEMA: Json = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                **MESSAGE_SCHEMA,
+                "properties": {
+                    **MESSAGE_SCHEMA["properties"],
+                    "type": or_nothing({"const": "message"}),
+                    **{name: True for name in ("id", "status", "phase")},
+                },
+            },
+        },
+    ]
+}
+Messages = Annotated[
+    list[Json],
+    Field(min_length=1),
+    WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE_SCHEMA}),
+]
+Input = Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
+Items = Annotated[list[Any], WithJsonSchema(INPUT_SCHEMA["anyOf"][1])]
 MAX_TEXTS = 10_000  # messages, or parts of such as have more: each is some microseconds' work
 
 
@@ -50,7 +95,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
 
 def wire_item(item: Item) -> Json:
     body = item.body
-    return message(item.id, body["role"], body["parts"], status=body["status"])
+    texts = [part for part in parts_of(item) if isinstance(part, str)]
+    return message(item.id, body["role"], texts, status=body["status"])
 
 
 def message(id: str, role: str, parts: list[str], *, status: str) -> Json:
@@ -101,7 +147,9 @@ def _parse_item(raw: object, where: str) -> Item:
 
 
 def _parse_name(raw: dict[str, Any], where: str) -> str | None:
-    name = raw.get("name") or None
+    name = raw.get("name")
+    if name == "":
+        return None
     if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME_CHARS):
         raise InvalidRequest(
             f"{where}.name must be a string of <= {MAX_NAME_CHARS} characters. "

@@ -5,7 +5,7 @@ are built once and only the text is encoded per token.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -15,7 +15,8 @@ from llamastream.api.http.errors import error_body, error_fields
 from llamastream.api.wire.format import Format, end_of
 from llamastream.api.wire.options import GenerationOptions
 from llamastream.errors import ChatError
-from llamastream.generation import Generation
+from llamastream.generation import End, Generation
+from llamastream.generation.choice import Choice
 from llamastream.types import Delta, FinishReason, TokenLogprob, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -38,9 +39,18 @@ class Shown:
     return_token_ids: bool
     logprobs: bool
     shows_dropped_turns: bool
+    prompt_logprobs: int | None = None
+    echo: bool = False
 
     @classmethod
-    def of(cls, body: GenerationOptions, *, logprobs: bool, metadata: Any = None) -> Self:
+    def of(
+        cls,
+        body: GenerationOptions,
+        *,
+        logprobs: bool,
+        metadata: Any = None,
+        echo: bool = False,
+    ) -> Self:
         return cls(
             model=body.model,
             metadata=metadata,
@@ -48,6 +58,8 @@ class Shown:
             return_token_ids=bool(body.return_token_ids),
             logprobs=logprobs,
             shows_dropped_turns=body.truncation == "auto",
+            prompt_logprobs=body.prompt_logprobs,
+            echo=echo,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +79,8 @@ class Answer:
     include_usage: bool = False
     return_token_ids: bool = False
     logprobs: bool = False
+    prompt_logprobs: int | None = None
+    choices: Sequence[Choice] = ()
 
     @classmethod
     def of(cls, generation: Generation) -> Self:
@@ -82,6 +96,8 @@ class Answer:
             include_usage=shown.include_usage,
             return_token_ids=shown.return_token_ids,
             logprobs=shown.logprobs,
+            prompt_logprobs=shown.prompt_logprobs,
+            choices=generation.choices,
         )
 
     def head(self, kind: str) -> dict[str, Any]:
@@ -97,11 +113,23 @@ class Answer:
             found["num_dropped_turns"] = self.num_dropped_turns
         return found
 
-    def last_frames(self, kind: str, usage: Usage) -> list[bytes]:
+    def of_prompt(self, index: int) -> dict[str, Any]:
+        """vLLM's field with the log-probabilities of a choice's prompt, if they were asked for."""
+        most = self.prompt_logprobs
+        if most is None:
+            return {}
+        entries = (_by_id(entry, most) for entry in self.choices[index].prompt)
+        return {"prompt_logprobs": [None, *entries]}
+
+    def last_frames(self, kind: str, end: End) -> list[bytes]:
         """What follows the last delta."""
-        if not self.include_usage:
-            return [DONE]
-        return [event({**self.head(kind), "choices": [], "usage": usage_fields(usage)}), DONE]
+        said: dict[str, Any] = {}
+        if self.include_usage:
+            assert end.usage is not None
+            said["usage"] = usage_fields(end.usage)
+        if end.warnings:
+            said["warnings"] = end.warnings
+        return [event({**self.head(kind), "choices": [], **said}), DONE] if said else [DONE]
 
 
 class ChunkFormat(Format):
@@ -113,17 +141,17 @@ class ChunkFormat(Format):
         self._answer = answer
 
     def closing(self, generation: Generation) -> list[bytes]:
-        usage = end_of(generation).usage
-        assert usage is not None
-        return self._answer.last_frames(self.kind, usage)
+        return self._answer.last_frames(self.kind, end_of(generation))
 
     def error(self, error: ChatError) -> bytes:
         return b"data: " + error_body(error) + b"\n\n"
 
     def whole(self, generation: Generation) -> bytes:
-        usage = end_of(generation).usage
-        assert usage is not None
-        return orjson.dumps(self.completion(generation.log.joined(self._answer.n), usage))
+        end = end_of(generation)
+        assert end.usage is not None
+        said = {"warnings": end.warnings} if end.warnings else {}
+        deltas = generation.log.joined(self._answer.n)
+        return orjson.dumps(self.completion(deltas, end.usage) | said)
 
     @abstractmethod
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
@@ -174,6 +202,20 @@ def _entry(token: TokenLogprob) -> dict[str, Any]:
         "token": token_string(token),
         "logprob": finite(token.logprob),
         "bytes": list(token.token),
+    }
+
+
+def _by_id(token: TokenLogprob, most: int) -> dict[str, Any]:
+    """The token and the likeliest, by their ids. Only of the likeliest the rank is known."""
+    ranked = {top.token_id: (top, rank) for rank, top in enumerate(token.top[:most], 1)}
+    found = {token.token_id: (token, None)} | ranked
+    return {
+        str(token_id): {
+            "logprob": finite(entry.logprob),
+            "rank": rank,
+            "decoded_token": token_string(entry),
+        }
+        for token_id, (entry, rank) in found.items()
     }
 
 

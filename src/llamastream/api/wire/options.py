@@ -19,9 +19,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from llamastream.errors import (
     MAX_PARAM_CHARS,
@@ -30,7 +33,7 @@ from llamastream.errors import (
     quoted,
     requirement,
 )
-from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.sampling import MAX_LOGPROBS, MAX_SEED, SamplingParams
 from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions
 
 MAX_CHOICES = 128  # n, OpenAI's limit
@@ -60,10 +63,14 @@ Includable = Literal[
     "message.input_image.image_url",
 ]
 INCLUDABLE: tuple[str, ...] = get_args(Includable)
-NoLimit = BeforeValidator(lambda value: None if value == -1 else value)
+NoLimit = BeforeValidator(
+    lambda value: None if value == -1 else value,
+    json_schema_input_type=Annotated[int, Field(ge=-1)] | None,
+)
 """-1 tokens, as llama.cpp and Ollama write it, are as many as there is room for."""
 
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
+StopText = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 MaxTokens = Annotated[Annotated[int, Field(ge=1, le=2**31 - 1)] | None, NoLimit]
 Metadata = Annotated[
     dict[
@@ -86,6 +93,24 @@ def asked(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if is_asked(value)}
 
 
+MODEL_NAME = {"type": "string", "format": "name of the model"}
+ModelName = Annotated[str, WithJsonSchema(MODEL_NAME)]
+NOTHING = {"$ref": "#/components/schemas/Nothing"}
+NOTHING_SCHEMA: dict[str, Any] = {
+    "description": "Asks for nothing, whatever its name.",
+    "anyOf": [
+        {"type": "null"},
+        {"type": "array", "maxItems": 0},
+        {"type": "object", "additionalProperties": NOTHING},
+    ],
+}
+
+
+def or_nothing(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an option that may be left out, for the OpenAPI document."""
+    return {"anyOf": [schema, NOTHING]}
+
+
 class WireModel(BaseModel):
     """No conversion between types, no unknown options."""
 
@@ -101,6 +126,23 @@ class WireModel(BaseModel):
             return value
         required = {name for name, field in cls.model_fields.items() if field.is_required()}
         return {name: part for name, part in value.items() if name in required or is_asked(part)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """With what the rule of nothing adds, and the options that are not implemented."""
+        schema = handler.resolve_ref_schema(handler(core))
+        required = schema.get("required", ())
+        options = schema["properties"] | {
+            name: {"enum": list(values)} for name, values in cls.UNSUPPORTED.items()
+        }
+        schema["properties"] = {
+            name: found if name in required else or_nothing(found)
+            for name, found in options.items()
+        }
+        schema["additionalProperties"] = NOTHING
+        return schema
 
 
 Model = TypeVar("Model", bound=WireModel)
@@ -156,7 +198,7 @@ class TemplateOptions(WireModel):
 class SamplingOptions(WireModel):
     """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
 
-    model: str
+    model: ModelName
     stream: bool | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
     temperature: float | None = None
@@ -211,7 +253,7 @@ class GenerationOptions(SamplingOptions):
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
             Field(max_length=MAX_STOPS),
-            BeforeValidator(stop_list),
+            BeforeValidator(stop_list, json_schema_input_type=StopText | list[StopText]),
         ]
         | None
     ) = None
@@ -220,6 +262,7 @@ class GenerationOptions(SamplingOptions):
     include_stop_str_in_output: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     skip_special_tokens: bool | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @abstractmethod
     def to_request(self, defaults: SamplingParams, scope: str, label: str) -> ChatRequest:
@@ -243,6 +286,10 @@ class GenerationOptions(SamplingOptions):
             raise InvalidRequest(
                 "stream_options is allowed only with `stream: true`.", param="stream_options"
             )
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest(
+                "prompt_logprobs are not streamed: leave out `stream`.", param="prompt_logprobs"
+            )
         return ChatRequest(
             prompt=prompt,
             sampling=sampling,
@@ -254,6 +301,7 @@ class GenerationOptions(SamplingOptions):
             truncation=self.truncation or "disabled",
             max_prompt_tokens=self._max_prompt_tokens(),
             prompt_options=options,
+            prompt_logprobs=self.prompt_logprobs,
             scope=scope,
             label=label,
         )

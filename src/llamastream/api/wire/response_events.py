@@ -6,7 +6,7 @@ ones. So a reader that comes again gets the same bytes as the first.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
 import orjson
@@ -41,18 +41,55 @@ Frame = Callable[[Event], bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseShown:
+    """What a response repeats of its request, in this order, and what shapes its events; kept with
+    it."""
+
+    model: str
+    instructions: str | None
+    background: bool
+    store: bool
+    metadata: dict[str, str]
+    temperature: float
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    max_output_tokens: int | None
+    top_logprobs: int
+    truncation: str
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    logprobs: bool
+    return_token_ids: bool
+    text_format: Json | None = None
+    seed: int | None = None  # unknown of responses that were stored without it
+
+    def repeated(self) -> Json:
+        return {name: getattr(self, name) for name in REPEATED}
+
+
+REPEATED = tuple(
+    field.name
+    for field in fields(ResponseShown)
+    if field.name not in ("logprobs", "return_token_ids", "text_format")
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A response at one moment, as its object shows it. Times are seconds since 1970."""
 
     id: str
     created_at: int
-    wire: Json  # of ResponseBody
+    shown: ResponseShown
     conversation_id: str | None
     previous_response_id: str | None
     status: str = "in_progress"
     completed_at: int | None = None
     usage: Usage | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
     text: str | None = None  # None: no message
     logprobs: tuple[TokenLogprob, ...] = ()
 
@@ -62,7 +99,7 @@ class Snapshot:
         return cls(
             id=generation.id,
             created_at=int(generation.created_at),
-            wire=generation.details.wire,
+            shown=ResponseShown(**generation.details.wire),
             conversation_id=generation.conversation_id,
             previous_response_id=generation.previous_response_id,
         )
@@ -79,6 +116,7 @@ class Snapshot:
             completed_at=None if end.finished_at is None else int(end.finished_at),
             usage=end.usage,
             error=end.error,
+            warnings=end.warnings,
         )
         if end.error is not None:
             return ended
@@ -91,7 +129,6 @@ class Snapshot:
         return item | {"content": [content]}
 
     def to_json(self) -> Json:
-        wire = {k: v for k, v in self.wire.items() if k not in ("logprobs", "return_token_ids")}
         reason = INCOMPLETE_REASONS.get(self.status)
         of_conversation = self.conversation_id and {"id": self.conversation_id}
         return {
@@ -104,16 +141,17 @@ class Snapshot:
             "incomplete_details": reason and {"reason": reason},
             "conversation": of_conversation,
             "previous_response_id": self.previous_response_id,
-            **wire,
+            **self.shown.repeated(),
             "output": [] if self.text is None else [self.message()],
             "usage": None if self.usage is None else usage_json(self.usage),
             "max_tool_calls": None,
             "parallel_tool_calls": True,
             "reasoning": None,
             "service_tier": "default",
-            "text": {"format": {"type": "text"}},
+            "text": {"format": self.shown.text_format or {"type": "text"}},
             "tool_choice": "auto",
             "tools": [],
+            **({"warnings": self.warnings} if self.warnings else {}),
         }
 
 
@@ -129,8 +167,8 @@ class ResponseEvents:
             "content_index": 0,
         }
         self._before, self._after = _split_delta(self._place)
-        wire = opened.wire
-        self._is_plain = not (wire["logprobs"] or wire["return_token_ids"])
+        shown = opened.shown
+        self._is_plain = not (shown.logprobs or shown.return_token_ids)
 
     def opening(self) -> list[Event]:
         response = self._opened.to_json()
@@ -148,10 +186,10 @@ class ResponseEvents:
         if self._is_plain:
             text = orjson.dumps(delta.text)
             return Event(number, kind, b"%b%d%b%b}" % (self._before, number, self._after, text))
-        fields = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
-        if self._opened.wire["return_token_ids"]:
-            fields["token_ids"] = delta.token_ids
-        return _event(number, kind, fields)
+        more = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
+        if self._opened.shown.return_token_ids:
+            more["token_ids"] = delta.token_ids
+        return _event(number, kind, more)
 
     def closing(self, number: int, ended: Snapshot) -> list[Event]:
         """What follows the last delta, from `number` on. `ended` is the response as it then is."""
@@ -167,7 +205,7 @@ class ResponseEvents:
                 ("response.output_item.done", {"output_index": 0, "item": item}),
             ]
         bodies.append((last, {"response": ended.to_json()}))
-        events = [_event(number + k, kind, fields) for k, (kind, fields) in enumerate(bodies)]
+        events = [_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
         events[-1] = events[-1]._replace(is_last=True)
         return events
 
@@ -232,8 +270,8 @@ def usage_json(usage: Usage) -> Json:
     }
 
 
-def _event(number: int, kind: str, fields: Json) -> Event:
-    return Event(number, kind, orjson.dumps({"type": kind, "sequence_number": number} | fields))
+def _event(number: int, kind: str, body: Json) -> Event:
+    return Event(number, kind, orjson.dumps({"type": kind, "sequence_number": number} | body))
 
 
 def _split_delta(place: Json) -> tuple[bytes, bytes]:

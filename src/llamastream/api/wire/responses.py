@@ -1,14 +1,16 @@
 """The body of POST /v1/responses, checked and turned into what the service takes."""
 
+import secrets
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from llamastream.api.http.errors import check_id
 from llamastream.api.wire.format import START, Caller, Endpoint
-from llamastream.api.wire.messages import parse_input
+from llamastream.api.wire.grammars import GuidedOptions, TextFormat
+from llamastream.api.wire.messages import Input, parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
     Includable,
@@ -18,8 +20,9 @@ from llamastream.api.wire.options import (
     WireModel,
     validate,
 )
-from llamastream.api.wire.response_events import ResponseFormat
-from llamastream.errors import InvalidRequest, NotFound
+from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
+from llamastream.api.wire.turns import Turns
+from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
 from llamastream.generation.items import to_messages
 from llamastream.records import Item
@@ -27,11 +30,10 @@ from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Message
 
 PREFIX = "resp_"
+OUTPUT_PREFIX = "msg_"  # of the id of a response's message, which else is the response's own
 MAX_INSTRUCTIONS_CHARS = 2**20
-
-
-class TextFormat(WireModel):
-    type: Literal["text"]
+MAX_REFERENCES = 256  # in one input: each is looked up
+SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
 
 
 class TextOptions(WireModel):
@@ -43,11 +45,16 @@ class ConversationReference(WireModel):
     id: str
 
 
+class ItemReference(WireModel):
+    type: Literal["item_reference"]
+    id: str
+
+
 class ResponseStreamOptions(WireModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseBody(SamplingOptions):
+class ResponseBody(SamplingOptions, GuidedOptions):
     UNSUPPORTED = {
         "tools": (),
         "tool_choice": ("none", "auto"),
@@ -65,7 +72,7 @@ class ResponseBody(SamplingOptions):
         "service_tier": ("auto", "default"),
     }
 
-    input: Any = None
+    input: Input = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
     previous_response_id: str | None = None
     conversation: str | ConversationReference | None = None
@@ -83,6 +90,10 @@ class ResponseBody(SamplingOptions):
     def conversation_id(self) -> str | None:
         given = self.conversation
         return given.id if isinstance(given, ConversationReference) else given
+
+    @property
+    def text_format(self) -> TextFormat | None:
+        return None if self.text is None else self.text.format
 
     @property
     def wants_logprobs(self) -> bool:
@@ -107,31 +118,33 @@ class ResponseBody(SamplingOptions):
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
             truncation=self.truncation or "disabled",
+            grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
             scope=scope,
             label=label,
         )
 
-    def wire(self, sampling: SamplingParams) -> dict[str, Any]:
-        """What answers repeat of the request, and what shapes them."""
-        return {
-            "model": self.model,
-            "instructions": self.instructions,
-            "background": bool(self.background),
-            "store": self.is_stored,
-            "metadata": self.metadata or {},
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "max_output_tokens": self.max_output_tokens,
-            "top_logprobs": self.top_logprobs or 0,
-            "truncation": self.truncation or "disabled",
-            "user": self.user,
-            "safety_identifier": self.safety_identifier,
-            "prompt_cache_key": self.prompt_cache_key,
-            "logprobs": self.wants_logprobs,
-            "return_token_ids": bool(self.return_token_ids),
-        }
+    def shown(self, sampling: SamplingParams) -> ResponseShown:
+        return ResponseShown(
+            model=self.model,
+            instructions=self.instructions,
+            background=bool(self.background),
+            store=self.is_stored,
+            metadata=self.metadata or {},
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            max_output_tokens=self.max_output_tokens,
+            top_logprobs=self.top_logprobs or 0,
+            truncation=self.truncation or "disabled",
+            user=self.user,
+            safety_identifier=self.safety_identifier,
+            prompt_cache_key=self.prompt_cache_key,
+            seed=sampling.seed,
+            logprobs=self.wants_logprobs,
+            return_token_ids=bool(self.return_token_ids),
+            text_format=None if self.text_format is None else self.text_format.shown(),
+        )
 
 
 def parse_response(body: dict[str, Any]) -> ResponseBody:
@@ -154,8 +167,10 @@ def parse_response(body: dict[str, Any]) -> ResponseBody:
 class ResponseEndpoint(Endpoint[ResponseBody]):
     shows_unfinished = True
 
-    def __init__(self, stored: StoredAnswers) -> None:
+    def __init__(self, stored: StoredAnswers, turns: Turns | None = None) -> None:
+        """`turns` are those of the connection that asks, where they outlive a request."""
         self._stored = stored
+        self._turns = turns
 
     def parse(self, raw: dict[str, Any]) -> ResponseBody:
         return parse_response(raw)
@@ -163,14 +178,18 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
     async def plan(
         self, body: ResponseBody, caller: Caller, defaults: SamplingParams
     ) -> tuple[ChatRequest, NewAnswer]:
-        items = _items(body)
+        items = await self._items(body, caller)
         history = await self._history(body, caller)
         messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
-        request = replace(request, num_unread_turns=history.num_unread_turns)
+        sampling = request.sampling
+        if sampling.seed is None:  # drawn here, so that the answer can say how to get it again
+            sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
+        num_unread = history.num_unread_turns
+        request = replace(request, sampling=sampling, num_unread_turns=num_unread)
         new = NewAnswer(
             id=f"{PREFIX}{uuid.uuid4().hex}",
-            wire=body.wire(request.sampling),
+            wire=asdict(body.shown(request.sampling)),
             store=body.is_stored,
             input_items=items,
             conversation_id=body.conversation_id,
@@ -178,12 +197,51 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             background=bool(body.background),
             idempotency=caller.key,
         )
+        if self._turns is not None and not body.is_stored:
+            self._turns.begin(new.id, messages)
         return request, new
 
     def format(self, generation: Generation, after: int = START) -> ResponseFormat:
         return ResponseFormat(generation, after=after)
 
+    async def _items(self, body: ResponseBody, caller: Caller) -> tuple[Item, ...]:
+        """Those of `input`, and what it refers to."""
+        if body.input is None and not (body.conversation_id or body.previous_response_id):
+            raise InvalidRequest("input is required.", param="input")
+        if body.input is None:
+            return ()
+        given = body.input
+        if isinstance(given, list):
+            num_references = sum(map(_is_reference, given))
+            if num_references > MAX_REFERENCES:
+                raise InvalidRequest(
+                    f"input must hold <= {MAX_REFERENCES} item_reference. Given: {num_references}.",
+                    param="input",
+                )
+            given = [await self._known(item, f"input[{k}]", caller) for k, item in enumerate(given)]
+        return parse_input(given)
+
+    async def _known(self, item: Any, where: str, caller: Caller) -> Any:
+        """An item, or in place of a reference to a response's message that message."""
+        if not _is_reference(item):
+            return item
+        reference = validate(ItemReference, item)
+        try:
+            id = check_id(reference.id, OUTPUT_PREFIX)
+            found = await self._stored.find(
+                PREFIX + id.removeprefix(OUTPUT_PREFIX), scope=caller.scope
+            )
+        except NotFound:
+            raise ItemNotFound(reference.id, where) from None
+        if found.end is None or found.end.error is not None:
+            raise ItemNotFound(reference.id, where)
+        return {"type": "message", "role": "assistant", "content": found.log.text()}
+
     async def _history(self, body: ResponseBody, caller: Caller) -> History:
+        previous = body.previous_response_id
+        said = None if previous is None or self._turns is None else self._turns.find(previous)
+        if said is not None and not body.is_stored:
+            return History(said, 0)
         continued = Continued(
             body.conversation_id,
             body.previous_response_id,
@@ -191,16 +249,15 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             body.max_output_tokens,
         )
         try:
+            if previous is not None:
+                check_id(previous, PREFIX)
             return await self._stored.history(continued, scope=caller.scope)
         except NotFound as error:  # names its own id, not the field of the body that gave it
-            in_conversation = body.conversation_id is not None
-            error.param = "conversation" if in_conversation else "previous_response_id"
+            if previous is not None:
+                raise PreviousResponseNotFound(previous) from None
+            error.param = "conversation"
             raise
 
 
-def _items(body: ResponseBody) -> tuple[Item, ...]:
-    if body.previous_response_id is not None:
-        check_id(body.previous_response_id, PREFIX, "previous_response_id")
-    if body.input is None and not (body.conversation_id or body.previous_response_id):
-        raise InvalidRequest("input is required.", param="input")
-    return () if body.input is None else parse_input(body.input)
+def _is_reference(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "item_reference"

@@ -50,6 +50,7 @@ def every_option(num_rows: int, vocab_size: int) -> SamplingBatch:
         bias_ids=zeros,
         bias_values=ones,
         bias_offsets=one_each,
+        targets=zeros - 1,
         masks=np.full((1, -(-vocab_size // 32)), 2**32 - 1, np.uint32),
         mask_rows=zeros,
     )

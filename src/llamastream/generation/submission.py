@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from llamastream.generation.generation import Generation
 
 if TYPE_CHECKING:
-    from llamastream.store.writer import Refused
+    from llamastream.store.journal import Refused
 
 logger = logging.getLogger(__name__)
 
 
-class Kept:
+class Submission:
     """One submission of an answer to the engine, and what of it is journalled.
 
     A parked answer gets a new one, so that a late word of the store on the one before finds that it
@@ -25,10 +25,15 @@ class Kept:
         self.generation = generation
         self.number = number  # of the submission
         self.num_journalled = generation.num_tokens  # committed
-        self.num_sent = generation.num_tokens  # handed to the store
-        self.is_lapsed = False  # the journal misses tokens that were shown
+        self.is_behind = False  # the journal misses tokens that were shown
         self.outstanding: asyncio.Future[Refused] | None = None  # the last step that was sent
         self._grace: asyncio.TimerHandle | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The engine's name for it."""
+        id, number = self.generation.id, self.number
+        return f"{id}/{number}" if number else id
 
     @property
     def is_pending(self) -> bool:

@@ -15,16 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llamastream.api.http.auth import KeyRing, authorization
 from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.errors import error_response
+from llamastream.api.http.openapi import PATH as OPENAPI
 from llamastream.api.http.page import ASSETS
 from llamastream.errors import ChatError
 
-# Probes of load balancers carry no key, jina.Client's may be inside the document, and the page asks
-# for one.
-OPEN_PATHS = frozenset({"/", "/health", "/dry_run", "/stream"})
+# Probes of load balancers carry no key, jina.Client's may be inside the document, the page asks for
+# one, and the interface is no secret.
+OPEN_PATHS = frozenset({"/", "/health", "/dry_run", "/stream", OPENAPI})
 LABEL = re.compile(r"[\w.:-]{1,128}", re.ASCII)  # safe in a log line and in a header
 
 
-class Gate:
+class AccessCheck:
     """ASGI middleware. Answers 401, 403 and 421 itself."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, browsers: BrowserRules) -> None:

@@ -1,0 +1,198 @@
+"""What answers look like, for the OpenAPI document; requests look as the models that check them.
+
+Only what is always there and what clients rely on: more may come.
+"""
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+
+class ErrorFields(TypedDict):
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class Error(TypedDict):
+    error: ErrorFields
+
+
+class Page(TypedDict):
+    object: Literal["list"]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(TypedDict):
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class ChatMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: ChatMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: FinishReason
+    token_ids: NotRequired[list[int]]
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    metadata: NotRequired[dict[str, str] | None]
+    prompt_token_ids: NotRequired[list[int]]
+    num_dropped_turns: NotRequired[int]
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: FinishReason
+    token_ids: NotRequired[list[int]]
+
+
+class Completion(TypedDict):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    prompt_token_ids: NotRequired[list[int] | list[list[int]]]
+
+
+class StoredChatMessage(TypedDict):
+    id: str
+    role: Literal["system", "user", "assistant"]
+    content: str
+    name: str | None
+
+
+class ItemMessage(TypedDict):
+    type: Literal["message"]
+    id: str
+    status: str
+    role: Literal["system", "user", "assistant"]
+    content: list[dict[str, Any]]
+
+
+class Response(TypedDict):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+    error: dict[str, str] | None
+    incomplete_details: dict[str, str] | None
+    conversation: dict[str, str] | None
+    previous_response_id: str | None
+    model: str
+    output: list[ItemMessage]
+    usage: dict[str, Any] | None
+    metadata: dict[str, str]
+    store: bool
+    background: bool
+
+
+class Conversation(TypedDict):
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]
+
+
+class Model(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int | None
+
+
+class Models(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(TypedDict):
+    status: str
+    running: int
+    waiting: int
+    store: NotRequired[Literal["ready", "unavailable"]]
+
+
+class Version(TypedDict):
+    version: str
+
+
+class Tokens(TypedDict):
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    token_strs: NotRequired[list[str]]
+
+
+class Text(TypedDict):
+    prompt: str
+
+
+class Prompt(TypedDict):
+    prompt: str
+    tokens: list[int]
+    count: int
+
+
+class TokenizerInfo(TypedDict):
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: None
+    chat_template: str | None
+    vocab_size: int
+    model_max_length: int
+
+
+class DryRun(TypedDict):
+    code: int
+    description: str
+    exception: None
+
+
+class ChatCompletionList(Page):
+    data: list[ChatCompletion]
+
+
+class ChatMessageList(Page):
+    data: list[StoredChatMessage]
+
+
+class ItemList(Page):
+    data: list[ItemMessage]
+
+
+class ConversationList(Page):
+    data: list[Conversation]

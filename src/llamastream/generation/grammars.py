@@ -1,0 +1,112 @@
+"""What answers must keep to, compiled off the event loop and key by key, once for all who ask.
+
+The parser is loaded with the first grammar: a server that is asked for none starts without it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from llamastream.errors import InvalidRequest
+from llamastream.generation.choice import TextRules
+from llamastream.generation.pool import FairPool
+from llamastream.text import Tokenizer
+from llamastream.types import ChatRequest, GrammarKind, GrammarSpec
+
+if TYPE_CHECKING:
+    from llamastream.grammar import AnyGrammar, Grammars
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarRecord:
+    """All that another server needs to go on with an answer."""
+
+    kind: str
+    text: str
+    strict: bool
+    param: str
+    version: str  # of what compiled it
+
+    @property
+    def spec(self) -> GrammarSpec:
+        return GrammarSpec(GrammarKind(self.kind), self.text, self.strict, self.param)
+
+
+class Compiling:
+    """Belongs to one event loop."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: Callable[[], int]) -> None:
+        """`vocab_size`: of the model, once it is loaded."""
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._pool = FairPool("grammars")
+        self._grammars: Grammars | None = None
+
+    def close(self) -> None:
+        self._pool.close()
+
+    async def of_request(
+        self, request: ChatRequest, rules: Sequence[TextRules]
+    ) -> "list[AnyGrammar | None]":
+        """A grammar for each prompt. rules: of each. Raises InvalidRequest and Overloaded."""
+        spec = request.grammar
+        if spec is None:
+            return [None] * len(rules)
+        _check(request, spec)
+        return [await self._compiled(spec, not of.continues, request.scope) for of in rules]
+
+    def of_record(self, record: GrammarRecord | None, rules: TextRules) -> "AnyGrammar | None":
+        """Of an answer to go on with."""
+        if record is None:
+            return None
+        return self._loaded().later(record.spec, not rules.continues, record.version)
+
+    def recorded(self, spec: GrammarSpec | None) -> GrammarRecord | None:
+        """Once it is compiled here."""
+        if spec is None:
+            return None
+        return GrammarRecord(
+            spec.kind.value, spec.text, spec.strict, spec.param, self._loaded().version
+        )
+
+    async def _compiled(self, spec: GrammarSpec, has_prefix: bool, scope: str) -> "AnyGrammar":
+        if self._grammars is not None:
+            known = self._grammars.known(spec, has_prefix=has_prefix)
+            if known is not None:
+                return known
+        return await self._pool.run(scope, lambda: self._loaded().compile(spec, has_prefix))
+
+    def _loaded(self) -> "Grammars":
+        if self._grammars is None:
+            made: Grammars = import_module("llamastream.grammar").Grammars(self._vocabulary)
+            self._grammars = self._grammars or made
+        return self._grammars
+
+    def _vocabulary(self) -> Any:
+        tokenizer = self._tokenizer
+        return import_module("llamastream.grammar").Vocabulary(
+            tokenizer_json=tokenizer.config.tokenizer_json,
+            size=self._vocab_size(),
+            num_tokens=tokenizer.num_tokens,
+            token_bytes=tokenizer.token_bytes,
+            special_ids=tokenizer.special_ids,
+            stop_ids=tuple(tokenizer.eos_token_ids),
+            strips_leading_space=tokenizer.rules.strip_leading_space,
+            starts_with_space=tokenizer.has_prefix_space,
+        )
+
+
+def _check(request: ChatRequest, spec: GrammarSpec) -> None:
+    """Raises InvalidRequest for what contradicts a grammar."""
+    if request.ignore_eos:
+        raise InvalidRequest(
+            f"ignore_eos and {spec.param} exclude each other: where the grammar ends, the answer "
+            "does. Send one of them.",
+            param="ignore_eos",
+        )
+    if request.prompt_options.continues:
+        raise InvalidRequest(
+            f"continue_final_message and {spec.param} exclude each other: what is there already is "
+            "not part of the grammar. Send one of them.",
+            param="continue_final_message",
+        )

@@ -30,7 +30,7 @@ export class SettingError extends Error {
 export function requestBody(
   settings: Settings,
   model: string,
-  conversation: string,
+  conversation: { id: string; after?: string },
   input: string | null,
 ): string {
   const fields: Record<string, string> = {

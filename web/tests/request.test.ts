@@ -3,12 +3,12 @@ import { test } from "node:test";
 import { DEFAULTS, delivered, requestBody, SettingError, titleOf } from "../src/request.ts";
 
 const body = (settings: object, input: string | null = "hi") =>
-  requestBody({ ...DEFAULTS, ...settings }, "demo", "conv_1", input);
+  requestBody({ ...DEFAULTS, ...settings }, "demo", { id: "conv_1" }, input);
 
 test("empty settings leave everything to the model", () => {
   assert.deepEqual(JSON.parse(body({})), {
     model: "demo",
-    conversation: "conv_1",
+    conversation: { id: "conv_1" },
     store: true,
     background: true,
     input: "hi",

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from llamastream.bench.footprint import footprint
 from llamastream.bench.machine import Bounds, memory_bandwidth
 from llamastream.bench.roofline import roofline
 from llamastream.config import DType, LlamaConfig
 from llamastream.engine import _core
+from llamastream.engine.footprint import footprint
 from llamastream.spec import tensor_specs
 
 SMOLLM2_135M = LlamaConfig(

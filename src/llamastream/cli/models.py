@@ -1,6 +1,5 @@
 """`llamastream models`: list, pull, show."""
 
-import os
 from datetime import datetime
 
 import typer
@@ -8,9 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamastream.app import find_model, make_prompts
-from llamastream.bench.footprint import Footprint, footprint
-from llamastream.bench.machine import memory_bandwidth
+from llamastream.app import find_model, footprint_of, make_prompts, measure_memory
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.config import DataSettings, DType, ModelSettings
@@ -130,7 +127,7 @@ def _text(model: Checkpoint, settings: ModelSettings) -> dict[str, str]:
 
 def _memory(model: Checkpoint, dtype: DType) -> str:
     try:
-        needed = _footprint(model, dtype)
+        needed = footprint_of(model, dtype)
     except ModelError as error:
         return error.message
     kinds = sorted(needed.by_kind.items(), key=lambda kind: -kind[1])
@@ -143,25 +140,19 @@ def _memory(model: Checkpoint, dtype: DType) -> str:
 def _running(model: Checkpoint, settings: ModelSettings) -> dict[str, str]:
     """Of the precision chosen: memory, and what the machine's memory lets a stream reach."""
     try:
-        needed = _footprint(model, settings.dtype)
+        needed = footprint_of(model, settings.dtype)
     except ModelError:  # said already
         return {}
     longest = settings.max_model_len or model.config.max_position_embeddings
     contexts = sorted({min(USUAL_CONTEXT, longest), longest})
     memory = [f"{_bytes(needed.at(context))} at {context:,} tokens" for context in contexts]
-    threads = settings.threads or len(os.sched_getaffinity(0))
-    bandwidth = memory_bandwidth(threads)
+    bandwidth = measure_memory(settings)
     speed = bandwidth / needed.read_bytes
     return {
         f"memory ({settings.dtype})": f"{', '.join(memory)}: weights and one stream's cache",
         f"speed ({settings.dtype})": f"at most {speed:,.1f} tokens/s of one stream: "
         f"{_bytes(needed.read_bytes)} a token, {_bytes(bandwidth)}/s measured now",
     }
-
-
-def _footprint(model: Checkpoint, dtype: DType) -> Footprint:
-    kinds = {entry.name: entry.kind for entry in model.entries}
-    return footprint(model.config, kinds, dtype)
 
 
 def _defaults(sampling: SamplingParams) -> str:

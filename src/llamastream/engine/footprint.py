@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine import _core
-from llamastream.engine.cpu_runner import check_limits
-from llamastream.models.sizes import kv_bytes_per_token
+from llamastream.engine.cpu_runner import block_bytes, check_limits
 from llamastream.spec import EMBEDDING, tensor_specs
 
 
@@ -36,7 +35,8 @@ def footprint(config: LlamaConfig, kinds: Mapping[str, str], dtype: DType) -> Fo
 
     Raises ModelError for a shape that does not run at this precision.
     """
-    check_limits(config, EngineConfig(dtype=dtype))
+    engine = EngineConfig(dtype=dtype)
+    check_limits(config, engine)
     by_kind: Counter[str] = Counter()
     looked_up = 0
     for spec in tensor_specs(config):
@@ -45,4 +45,5 @@ def footprint(config: LlamaConfig, kinds: Mapping[str, str], dtype: DType) -> Fo
         if spec.name == EMBEDDING and not config.tie_word_embeddings:
             looked_up = num_bytes  # a row a token
     total = sum(by_kind.values())
-    return Footprint(dict(by_kind), total - looked_up, kv_bytes_per_token(config, dtype))
+    per_token = block_bytes(config, engine) // engine.block_size
+    return Footprint(dict(by_kind), total - looked_up, per_token)

@@ -269,12 +269,12 @@ class GrpcSink(Sink):
 
     def __init__(self, context: Context, generation: Generation) -> None:
         self.failure: ChatError | None = None  # that the call is to end with
-        self.connection = CallConnection(context)
+        self.connection = self._connection = CallConnection(context)
         self._context = context
         self._generation = generation
 
     async def write(self, frames: list[bytes]) -> None:
-        await self.connection.idle()
+        await self._connection.idle()
         for frame in frames:
             await self._context.write(frame)
 
@@ -291,7 +291,7 @@ class GrpcSink(Sink):
         self._context.set_trailing_metadata(tuple(trailing))
 
     async def fail(self, error: ChatError, wire: Format) -> None:
-        await self.connection.idle()
+        await self._connection.idle()
         self.failure = _bare(error)
 
 

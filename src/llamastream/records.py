@@ -49,11 +49,19 @@ class Page(Generic[T]):
     has_more: bool
 
 
+ROOT = "root"  # what the first item of a conversation follows
+
+
 class Item(NamedTuple):
-    """One item of a conversation or a response. `id` is unique within each conversation."""
+    """One item of a conversation or a response. `id` is unique within each conversation.
+
+    `follows` is the id of the item of the conversation that it follows, or ROOT; None: the one that
+    was added before it.
+    """
 
     id: str
     body: Json
+    follows: str | None = None
 
 
 class IdempotencyKey(NamedTuple):

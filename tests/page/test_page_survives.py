@@ -13,6 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from tests.page.conftest import OpenPage
+from tests.page.test_branches import done, edit
 from tests.page.test_chat_page import answers, questions, send, stored_texts
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
@@ -104,6 +105,21 @@ async def test_a_page_that_was_away_finds_the_rest(
     again = await open_page(address)
     await expect(answers(again)).to_have_text([TEXT])
     assert await stored_texts(url) == [TEXT, TEXT]
+
+
+async def test_a_branch_survives_too(start: Start, port: int, open_page: OpenPage) -> None:
+    first = await start(9)
+    page = await open_page(f"http://127.0.0.1:{port}/")
+    await send(page, "hi")
+    await done(page)
+    await edit(page, 0, TEXT)
+    await expect(answers(page)).to_have_text(TEXT[:6])
+    await kill(first)
+    await start(1000)
+    await expect(answers(page)).to_have_text([TEXT])
+    await expect(page.get_by_role("group", name="Versions")).to_have_text("2 / 2")
+    await page.get_by_label("Previous version").click()
+    await expect(answers(page)).to_have_text(["hi"])
 
 
 async def test_a_stop_reaches_a_server_that_was_away(

@@ -3,7 +3,8 @@
 export interface Conversation {
   id: string;
   created_at: number;
-  metadata: { title?: string; response?: string };
+  /** `response` is the last one; `leaf` the item that was last on show, if not the newest. */
+  metadata: Record<string, string> & { title?: string; response?: string; leaf?: string };
 }
 
 export interface Item {
@@ -11,6 +12,7 @@ export interface Item {
   role: "user" | "assistant" | "system" | "developer";
   status: "completed" | "incomplete";
   content: { text: string }[];
+  after?: string; // what it follows, if not the item before it
 }
 
 export interface Usage {
@@ -23,6 +25,7 @@ export interface ResponseObject {
   id: string;
   status: "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
   error: { message: string } | null;
+  conversation: { id: string; after?: string } | null;
   output: Item[];
   usage: Usage | null;
   seed?: string; // its digits: see `parseWithSeed`
@@ -134,13 +137,9 @@ export class Api {
     await this.send(`v1/conversations/${id}`, { method: "DELETE" });
   }
 
-  /** All items, oldest first. */
-  async items(conversation: string): Promise<Item[]> {
-    return this.all(`v1/conversations/${conversation}/items`);
-  }
-
-  async deleteItem(conversation: string, id: string): Promise<void> {
-    await this.send(`v1/conversations/${conversation}/items/${id}`, { method: "DELETE" });
+  /** All items behind `after`, oldest first. */
+  async items(conversation: string, after?: string): Promise<Item[]> {
+    return this.all(`v1/conversations/${conversation}/items`, after);
   }
 
   /** Begin a response, or find the one that `key` began, and return it as it is. */
@@ -164,13 +163,14 @@ export class Api {
     await this.send(`v1/responses/${response}/cancel`, { method: "POST" });
   }
 
-  private async all(path: string): Promise<Item[]> {
+  private async all(path: string, after?: string): Promise<Item[]> {
     const items: Item[] = [];
-    for (let after = ""; ; ) {
-      const page = await this.json<List<Item>>(`${path}?order=asc&limit=100${after}`);
+    for (;;) {
+      const behind = after === undefined ? "" : `&after=${after}`;
+      const page = await this.json<List<Item>>(`${path}?order=asc&limit=100${behind}`);
       items.push(...page.data);
       if (!page.has_more) return items;
-      after = `&after=${page.last_id}`;
+      after = page.last_id!;
     }
   }
 

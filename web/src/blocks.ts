@@ -4,6 +4,8 @@
 // Each line is read once. The last one, which may not be whole, is read again as it grows, from a
 // snapshot of what was open before it; a long one is decided, and only appended to.
 
+import { alignOf, dedent, indentOf, splitRow } from "./lines.ts";
+
 export type Kind =
   | ("root" | "quote" | "list" | "item" | "table") // hold others
   | ("row" | "paragraph" | "heading" | "code" | "math" | "rule");
@@ -364,17 +366,6 @@ export class BlockParser {
   }
 }
 
-/** The cells of a table's row. A pipe behind a backslash is text. */
-export function splitRow(line: string): string[] {
-  const inner = line.trim().replace(/^\|/, "").replace(/(^|[^\\])\|$/, "$1");
-  return inner.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
-}
-
-function alignOf(cell: string): string {
-  if (!cell.endsWith(":")) return "left";
-  return cell.startsWith(":") ? "center" : "right";
-}
-
 /** `rest` of a line inside the open container, or null where the line does not belong to it. */
 function continued(block: Block, rest: string): string | null {
   switch (block.kind) {
@@ -405,27 +396,4 @@ function startsLeaf(rest: string, isWhole: boolean): boolean {
 function addLine(leaf: Block, line: string): void {
   leaf.text = leaf.numLines === 0 ? line : `${leaf.text}\n${line}`;
   leaf.numLines++;
-}
-
-/** Columns of white space at the start. */
-function indentOf(line: string): number {
-  let columns = 0;
-  for (const char of line) {
-    if (char === " ") columns++;
-    else if (char === "\t") columns += 4 - (columns % 4);
-    else break;
-  }
-  return columns;
-}
-
-/** `line` without its first `columns` of white space, or without less where there is less. */
-function dedent(line: string, columns: number): string {
-  let k = 0;
-  let column = 0;
-  for (; column < columns; k++) {
-    if (line[k] === " ") column++;
-    else if (line[k] === "\t") column += 4 - (column % 4);
-    else break;
-  }
-  return " ".repeat(Math.max(0, column - columns)) + line.slice(k);
 }

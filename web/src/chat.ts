@@ -1,25 +1,20 @@
 // The conversation that is open: its messages, and the answer that is under way. Knows no DOM.
 
 import { Answer } from "./answer.ts";
-import { ApiError, type Api, type Conversation, type Item, type ResponseObject } from "./api.ts";
+import { ApiError, ConnectionLost, type Api, type Conversation, type Item, type ResponseObject } from "./api.ts";
 import type { Facts } from "./facts.ts";
 import { browserClock, follow, type Clock, type Link, type Open } from "./follow.ts";
+import { isShown, itemId, newMessage, textOf, toMessage, type Message } from "./message.ts";
 import { delivered, requestBody, titleOf, type Settings } from "./request.ts";
 import type { storage as Storage } from "./storage.ts";
-
-export interface Message {
-  id: string | null; // its item's, once the server has one
-  role: "user" | "assistant";
-  text: string;
-  answer: Answer | null; // what this page heard of it, if it did
-  isCut: boolean; // stopped, or at a limit
-}
+import { ROOT, Tree } from "./tree.ts";
 
 export interface Listener {
   onMessages(): void; // messages came or went
   onAnswer(): void; // the answer under way grew, began or ended
   onLink(link: Link): void;
   onConversation(conversation: Conversation): void; // new, or renamed
+  onShared(conversation: string): void; // something of it changed on the server
 }
 
 /** A message was not answered. Its text is given back. */
@@ -34,7 +29,8 @@ export class Refused extends Error {
 
 export class Chat {
   conversation: Conversation | null = null;
-  messages: Message[] = [];
+  messages: Message[] = []; // on the way through the tree that is on show
+  private tree = new Tree();
   private current: AbortController | null = null; // of what is under way
   private link: Link = "live";
   private isStopping = false;
@@ -59,6 +55,7 @@ export class Chat {
   startNew(): void {
     this.leave();
     this.conversation = null;
+    this.tree = new Tree();
     this.messages = [];
     this.listener.onMessages();
   }
@@ -67,22 +64,40 @@ export class Chat {
    * is told when it is there. Raises Refused for what was sent there last and has failed. */
   async open(id: string, onOpen: () => void): Promise<void> {
     this.startNew();
+    await this.load(id, onOpen);
+  }
+
+  /** Show what others made of the open conversation meanwhile. */
+  async refresh(): Promise<void> {
+    const id = this.conversation?.id;
+    if (id !== undefined && !this.isBusy) await this.load(id, () => {});
+  }
+
+  private async load(id: string, onOpen: () => void): Promise<void> {
     const here = this.occupy();
     try {
       const conversation = await this.api.conversation(id);
       const response = await this.unfinished(conversation);
-      const items = await this.api.items(id);
-      const started = response && !items.some((item) => item.id === itemId(response.id));
+      const tree = new Tree();
+      tree.add(await this.api.items(id));
+      const started = response && !tree.has(itemId(response.id));
       const input = started ? await this.api.inputItems(response.id) : [];
       if (here.signal.aborted) return;
       this.conversation = conversation;
-      const isFailed = response?.status === "failed";
-      this.messages = [...items, ...(isFailed ? [] : input)].filter(isShown).map(toMessage);
+      this.tree = tree;
+      const isUnderWay = started && response.status === "in_progress";
+      const { leaf } = conversation.metadata;
+      const end = isUnderWay ? response.conversation?.after : leaf && tree.has(leaf) ? leaf : undefined;
+      this.messages = this.along(end === ROOT ? [] : tree.path(end));
+      const before = this.messages;
+      if (isUnderWay) this.messages = [...before, ...input.filter(isShown).map(toMessage)];
       this.listener.onMessages();
+      this.listener.onConversation(conversation);
       onOpen();
-      if (started && response.status === "in_progress") {
-        await this.run(here, new Answer(response.id), input[0]?.content[0]?.text ?? null);
-      } else if (started && isFailed) {
+      if (isUnderWay) {
+        await this.run(here, new Answer(response.id), input.length ? textOf(input) : null, before);
+        await this.settle(here);
+      } else if (started && response.status === "failed") {
         throw new Refused(textOf(input), new Error(response.error?.message ?? "It failed."));
       }
     } finally {
@@ -92,46 +107,98 @@ export class Chat {
 
   /** Send a message and follow its answer. Raises Refused. */
   async send(text: string, settings: Settings, model: string): Promise<void> {
-    const here = this.occupy();
-    const message = newMessage("user", text);
-    this.messages.push(message);
+    await this.sendAt(this.messages.length, text, settings, model);
+  }
+
+  /** Say something else in place of message `index`. What was said there is kept beside it. */
+  async edit(index: number, text: string, settings: Settings, model: string): Promise<void> {
+    await this.sendAt(index, text, settings, model);
+  }
+
+  /** Ask for another answer. The last one is kept beside it. Raises Refused. */
+  async regenerate(settings: Settings, model: string): Promise<void> {
+    const isAnswered = this.messages.at(-1)?.role === "assistant";
+    await this.sendAt(this.messages.length - (isAnswered ? 1 : 0), null, settings, model);
+  }
+
+  /** Show another version of a message. */
+  async show(version: string): Promise<void> {
+    this.messages = this.along(this.tree.path(this.tree.leafOf(version)));
     this.listener.onMessages();
+    const { id, metadata } = this.conversation!;
+    const { leaf: _, ...others } = metadata;
+    const leaf = this.messages.at(-1)!.id!;
+    const isNewest = leaf === this.tree.items.at(-1)!.id;
+    const changed = await this.api.updateConversation(id, isNewest ? others : { ...others, leaf });
+    if (this.conversation?.id === id) this.conversation = changed;
+    this.listener.onShared(id);
+  }
+
+  /** What was said in the place of a message: ids of items, oldest first. */
+  versions({ id }: Message): string[] {
+    return id === null ? [] : this.tree.versions(id);
+  }
+
+  /** Put `text` (null: only an answer) in the place of message `index` and of what follows it. */
+  private async sendAt(
+    index: number,
+    text: string | null,
+    settings: Settings,
+    model: string,
+  ): Promise<void> {
+    const here = this.occupy();
+    const before = this.messages;
+    const kept = before.slice(0, index);
+    const message = text === null ? [] : [newMessage("user", text)];
     try {
-      const id = this.conversation?.id ?? (await this.create(here, titleOf(text)));
-      await this.begin(here, id, text, requestBody(settings, model, id, text));
+      requestBody(settings, model, { id: "" }, text); // may refuse a setting, before anything is made
+      if (kept.at(-1)?.id === null) await this.settle(here);
+      this.messages = [...kept, ...message];
+      this.listener.onMessages();
+      const id = this.conversation?.id ?? (await this.create(here, titleOf(text ?? "")));
+      const after = kept.at(-1)?.id ?? (this.tree.items.length > 0 ? ROOT : undefined);
+      const place = after === undefined ? { id } : { id, after };
+      await this.begin(here, id, text, before, requestBody(settings, model, place, text));
+      await this.settle(here);
     } catch (error) {
       if (error instanceof Refused) throw error;
-      this.remove(message);
-      throw new Refused(text, error);
+      if (here.signal.aborted) return;
+      this.messages = before;
+      this.listener.onMessages();
+      throw text === null ? error : new Refused(text, error);
     } finally {
       this.release(here);
     }
   }
 
-  /** Take back the last answer and ask for another. Raises Refused. */
-  async regenerate(settings: Settings, model: string): Promise<void> {
-    const id = this.conversation!.id;
-    const body = requestBody(settings, model, id, null);
-    const here = this.occupy();
+  /** Learn the ids that the server gave to what was said. */
+  private async settle(here: AbortController): Promise<void> {
+    const { id } = this.conversation!;
     try {
-      const last = this.messages.at(-1)!;
-      if (last.role === "assistant") await this.takeBack(here, this.messages.length - 1);
-      if (!here.signal.aborted) await this.begin(here, id, null, body);
-    } finally {
-      this.release(here);
+      const last = this.tree.items.at(-1)?.id;
+      const fresh = await this.api.items(id, last);
+      if (here.signal.aborted) return;
+      this.tree.add(fresh);
+    } catch (error) {
+      if (error instanceof ConnectionLost) return; // it is tried again when an id is needed
+      throw error;
     }
+    const leaf = this.messages.at(-1)?.id ?? undefined;
+    this.along(this.tree.path(leaf && this.tree.has(leaf) ? leaf : undefined), this.messages);
+    this.listener.onShared(id);
   }
 
-  /** Say something else in place of message `index`: it and all that follows are taken back. */
-  async edit(index: number, text: string, settings: Settings, model: string): Promise<void> {
-    requestBody(settings, model, "", text); // may refuse a setting, before anything is lost
-    const here = this.occupy();
-    try {
-      await this.takeBack(here, index);
-    } finally {
-      this.release(here);
-    }
-    if (!here.signal.aborted) await this.send(text, settings, model);
+  /** Messages for the items of a path: the same as before where they are the same. */
+  private along(path: Item[], known = this.messages): Message[] {
+    return path.filter(isShown).map((item, k) => {
+      const message = known[k];
+      const isSame =
+        message?.id === item.id ||
+        (message?.id === null && message.role === item.role && message.text === textOf([item]));
+      if (!isSame) return toMessage(item);
+      message!.id = item.id;
+      return message!;
+    });
   }
 
   /** End the answer under way, at once or as soon as the server can be told. What it said stays. */
@@ -176,11 +243,13 @@ export class Chat {
     here: AbortController,
     conversation: string,
     text: string | null,
+    before: Message[],
     body: string,
   ): Promise<void> {
     const pending = { key: randomKey(), body, sentMs: Date.now() };
     this.kept.setPending(conversation, pending);
-    await this.run(here, new Answer(null, (this.clock ?? browserClock).now()), text, (signal) =>
+    const answer = new Answer(null, (this.clock ?? browserClock).now());
+    await this.run(here, answer, text, before, (signal) =>
       this.api.send("v1/responses", {
         method: "POST",
         body: delivered(body, { stream: true }),
@@ -190,16 +259,18 @@ export class Chat {
     );
   }
 
-  /** Follow `answer` to its end. `begin` starts it where it has no id yet. */
+  /** Follow `answer` to its end. `begin` starts it where it has no id yet. Where it fails, the
+   * messages are those `before` it, and its question is given back. */
   private async run(
     here: AbortController,
     answer: Answer,
     text: string | null,
+    before: Message[],
     begin?: (signal: AbortSignal) => Promise<Response>,
   ): Promise<void> {
     const message = newMessage("assistant", "", answer);
     let isNamed = false;
-    this.messages.push(message);
+    this.messages = [...this.messages, message];
     this.listener.onMessages();
     const open: Open = (answer, signal) =>
       answer.id === null && begin ? begin(signal) : this.api.send(resumePath(answer), { signal });
@@ -221,8 +292,7 @@ export class Chat {
     } catch (error) {
       if (here.signal.aborted && !this.isStopping) return; // another conversation is open
       this.kept.setPending(this.conversation!.id, null);
-      this.remove(message);
-      if (text !== null) this.messages.pop();
+      this.messages = before;
       this.listener.onMessages();
       throw new Refused(text, error);
     } finally {
@@ -233,9 +303,13 @@ export class Chat {
   /** The server has named the answer: whoever opens the conversation finds it from now on. */
   private named(response: string): void {
     const conversation = this.conversation!;
-    conversation.metadata = { ...conversation.metadata, response };
+    const { leaf: _, ...others } = conversation.metadata; // the newest is on show
+    conversation.metadata = { ...others, response };
     this.api.updateConversation(conversation.id, conversation.metadata).then(
-      () => this.kept.setPending(conversation.id, null),
+      () => {
+        this.kept.setPending(conversation.id, null);
+        this.listener.onShared(conversation.id);
+      },
       () => {}, // this browser still has what it sent, and finds it by that
     );
     if (this.isStopping) void this.cancel(response);
@@ -259,18 +333,6 @@ export class Chat {
       if (error instanceof ApiError && error.status === 404) return null; // no longer kept
       throw error;
     }
-  }
-
-  /** Delete the messages from `index` on, the last first: what is left always hangs together. */
-  private async takeBack(here: AbortController, index: number): Promise<void> {
-    const { id } = this.conversation!;
-    const items = (await this.api.items(id)).filter(isShown);
-    while (items.length > index && !here.signal.aborted) {
-      await this.api.deleteItem(id, items.pop()!.id);
-    }
-    if (here.signal.aborted) return;
-    this.messages = this.messages.slice(0, index);
-    this.listener.onMessages();
   }
 
   private occupy(): AbortController {
@@ -298,37 +360,10 @@ export class Chat {
     this.link = link;
     this.listener.onLink(link);
   }
-
-  private remove(message: Message): void {
-    this.messages = this.messages.filter((other) => other !== message);
-    this.listener.onMessages();
-  }
 }
 
 function resumePath({ id, last }: Answer): string {
   return `v1/responses/${id}?stream=true${last < 0 ? "" : `&starting_after=${last}`}`;
-}
-
-// A response's message is named after it.
-function itemId(response: string): string {
-  return response.replace(/^resp_/, "msg_");
-}
-
-function isShown(item: Item): boolean {
-  return item.role === "user" || item.role === "assistant";
-}
-
-function toMessage(item: Item): Message {
-  const message = newMessage(item.role === "user" ? "user" : "assistant", textOf([item]));
-  return { ...message, id: item.id, isCut: item.status === "incomplete" };
-}
-
-function textOf(items: Item[]): string {
-  return items.flatMap((item) => item.content.map((part) => part.text)).join("");
-}
-
-function newMessage(role: Message["role"], text: string, answer: Answer | null = null): Message {
-  return { id: null, role, text, answer, isCut: false };
 }
 
 function randomKey(): string {

@@ -1,7 +1,7 @@
 // What there is to know of an answer: how long it is, how fast it came, and how to get it again.
 
 import type { Usage } from "./api.ts";
-import type { Message } from "./chat.ts";
+import type { Message } from "./message.ts";
 import { el } from "./dom.ts";
 
 export interface Facts {

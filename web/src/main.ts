@@ -36,7 +36,15 @@ const chat = new Chat(api, storage, {
     sidebar.put(conversation);
     showOpen();
   },
+  onShared: (conversation) => others.postMessage(conversation),
 });
+// Other pages of this browser show the same.
+const others = new BroadcastChannel("llamastream");
+others.addEventListener("message", ({ data }) => {
+  sidebar.load().catch(() => {});
+  if (data === chat.conversation?.id) void act(() => chat.refresh());
+});
+
 const list = new MessageList(
   byId("scroller"),
   byId("messages"),
@@ -44,6 +52,7 @@ const list = new MessageList(
   chat,
   {
     regenerate: (seed) => act(() => chat.regenerate(withSeed(seed), model!.id)),
+    show: (version) => void chat.show(version).catch(fail),
     facts: (message) => chat.facts(message),
     edit: (index, words) => act(() => chat.edit(index, words, settings.settings, model!.id)),
   },
@@ -239,7 +248,9 @@ addEventListener("resize", grow);
 addEventListener("hashchange", () => void openAddress());
 document.addEventListener("visibilitychange", () => {
   // Meanwhile another browser may have begun something.
-  if (!document.hidden && model !== null) sidebar.load().catch(() => {});
+  if (document.hidden || model === null) return;
+  sidebar.load().catch(() => {});
+  chat.refresh().catch(() => {});
 });
 write(storage.draft());
 void start();

@@ -4,11 +4,12 @@
 // to http, https and mailto only, and images are links, since fetching one would tell others.
 
 import type { Token, Tokens } from "marked";
-import { Block, BlockParser, splitRow } from "./blocks.ts";
+import { Block, BlockParser } from "./blocks.ts";
 import { CodeView } from "./code.ts";
 import { el } from "./dom.ts";
 import { GrowingTokens, InlineReader } from "./inlines.ts";
 import { formula } from "./formula.ts";
+import { splitRow } from "./lines.ts";
 
 const ENTITIES: Record<string, string> = {
   amp: "&",

@@ -1,12 +1,14 @@
 // The messages on the page, and what can be done with each.
 
-import type { Chat, Message } from "./chat.ts";
+import type { Chat } from "./chat.ts";
 import { copyButton, el, iconButton } from "./dom.ts";
 import { factsOf, type Facts } from "./facts.ts";
 import { MarkdownView } from "./markdown.ts";
+import type { Message } from "./message.ts";
 
 export interface Actions {
   regenerate(seed?: string): void;
+  show(version: string): void;
   facts(message: Message): Promise<Facts>;
   edit(index: number, text: string): void;
 }
@@ -112,7 +114,8 @@ class MessageView {
   update(index: number, isLast: boolean): boolean {
     const isLive = isLast && this.chat.isAnswering;
     const isAll = this.show(isLive);
-    const state = `${index} ${isLast} ${isLive} ${this.chat.isBusy}`;
+    const versions = this.chat.versions(this.message);
+    const state = [index, isLast, isLive, this.chat.isBusy, versions.length].join();
     if (state === this.state) return isAll;
     this.state = state;
     this.element.classList.toggle("live", isLive);
@@ -142,9 +145,31 @@ class MessageView {
       } else if (isLast) tools.push(iconButton("again", "Answer again", () => regenerate()));
     }
     const row = el("div", { class: "tools" }, ...tools);
+    const versions = this.versions();
+    if (versions) row.prepend(versions);
     if (this.message.role === "user") return [row];
     const again = isLast && !this.chat.isBusy ? this.actions.regenerate : null;
     return [row, factsOf(this.message, () => this.actions.facts(this.message), again)];
+  }
+
+  /** Arrows to what else was said here. */
+  private versions(): HTMLElement | null {
+    const ids = this.chat.versions(this.message);
+    if (ids.length < 2) return null;
+    const here = ids.indexOf(this.message.id!);
+    const arrow = (name: string, label: string, to: number) => {
+      const button = iconButton(name, label, () => this.actions.show(ids[to]!));
+      button.disabled = this.chat.isBusy || ids[to] === undefined;
+      return button;
+    };
+    const place = `${here + 1} / ${ids.length}`;
+    const group = el("div", { class: "versions", role: "group", "aria-label": "Versions" });
+    group.append(
+      arrow("back", "Previous version", here - 1),
+      el("span", {}, place),
+      arrow("forward", "Next version", here + 1),
+    );
+    return group;
   }
 
   private edit(index: number): void {
@@ -171,7 +196,7 @@ class MessageView {
         },
       },
       area,
-      el("p", { class: "hint" }, "What follows this message is taken back."),
+      el("p", { class: "hint" }, "What was said is kept: the arrows lead back to it."),
       el("div", { class: "row" }, el("button", { type: "button", click: close }, "Cancel")),
     );
     form.lastElementChild!.append(el("button", { class: "primary" }, "Send"));

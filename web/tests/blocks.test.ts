@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Lexer, type Token, type Tokens } from "marked";
-import { Block, BlockParser, MAX_DEPTH, splitRow } from "../src/blocks.ts";
+import { Block, BlockParser, MAX_DEPTH } from "../src/blocks.ts";
+import { splitRow } from "../src/lines.ts";
 
 type Tree = [string, ...(Tree | string)[]];
 

@@ -12,7 +12,7 @@ type Handler = (body: string | undefined) => unknown; // an object is JSON
 function chatOn(handlers: Record<string, Handler>, pending: Record<string, Pending | null> = {}) {
   const asked: string[] = [];
   globalThis.fetch = async (url, options) => {
-    const path = String(url).split("?order", 1)[0];
+    const path = String(url).split("?order", 1)[0]!;
     const line = `${options?.method ?? "GET"} ${path}`;
     asked.push(line);
     const handler = handlers[line];
@@ -30,6 +30,7 @@ function chatOn(handlers: Record<string, Handler>, pending: Record<string, Pendi
     onAnswer: ignore,
     onLink: ignore,
     onConversation: ignore,
+    onShared: ignore,
   };
   const api = new Api("", null, async () => null);
   return { chat: new Chat(api, kept, listener, new FastClock()), asked, pending };
@@ -37,6 +38,7 @@ function chatOn(handlers: Record<string, Handler>, pending: Record<string, Pendi
 
 const CONVERSATION = { id: "conv_1", created_at: 1, metadata: { title: "t" } };
 const NAMED = { ...CONVERSATION, metadata: { title: "t", response: "resp_1" } };
+const ITEMS = "GET v1/conversations/conv_1/items";
 const message = (id: string, role: string, text: string) => ({
   ...{ id, role, status: "completed" },
   content: [{ text }],
@@ -53,6 +55,7 @@ test("a message begins a conversation, and its answer is named there", async () 
       assert.deepEqual(JSON.parse(body!), { metadata: NAMED.metadata });
       return NAMED;
     },
+    [ITEMS]: () => page([message("msg_0", "user", "hi"), message("msg_1", "assistant", "hello")]),
   });
   await chat.send("hi", DEFAULTS, "demo");
   assert.deepEqual(
@@ -62,7 +65,11 @@ test("a message begins a conversation, and its answer is named there", async () 
       ["assistant", "hello"],
     ],
   );
-  assert.equal(asked.length, 3);
+  assert.deepEqual(
+    chat.messages.map(({ id }) => id),
+    ["msg_0", "msg_1"],
+  );
+  assert.equal(asked.length, 4);
   await new Promise(setImmediate);
   assert.equal(pending["conv_1"], null);
   assert.ok(!chat.isBusy);
@@ -94,6 +101,7 @@ test("a failed answer gives its message back", async () => {
 });
 
 test("a request whose answer nobody named is sent again under its key", async () => {
+  const said = [message("msg_0", "user", "hi"), message("msg_1", "assistant", "hello")];
   const sent = { key: "k", body: '{"seed":18446744073709551615}', sentMs: Date.now() };
   const { chat, asked, pending } = chatOn(
     {
@@ -104,8 +112,8 @@ test("a request whose answer nobody named is sent again under its key", async ()
       },
       "POST v1/conversations/conv_1": () => NAMED,
       "GET v1/responses/resp_1": () => ({ id: "resp_1", status: "in_progress" }),
-      "GET v1/conversations/conv_1/items": () => page([]),
-      "GET v1/responses/resp_1/input_items": () => page([message("msg_0", "user", "hi")]),
+      [ITEMS]: () => page(asked.length < 5 ? [] : said),
+      "GET v1/responses/resp_1/input_items": () => page(said.slice(0, 1)),
       "GET v1/responses/resp_1?stream=true": () => stream(eventsOf("resp_1", "hello")),
     },
     { conv_1: sent },
@@ -123,7 +131,7 @@ test("an answer that has ended is not followed", async () => {
   const { chat } = chatOn({
     "GET v1/conversations/conv_1": () => NAMED,
     "GET v1/responses/resp_1": () => ({ id: "resp_1", status: "completed" }),
-    "GET v1/conversations/conv_1/items": () =>
+    [ITEMS]: () =>
       page([message("msg_0", "user", "hi"), message("msg_1", "assistant", "hello")]),
   });
   await chat.open("conv_1", () => {});
@@ -137,43 +145,100 @@ test("a conversation whose last response is no longer kept can be read", async (
   const { chat } = chatOn({
     "GET v1/conversations/conv_1": () => NAMED,
     "GET v1/responses/resp_1": refusal(404, "not found"),
-    "GET v1/conversations/conv_1/items": () => page([message("msg_0", "user", "hi")]),
+    [ITEMS]: () => page([message("msg_0", "user", "hi")]),
   });
   await chat.open("conv_1", () => {});
   assert.equal(chat.messages.length, 1);
 });
 
-test("messages are taken back from the last, so that what is left hangs together", async () => {
-  const items = ["a", "b", "c", "d"].map((text, k) =>
-    message(`msg_${text}`, k % 2 ? "assistant" : "user", text),
-  );
-  const deleted: string[] = [];
-  const { chat, asked } = chatOn({
+const said = (texts: string[]) =>
+  texts.map((text, k) => message(`msg_${text}`, k % 2 ? "assistant" : "user", text));
+
+/** A server that answers "new", as response `id`, to what is put behind `after`. */
+function branching(after: string, question: string | null, id: string) {
+  const items: object[] = said(["a", "b", "c", "d"]);
+  return {
     "GET v1/conversations/conv_1": () => CONVERSATION,
-    "GET v1/conversations/conv_1/items": () => page(items),
-    "DELETE v1/conversations/conv_1/items/msg_d": () => deleted.push("d"),
-    "DELETE v1/conversations/conv_1/items/msg_c": () => deleted.push("c"),
-    "POST v1/responses": () => stream(eventsOf("resp_1", "new")),
-    "POST v1/conversations/conv_1": () => NAMED,
-  });
+    [ITEMS]: () => page(items),
+    "POST v1/responses": (body: string | undefined) => {
+      const sent = JSON.parse(body!) as { conversation: object; input?: string };
+      assert.deepEqual(sent.conversation, { id: "conv_1", after });
+      assert.equal(sent.input ?? null, question);
+      if (question !== null) items.push({ ...message("msg_q", "user", question), after });
+      const answer = message(id, "assistant", "new");
+      items.push(question === null ? { ...answer, after } : answer);
+      return stream(eventsOf(id.replace("msg", "resp"), "new"));
+    },
+    "POST v1/conversations/conv_1": (body: string | undefined) => ({
+      ...CONVERSATION,
+      ...(JSON.parse(body!) as object),
+    }),
+  };
+}
+
+const texts = (chat: Chat) => chat.messages.map(({ text }) => text);
+
+test("what is said differently stands beside what was said", async () => {
+  const { chat } = chatOn(branching("msg_b", "C", "msg_n"));
   await chat.open("conv_1", () => {});
+  const before = chat.messages;
   await chat.edit(2, "C", DEFAULTS, "demo");
-  assert.deepEqual(deleted, ["d", "c"]);
-  assert.deepEqual(
-    chat.messages.map(({ text }) => text),
-    ["a", "b", "C", "new"],
-  );
-  assert.equal(asked.at(-2), "POST v1/responses");
+  assert.deepEqual(texts(chat), ["a", "b", "C", "new"]);
+  assert.equal(chat.messages[1], before[1]);
+  assert.deepEqual(chat.versions(chat.messages[2]!), ["msg_c", "msg_q"]);
+  await chat.show("msg_c");
+  assert.deepEqual(texts(chat), ["a", "b", "c", "d"]);
+  assert.equal(chat.conversation!.metadata.leaf, "msg_d");
+  await chat.show("msg_q");
+  assert.equal(chat.conversation!.metadata.leaf, undefined);
+  assert.deepEqual(texts(chat), ["a", "b", "C", "new"]);
 });
 
-test("a setting that is refused takes nothing back", async () => {
+test("another answer stands beside the last", async () => {
+  const { chat } = chatOn(branching("msg_c", null, "msg_n"));
+  await chat.open("conv_1", () => {});
+  await chat.regenerate(DEFAULTS, "demo");
+  assert.deepEqual(texts(chat), ["a", "b", "c", "new"]);
+  assert.deepEqual(chat.versions(chat.messages[3]!), ["msg_d", "msg_n"]);
+});
+
+test("the first message can be said differently, too", async () => {
+  const { chat } = chatOn(branching("root", "A", "msg_n"));
+  await chat.open("conv_1", () => {});
+  await chat.edit(0, "A", DEFAULTS, "demo");
+  assert.deepEqual(texts(chat), ["A", "new"]);
+});
+
+test("the version that was last on show is opened", async () => {
+  const server = branching("", null, "");
+  const items = [...said(["a", "b"]), { ...message("msg_x", "assistant", "x"), after: "msg_a" }];
+  const { chat } = chatOn({
+    ...server,
+    "GET v1/conversations/conv_1": () => ({ ...CONVERSATION, metadata: { leaf: "msg_b" } }),
+    [ITEMS]: () => page(items),
+  });
+  await chat.open("conv_1", () => {});
+  assert.deepEqual(texts(chat), ["a", "b"]);
+});
+
+test("what is refused leaves what was on show", async () => {
+  const { chat } = chatOn({
+    ...branching("", null, ""),
+    "POST v1/responses": refusal(429, "busy"),
+  });
+  await chat.open("conv_1", () => {});
+  await assert.rejects(chat.edit(2, "C", DEFAULTS, "demo"), { text: "C" });
+  assert.deepEqual(texts(chat), ["a", "b", "c", "d"]);
+});
+
+test("a setting that is refused costs nothing", async () => {
   const { chat, asked } = chatOn({
     "GET v1/conversations/conv_1": () => CONVERSATION,
-    "GET v1/conversations/conv_1/items": () => page([message("msg_0", "user", "hi")]),
+    [ITEMS]: () => page([message("msg_0", "user", "hi")]),
   });
   await chat.open("conv_1", () => {});
   const settings = { ...DEFAULTS, temperature: "warm" };
-  await assert.rejects(chat.edit(0, "hello", settings, "demo"), { param: "temperature" });
+  await assert.rejects(chat.edit(0, "hello", settings, "demo"), { text: "hello" });
   await assert.rejects(chat.regenerate(settings, "demo"), { param: "temperature" });
   assert.equal(asked.length, 2);
 });

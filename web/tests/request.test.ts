@@ -3,12 +3,12 @@ import { test } from "node:test";
 import { DEFAULTS, delivered, requestBody, SettingError, titleOf } from "../src/request.ts";
 
 const body = (settings: object, input: string | null = "hi") =>
-  requestBody({ ...DEFAULTS, ...settings }, "demo", "conv_1", input);
+  requestBody({ ...DEFAULTS, ...settings }, "demo", { id: "conv_1" }, input);
 
 test("empty settings leave everything to the model", () => {
   assert.deepEqual(JSON.parse(body({})), {
     model: "demo",
-    conversation: "conv_1",
+    conversation: { id: "conv_1" },
     store: true,
     background: true,
     input: "hi",
@@ -23,6 +23,19 @@ test("settings are sent under the server's names", () => {
   assert.equal(sent.max_output_tokens, 12);
   assert.equal(sent.truncation, "auto");
   assert.ok(!("input" in sent));
+});
+
+test("a schema is sent as it was typed, and must be JSON", () => {
+  const schema = '{ "const": 18446744073709551615 }';
+  const sent = body({ schema: ` ${schema}\n` });
+  assert.ok(sent.includes(`"schema":${schema}}`));
+  assert.equal(JSON.parse(sent).text.format.type, "json_schema");
+  assert.equal(JSON.parse(sent).text.format.strict, true);
+  assert.throws(
+    () => body({ schema: "{" }),
+    (error) => error instanceof SettingError && error.param === "text.format",
+  );
+  assert.ok(!("text" in JSON.parse(body({ schema: " " }))));
 });
 
 test("a seed may be larger than JavaScript's numbers", () => {

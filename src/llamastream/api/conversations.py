@@ -27,6 +27,7 @@ class NewConversation(WireModel):
 
 class NewItems(WireModel):
     items: Items
+    after: str | None = None  # an item of the conversation that the first follows, or "root"
 
 
 class ConversationsApi:
@@ -76,6 +77,8 @@ class ConversationsApi:
         parse = partial(validate, NewItems)
         _, body = await read_json(request, self._max_body_bytes, parse)
         items = _parse_items(body.items)
+        if body.after is not None:
+            items = (items[0]._replace(follows=body.after), *items[1:])
         scope = _scope(request)
         await self._stored.conversations.add_items(
             _id(request), items, scope=scope, allow=self._stored.allow(scope)

@@ -52,6 +52,7 @@ class NewAnswer:
     store: bool = False
     input_items: tuple[Item, ...] = ()
     conversation_id: str | None = None
+    after: str | None = None  # what it follows in the conversation, see Item
     previous_response_id: str | None = None
     background: bool = False
     shows_prompt_ids: bool = False
@@ -184,6 +185,8 @@ class Answers:
             num_dropped_turns=first.num_dropped_turns,  # a chat is one prompt
             model_id=self.model_id,
             prompt_token_ids=tuple(first.ids) if new.shows_prompt_ids else None,
+            after=new.after,
+            has_input=bool(new.input_items),
             grammar=self.grammars.recorded(request.grammar),
         )
         choices = [

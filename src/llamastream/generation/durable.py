@@ -220,6 +220,8 @@ def _outcome(generation: Generation) -> Outcome:
     item = output_item(
         generation.id, text, "completed" if status is Status.COMPLETED else "incomplete"
     )
+    if not generation.details.has_input:
+        item = item._replace(follows=generation.details.after)
     result: dict[str, Any] = {"usage": list(generation.usage()), "text": text}
     if warnings := generation.warnings():
         result["warnings"] = list(warnings)

@@ -70,6 +70,8 @@ class Details:
     num_dropped_turns: int
     model_id: str  # whose tokens these are
     prompt_token_ids: tuple[int, ...] | None  # if the format shows them
+    after: str | None = None  # what it follows in its conversation, see Item
+    has_input: bool = True  # which then follows that, and the answer follows the input
     grammar: GrammarRecord | None = None
 
     def to_json(self) -> Json:

@@ -24,6 +24,7 @@ class Continued(NamedTuple):
     previous_response_id: str | None
     truncation: Literal["disabled", "auto"] = "disabled"
     max_tokens: int | None = None
+    after: str | None = None  # an item of the conversation, or ROOT; None: its newest
 
 
 class History(NamedTuple):

@@ -137,7 +137,10 @@ class StoredAnswers:
         items: tuple[Item, ...] = ()
         if continued.conversation_id is not None:
             items = await self._store.conversations.history(
-                continued.conversation_id, scope=scope, choose=window.choose
+                continued.conversation_id,
+                scope=scope,
+                choose=window.choose,
+                after=continued.after,
             )
         elif continued.previous_response_id is not None:
             items = await self._store.responses.history(

@@ -16,6 +16,7 @@ from llamastream.records import (
     Page,
     PageQuery,
 )
+from llamastream.store.branches import check_follows, path_to, unlink
 from llamastream.store.clock import StoreClock
 from llamastream.store.database import Database
 from llamastream.store.reading import Choose, fetch_page, read_history
@@ -121,18 +122,20 @@ class Conversations:
         return await self._database.read(read)
 
     async def history(
-        self, id: str, *, scope: str, choose: Choose | None = None
+        self, id: str, *, scope: str, choose: Choose | None = None, after: str | None = None
     ) -> tuple[Item, ...]:
         """The items that `choose` wants, oldest first: what a new response of it starts from.
 
-        `choose` is called with the outlines of all items, on another thread, before any is read.
+        Those on the way to the item `after`, or to the newest. `choose` is called with the outlines
+        of them, on another thread, before any is read.
         """
 
         def read(conn: Connection) -> tuple[Item, ...]:
             with self._database.snapshot(conn):
                 num = find(conn, "conversation", id, scope).num
                 rows = select(items).where(items.c.conversation_num == num)
-                return read_history(conn, rows.order_by(items.c.position), choose)
+                path = path_to(conn, num, after)
+                return read_history(conn, rows.order_by(items.c.position), choose, path)
 
         return await self._database.read(read)
 
@@ -165,6 +168,7 @@ class Conversations:
             conn = tx.conn
             num = find(conn, "conversation", id, scope).num
             size = _find_item(conn, num, item_id, items.c.num_bytes).num_bytes
+            unlink(conn, num, item_id)
             of_item = (items.c.conversation_num == num) & (items.c.id == item_id)
             gone = conn.execute(delete(items).where(of_item, items.c.response_num.is_(None)))
             if gone.rowcount:
@@ -179,6 +183,8 @@ class Conversations:
         conn = tx.conn
         start = next_position(conn, num)
         _check_new(conn, num, new)
+        for item in new:
+            check_follows(conn, num, item.follows)
         rows = [
             item_row(item) | {"conversation_num": num, "position": start + k}
             for k, item in enumerate(new)

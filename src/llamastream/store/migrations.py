@@ -130,12 +130,18 @@ AGES = (
     "CREATE INDEX responses_kept_from ON responses (kept_from)",
 )
 
+BRANCHES = (
+    "ALTER TABLE items ADD COLUMN follows TEXT",
+    "CREATE INDEX items_follows ON items (conversation_num) WHERE follows IS NOT NULL",
+)
+
 MIGRATIONS = (
     Migration(1, "initial", INITIAL),
     Migration(2, "kinds", KINDS),
     Migration(3, "checksums", CHECKSUMS),
     Migration(4, "sizes", SIZES),
     Migration(5, "ages", AGES),
+    Migration(6, "branches", BRANCHES),
 )
 
 

@@ -57,11 +57,18 @@ def fetch_page(
     return Page(tuple(map(make, rows)), has_more=more is not None)
 
 
-def read_history(conn: Connection, rows: Select[Any], choose: Choose | None) -> tuple[Item, ...]:
-    """Of the items that `rows` selects, in its order, those that `choose` wants; all without it."""
+def read_history(
+    conn: Connection, rows: Select[Any], choose: Choose | None, among: set[int] | None = None
+) -> tuple[Item, ...]:
+    """Of the items that `rows` selects, in its order, those that `choose` wants; all without it.
+
+    `among` are the nums of those that count; all without it.
+    """
     outlines = conn.execute(rows.with_only_columns(items.c.num, items.c.num_bytes, items.c.role))
     nums, found = [], []
     for num, num_bytes, role in outlines:
+        if among is not None and num not in among:
+            continue
         nums.append(num)
         found.append(Outline(num_bytes, role))
     if choose is not None:

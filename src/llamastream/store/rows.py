@@ -28,7 +28,7 @@ CONVERSATION_FIELDS = ("id", "scope", "created_at", "metadata")
 CONVERSATION_COLUMNS = tuple(conversations.c[name] for name in (*CONVERSATION_FIELDS, "checksum"))
 START_COLUMNS = tuple(responses.c[n] for n in ("prompt_ids", "sampling", "start_checksum"))
 TOKEN_COLUMNS = tuple(responses.c[n] for n in ("token_ids", "logprobs", "tokens_checksum"))
-ITEM_COLUMNS = tuple(items.c[name] for name in ("id", "body", "checksum"))
+ITEM_COLUMNS = tuple(items.c[name] for name in ("id", "body", "follows", "checksum"))
 
 
 def find(
@@ -85,8 +85,8 @@ def conversation_row(conversation: Conversation) -> Json:
 def to_item(row: Row[Any]) -> Item:
     """From a row of ITEM_COLUMNS."""
     with reading("item", row.id):
-        verify(row.checksum, row.id, row.body)
-        return Item(row.id, _load(row.body))
+        verify(row.checksum, *_checked(row.id, row.body, row.follows))
+        return Item(row.id, _load(row.body), row.follows)
 
 
 def item_row(item: Item) -> Json:
@@ -95,10 +95,16 @@ def item_row(item: Item) -> Json:
     return {
         "id": item.id,
         "body": body,
-        "checksum": checksum(item.id, body),
+        "follows": item.follows,
+        "checksum": checksum(*_checked(item.id, body, item.follows)),
         "num_bytes": ROW_BYTES + size_of(body),
         "role": role if isinstance(role, str) else None,
     }
+
+
+def _checked(id: str, body: str, follows: str | None) -> tuple[str, ...]:
+    """Most items are checked as they were before there were branches."""
+    return (id, body) if follows is None else (id, body, follows)
 
 
 def start_row(prompt_ids: Sequence[int], sampling: SamplingParams) -> Json:
@@ -154,6 +160,8 @@ def sampling_from_json(fields: Json) -> SamplingParams:
         "logit_bias": tuple((token_id, bias) for token_id, bias in fields["logit_bias"]),
         "stop_token_ids": frozenset(fields["stop_token_ids"]),
     }
+    if (allowed := fields.get("allowed_token_ids")) is not None:
+        fields["allowed_token_ids"] = tuple(allowed)
     return SamplingParams(**fields)
 
 

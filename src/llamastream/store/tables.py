@@ -88,6 +88,7 @@ items = _table(
     part=BigInteger,  # of the response: 0 input, 1 output
     num_bytes=BigInteger,
     role=Text,  # its body's, if that has one: who spoke is known without reading what was said
+    follows=Text,  # an item's id, or ROOT; NULL: the item of the conversation before it
     checksum=BigInteger,
 )
 

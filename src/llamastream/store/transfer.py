@@ -132,7 +132,9 @@ class _Exporter:
         holders = {k: None if id in self._left_out else id for k, id in holders.items()}
         if not any(holders.values()):
             return None
-        return item._asdict() | {"position": row.position, "part": row.part} | holders
+        follows = {} if item.follows is None else {"follows": item.follows}
+        body = {"id": item.id, "body": item.body} | follows
+        return body | {"position": row.position, "part": row.part} | holders
 
     def _key_fields(self, row: Row[Any]) -> Json | None:
         if row.response_id in self._left_out:
@@ -214,7 +216,7 @@ class _Importer:
 
     def _add_item(self, fields: Json) -> None:
         conversation, response = fields["conversation_id"], fields["response_id"]
-        values = item_row(Item(fields["id"], fields["body"])) | {
+        values = item_row(Item(fields["id"], fields["body"], fields.get("follows"))) | {
             "position": fields["position"],
             "part": fields["part"],
             "conversation_num": None if conversation is None else self._conversations[conversation],

@@ -96,7 +96,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
 def wire_item(item: Item) -> Json:
     body = item.body
     texts = [part for part in parts_of(item) if isinstance(part, str)]
-    return message(item.id, body["role"], texts, status=body["status"])
+    shown = message(item.id, body["role"], texts, status=body["status"])
+    return shown if item.follows is None else shown | {"after": item.follows}
 
 
 def message(id: str, role: str, parts: list[str], *, status: str) -> Json:

@@ -83,7 +83,7 @@ class Snapshot:
     id: str
     created_at: int
     shown: ResponseShown
-    conversation_id: str | None
+    conversation: Json | None
     previous_response_id: str | None
     status: str = "in_progress"
     completed_at: int | None = None
@@ -100,7 +100,7 @@ class Snapshot:
             id=generation.id,
             created_at=int(generation.created_at),
             shown=ResponseShown(**generation.details.wire),
-            conversation_id=generation.conversation_id,
+            conversation=_conversation_of(generation),
             previous_response_id=generation.previous_response_id,
         )
 
@@ -130,7 +130,6 @@ class Snapshot:
 
     def to_json(self) -> Json:
         reason = INCOMPLETE_REASONS.get(self.status)
-        of_conversation = self.conversation_id and {"id": self.conversation_id}
         return {
             "id": self.id,
             "object": "response",
@@ -139,7 +138,7 @@ class Snapshot:
             "status": self.status,
             "error": self.error and {"code": "server_error", "message": self.error},
             "incomplete_details": reason and {"reason": reason},
-            "conversation": of_conversation,
+            "conversation": self.conversation,
             "previous_response_id": self.previous_response_id,
             **self.shown.repeated(),
             "output": [] if self.text is None else [self.message()],
@@ -257,6 +256,13 @@ def sse_frame(event: Event) -> bytes:
     """As a server-sent event. The specification wants its type in front, and no `id:`."""
     end = DONE if event.is_last else b""
     return b"event: %b\ndata: %b\n\n%b" % (event.type.encode(), event.body, end)
+
+
+def _conversation_of(generation: Generation) -> Json | None:
+    if generation.conversation_id is None:
+        return None
+    after = generation.details.after
+    return {"id": generation.conversation_id} | ({} if after is None else {"after": after})
 
 
 def usage_json(usage: Usage) -> Json:

@@ -21,6 +21,7 @@ from llamastream.api.wire.options import (
     validate,
 )
 from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
+from llamastream.api.wire.summaries import COMPACTION, summary_message
 from llamastream.api.wire.turns import Turns
 from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
@@ -43,6 +44,7 @@ class TextOptions(WireModel):
 
 class ConversationReference(WireModel):
     id: str
+    after: str | None = None  # an item of it to go on from, or "root"
 
 
 class ItemReference(WireModel):
@@ -90,6 +92,11 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     def conversation_id(self) -> str | None:
         given = self.conversation
         return given.id if isinstance(given, ConversationReference) else given
+
+    @property
+    def after(self) -> str | None:
+        given = self.conversation
+        return given.after if isinstance(given, ConversationReference) else None
 
     @property
     def text_format(self) -> TextFormat | None:
@@ -179,6 +186,8 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         self, body: ResponseBody, caller: Caller, defaults: SamplingParams
     ) -> tuple[ChatRequest, NewAnswer]:
         items = await self._items(body, caller)
+        if items and body.after is not None:
+            items = (items[0]._replace(follows=body.after), *items[1:])
         history = await self._history(body, caller)
         messages = history.messages + to_messages(items)
         request = body.to_request(messages, defaults, caller.scope, caller.label)
@@ -193,6 +202,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             store=body.is_stored,
             input_items=items,
             conversation_id=body.conversation_id,
+            after=body.after,
             previous_response_id=body.previous_response_id,
             background=bool(body.background),
             idempotency=caller.key,
@@ -222,7 +232,9 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         return parse_input(given)
 
     async def _known(self, item: Any, where: str, caller: Caller) -> Any:
-        """An item, or in place of a reference to a response's message that message."""
+        """An item, or the message that it stands for."""
+        if isinstance(item, dict) and item.get("type") == COMPACTION:
+            return summary_message(item, where)
         if not _is_reference(item):
             return item
         reference = validate(ItemReference, item)
@@ -247,6 +259,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             body.previous_response_id,
             body.truncation or "disabled",
             body.max_output_tokens,
+            body.after,
         )
         try:
             if previous is not None:
@@ -255,7 +268,8 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         except NotFound as error:  # names its own id, not the field of the body that gave it
             if previous is not None:
                 raise PreviousResponseNotFound(previous) from None
-            error.param = "conversation"
+            if error.param != "conversation.after":
+                error.param = "conversation"
             raise
 
 

@@ -97,7 +97,6 @@ async def test_a_full_context_has_ways_out(serve: Serve, open_page: OpenPage) ->
     await expect(dialog).to_contain_text("maximum context length is 400")
     await dialog.get_by_role("button", name="Drop the oldest turns").click()
     await expect(answers(page).last).to_have_text("y" * 150)
-    await expect(page.get_by_label("Settings")).to_be_visible()
     assert b"x" * 120 not in bytes(i for i in engine.submitted[-1].prompt_ids if i < 256)
 
 
@@ -170,3 +169,26 @@ async def test_conversations_are_saved_and_taken_in(
     await (await waiting.value).save_as(tmp_path / "one.md")
     text = (tmp_path / "one.md").read_text()
     assert text.startswith("# one\n\n## You\n\none\n\n## Answer\n\none\n\n## You\n\ntwo\n")
+
+
+async def test_conversations_are_found_by_what_was_said(serve: Serve, open_page: OpenPage) -> None:
+    page = await open_page(await serve(FakeEngine(last_user_words)))
+    await send(page, "first")
+    await done(page)
+    await send(page, "the keeper of a lighthouse")
+    await done(page)
+    await page.get_by_role("button", name="New conversation").click()
+    await send(page, "another")
+    await done(page)
+    await page.keyboard.press("Control+k")
+    await expect(page.get_by_label("Search conversations")).to_be_focused()
+    await page.keyboard.type("light")
+    found = page.get_by_role("list", name="Found").get_by_role("link")
+    await expect(found).to_have_text(["firstthe keeper of a lighthouse"])
+    await expect(found.locator("mark")).to_have_text("light")
+    await found.click()
+    await expect(questions(page)).to_have_text(["first", "the keeper of a lighthouse"])
+    await page.get_by_label("Search conversations").fill("nowhere")
+    await expect(page.get_by_text("Nothing was found.")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("link", name="another")).to_be_visible()

@@ -15,6 +15,12 @@ export interface Item {
   after?: string; // what it follows, if not the item before it
 }
 
+/** What a search found: by the title, or by what an item says. */
+export interface Found {
+  conversation: Conversation;
+  item: Item | null;
+}
+
 export interface Usage {
   input_tokens: number;
   output_tokens: number;
@@ -142,6 +148,11 @@ export class Api {
 
   conversations(after?: string): Promise<List<Conversation>> {
     return this.json(`v1/conversations?limit=50${after ? `&after=${after}` : ""}`);
+  }
+
+  async search(query: string, signal: AbortSignal): Promise<Found[]> {
+    const path = `v1/conversations/search?limit=30&query=${encodeURIComponent(query)}`;
+    return (await this.json<{ data: Found[] }>(path, { signal })).data;
   }
 
   conversation(id: string): Promise<Conversation> {

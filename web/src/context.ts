@@ -27,7 +27,7 @@ export class ContextGauge {
     byId("context-text").textContent = `${percent} %`;
     const words = `${used} of ${limit} tokens of context used, ${Math.max(0, limit - used)} left`;
     this.button.title = words;
-    this.button.setAttribute("aria-label", words);
+    this.button.setAttribute("aria-label", `${percent} %: ${words}`);
     byId("context-used").textContent = `${words}.`;
   }
 

@@ -11,6 +11,7 @@ import type { Link } from "./follow.ts";
 import { Keeping } from "./keeping.ts";
 import { MessageList } from "./messages.ts";
 import { SettingError, titleOf, type Settings } from "./request.ts";
+import { Search } from "./search.ts";
 import { listen } from "./shortcuts.ts";
 import { Sidebar } from "./sidebar.ts";
 import { storage } from "./storage.ts";
@@ -66,6 +67,7 @@ const list = new MessageList(
   },
 );
 const sidebar = new Sidebar(api, (conversation) => keeping.remove(conversation), fail);
+const search = new Search(api, fail);
 const keeping = new Keeping(api, sidebar, {
   open: () => chat.conversation,
   leave: startNew,
@@ -298,7 +300,7 @@ composer.text.addEventListener("keydown", (event) => {
 });
 listen({
   begin: startNew,
-  search: () => byId("conversations").querySelector("a")?.focus(),
+  search: () => search.focus(),
   write: () => composer.text.focus(),
   stop: () => void chat.stop().catch(fail),
 });

@@ -68,6 +68,10 @@ class RawClient:
             self.seen += data
         return self.seen
 
+    def finish(self) -> None:
+        """Say that nothing more will be sent."""
+        self._writer.write_eof()
+
     def leave(self) -> None:
         """Close the connection in the polite way (FIN)."""
         self._writer.close()

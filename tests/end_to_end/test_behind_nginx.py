@@ -147,14 +147,38 @@ async def test_a_client_that_leaves_ends_its_request(front: Front) -> None:
     await until(lambda: front.engine.num_alive == 0)
 
 
-async def test_a_whole_answer_and_a_large_body_pass(front: Front) -> None:
+async def test_a_whole_answer_passes(front: Front) -> None:
     front.engine.allow(100)
-    long = "x" * (3 << 20)
-    answer = await front.http.post("/tokenize", json={"prompt": long})
-    assert answer.headers["content-type"] == "application/json"  # ours: nginx let it through
-    assert answer.status_code == 200 or "prompt" in answer.json()["error"]["message"]
     answer = await front.http.post("/v1/chat/completions", json=chat_body())
     assert answer.json()["choices"][0]["message"]["content"] == "abcdef"
+
+
+async def test_a_large_body_passes(front: Front) -> None:
+    """Up to what both allow; the text in it is within the bound of what may be encoded."""
+    front.engine.allow(100)
+    body = json.dumps({"prompt": "x" * 1000}).encode().ljust((4 << 20) - 1)
+    answer = await front.http.post("/tokenize", content=body)
+    assert (answer.status_code, answer.json()["count"]) == (200, 1000)
+
+
+async def test_a_text_over_its_bound_gets_the_servers_own_answer(front: Front) -> None:
+    answer = await front.http.post("/tokenize", json={"prompt": "x" * (3 << 20)})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt"
+    assert "at least" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "front", [{"client_max_body_size 4m": "client_max_body_size 40m"}], indirect=True
+)
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/responses"])
+async def test_a_body_over_the_servers_bound_gets_its_own_answer(front: Front, path: str) -> None:
+    """It is refused by its length while nginx still sends it."""
+    for size in ((4 << 20) + 1, 20 << 20):
+        answer = await front.http.post(path, content=b" " * size)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "payload_too_large"
+        assert f"<= {4 << 20} bytes. Given: {size}." in answer.json()["error"]["message"]
 
 
 async def test_a_reader_that_was_cut_off_resumes(front: Front) -> None:

@@ -5,6 +5,7 @@ in a process of its own and says what came: one line and exit code 2, or a model
 """
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -93,9 +94,9 @@ def damaged(kind: str, seed: int, parent: Path) -> Damaged:
         path = folder
     content = file.read_bytes()
     if content[:1] == b"{" and draw.random() < 0.6:
-        file.write_text(_mutate_json(content.decode(), draw))
+        file.write_text(mutate_json(content.decode(), draw))
     else:
-        file.write_bytes(_mutate_bytes(content, draw))
+        file.write_bytes(mutate_bytes(content, draw))
     return Damaged(kind, seed, path)
 
 
@@ -203,14 +204,14 @@ def _write_gguf(file: Path, draw: random.Random) -> None:
 
 
 def _fits_gguf(value: Any) -> bool:
-    if isinstance(value, bool | float):
-        return True
+    if isinstance(value, float):
+        return not abs(value) > 3e38  # of 32 bits; NaN is one
     if isinstance(value, int):
         return 0 <= value < 2**32
     return isinstance(value, str) and "\ud800" not in value
 
 
-def _mutate_bytes(content: bytes, draw: random.Random) -> bytes:
+def mutate_bytes(content: bytes, draw: random.Random) -> bytes:
     data = bytearray(content)
     head = min(len(data), draw.choice((64, 512, 20_000, len(data))))
     for _ in range(draw.choice((1, 1, 2, 8, 40))):
@@ -238,7 +239,7 @@ def _mutate_bytes(content: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def _mutate_json(text: str, draw: random.Random) -> str:
+def mutate_json(text: str, draw: random.Random) -> str:
     value = json.loads(text)
     for _ in range(draw.choice((1, 1, 1, 3))):
         holder, key = draw.choice(list(_places(value)))
@@ -248,7 +249,7 @@ def _mutate_json(text: str, draw: random.Random) -> str:
         elif change == 1 and isinstance(holder, dict):
             holder[draw.choice(("", "x" * 300, "\ud800"))] = holder.pop(key)
         else:
-            holder[key] = draw.choice((*VALUES, "NESTED", "DIGITS"))
+            holder[key] = copy.deepcopy(draw.choice((*VALUES, "NESTED", "DIGITS")))
         if not list(_places(value)):
             break
     text = json.dumps(value, ensure_ascii=draw.random() < 0.5)

@@ -18,6 +18,7 @@ export class SettingsDialog {
     repetitionPenalty: byId<HTMLInputElement>("repetition-penalty"),
     presencePenalty: byId<HTMLInputElement>("presence-penalty"),
     frequencyPenalty: byId<HTMLInputElement>("frequency-penalty"),
+    schema: byId<HTMLTextAreaElement>("schema"),
   };
   private readonly dropOldest = byId<HTMLInputElement>("drop-oldest");
 
@@ -52,12 +53,8 @@ export class SettingsDialog {
     this.fields.maxTokens.placeholder = limit ? `up to ${limit}` : "";
   }
 
-  /** Open at the field that the server calls `param`, with what it said; whether there is one. */
-  refuse(param: string, message: string): boolean {
-    return this.openAt(param, message);
-  }
-
-  /** Open at a field, perhaps with what is wrong there; whether there is one. */
+  /** Open at the field that the server calls `param`, perhaps with what is wrong there; whether
+   * there is one. */
   openAt(param: string, message: string | null): boolean {
     const field = this.dialog.querySelector<HTMLElement>(`[data-param~="${CSS.escape(param)}"]`);
     if (field === null) return false;

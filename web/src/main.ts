@@ -179,7 +179,7 @@ function fail(error: unknown): void {
     if (chat.messages.length > 0) return gauge.open(error.message);
   }
   if (error instanceof SettingError || error instanceof ApiError) {
-    if (error.param && settings.refuse(error.param, error.message)) return;
+    if (error.param && settings.openAt(error.param, error.message)) return;
   }
   const unreachable = navigator.onLine
     ? "The server cannot be reached. Nothing is lost: send it again in a moment."

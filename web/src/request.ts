@@ -11,6 +11,7 @@ export interface Settings {
   repetitionPenalty: string;
   presencePenalty: string;
   frequencyPenalty: string;
+  schema: string;
   dropOldest: boolean;
 }
 
@@ -25,6 +26,7 @@ export const DEFAULTS: Settings = {
   repetitionPenalty: "",
   presencePenalty: "",
   frequencyPenalty: "",
+  schema: "",
   dropOldest: false,
 };
 
@@ -67,6 +69,7 @@ export function requestBody(
   addNumber(fields, "repetition_penalty", settings.repetitionPenalty, REAL);
   addNumber(fields, "presence_penalty", settings.presencePenalty, REAL);
   addNumber(fields, "frequency_penalty", settings.frequencyPenalty, REAL);
+  addSchema(fields, settings.schema);
   const pairs = Object.entries(fields).map(([name, value]) => `${JSON.stringify(name)}:${value}`);
   return `{${pairs.join(",")}}`;
 }
@@ -83,6 +86,20 @@ export function titleOf(text: string): string {
   const cut = line.slice(0, 48);
   const space = cut.lastIndexOf(" ");
   return `${(space > 24 ? cut.slice(0, space) : cut).trimEnd()}…`;
+}
+
+// As it was typed, for numbers may be larger than JavaScript's.
+function addSchema(fields: Record<string, string>, typed: string): void {
+  const schema = typed.trim();
+  if (!schema) return;
+  try {
+    JSON.parse(schema);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new SettingError("text.format", `The schema must be JSON: ${reason}.`);
+  }
+  const name = '"type":"json_schema","name":"answer","strict":true';
+  fields["text"] = `{"format":{${name},"schema":${schema}}}`;
 }
 
 // Digits go out as they were typed: a seed may be larger than a number can be in JavaScript.

@@ -28,6 +28,7 @@ from llamastream.api.socket import ResponsesSocket
 from llamastream.api.stored import Stored, StoredChats
 from llamastream.api.wire import shapes
 from llamastream.api.wire.chat import ChatEndpoint
+from llamastream.api.wire.compaction import CompactEndpoint
 from llamastream.api.wire.completions import CompletionEndpoint
 from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
 from llamastream.config import ServeSettings
@@ -121,6 +122,12 @@ def _stored_routes(
     return [
         WebSocketRoute("/v1/responses", ResponsesSocket(stored, generate).serve),
         ApiRoute("/v1/responses", generate.handler(endpoint), post=ops.CREATE_RESPONSE),
+        ApiRoute(
+            "/v1/responses/compact",
+            generate.handler(CompactEndpoint(stored)),
+            post=ops.COMPACT_RESPONSE,
+        ),
+        ApiRoute("/v1/responses/input_tokens", generate.counter(endpoint), post=ops.COUNT_INPUT),
         ApiRoute(one, responses.retrieve, get=ops.RETRIEVE_RESPONSE),
         ApiRoute(one, responses.delete, delete=ops.DELETE_STORED),
         ApiRoute(one + "/cancel", responses.cancel, post=ops.CANCEL_RESPONSE),

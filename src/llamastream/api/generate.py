@@ -14,7 +14,9 @@ from llamastream.api.deliver import StreamedAnswer, WholeAnswer
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.idempotency import HEADER, idempotency_key, refuse_key
+from llamastream.api.http.query import json_response
 from llamastream.api.wire.format import Body, Caller, Endpoint, Format
+from llamastream.api.wire.options import asked
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation import Answers, Generation, NewAnswer, StoredAnswers
@@ -46,6 +48,23 @@ class Generate:
             if generation.details.background and not body.stream:
                 return Response(wire.whole(generation), media_type="application/json")
             return self.deliver(generation, wire, is_stream=bool(body.stream))
+
+        return handle
+
+    def counter(self, endpoint: Endpoint[Any]) -> Callable[[Request], Awaitable[ASGIApp]]:
+        """That of the route which says how long a prompt is. The model may be left out."""
+
+        def parse(raw: dict[str, Any]) -> Any:
+            return endpoint.parse({"model": self._answers.model_name} | asked(raw))
+
+        async def handle(request: Request) -> ASGIApp:
+            _, body = await read_json(request, self._max_body_bytes, parse)
+            check_model(body.model, self._answers.model_name)
+            defaults = self._answers.sampling
+            asked_for, _ = await endpoint.plan(body, caller_of(request), defaults)
+            fitted = await self._answers.fit(asked_for)
+            count = {"object": "response.input_tokens", "input_tokens": len(fitted.ids)}
+            return json_response(count)
 
         return handle
 

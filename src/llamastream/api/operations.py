@@ -8,6 +8,7 @@ from llamastream.api.http.query import INCLUDE, PAGE_OPTIONS, RETRIEVE_OPTIONS, 
 from llamastream.api.prompts import DetokenizeBody, TemplateBody, TokenizeBody
 from llamastream.api.wire import shapes
 from llamastream.api.wire.chat import ChatCompletionBody
+from llamastream.api.wire.compaction import CompactBody
 from llamastream.api.wire.completions import CompletionBody
 from llamastream.api.wire.options import ChangedMetadata
 from llamastream.api.wire.responses import ResponseBody
@@ -25,6 +26,12 @@ CREATE_CHAT = _generates("Answer a chat.", ChatCompletionBody, shapes.ChatComple
 CREATE_COMPLETION = _generates("Continue a text.", CompletionBody, shapes.Completion)
 CREATE_RESPONSE = _generates("Answer, and keep the answer.", ResponseBody, shapes.Response)
 
+COMPACT_RESPONSE = Operation(
+    "Sum a conversation up in one item.", shapes.Compaction, body=CompactBody, errors=(404,)
+)
+COUNT_INPUT = Operation(
+    "How long a response's prompt is.", shapes.InputTokens, body=ResponseBody, errors=(404,)
+)
 RETRIEVE_RESPONSE = Operation(
     "A response, or its events.", shapes.Response, query=RETRIEVE_OPTIONS, streams=True
 )

@@ -226,7 +226,11 @@ class Session:
                     f"{twice[0]} must be in `response`, like the other fields.", param=twice[0]
                 )
             fields = own.response
-        return await self._begin(fields, self._caller, own.idempotency_key, self._turns)
+        try:
+            return await self._begin(fields, self._caller, own.idempotency_key, self._turns)
+        except ChatError:  # the specification: a turn that fails forgets what it went on from
+            self._turns.forget(fields.get("previous_response_id"))
+            raise
 
     async def _deliver(self, generation: Generation, after: int, stream_id: str | None) -> None:
         def frame(event: Event) -> bytes:

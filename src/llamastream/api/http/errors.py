@@ -80,16 +80,15 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request, path: str) -> str:
-    """Those that `path` has, as in an `Allow` header."""
+    """Those that `path` has, as in an `Allow` header. A name of its own is no id."""
     scope = {**request.scope, "path": path}
-    return ", ".join(
-        sorted(
-            method
-            for route in request.app.routes
-            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
-            for method in route.methods or ()
-        )
-    )
+    found = [
+        route
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
+    ]
+    named = [route for route in found if route.path == path] or found
+    return ", ".join(sorted(method for route in named for method in route.methods or ()))
 
 
 async def on_bug(_: Request, error: Exception) -> Response:

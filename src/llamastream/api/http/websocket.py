@@ -16,7 +16,7 @@ from llamastream.api.http.inlet import Inlet
 PIECE_BYTES = 4096  # that are parsed at once: some hundred frames
 # Frames that are no messages: so many at once, so many a second, and one for so many bytes.
 MAX_FRAMES, FRAMES_PER_S, BYTES_PER_FRAME = 1000, 20, 64
-POLICY_VIOLATION = 1008
+NO_UTF8, POLICY_VIOLATION = 1007, 1008
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -35,7 +35,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport,
             super().data_received,
             piece_bytes=self._piece_bytes,
-            is_held=lambda: self.read_paused,
+            is_held=lambda: self.read_paused or self._is_opening,
             one_a_turn=True,
         )
 
@@ -45,6 +45,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._inlet.take(data)
+
+    @property
+    def _is_opening(self) -> bool:
+        """Whether it was asked for and is not accepted. Frames are not looked at until then."""
+        return self.handshake_initiated and not self.handshake_complete
 
     def _piece_bytes(self) -> int:
         """The head was bounded before it came here."""
@@ -78,6 +83,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_cont(event)
         self._count(len(event.data))
 
+    def send_receive_event_to_app(self) -> None:
+        """A whole message. uvicorn would log a traceback for one that is no text."""
+        self.frames = [b"".join(self.frames)]
+        try:
+            self.frames[0].decode()
+        except UnicodeDecodeError:
+            if self.curr_msg_data_type == "text":
+                self._fail(NO_UTF8, "the message is not UTF-8")
+                return
+        super().send_receive_event_to_app()
+
+    def _fail(self, code: int, reason: str) -> None:
+        if not self.close_sent and self.conn.state is State.OPEN:
+            self.frames = []
+            self.conn.send_close(code, reason)
+            self.handle_parser_exception()
+
     def _count(self, num_bytes: int) -> None:
         """Of frames that are no message: who sends nothing but those, and faster than anybody has
         a use for, is closed."""
@@ -85,9 +107,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         gained = (now - self._counted_s) * FRAMES_PER_S + num_bytes / BYTES_PER_FRAME
         self._num_spare = min(MAX_FRAMES, self._num_spare + gained) - 1
         self._counted_s = now
-        if self._num_spare < 0 and not self.close_sent and self.conn.state is State.OPEN:
-            self.conn.send_close(POLICY_VIOLATION, "too many small frames")
-            self.handle_parser_exception()
+        if self._num_spare < 0:
+            self._fail(POLICY_VIOLATION, "too many small frames")
 
     @property
     def lags(self) -> bool:
@@ -103,6 +124,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         self._write()
         await super().send(message)
+        if message["type"] == "websocket.accept":
+            self._inlet.update()
 
     def _write(self) -> None:
         messages, self._soon = self._soon, []

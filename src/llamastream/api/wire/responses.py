@@ -21,6 +21,7 @@ from llamastream.api.wire.options import (
     validate,
 )
 from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
+from llamastream.api.wire.summaries import COMPACTION, summary_message
 from llamastream.api.wire.turns import Turns
 from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
@@ -231,7 +232,9 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         return parse_input(given)
 
     async def _known(self, item: Any, where: str, caller: Caller) -> Any:
-        """An item, or in place of a reference to a response's message that message."""
+        """An item, or the message that it stands for."""
+        if isinstance(item, dict) and item.get("type") == COMPACTION:
+            return summary_message(item, where)
         if not _is_reference(item):
             return item
         reference = validate(ItemReference, item)

@@ -42,6 +42,19 @@ class Usage(TypedDict):
 FinishReason = Literal["stop", "length"]
 
 
+class Compaction(TypedDict):
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+class InputTokens(TypedDict):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class ChatMessage(TypedDict):
     role: Literal["assistant"]
     content: str

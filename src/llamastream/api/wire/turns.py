@@ -31,13 +31,17 @@ class Turns:
         """All that was said up to the end of a response."""
         return self._said[id] if id in self._ended else None
 
+    def forget(self, id: object) -> None:
+        """Not to be gone on with any more; unknown ids, or none, are ignored."""
+        if isinstance(id, str):
+            self._said.pop(id, None)
+            self._ended.discard(id)
+
     def _keep(self, id: str, messages: tuple[Message, ...]) -> None:
         self._said[id] = messages
         while len(self._said) > 1 and sum(map(_size, self._said.values())) > MAX_CHARS:
-            oldest = next(iter(self._said))
-            del self._said[oldest]
-            self._ended.discard(oldest)
+            self.forget(next(iter(self._said)))
 
 
 def _size(messages: tuple[Message, ...]) -> int:
-    return sum(len(message.content) for message in messages)
+    return sum(len(message.text) for message in messages)

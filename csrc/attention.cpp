@@ -35,7 +35,8 @@ Model::Rows Model::attention(int layer, const Queries& queries, Worker& w) {
   const int heads = shape.num_heads;
   if (plan_.split)
     w.share(queries.rows * heads, [&](int i) { merge_splits(queries, i / heads, i % heads, w.scratch); });
-  return prepare({attended_, query_ld_, shape.query_size(), nullptr, outlier_of(layer)}, queries.rows, w);
+  const int32_t* order = layers_[layer].output.weight->order;
+  return prepare({attended_, query_ld_, shape.query_size(), nullptr, order, outlier_of(layer)}, queries.rows, w);
 }
 
 // Divides some heads' results of one row by their sums and stores them.

@@ -112,6 +112,7 @@ static RowSpan random_span(const FormatInfo& of, int row) {
     x.s[g] = (int8_t)(of.packs_scales() ? s & 15 : of.has_minima ? s : of.bits == 6 ? 2 * s - 127 : s - 32);
     x.t[g] = scales[16 + g] & (of.packs_scales() ? 15 : 63);
   }
+  if (of.has_zeros) x.t[0] = scales[0] & 15;
   x.d = float_to_half(floats(1, 0.01f)[0]), x.m = float_to_half(floats(1, 0.01f)[0]);
   return x;
 }
@@ -161,7 +162,7 @@ static void check_products(const Kernels& a, const Kernels& b) {
   const int rows = 71, num_tiles = 3;
   for (int f = (int)Format::a8; f < kFormats; f++) {
     const Format format = (Format)f;
-    const int k = info(format).span == kGroup ? 576 : 768, ldo = num_tiles * kLanes;
+    const int k = info(format).is_block() ? 768 : info(format).span > 64 ? 640 : 576, ldo = num_tiles * kLanes;
     const Tiles tiles = make_tiles(format, num_tiles, k);
     QuantizedRows q = quantize(a, floats(rows * k), k);
     const auto x = input_values(q, rows);

@@ -82,6 +82,12 @@ static void decode_iq4_xs(const uint8_t* b, RowSpan& x) {
   x.d = half_at(b);
 }
 
+// d, z, then the codes in pairs of neighbours.
+static void decode_zeroed(Format f, const uint8_t* b, RowSpan& x) {
+  x.d = half_at(b), x.t[0] = b[2];
+  for (int i = 0; i < info(f).span / 2; i++) x.u[2 * i] = b[3 + i] & 15, x.u[2 * i + 1] = b[3 + i] >> 4;
+}
+
 static void decode_group(Format f, const uint8_t* b, RowSpan& x) {
   const FormatInfo& of = info(f);
   const uint8_t* q = b + (of.has_minima ? 4 : 2);
@@ -103,6 +109,7 @@ bool decode(Format f, const uint8_t* b, RowSpan& x) {
     case Format::q5_k: decode_q45_k(b, true, x); break;
     case Format::q6_k: decode_q6_k(b, x); break;
     case Format::iq4_xs: decode_iq4_xs(b, x); break;
+    case Format::z4_32: case Format::z4_64: case Format::z4_128: decode_zeroed(f, b, x); break;
     default: decode_group(f, b, x);
   }
   return is_finite(x.d) && (!info(f).has_minima || is_finite(x.m));
@@ -111,8 +118,9 @@ bool decode(Format f, const uint8_t* b, RowSpan& x) {
 void values(Format f, const RowSpan& x, float* out) {
   const FormatInfo& of = info(f);
   const float d = half_to_float(x.d), m = of.has_minima ? half_to_float(x.m) : 0;
+  const int offset = of.has_zeros ? x.t[0] : of.offset;
   for (int i = 0; i < of.span; i++) {
-    const int code = of.has_table ? kTable[x.u[i]] : of.bits == 8 ? (int8_t)x.u[i] : x.u[i] - of.offset;
+    const int code = of.has_table ? kTable[x.u[i]] : of.bits == 8 ? (int8_t)x.u[i] : x.u[i] - offset;
     const int g = of.scale_group ? i / of.scale_group : 0;
     const float scale = of.scale_group ? d * (float)x.s[g] : d;
     const float low = of.scale_group && of.has_minima ? -(m * (float)x.t[g]) : m;
@@ -160,6 +168,7 @@ void pack(Format f, const RowSpan* rows, uint8_t* tile) {
       s[g * kLanes + i] = (uint8_t)rows[i].s[g] | (of.packs_scales() ? rows[i].t[g] << 4 : 0);
       if (of.has_minima && !of.packs_scales()) t[g * kLanes + i] = rows[i].t[g];
     }
+    if (of.has_zeros) t[i] = rows[i].t[0];
     d[i] = rows[i].d;
     if (of.has_minima) m[i] = rows[i].m;
   }
@@ -187,5 +196,6 @@ void unpack(Format f, const uint8_t* tile, int lane, RowSpan& x) {
     x.s[g] = (int8_t)(of.packs_scales() ? both & 15 : both);
     x.t[g] = !of.has_minima ? 0 : of.packs_scales() ? both >> 4 : t[g * kLanes + lane];
   }
+  if (of.has_zeros) x.t[0] = t[lane];
   x.d = d[lane], x.m = of.has_minima ? d[kLanes + lane] : 0;
 }

@@ -5,7 +5,7 @@
 struct RowSpan {  // see format.h; only what the format has is set
   uint8_t u[kBlock];  // signed codes as their bytes; of a table: places in it
   int8_t s[16];
-  uint8_t t[16];
+  uint8_t t[16];  // t[0]: also z
   uint16_t d, m;  // m: also dm
 };
 

@@ -1,8 +1,9 @@
 // What weights are stored as: the codes that a file holds, in tiles of 16 rows.
 //
-// A row is cut into spans of 32 or 256 weights. A weight of a span is
+// A row is cut into spans of 32 to 256 weights. A weight of a span is
 //   d * (u - offset)                       groups of 32 without minima
 //   d * u + m                              groups of 32 with minima
+//   d * (u - z)                            groups of 32, 64 or 128 with a zero of their own: z an integer of 4 bits
 //   d * s[g] * (u - offset)                blocks of 256: s[g] an integer for each 16 or 32 of them
 //   d * s[g] * u - dm * t[g]               the same with minima
 // with d, m and dm in half precision. u has 2 to 6 bits and no sign; codes of 8 bits, and what a table makes of 4, are
@@ -22,8 +23,9 @@ enum class Format : uint32_t {
   a8,    // our own: 8 bits with a minimum per 32
   q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl,
   q2_k, q3_k, q4_k, q5_k, q6_k, iq4_xs,
+  z4_32, z4_64, z4_128,  // GPTQ's and AWQ's, by the weights that share a scale and a zero
 };
-constexpr int kFormats = (int)Format::iq4_xs + 1;
+constexpr int kFormats = (int)Format::z4_128 + 1;
 
 struct FormatInfo {
   const char* name;  // ggml's, where it has one
@@ -32,16 +34,17 @@ struct FormatInfo {
   int span;          // weights: 1, 32 or 256
   int scale_group;   // weights that share an s; 0: there is no s
   int offset;
-  bool has_minima, has_table;
+  bool has_minima, has_table, has_zeros = false;
 
   constexpr bool is_coded() const { return span > 1; }
+  constexpr bool is_block() const { return span == kBlock; }
   constexpr bool packs_scales() const { return bits == 2; }  // s and t in one byte
   constexpr int scales() const { return scale_group ? span / scale_group : 0; }
   constexpr int code_bytes() const { return kLanes * span * bits / 8; }
   constexpr int scale_bytes() const {
-    return kLanes * scales() * (has_minima && !packs_scales() ? 2 : 1);
+    return kLanes * (scales() * (has_minima && !packs_scales() ? 2 : 1) + has_zeros);
   }
-  // Of one span of one tile: codes, s, t, then d and m or dm.
+  // Of one span of one tile: codes, s, t or z, then d and m or dm.
   constexpr int tile_bytes() const { return code_bytes() + scale_bytes() + 2 * kLanes * (has_minima ? 2 : 1); }
 };
 
@@ -54,6 +57,8 @@ constexpr FormatInfo kFormatInfo[kFormats] = {
     {"Q2_K", 84, 2, 256, 16, 0, true, false}, {"Q3_K", 110, 3, 256, 16, 4, false, false},
     {"Q4_K", 144, 4, 256, 32, 0, true, false}, {"Q5_K", 176, 5, 256, 32, 0, true, false},
     {"Q6_K", 210, 6, 256, 16, 32, false, false}, {"IQ4_XS", 136, 4, 256, 32, 0, false, true},
+    {"Z4_32", 19, 4, 32, 0, 0, false, false, true}, {"Z4_64", 35, 4, 64, 0, 0, false, false, true},
+    {"Z4_128", 67, 4, 128, 0, 0, false, false, true},
 };
 
 constexpr const FormatInfo& info(Format f) { return kFormatInfo[(int)f]; }

@@ -21,6 +21,7 @@ struct alignas(64) Unpacked {
   int32_t s[16 * kLanes];                // as Dot<bits>::scale_word has them
   Pair<int16_t> t[8 * kLanes];           // of two neighbouring groups
   float d[8 * kLanes], m[8 * kLanes];    // of each 32, or the first 16 of the block
+  int32_t z[8 * kLanes];                 // of each 32
 };
 
 inline int32_t four(const int8_t* a, int line) {
@@ -47,14 +48,27 @@ inline void unpack_codes(const uint8_t* in, int stride, int groups, bool has_tab
 template <class D, Format format>
 static void unpack_block(const uint8_t* in, int groups, Unpacked& u) {
   constexpr FormatInfo of = info(format);
-  if constexpr (of.span == kGroup) {
+  if constexpr (of.has_zeros) {
+    constexpr int in_span = of.span / kGroup;
+    for (int g = 0; g < groups; g += in_span, in += of.tile_bytes()) {
+      const uint8_t* z = in + of.code_bytes();
+      const F d = load_half((const uint16_t*)(z + of.scale_bytes()));
+      for (int i = 0; i < in_span; i++) {
+        const uint8_t* codes = in + i * kGroupBytes / 2;
+        for (int b = 0; b < kGroupBytes / 2; b += 64) __builtin_prefetch(codes + kAhead + b, 0, 3);
+        u.line[g + i] = u.codes + (g + i) * kGroupBytes;
+        unpack_group<4>(codes, u.codes + (g + i) * kGroupBytes);
+        store(u.d + (g + i) * kLanes, d);
+        for (int l = 0; l < kLanes; l++) u.z[(g + i) * kLanes + l] = z[l];
+      }
+    }
+  } else if constexpr (of.span == kGroup) {
     unpack_codes<of.bits>(in, of.tile_bytes(), groups, of.has_table, u);
     for (int g = 0; g < groups; g++, in += of.tile_bytes()) {
       const uint16_t* half = (const uint16_t*)(in + of.code_bytes());
       store(u.d + g * kLanes, load_half(half));
       if (of.has_minima) store(u.m + g * kLanes, load_half(half + kLanes));
     }
-    return;
   } else {
     constexpr int scales = of.scales();
     unpack_codes<of.bits>(in, kGroupBytes * of.bits / 8, kBlock / kGroup, of.has_table, u);
@@ -139,7 +153,7 @@ static inline void add_block(const Unpacked& u, int, const Inputs& a, int block,
   }
 }
 
-// The same of a format of 32: `groups` of them.
+// The same of a smaller format: `groups` of 32.
 template <class D, Format format, int MT>
 static inline void add_groups(const Unpacked& u, int groups, const Inputs& a, int block, F (&f)[MT]) {
   constexpr FormatInfo of = info(format);
@@ -161,6 +175,7 @@ static inline void add_groups(const Unpacked& u, int groups, const Inputs& a, in
       const Inputs::Block& b = blocks[m * a.blocks()];
       if (D::kShift) total[m] = isub(total[m], iset1(D::kShift * half_of((Pair<int16_t>*)b.low32, g)));
       if (of.offset) total[m] = isub(total[m], iset1(of.offset * b.sum[g]));
+      if (of.has_zeros) total[m] = isub(total[m], imul(load(u.z + g * kLanes), iset1(b.sum[g])));
       part[m] = fma(to_float(total[m]), d, part[m]);
       if (of.has_minima) part[m] = fma(to_float(iset1(b.sum[g])), low_end, part[m]);
     }
@@ -190,7 +205,7 @@ template <class D, Format format, int MT>
 static void block_rows(const Unpacked& u, int groups, const Inputs& a, int block, float* results) {
   F f[MT];
   for (int m = 0; m < MT; m++) f[m] = load(results + m * kLanes);
-  if constexpr (info(format).span == kGroup)
+  if constexpr (!info(format).is_block())
     add_groups<D, format, MT>(u, groups, a, block, f);
   else
     add_block<D, format, MT>(u, groups, a, block, f);
@@ -212,7 +227,7 @@ static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, f
   for (int block = 0; block < g.a.blocks(); block++) {
     const int left = (g.a.k - block * kBlock) / kGroup, groups = left < kBlock / kGroup ? left : kBlock / kGroup;
     unpack_block<D, format>(tile, groups, u);
-    tile += of.span == kGroup ? groups * of.tile_bytes() : of.tile_bytes();
+    tile += of.is_block() ? of.tile_bytes() : groups * kGroup / of.span * of.tile_bytes();
     int m = 0;
     for (; m + kRowBlock <= rows; m += kRowBlock)
       block_rows<D, format, kRowBlock>(u, groups, g.a.row(first + m), block, results + m * kLanes);
@@ -250,6 +265,9 @@ static void gemm(const Gemm& g) {
     case Format::q5_k: return gemm_of<Format::q5_k>(g);
     case Format::q6_k: return gemm_of<Format::q6_k>(g);
     case Format::iq4_xs: return gemm_of<Format::iq4_xs>(g);
+    case Format::z4_32: return gemm_of<Format::z4_32>(g);
+    case Format::z4_64: return gemm_of<Format::z4_64>(g);
+    case Format::z4_128: return gemm_of<Format::z4_128>(g);
     case Format::f32: case Format::f16: case Format::bf16: break;
   }
   __builtin_unreachable();

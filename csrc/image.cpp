@@ -28,7 +28,7 @@ struct Weights::Header {
 struct Weights::Record {
   char place[48];
   Format format;
-  int32_t rows, columns;
+  int32_t rows, columns, has_order;
   uint64_t offset;
 };
 
@@ -78,6 +78,7 @@ std::vector<Weights::Record> Weights::records() const {
     if (e.spec.place.size() >= sizeof Record::place) throw std::invalid_argument("places must be shorter than 48 bytes.");
     std::memcpy(all[i].place, e.spec.place.data(), e.spec.place.size());
     all[i].format = e.format, all[i].rows = e.spec.rows, all[i].columns = e.spec.columns, all[i].offset = e.offset;
+    all[i].has_order = e.has_order;
   }
   return all;
 }
@@ -93,8 +94,10 @@ void Weights::write(const uint8_t* data, size_t bytes, size_t at) const {
 
 void Weights::map(File& file) {
   memory_ = Memory::map_file(file.fd, size_);
-  for (Entry& e : entries_)
-    e.tensor = {e.format, e.spec.rows, e.spec.columns, (const uint8_t*)memory_.data() + e.offset};
+  for (Entry& e : entries_) {
+    const uint8_t* data = (const uint8_t*)memory_.data() + e.offset;
+    e.tensor = {e.format, e.spec.rows, e.spec.columns, data, e.has_order ? (const int32_t*)(data + e.bytes()) : nullptr};
+  }
 }
 
 // Eight independent chains of multiplications over 64-byte lines: guards against damage, not against malice.
@@ -176,8 +179,8 @@ std::unique_ptr<Weights> Weights::open(const std::string& path, const std::strin
   w->size_ = h.bytes;
   for (size_t i = 0; i < all.size(); i++) {
     Entry& e = w->entries_[i];
-    e.format = all[i].format, e.offset = all[i].offset;
-    if ((int)e.format >= kFormats || e.offset < w->header_bytes() || e.offset + e.bytes() > w->size_)
+    e.format = all[i].format, e.offset = all[i].offset, e.has_order = all[i].has_order == 1;
+    if ((int)e.format >= kFormats || e.offset < w->header_bytes() || e.offset + e.all_bytes() > w->size_)
       throw failure(path, "damaged: a tensor lies outside");
   }
   const std::vector<Record> wanted = w->records();

@@ -61,7 +61,7 @@ enum class Then { store, add, stream };
 // out[row][tile * 16 + i] (+)= sum over the blocks of inputs, ascending, of what a block gives. Integer sums are exact:
 //   formats of 256    P = sum of s * u * low, H = sum of s * u * high, T = sum of t * a (or s * a, where u has an offset)
 //                     f = fma(fma(H, 255, P), d * a_scale, f), then f = fma(T, -(dm * a_scale), f), dm = offset * d
-//   formats of 32     per group p = sum of u * low - offset * sum of a:  b = fma(p, d, b), and b = fma(sum of a, m, b)
+//   smaller formats   per 32 p = sum of u * low - (offset or z) * sum of a:  b = fma(p, d, b), and b = fma(sum of a, m, b)
 //                     per marked line, ascending, h = sum of u * high:   c = fma(h, d, c)
 //                     f = fma(fma(c, 255, b), a_scale, f)
 // Codes of 8 bits, and what a table gives, are signed; the others are not.

@@ -40,6 +40,16 @@ static Projection projection(const Weights& w, const std::string& place) {
   return {w.find(place), vector(w, place + "_bias")};
 }
 
+// Products that share their inputs must take them in one order.
+static void check_orders(std::initializer_list<const Projection*> all) {
+  const Tensor& first = *(*all.begin())->weight;
+  for (const Projection* p : all) {
+    const int32_t *a = first.order, *b = p->weight->order;
+    if (a == b || (a && b && std::equal(a, a + first.k, b))) continue;
+    throw std::invalid_argument("Queries, keys and values, and gate and up, must have one order of inputs (g_idx) each.");
+  }
+}
+
 Layer::Layer(const Weights& w, int index) {
   const std::string at = "layers." + std::to_string(index) + ".";
   attention_norm = vector(w, at + "attention_norm"), mlp_norm = vector(w, at + "mlp_norm");
@@ -47,6 +57,7 @@ Layer::Layer(const Weights& w, int index) {
   query = projection(w, at + "query"), key = projection(w, at + "key"), value = projection(w, at + "value");
   output = projection(w, at + "output");
   gate = projection(w, at + "gate"), up = projection(w, at + "up"), down = projection(w, at + "down");
+  check_orders({&query, &key, &value}), check_orders({&gate, &up});
 }
 
 float* Model::floats(size_t n) {
@@ -108,6 +119,7 @@ void Model::make_buffers() {
   for (Scratch& c : scratch_) {
     c.rows = make_rows(kOwnRows);
     c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
+    c.ordered = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
     c.panel = floats((size_t)kPanelRows * 2 * kPanelTiles * kLanes);
     c.queries = floats(queries * width), c.query_scale = floats(queries);
     c.words = (int16_t*)floats(queries * width / 2);
@@ -136,7 +148,8 @@ void Model::compute(int thread) {
   prefetch_cache(0, w);
   for (int i = 0; i < shape.num_layers; i++) layer(i, w);
   if (!s.num_logits) return;
-  const Rows rows = prepare({x_, hidden_ld_, shape.hidden_size, norm_, kOutlierAtEnds, plan_.head_rows.data()},
+  const Rows rows = prepare({x_, hidden_ld_, shape.hidden_size, norm_, head_.weight->order, kOutlierAtEnds,
+                             plan_.head_rows.data()},
                             s.num_logits, w);
   linear({{&head_, 0}}, rows, s.num_logits, {logits_, logits_ld_, Then::stream}, w);
   w.share(s.num_logits, [&](int r) { sample_row(r, w.scratch); });
@@ -168,7 +181,8 @@ void Model::layer(int index, Worker& w) {
 void Model::project(int index, Worker& w) {
   const Layer& l = layers_[index];
   auto product = [&](int rows, const std::vector<Part>& parts) {
-    const Rows in = prepare({x_, hidden_ld_, shape.hidden_size, l.attention_norm, outlier_of(index)}, rows, w);
+    const Rows in = prepare({x_, hidden_ld_, shape.hidden_size, l.attention_norm, l.query.weight->order,
+                             outlier_of(index)}, rows, w);
     linear(parts, in, rows, {qkv_, qkv_ld_, Then::store}, w);
   };
   const Part query{&l.query, 0}, key{&l.key, key_at_}, value{&l.value, value_at_};
@@ -193,22 +207,26 @@ void Model::project(int index, Worker& w) {
 
 void Model::feed_forward(int index, int rows, Worker& w) {
   const Layer& l = layers_[index];
-  Rows in = prepare({x_, hidden_ld_, shape.hidden_size, l.mlp_norm, outlier_of(index)}, rows, w);
+  Rows in = prepare({x_, hidden_ld_, shape.hidden_size, l.mlp_norm, l.gate.weight->order, outlier_of(index)}, rows, w);
   gated(l, in, rows, w);
-  in = prepare({mid_, mid_ld_, shape.intermediate_size, nullptr, outlier_of(index)}, rows, w);
+  in = prepare({mid_, mid_ld_, shape.intermediate_size, nullptr, l.down.weight->order, outlier_of(index)}, rows, w);
   linear({{&l.down, 0}}, in, rows, {x_, hidden_ld_, Then::add}, w);
 }
 
-void Model::prepare_row(const Source& s, const Rows& rows, int row, float* scratch) const {
+void Model::prepare_row(const Source& s, const Rows& rows, int row, Scratch& scratch) const {
   const float* x = s.x + (size_t)(s.index ? s.index[row] : row) * s.ldx;
-  float* target = quantized_ ? scratch : rows.f + (size_t)row * round_up(s.k, kLanes);
+  float* target = quantized_ ? scratch.row : rows.f + (size_t)row * round_up(s.k, kLanes);
   if (s.norm)
-    kernels_.rms_norm(x, s.norm, shape.rms_norm_eps, s.k, target);
-  else if (quantized_)
-    return kernels_.quantize(x, s.outlier, rows.q.row(row));
-  else
-    std::copy(x, x + s.k, target);
-  if (quantized_) kernels_.quantize(target, s.outlier, rows.q.row(row));
+    kernels_.rms_norm(x, s.norm, shape.rms_norm_eps, s.k, target), x = target;
+  if (!quantized_) {
+    if (x != target) std::copy(x, x + s.k, target);
+    return;
+  }
+  if (s.order) {
+    for (int i = 0; i < s.k; i++) scratch.ordered[i] = x[s.order[i]];
+    x = scratch.ordered;
+  }
+  kernels_.quantize(x, s.outlier, rows.q.row(row));
 }
 
 // Norm (if any) and quantisation of the step's rows, or of those that the source's index names.
@@ -217,12 +235,12 @@ Model::Rows Model::prepare(const Source& s, int rows, Worker& w) {
   out.k = out.q.k = s.k;
   if (rows <= kOwnRows) {
     if (w.next->finished()) return out;  // this thread comes too late for the product
-    for (int r = 0; r < rows; r++) prepare_row(s, out, r, w.scratch.row);
+    for (int r = 0; r < rows; r++) prepare_row(s, out, r, w.scratch);
     return out;
   }
   constexpr int kRows = 4;
   w.share((rows + kRows - 1) / kRows, [&](int u) {
-    for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++) prepare_row(s, out, r, w.scratch.row);
+    for (int r = u * kRows; r < std::min(u * kRows + kRows, rows); r++) prepare_row(s, out, r, w.scratch);
   });
   return out;
 }

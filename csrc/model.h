@@ -46,8 +46,9 @@ class Model {
   struct Source {  // what prepare turns into Rows
     const float* x;
     int ldx, k;
-    const float* norm;  // null: none
-    float outlier;      // by which they are rounded (kernels.h)
+    const float* norm;     // null: none
+    const int32_t* order;  // in which the product takes its inputs; null: as they are
+    float outlier;         // by which they are rounded (kernels.h)
     const int32_t* index = nullptr;  // null: all rows in order
   };
   struct Output {
@@ -61,7 +62,7 @@ class Model {
   };
   struct Scratch {  // one thread's
     Rows rows;
-    float *row, *panel, *queries, *query_scale, *attended, *max, *sum;
+    float *row, *ordered, *panel, *queries, *query_scale, *attended, *max, *sum;
     int16_t* words;
     int32_t* visible;
     std::unique_ptr<Sampler> sampler;
@@ -87,7 +88,7 @@ class Model {
   void project(int index, Worker&);
   void feed_forward(int index, int rows, Worker&);
   Rows prepare(const Source&, int rows, Worker&);
-  void prepare_row(const Source&, const Rows&, int row, float* scratch) const;
+  void prepare_row(const Source&, const Rows&, int row, Scratch&) const;
   Rows from_row(const Rows&, int row) const;
   void multiply(const Projection&, const Rows&, int rows, Output, int first_tile, int last_tile, Scratch&) const;
   void linear(const std::vector<Part>&, const Rows&, int rows, Output, Worker&);

@@ -169,14 +169,15 @@ static ModelLimits make_limits(nb::handle limits) {
           r.number<int>("max_num_seqs"), r.number<int>("max_model_len"), r.number<int>("threads")};
 }
 
+static TensorSpec make_spec(nb::handle tensor) {
+  const Reader r("tensor", tensor);
+  const auto shape = r.number<std::vector<int>>("shape");
+  return {r.number<std::string>("name"), r.number<std::string>("place"), shape.at(0), shape.size() > 1 ? shape[1] : 0};
+}
+
 static std::vector<TensorSpec> make_specs(nb::iterable tensors) {
   std::vector<TensorSpec> specs;
-  for (nb::handle t : tensors) {
-    const Reader r("tensors", t);
-    const auto shape = r.number<std::vector<int>>("shape");
-    specs.push_back({r.number<std::string>("name"), r.number<std::string>("place"), shape.at(0),
-                     shape.size() > 1 ? shape[1] : 0});
-  }
+  for (nb::handle t : tensors) specs.push_back(make_spec(t));
   return specs;
 }
 
@@ -210,12 +211,12 @@ NB_MODULE(_core, m) {
            nb::arg("key") = "")
       .def("add",
            [](Weights& w, const std::string& name, const std::string& kind, In<uint8_t, 1> data,
-              const std::vector<size_t>& shape) {
+              const std::vector<size_t>& shape, const std::vector<int32_t>& order) {
              const Format format = make_format(kind);
              nb::gil_scoped_release release;
-             w.add(name, format, data.data(), data.shape(0), shape);
+             w.add(name, format, data.data(), data.shape(0), shape, order);
            },
-           nb::arg("name"), nb::arg("kind"), nb::arg("data").noconvert(), nb::arg("shape"))
+           nb::arg("name"), nb::arg("kind"), nb::arg("data").noconvert(), nb::arg("shape"), nb::arg("order"))
       .def("missing", &Weights::missing)
       .def("finish", &Weights::finish, nb::call_guard<nb::gil_scoped_release>())
       .def("kind", [](const Weights& w, const std::string& name) { return info(w.by_name(name).format).name; },
@@ -235,6 +236,12 @@ NB_MODULE(_core, m) {
            },
            nb::arg("name"), nb::arg("first"), nb::arg("out"))
       .def_prop_ro("nbytes", &Weights::bytes);
+  m.def("packed_as",
+        [](nb::handle tensor, const std::string& kind, const std::string& precision) {
+          const auto [format, bytes] = Weights::packed(make_spec(tensor), make_format(kind), make_precision(precision));
+          return nb::make_tuple(info(format).name, bytes);
+        },
+        nb::arg("tensor"), nb::arg("kind"), nb::kw_only(), nb::arg("precision"));
   m.def("open_weights",
         [](const std::string& path, const std::string& key, nb::iterable tensors, const std::string& precision,
            int threads) {

@@ -52,10 +52,12 @@ void Tensor::row(int i, float* out) const {
     return;
   }
   RowSpan span;
+  std::vector<float> x(order ? k : 0);
   for (int c = 0; c < k; c += info(format).span, tile += info(format).tile_bytes()) {
     unpack(format, tile, lane, span);
-    values(format, span, out + c);
+    values(format, span, (order ? x.data() : out) + c);
   }
+  for (int c = 0; order && c < k; c++) out[order[c]] = x[c];
 }
 
 // A tensor as it comes, and the entry it goes to.
@@ -64,12 +66,22 @@ struct Weights::Source {
   const uint8_t* data;
   size_t row_bytes;
   const Entry& to;
+  const std::vector<int32_t>& order;
   std::atomic<bool> good{true};
 
   int columns() const { return std::max(to.spec.columns, 1); }
 
-  // False if it holds what is not finite.
+  // In the order of inputs. False if it holds what is not finite.
   bool floats(int row, float* out) const {
+    const bool good = stored_floats(row, out);
+    if (!order.empty()) {
+      const std::vector<float> x(out, out + columns());
+      for (size_t i = 0; i < x.size(); i++) out[order[i]] = x[i];
+    }
+    return good;
+  }
+
+  bool stored_floats(int row, float* out) const {
     const uint8_t* from = data + row * row_bytes;
     const int n = columns();
     if (format == Format::f32) {
@@ -100,17 +112,24 @@ Weights::Weights(std::vector<TensorSpec> specs, Precision p, int threads) : prec
   }
 }
 
-Format Weights::stored_format(const TensorSpec& spec, Format source) const {
-  if (!spec.columns || !quantized()) return Format::f32;
+static Format stored_format(const TensorSpec& spec, Format source, Precision precision) {
+  if (!spec.columns || precision == Precision::float32) return Format::f32;
   if (info(source).is_coded()) return source;
   // What comes first and last is worth its 8 bits: errors there matter most.
   const bool is_outside = spec.place == "embedding" || spec.place == "head";
   return precision == Precision::int8 || is_outside ? Format::a8 : Format::q4_1;
 }
 
-size_t Weights::Entry::bytes() const {
+static size_t bytes_of(const TensorSpec& spec, Format format) {
   const Tensor t{format, spec.rows, spec.columns};
   return spec.columns ? t.tiles() * t.tile_bytes() : t.tiles() * kLanes * sizeof(float);
+}
+
+size_t Weights::Entry::bytes() const { return bytes_of(spec, format); }
+
+std::pair<Format, size_t> Weights::packed(const TensorSpec& spec, Format source, Precision precision) {
+  const Format format = stored_format(spec, source, precision);
+  return {format, bytes_of(spec, format)};
 }
 
 static void pack_floats(const float* rows, int k, float* tile) {
@@ -154,6 +173,16 @@ void Weights::pack_tile(const Source& s, int tile, std::vector<uint8_t>& scratch
   if (!good) const_cast<Source&>(s).good = false;
 }
 
+// Whether it names each of n inputs once, or is empty.
+static bool is_order(const std::vector<int32_t>& order, size_t n) {
+  std::vector<bool> seen(n);
+  for (int32_t i : order) {
+    if (i < 0 || (size_t)i >= n || seen[i]) return false;
+    seen[i] = true;
+  }
+  return order.empty() || order.size() == n;
+}
+
 static std::string show(const std::vector<size_t>& shape) {
   std::string text = "(";
   for (size_t d : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(d);
@@ -161,7 +190,7 @@ static std::string show(const std::vector<size_t>& shape) {
 }
 
 void Weights::add(const std::string& name, Format source, const uint8_t* data, size_t bytes,
-                  const std::vector<size_t>& given) {
+                  const std::vector<size_t>& given, const std::vector<int32_t>& order) {
   const auto found = names_.find(name);
   if (found == names_.end()) throw std::invalid_argument("Tensor " + name + " does not belong to this model.");
   Entry& e = entries_[found->second];
@@ -176,10 +205,13 @@ void Weights::add(const std::string& name, Format source, const uint8_t* data, s
   const size_t columns = std::max(spec.columns, 1), row_bytes = columns / of.span * of.file_bytes;
   if (columns % of.span || bytes != row_bytes * spec.rows)
     throw std::invalid_argument("Tensor " + name + " of type " + of.name + " does not hold so many bytes.");
-  e.format = stored_format(spec, source);
+  e.format = stored_format(spec, source, precision);
   if (columns % info(e.format).span && spec.columns)
     throw std::invalid_argument("Tensor " + name + " must have a multiple of 32 columns.");
-  Source s{source, data, row_bytes, e};
+  if (!is_order(order, spec.columns))
+    throw std::invalid_argument("Tensor " + name + " must name each of its columns once in its order.");
+  e.has_order = !order.empty() && e.format == source;
+  Source s{source, data, row_bytes, e, order};
   const size_t at = size_, each = spec.columns ? Tensor{e.format, spec.rows, spec.columns}.tile_bytes() : e.bytes();
   if (!spec.columns) {
     std::vector<float> x(e.bytes() / sizeof(float));
@@ -203,8 +235,9 @@ void Weights::add(const std::string& name, Format source, const uint8_t* data, s
     if (!written) write((const uint8_t*)"", 1, at);  // throws again, here
   }
   if (!s.good) throw std::invalid_argument("Tensor " + name + " holds NaN, infinity or values over 65504.");
+  if (e.has_order) write((const uint8_t*)order.data(), order.size() * sizeof(int32_t), at + e.bytes());
   e.offset = at;
-  size_ = (at + e.bytes() + 63) / 64 * 64;
+  size_ = (at + e.all_bytes() + 63) / 64 * 64;
 }
 
 std::vector<std::string> Weights::missing() const {

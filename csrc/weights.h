@@ -50,6 +50,7 @@ struct Tensor {
   Format format = Format::f32;
   int n = 0, k = 0;
   const uint8_t* data = nullptr;
+  const int32_t* order = nullptr;  // column i is input order[i]; null: i
 
   int tiles() const { return (n + kLanes - 1) / kLanes; }
   size_t tile_bytes() const {
@@ -70,15 +71,20 @@ class Weights {
   ~Weights();
 
   // Packs one tensor. source: the type of its numbers; coded ones are kept as they are, unless the precision is float32.
+  // order: as Tensor's, or empty.
   // Throws std::invalid_argument for an unknown name, a second time, a wrong shape or size, and values that are not finite
   // or beyond half precision; std::runtime_error for a full disk.
-  void add(const std::string& name, Format source, const uint8_t* data, size_t bytes, const std::vector<size_t>& shape);
+  void add(const std::string& name, Format source, const uint8_t* data, size_t bytes, const std::vector<size_t>& shape,
+           const std::vector<int32_t>& order);
   std::vector<std::string> missing() const;
   void finish();  // after the last tensor
 
   // Throws std::runtime_error for a file of another version, key, precision or other tensors, or a damaged one.
   static std::unique_ptr<Weights> open(const std::string& path, const std::string& key, std::vector<TensorSpec>,
                                        Precision, int threads);
+
+  // What becomes of a tensor: its format and its bytes in the image.
+  static std::pair<Format, size_t> packed(const TensorSpec&, Format source, Precision);
 
   const Precision precision;
   bool quantized() const { return precision != Precision::float32; }
@@ -94,13 +100,14 @@ class Weights {
     TensorSpec spec;
     Format format = Format::f32;
     size_t offset = 0;  // 0: not there yet
+    bool has_order = false;
     Tensor tensor;
 
-    size_t bytes() const;
+    size_t bytes() const;  // without the order, which follows
+    size_t all_bytes() const { return bytes() + (has_order ? spec.columns * sizeof(int32_t) : 0); }
   };
   struct Source;
   Weights(std::vector<TensorSpec>, Precision, int threads);
-  Format stored_format(const TensorSpec&, Format source) const;
   void pack_tile(const Source&, int tile, std::vector<uint8_t>& scratch) const;
   void write(const uint8_t* data, size_t bytes, size_t at) const;
   size_t header_bytes() const;

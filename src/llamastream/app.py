@@ -11,9 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llamastream.config import GIB, ModelSettings, StoreSettings
+from llamastream.config import GIB, DType, ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
-from llamastream.engine.cpu_runner import CpuRunner
+from llamastream.engine.bandwidth import memory_bandwidth
+from llamastream.engine.cpu_runner import CpuRunner, num_threads
+from llamastream.engine.footprint import Footprint, footprint
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
@@ -89,6 +91,27 @@ def load_runner(
     return runner
 
 
+def footprint_of(checkpoint: Checkpoint, dtype: DType) -> Footprint:
+    """What the model takes of memory. Raises ModelError where it does not run at this precision."""
+    return footprint(checkpoint.config, {e.name: e.kind for e in checkpoint.entries}, dtype)
+
+
+def measure_memory(settings: ModelSettings) -> float:
+    """Bytes per second that the threads of a runner read together, at most."""
+    return memory_bandwidth(num_threads(settings.engine_config()))
+
+
+def make_prompts(
+    checkpoint: Checkpoint, settings: ModelSettings
+) -> tuple[Tokenizer, PromptBuilder]:
+    """The prompts, and the tokenizer, which has learned from them. Raises ModelError."""
+    tokenizer = Tokenizer(checkpoint.tokenizer)
+    prompts = PromptBuilder.from_config(
+        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+    )
+    return tokenizer, prompts
+
+
 def assemble(
     settings: ModelSettings,
     *,
@@ -102,10 +125,7 @@ def assemble(
     """
     device = choose_device(settings.device)
     checkpoint = find_model(settings, progress)
-    tokenizer = Tokenizer(checkpoint.tokenizer)
-    prompts = PromptBuilder.from_config(
-        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
-    )
+    tokenizer, prompts = make_prompts(checkpoint, settings)
 
     def load() -> LLMEngine:
         runner = load_runner(checkpoint, settings, device, progress)

@@ -9,7 +9,7 @@ when it is there: biases are looked up by each projection alone (Qwen2 has them 
 runner and the oracle compute whatever of these is there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,12 +39,14 @@ class TensorSpec(NamedTuple):
 class StoredTensor(NamedTuple):
     """A tensor's numbers as their file has them, rows in transformers' order.
 
-    kind: ggml's name of their type, such as F16 or Q4_K. data: (bytes,) uint8.
+    kind: ggml's name of their type, such as F16 or Q4_K, or the core's. data: (bytes,) uint8.
+    order: column i of data is column order[i]; empty: i.
     """
 
     kind: str
     data: NDArray[np.uint8]
     shape: Shape
+    order: Sequence[int] = ()
 
 
 class _Row(NamedTuple):

@@ -1,5 +1,6 @@
 """The machine's bounds, and how many bytes a step reads."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ from llamastream.bench.machine import Bounds, memory_bandwidth
 from llamastream.bench.roofline import roofline
 from llamastream.config import DType, LlamaConfig
 from llamastream.engine import _core
-from llamastream.models.sizes import weight_bytes
+from llamastream.engine.footprint import footprint
+from llamastream.spec import tensor_specs
 
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152,
@@ -65,15 +67,30 @@ def test_an_embedding_of_its_own_is_not_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "dtype", "expected"),
+    ("stored", "dtype", "kind", "bits"),
     [
-        ("BF16", "int8", 1.125),
-        ("Q4_1", "int8", 0.625),  # without loss: models show said 151 MB of the demo's 98
-        ("BF16", "int4", 0.625),
-        ("Q4_1", "float32", 4),
+        ("BF16", "int8", "A8", 9),
+        ("Q4_1", "int8", "Q4_1", 5),  # without loss: models show said 151 MB of the demo's 98
+        ("Q6_K", "int4", "Q6_K", 6.5625),
+        ("Z4_128", "int8", "Z4_128", 4.1875),
+        ("BF16", "int4", "Q4_1", 5),
+        ("Q4_1", "float32", "F32", 32),
     ],
 )
-def test_weights_stored_in_4_bits_stay_so(stored: str, dtype: DType, expected: float) -> None:
-    assert weight_bytes("model.layers.0.mlp.up_proj.weight", stored, dtype) == expected
-    if dtype == "int4":
-        assert weight_bytes("lm_head.weight", stored, dtype) == 1.125
+def test_footprint_is_what_packing_makes(stored: str, dtype: DType, kind: str, bits: float) -> None:
+    config = replace(
+        SMOLLM2_135M, hidden_size=768, num_attention_heads=12, tie_word_embeddings=False
+    )
+    specs = tensor_specs(config)
+    kinds = {spec.name: "F32" if len(spec.shape) == 1 else stored for spec in specs}
+    found = footprint(config, kinds, dtype)
+    sizes = {spec.name: math.prod(spec.shape) for spec in specs if len(spec.shape) == 2}
+    ends = sizes["model.embed_tokens.weight"] + sizes["lm_head.weight"]
+    layers = sum(sizes.values()) - ends
+    outside = 9 if stored == "BF16" and dtype == "int4" else bits  # they stay at 8 bits
+    vectors = 4 * sum(spec.shape[0] for spec in specs if len(spec.shape) == 1)
+    total = layers * bits / 8 + ends * outside / 8 + vectors
+    assert found.weight_bytes == total
+    assert found.read_bytes == total - ends / 2 * outside / 8
+    assert kind in found.by_kind
+    assert found.at(10) == total + 10 * found.kv_bytes_per_token

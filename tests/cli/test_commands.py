@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -158,10 +159,16 @@ def test_help_lists_every_command_and_each_has_help(environment: dict[str, str])
 def test_show_and_list_describe_a_model(environment: dict[str, str]) -> None:
     shown = run(environment, "models", "show", STORIES).stdout
     assert "260,032" in shown and "512 tokens" in shown
-    # 36 bytes for each 32 weights; 5 layers, keys and values, 4 heads of 8 numbers of 2 bytes
-    assert "292.5 kB of weights, 640.0 B of KV cache per token" in shown
-    assert "1.0 MB of weights, 1.3 kB of KV cache per token" in shown
-    assert "temperature 1, where a request does not say" in shown
+    flat = " ".join(shown.split())
+    # Its 172 inner columns make no groups; 5 layers, 4 heads, keys of 8 and values padded to 16
+    # numbers of 4 bytes.
+    assert "intermediate_size must be a multiple of 32 for --dtype int8. Given: 172." in flat
+    assert "of weights (F32 1.1 MB), 1.9 kB of KV cache per token" in flat
+    assert "answers end at" in flat and "</s> (2)" in flat
+    exact = run(environment, "models", "show", STORIES, "--dtype", "float32").stdout
+    assert re.search(r"memory \(float32\) +2\.0 MB at 512 tokens", exact)
+    assert re.search(r"at most [\d,.]+ tokens/s of one stream: \d", exact)
+    assert "temperature 1, where a request does not say" in flat
     assert "models pull demo" in run(environment, "models", "list").stdout
 
 

@@ -122,7 +122,6 @@ def test_other_architecture_is_refused(architecture: Any) -> None:
         ("rope_scaling", {"type": "yarn", "factor": 2.0}, "must be one of linear, dynamic, llama3"),
         ("rope_scaling", {"type": "linear"}, "factor must be a number > 0. Given: nothing."),
         ("rope_scaling", {"type": "llama3", "factor": 8.0}, "Given: nothing."),
-        ("quantization_config", {"quant_method": "awq"}, "quantised by awq are not supported"),
     ],
 )
 def test_bad_field_is_named_with_its_value(field: str, value: Any, part: str) -> None:

@@ -12,6 +12,7 @@ export class SettingsDialog {
     temperature: byId<HTMLInputElement>("temperature"),
     maxTokens: byId<HTMLInputElement>("max-tokens"),
     seed: byId<HTMLInputElement>("seed"),
+    schema: byId<HTMLTextAreaElement>("schema"),
   };
   private readonly dropOldest = byId<HTMLInputElement>("drop-oldest");
 
@@ -31,12 +32,13 @@ export class SettingsDialog {
   }
 
   get settings(): Settings {
-    const { instructions, temperature, maxTokens, seed } = this.fields;
+    const { instructions, temperature, maxTokens, seed, schema } = this.fields;
     return {
       instructions: instructions.value,
       temperature: temperature.value,
       maxTokens: maxTokens.value,
       seed: seed.value,
+      schema: schema.value,
       dropOldest: this.dropOldest.checked,
     };
   }

@@ -5,6 +5,7 @@ export interface Settings {
   temperature: string;
   maxTokens: string;
   seed: string;
+  schema: string;
   dropOldest: boolean;
 }
 
@@ -13,6 +14,7 @@ export const DEFAULTS: Settings = {
   temperature: "",
   maxTokens: "",
   seed: "",
+  schema: "",
   dropOldest: false,
 };
 
@@ -43,6 +45,7 @@ export function requestBody(
   const instructions = settings.instructions.trim();
   if (instructions) fields["instructions"] = JSON.stringify(instructions);
   if (settings.dropOldest) fields["truncation"] = '"auto"';
+  addSchema(fields, settings.schema);
   addNumber(fields, "temperature", settings.temperature, /^-?\d+(\.\d+)?$/);
   addNumber(fields, "max_output_tokens", settings.maxTokens, /^-?\d+$/);
   addNumber(fields, "seed", settings.seed, /^-?\d+$/);
@@ -62,6 +65,20 @@ export function titleOf(text: string): string {
   const cut = line.slice(0, 48);
   const space = cut.lastIndexOf(" ");
   return `${(space > 24 ? cut.slice(0, space) : cut).trimEnd()}…`;
+}
+
+// As it was typed, for numbers may be larger than JavaScript's.
+function addSchema(fields: Record<string, string>, typed: string): void {
+  const schema = typed.trim();
+  if (!schema) return;
+  try {
+    JSON.parse(schema);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new SettingError("text.format", `The schema must be JSON: ${reason}.`);
+  }
+  const name = '"type":"json_schema","name":"answer","strict":true';
+  fields["text"] = `{"format":{${name},"schema":${schema}}}`;
 }
 
 // Digits go out as they were typed: a seed may be larger than a number can be in JavaScript.

@@ -25,6 +25,19 @@ test("settings are sent under the server's names", () => {
   assert.ok(!("input" in sent));
 });
 
+test("a schema is sent as it was typed, and must be JSON", () => {
+  const schema = '{ "const": 18446744073709551615 }';
+  const sent = body({ schema: ` ${schema}\n` });
+  assert.ok(sent.includes(`"schema":${schema}}`));
+  assert.equal(JSON.parse(sent).text.format.type, "json_schema");
+  assert.equal(JSON.parse(sent).text.format.strict, true);
+  assert.throws(
+    () => body({ schema: "{" }),
+    (error) => error instanceof SettingError && error.param === "text.format",
+  );
+  assert.ok(!("text" in JSON.parse(body({ schema: " " }))));
+});
+
 test("a seed may be larger than JavaScript's numbers", () => {
   assert.match(body({ seed: "18446744073709551615" }), /"seed":18446744073709551615[,}]/);
   assert.match(body({ seed: "007" }), /"seed":7[,}]/);

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from llamastream.bench.machine import Bounds
 from llamastream.config import DType, LlamaConfig
-from llamastream.models.sizes import kv_bytes_per_token
 from llamastream.spec import EMBEDDING, tensor_specs
 
 
@@ -34,6 +33,11 @@ class Roofline:
     def prompt_share(self, tok_s: float, bounds: Bounds) -> float:
         """How much of the computing bound a long prompt reached at this speed."""
         return 2 * self.num_layer_weights * tok_s / bounds.ops_per_s
+
+
+def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    return heads * (8 * config.head_dim if dtype == "float32" else 3 * config.head_dim + 8)
 
 
 def roofline(config: LlamaConfig, dtype: DType, *, packed_bytes: float) -> Roofline:

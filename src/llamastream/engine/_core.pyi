@@ -4,7 +4,7 @@ ValueError: arrays, names, shapes or limits that do not fit, with nothing change
 RuntimeError: a damaged image file, or logits that are not finite.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,12 @@ class Weights:
         key: str = "",
     ) -> None: ...
     def add(
-        self, name: str, kind: str, data: NDArray[np.uint8], shape: tuple[int, ...]
+        self,
+        name: str,
+        kind: str,
+        data: NDArray[np.uint8],
+        shape: tuple[int, ...],
+        order: Sequence[int],
     ) -> None: ...
     def missing(self) -> list[str]: ...
     def finish(self) -> None:
@@ -44,6 +49,9 @@ class Weights:
 
     @property
     def nbytes(self) -> int: ...
+
+def packed_as(tensor: TensorSpec, kind: str, *, precision: str) -> tuple[str, int]:
+    """What becomes of a tensor of this type: what it is stored as, and its bytes."""
 
 def open_weights(
     path: str, key: str, tensors: Iterable[TensorSpec], *, precision: str, threads: int

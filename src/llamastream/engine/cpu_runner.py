@@ -204,7 +204,7 @@ def pack(
     try:
         for done, (name, tensor) in enumerate(tensors, start=1):
             stored = tensor if isinstance(tensor, StoredTensor) else _as_stored(tensor)
-            weights.add(name, stored.kind, stored.data, stored.shape)
+            weights.add(name, stored.kind, stored.data, stored.shape, stored.order)
             if progress is not None:
                 progress(done, total)
     except ValueError as error:

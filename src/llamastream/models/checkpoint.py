@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llamastream.config import LlamaConfig, TokenizerConfig
 from llamastream.errors import ModelError
+from llamastream.models.group_codes import SPANS, kind_of, span_of
 from llamastream.sampling import SamplingParams
 from llamastream.spec import StoredTensor
 
@@ -28,8 +29,30 @@ Warn = Callable[[str], None]
 """Takes one line about a model: what in its files does not hold, and what was made of it."""
 
 
+class Place(NamedTuple):
+    """Numbers of one type in a file."""
+
+    file: Path
+    offset: int
+    num_bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Quantised(NamedTuple):
+    """Of what a matrix of GPTQ or AWQ is made; see `group_codes.Grouped`."""
+
+    is_awq: bool
+    zero_offset: int
+    qweight: Place
+    qzeros: Place
+    scales: Place
+    g_idx: Place | None
+
+
 class TensorEntry(NamedTuple):
-    """One tensor on disk. `dtype` is safetensors' or ggml's name of it: "BF16", "Q4_1".
+    """One tensor on disk. `dtype` is safetensors' or ggml's name of it, "BF16" or "Q4_1"; GPTQ or
+    AWQ for a `quantised` one, which has several parts: `num_bytes` counts all.
 
     `interleaved_heads` is the number of heads whose rows llama.cpp has reordered (q and k only), 0
     where the rows already are in transformers' order.
@@ -42,6 +65,18 @@ class TensorEntry(NamedTuple):
     offset: int
     num_bytes: int
     interleaved_heads: int = 0
+    quantised: Quantised | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the engine calls its numbers."""
+        if self.quantised is None:
+            return self.dtype
+        return kind_of(span_of(self.shape[1] // self.quantised.scales.shape[0]) or SPANS[-1])
+
+    @property
+    def place(self) -> Place:
+        return Place(self.file, self.offset, self.num_bytes, self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)

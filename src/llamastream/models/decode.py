@@ -12,17 +12,18 @@ from typing import TypeVar
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
+from gguf.quants import dequantize as dequantize_blocks
 from numpy.typing import NDArray
 
 from llamastream.errors import ModelError
-from llamastream.models.checkpoint import TensorEntry
+from llamastream.models.checkpoint import Place, Quantised, TensorEntry
+from llamastream.models.group_codes import Grouped, dequantize, stored_tensor
 from llamastream.spec import StoredTensor
 
 MAX_AHEAD_BYTES = 128 * 2**20  # results that may wait; a larger tensor waits alone
 THREADS = 2  # conversion is bound by memory: more threads gain nothing
-# `dequantize` works on 16 rows at a time. Rows of this many blocks keep its temporary arrays in the
-# L2 cache and its Python overhead small: 3 times faster than with a model's own narrow rows.
+# `gguf` works on 16 rows at a time. Rows of this many blocks keep its temporary arrays in the L2
+# cache and its Python overhead small: 3 times faster than with a model's own narrow rows.
 BLOCKS_PER_ROW = 64
 
 T = TypeVar("T")
@@ -59,21 +60,61 @@ def _read_ahead(
 
 
 def _stored(entry: TensorEntry) -> StoredTensor:
-    # NOTE: read, not mapped: a mapped file counts as memory of this process until it is unmapped.
-    raw = np.fromfile(entry.file, dtype=np.uint8, count=entry.num_bytes, offset=entry.offset)
-    if raw.nbytes != entry.num_bytes:
-        raise ModelError(
-            f"{entry.file} ends within tensor {entry.name!r}: the file is truncated. "
-            "Download it again."
-        )
+    if entry.quantised is not None:
+        return _grouped(entry.name, entry.quantised)
+    raw = _read(entry.name, entry.place)
     if entry.interleaved_heads:
         rows = raw.reshape(entry.shape[0], -1)
         raw = _rotate_half_order(rows, entry.interleaved_heads).reshape(-1)
     return StoredTensor(entry.dtype, raw, entry.shape)
 
 
+def _read(name: str, place: Place) -> NDArray[np.uint8]:
+    # NOTE: read, not mapped: a mapped file counts as memory of this process until it is unmapped.
+    raw = np.fromfile(place.file, dtype=np.uint8, count=place.num_bytes, offset=place.offset)
+    if raw.nbytes != place.num_bytes:
+        raise ModelError(
+            f"{place.file} ends within tensor {name!r}: the file is truncated. Download it again."
+        )
+    return raw
+
+
+def _grouped(name: str, parts: Quantised) -> StoredTensor:
+    """A matrix of GPTQ or AWQ, in the core's own blocks."""
+
+    def integers(place: Place) -> NDArray[np.int32]:
+        return _read(name, place).view("<i4").reshape(place.shape)
+
+    scales = _to_float32(_read(name, parts.scales), parts.scales.dtype).reshape(parts.scales.shape)
+    halves = scales.astype(np.float16)
+    if not np.array_equal(halves, scales):
+        raise ModelError(
+            f"{parts.scales.file}: the scales of {name!r} do not fit half precision. Use the "
+            "model's float weights, or a GGUF file."
+        )
+    g_idx = None if parts.g_idx is None else integers(parts.g_idx)
+    try:
+        return stored_tensor(
+            Grouped(
+                qweight=integers(parts.qweight),
+                qzeros=integers(parts.qzeros),
+                scales=halves,
+                g_idx=g_idx,
+                is_awq=parts.is_awq,
+                zero_offset=parts.zero_offset,
+            )
+        )
+    except ValueError as error:
+        raise ModelError(
+            f"{parts.qweight.file}: tensor {name!r} cannot be run: {error}. Use the model's float "
+            "weights, or a GGUF file."
+        ) from error
+
+
 def _decode(entry: TensorEntry) -> NDArray[np.float32]:
     stored = _stored(entry)
+    if entry.quantised is not None:
+        return dequantize(stored)
     return _to_float32(stored.data, stored.kind).reshape(stored.shape)
 
 
@@ -90,7 +131,7 @@ def _to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     row_bytes = GGML_QUANT_SIZES[kind][1] * BLOCKS_PER_ROW
     whole = raw.nbytes - raw.nbytes % row_bytes
     parts = [raw[:whole].reshape(-1, row_bytes), raw[whole:].reshape(1, -1)]
-    flat = [dequantize(part, kind).reshape(-1) for part in parts if part.size]
+    flat = [dequantize_blocks(part, kind).reshape(-1) for part in parts if part.size]
     return flat[0] if len(flat) == 1 else np.concatenate(flat)
 
 

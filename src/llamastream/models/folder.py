@@ -8,10 +8,13 @@ from llamastream.models.checkpoint import Checkpoint, TensorEntry, fingerprint_f
 from llamastream.models.hf_config import parse_config
 from llamastream.models.hf_tokenizer import read_json, read_tokenizer
 from llamastream.models.layout import check_layout, untied_if_own_head
+from llamastream.models.quantization import join_parts, parse_quantization
 from llamastream.models.safetensors_header import read_entries
 from llamastream.sampling import RECOMMENDED, SamplingParams
+from llamastream.spec import tensor_specs
 
 SINGLE = "model.safetensors"
+OLD_QUANTIZATION = "quantize_config.json"  # of AutoGPTQ before config.json had it
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d{1,5})-of-(\d{1,5})\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -27,11 +30,19 @@ def open_folder(folder: Path, *, name: str) -> Checkpoint:
         )
     warnings: list[str] = []
     values = read_json(config_file)
+    if not values.get("quantization_config") and (old := read_json(folder / OLD_QUANTIZATION)):
+        values["quantization_config"] = {"quant_method": "gptq", **old}
     with reading(config_file):
         config = parse_config(values, config_file)
+        quantization = parse_quantization(values, config_file)
     files = weight_files(folder)
-    entries = [entry for file in files for entry in read_entries(file)]
+    is_quantised = quantization is not None
+    entries = [e for file in files for e in read_entries(file, may_hold_codes=is_quantised)]
     _refuse_duplicates(folder, entries)
+    if quantization is not None:
+        is_sane = config.num_hidden_layers <= len(entries)  # else refused below, before a long list
+        names = {spec.name for spec in tensor_specs(config)} if is_sane else set()
+        entries = join_parts(entries, quantization, names)
     config = untied_if_own_head(config, entries, warnings.append)
     return Checkpoint(
         name=name,

@@ -7,6 +7,7 @@ not at all. A damaged one counts as absent.
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llamastream.config import LlamaConfig, TokenizerConfig
 from llamastream.models.checkpoint import TensorEntry
+from llamastream.models.gguf_split import part_index
 
 VERSION = "v3"  # raise it when what is derived from a header changes
 
@@ -34,14 +36,19 @@ def cache_file(cache_dir: Path, fingerprint: str) -> Path:
     return cache_dir / "gguf-headers" / f"{fingerprint}-{VERSION}.json"
 
 
-def load(file: Path, gguf: Path) -> Header | None:
-    """The header of `gguf` from its cache file; None when there is none that can be used."""
+def load(file: Path, parts: Sequence[Path]) -> Header | None:
+    """The header of the model in `parts` from its cache file; None when none can be used."""
     try:
         header: Header = _HEADER.validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
     # The same file may have been opened by another path, through a link since removed.
-    return header._replace(entries=tuple(entry._replace(file=gguf) for entry in header.entries))
+    is_split = len(parts) > 1
+    places = [part_index(entry.file) if is_split else 0 for entry in header.entries]
+    if max(places, default=0) >= len(parts):
+        return None
+    pairs = zip(header.entries, places, strict=True)
+    return header._replace(entries=tuple(entry._replace(file=parts[i]) for entry, i in pairs))
 
 
 def save(file: Path, header: Header) -> None:

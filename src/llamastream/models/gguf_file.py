@@ -1,19 +1,21 @@
-"""Opens a GGUF file: from its header, or from what a former opening left in the cache."""
+"""Opens a GGUF file, or all parts of one: from its header, or what a former opening has cached."""
 
 import logging
 from pathlib import Path
 
 from llamastream.models import gguf_cache
 from llamastream.models.checkpoint import Checkpoint, fingerprint_files
+from llamastream.models.gguf_split import part_files
 
 logger = logging.getLogger(__name__)
 
 
 def open_gguf(file: Path, *, name: str, cache_dir: Path) -> Checkpoint:
     """Raises ModelError for a file that is not whole, not GGUF, or not a model we can run."""
-    fingerprint = fingerprint_files([file])
+    files = part_files(file)
+    fingerprint = fingerprint_files([part for part in files if part == file or part.is_file()])
     cached = gguf_cache.cache_file(cache_dir, fingerprint)
-    header = gguf_cache.load(cached, file)
+    header = gguf_cache.load(cached, files)
     if header is None:
         # Deferred: with the header cached, a start needs neither this module nor `gguf` (70 ms).
         from llamastream.models.gguf_header import read_header

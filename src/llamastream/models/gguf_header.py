@@ -16,7 +16,8 @@ from llamastream.models.checkpoint import TensorEntry
 from llamastream.models.families import BY_GGUF, Family
 from llamastream.models.fields import Fields
 from llamastream.models.gguf_cache import Header
-from llamastream.models.gguf_reader import GGUFHeader, GGUFTensor, read_gguf
+from llamastream.models.gguf_parts import read_parts
+from llamastream.models.gguf_reader import GGUFHeader, GGUFTensor
 from llamastream.models.gguf_rope import frequency_scaling, metadata_scaling
 from llamastream.models.gguf_tokenizer import read_tokenizer
 from llamastream.models.layout import check_layout, same_bytes
@@ -28,22 +29,27 @@ SUPPORTED_TYPES = (
 )
 ROPE_FREQUENCIES = "rope_freqs.weight"
 
+InFile = tuple[Path, GGUFTensor]
+
 
 def read_header(file: Path) -> Header:
     """Raises ModelError naming the file and what in it cannot be used."""
     with reading(file):
-        found = read_gguf(file)
-        metadata = Fields(file, lambda key: _value(found, key))
+        parts = read_parts(file)
+        file, first = parts[0]
+        metadata = Fields(file, lambda key: _value(first, key))
+        tensors = [(part, tensor) for part, header in parts for tensor in header.tensors]
         warnings: list[str] = []
         family = _family(metadata)
         model = metadata.below(f"{family.gguf}.")
-        _refuse_unsupported(metadata, model)
-        entries = _entries(found.tensors, family, model)
-        config = _config(family, model, entries, _rope_factors(file, found.tensors))
+        if model.integer("expert_count", 0, least=0):
+            raise ModelError(f"{file}: mixture-of-experts models are not supported.")
+        entries = _entries(tensors, family, model)
+        config = _config(family, model, entries, _rope_factors(tensors))
         if config.tie_word_embeddings:
             entries = [entry for entry in entries if entry.name != LM_HEAD]
         kept = check_layout(config, entries, file)
-        tokenizer = read_tokenizer(metadata, list(found.metadata), config, warnings.append)
+        tokenizer = read_tokenizer(metadata, list(first.metadata), config, warnings.append)
         return Header(config, tokenizer, kept, tuple(warnings))
 
 
@@ -65,25 +71,14 @@ def _family(metadata: Fields) -> Family:
     return BY_GGUF[architecture]
 
 
-def _refuse_unsupported(metadata: Fields, model: Fields) -> None:
-    if model.integer("expert_count", 0, least=0):
-        raise ModelError(f"{metadata.source}: mixture-of-experts models are not supported.")
-    if metadata.integer("split.count", 1, least=0) > 1:
-        raise ModelError(
-            f"{metadata.source} is one part of a split model. Join the parts first: "
-            "llama-gguf-split --merge."
-        )
-
-
-def _entries(tensors: Sequence[GGUFTensor], family: Family, model: Fields) -> list[TensorEntry]:
-    file = model.source
+def _entries(tensors: Sequence[InFile], family: Family, model: Fields) -> list[TensorEntry]:
     heads = model.integer("attention.head_count")
     kv_heads = model.integer("attention.head_count_kv", heads)
     reordered = {"q_proj": heads, "k_proj": kv_heads} if family.is_interleaved else {}
     # A damaged number of layers may be any, but each has a tensor of its own.
     names = names_by_gguf(min(model.integer("block_count"), len(tensors)))
     entries = []
-    for tensor in tensors:
+    for file, tensor in tensors:
         if tensor.name == ROPE_FREQUENCIES:
             continue
         if tensor.dtype not in SUPPORTED_TYPES:
@@ -96,12 +91,12 @@ def _entries(tensors: Sequence[GGUFTensor], family: Family, model: Fields) -> li
         _, dtype, shape, offset, num_bytes = tensor
         num_heads = reordered.get(module, 0)
         entries.append(TensorEntry(name, dtype, shape, file, offset, num_bytes, num_heads))
-    return sorted(entries, key=lambda entry: entry.offset)
+    return sorted(entries, key=lambda entry: (entry.file, entry.offset))
 
 
-def _rope_factors(file: Path, tensors: Sequence[GGUFTensor]) -> np.ndarray | None:
-    found = next((t for t in tensors if t.name == ROPE_FREQUENCIES), None)
-    if found is None:
+def _rope_factors(tensors: Sequence[InFile]) -> np.ndarray | None:
+    file, found = next((t for t in tensors if t[1].name == ROPE_FREQUENCIES), (None, None))
+    if file is None or found is None:
         return None
     if found.dtype != "F32":
         raise ModelError(f"{file}: tensor {ROPE_FREQUENCIES!r} must be F32. Given: {found.dtype}.")

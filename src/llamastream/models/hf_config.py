@@ -67,14 +67,6 @@ def _family(fields: Fields) -> Family:
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    quantization = fields.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise ModelError(
-            f"{fields.source}: checkpoints quantised by {method or 'quantization_config'} are not "
-            "supported. Use the model's original float weights (they are quantised to 8 bits at "
-            "start) or a GGUF file."
-        )
     for name, only in (("hidden_act", "silu"), ("partial_rotary_factor", 1.0)):
         if (value := fields.get(name)) not in (None, only):
             raise fields.error(name, repr(only), value)

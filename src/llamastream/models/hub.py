@@ -30,9 +30,11 @@ from llamastream.models.folder import INDEX, SHARD, SINGLE
 from llamastream.models.hf_config import parse_config
 from llamastream.models.hf_tokenizer import read_json
 from llamastream.models.hub_cache import hub_folder, mark_verified, repository_folder
+from llamastream.models.quantization import parse_quantization
 
 SMALL_FILES = (
     "config.json",
+    "quantize_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -108,7 +110,9 @@ class _Download:
         weights = _weights(self.repo_id, files)
         snapshot = self._fetch(small)
         config = snapshot / "config.json"
-        parse_config(read_json(config), config)
+        values = read_json(config)
+        parse_config(values, config)
+        parse_quantization(values, config)
         total = sum(file.size or 0 for file in weights)
         with reported(progress, self.repo_id, total, lambda: self._arrived(weights)):
             snapshot = self._fetch(weights)

@@ -10,6 +10,7 @@ from llamastream.models.checkpoint import Checkpoint, Progress
 from llamastream.models.demo import demo_file, fetch_demo
 from llamastream.models.folder import open_folder
 from llamastream.models.gguf_file import open_gguf
+from llamastream.models.gguf_split import model_name
 from llamastream.models.hub_cache import find_fetched, list_fetched
 from llamastream.sampling import SamplingParams
 
@@ -99,4 +100,4 @@ def _open_file(path: Path, cache_dir: Path) -> Checkpoint:
         raise ModelError(
             f"{path} is not a .gguf file. Give a .gguf file, or the folder that holds config.json."
         )
-    return open_gguf(path, name=path.stem, cache_dir=cache_dir)
+    return open_gguf(path, name=model_name(path), cache_dir=cache_dir)

@@ -12,11 +12,16 @@ from safetensors import SafetensorError, safe_open
 from llamastream.errors import ModelError
 from llamastream.models.checkpoint import TensorEntry
 
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
+FLOATS = ("F32", "F16", "BF16")
 
 
-def read_entries(file: Path) -> list[TensorEntry]:
-    """The tensors of `file`, in the order of their data. Raises ModelError for a damaged file."""
+def read_entries(file: Path, *, may_hold_codes: bool = False) -> list[TensorEntry]:
+    """The tensors of `file`, in the order of their data: floats, and integers of quantised ones.
+
+    Raises ModelError for a damaged file and for other types.
+    """
+    types = [*FLOATS, *(["I32"] if may_hold_codes else [])]
     entries: list[TensorEntry] = []
     try:
         with file.open("rb") as stream:
@@ -25,10 +30,10 @@ def read_entries(file: Path) -> list[TensorEntry]:
             for name in header.offset_keys():  # the data has no gaps: the package checks that
                 part = header.get_slice(name)
                 dtype, shape = part.get_dtype(), tuple(part.get_shape())
-                if dtype not in ITEM_BYTES:
+                if dtype not in types:
                     raise ModelError(
                         f"{file}: tensor {name!r} has type {dtype}. Supported: "
-                        f"{', '.join(ITEM_BYTES)}. Choose the checkpoint's unquantised version, or "
+                        f"{', '.join(types)}. Choose the checkpoint's unquantised version, or "
                         "a GGUF file."
                     )
                 size = math.prod(shape) * ITEM_BYTES[dtype]

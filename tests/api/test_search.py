@@ -1,4 +1,4 @@
-"""GET /v1/conversations/search."""
+"""GET /v1/search/conversations."""
 
 import httpx
 
@@ -10,7 +10,7 @@ from tests.doubles.service import says
 
 async def search(client: httpx.AsyncClient, query: str, **options: object) -> httpx.Response:
     params = {"query": query, **options}
-    return await client.get("/v1/conversations/search", params=params)  # type: ignore[arg-type]
+    return await client.get("/v1/search/conversations", params=params)  # type: ignore[arg-type]
 
 
 async def test_answers_are_found_by_the_key_that_has_them(connect_stored: Connect) -> None:

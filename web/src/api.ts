@@ -151,7 +151,7 @@ export class Api {
   }
 
   async search(query: string, signal: AbortSignal): Promise<Found[]> {
-    const path = `v1/conversations/search?limit=30&query=${encodeURIComponent(query)}`;
+    const path = `v1/search/conversations?limit=30&query=${encodeURIComponent(query)}`;
     return (await this.json<{ data: Found[] }>(path, { signal })).data;
   }
 

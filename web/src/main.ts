@@ -27,6 +27,7 @@ const QUEUE_MS = 2000;
 const title = byId<HTMLInputElement>("title");
 const api = new Api(document.baseURI.replace(/[#?].*$/, ""), storage.key(), askKey);
 let model: Model | null = null; // none until the server takes requests
+let place: string | null = ""; // the conversation that the address named last
 let isStarting = false;
 let isSendDue = false; // asked for before that
 
@@ -49,7 +50,7 @@ const chat = new Chat(api, storage, {
 const others = new BroadcastChannel("llamastream");
 others.addEventListener("message", ({ data }) => {
   sidebar.load().catch(() => {});
-  if (data === chat.conversation?.id) void act(() => chat.refresh());
+  if (data === chat.conversation?.id) void refresh();
 });
 
 const composer = new Composer(api, update, fail);
@@ -100,6 +101,13 @@ async function act(action: () => Promise<void>): Promise<void> {
     if (error instanceof Refused) composer.giveBack(error.text);
     fail(error instanceof Refused ? error.cause : error);
   }
+}
+
+/** Show what another page made of the conversation, without moving this reader. */
+async function refresh(): Promise<void> {
+  await chat.refresh().then(measure, (error: unknown) => {
+    if (error instanceof Refused) fail(error.cause);
+  });
 }
 
 /** Show what the conversation takes of the context. */
@@ -211,6 +219,7 @@ function showOpen(): void {
   const name = conversation?.metadata.title ?? "";
   if (conversation && location.hash !== `#${conversation.id}`) {
     history.pushState(null, "", `#${conversation.id}`);
+    place = conversation.id;
   }
   title.hidden = byId("export").hidden = conversation === null;
   title.value = name;
@@ -221,7 +230,8 @@ function showOpen(): void {
 /** Show what the address names. */
 async function openAddress(): Promise<void> {
   const id = location.hash.slice(1);
-  if (id === (chat.conversation?.id ?? "")) return;
+  if (id === place) return;
+  place = id;
   byId("error").hidden = true;
   if (!id) {
     chat.startNew();
@@ -234,7 +244,9 @@ async function openAddress(): Promise<void> {
   composer.open(id);
   if (matchMedia("(hover: hover)").matches) composer.text.focus(); // no keyboard that covers the screen
   await act(() => chat.open(id, showOpen));
-  if (chat.conversation === null) showOpen(); // it could not be opened
+  if (chat.conversation !== null || place !== id) return;
+  showOpen(); // it could not be opened
+  place = null;
 }
 
 async function showModel(): Promise<void> {
@@ -325,7 +337,7 @@ document.addEventListener("visibilitychange", () => {
   // Meanwhile another browser may have begun something.
   if (document.hidden || model === null) return;
   sidebar.load().catch(() => {});
-  chat.refresh().catch(() => {});
+  void refresh();
 });
 composer.open("");
 void start();

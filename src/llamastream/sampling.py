@@ -26,7 +26,8 @@ class SamplingParams:
     None draws a seed at admission.
     `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. `logprobs` is the number of
     alternatives reported beside the chosen token, None for no logprobs at all; they are log-softmax
-    of the model's raw logits. `stop_token_ids` end the sequence when drawn.
+    of the model's raw logits. `stop_token_ids` end the sequence when drawn, and are not drawn among
+    the first `min_tokens`. Of `allowed_token_ids` all that is drawn is one, stop tokens included.
     """
 
     max_tokens: int | None = None
@@ -41,10 +42,18 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    allowed_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
             _check("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        _check("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                f"min_tokens must be <= max_tokens ({self.max_tokens}). Given: {self.min_tokens}.",
+                param="min_tokens",
+            )
         _check("temperature", self.temperature, 0.0, 100.0)
         _check("top_p", self.top_p, 0.0, 1.0, exclusive_low=True)
         _check("top_k", self.top_k, 0, 2**31 - 1)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamastream.config import EngineConfig
+from llamastream.engine.id_limits import IdLimits
 from llamastream.engine.sequence import Guide, Sequence
 from llamastream.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from llamastream.types import GenerationRequest
@@ -115,6 +116,7 @@ class Admission:
         known = self._checked_ids(request.output_ids, "output_ids")
         token_ids[num_prompt : num_prompt + num_known] = known
         seed = request.sampling.seed
+        grammar = request.grammar or IdLimits.of(request.sampling, self.vocab_size)
         return Sequence(
             request_id=request.request_id,
             token_ids=token_ids,
@@ -125,7 +127,7 @@ class Admission:
             cache_salt=request.cache_salt,
             scope=request.scope,
             prompt_logprobs=request.prompt_logprobs,
-            guide=None if request.grammar is None else Guide(request.grammar),
+            guide=None if grammar is None else Guide(grammar),
         )
 
     def _checked_ids(self, token_ids: object, param: str) -> NDArray[np.int64]:

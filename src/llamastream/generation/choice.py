@@ -83,7 +83,9 @@ class Choice:
         if token_id in self._hidden_ids:
             return ""
         text = self._detokenizer.add(token_id)
-        return text if self._matcher is None or not text else self._match(text)
+        # The first `min_tokens` complete no stop string, as in vLLM.
+        is_early = self.num_output_tokens <= self.request.sampling.min_tokens
+        return text if self._matcher is None or not text or is_early else self._match(text)
 
     def add_prompt(self, tokens: Iterable[Token]) -> None:
         self.prompt += (entry for token in tokens if (entry := self.logprob(token)) is not None)

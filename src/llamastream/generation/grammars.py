@@ -98,6 +98,17 @@ class Compiling:
 
 def _check(request: ChatRequest, spec: GrammarSpec) -> None:
     """Raises InvalidRequest for what contradicts a grammar."""
+    sampling = request.sampling
+    for name, is_given in (
+        ("min_tokens", sampling.min_tokens > 0),
+        ("allowed_token_ids", sampling.allowed_token_ids is not None),
+    ):
+        if is_given:
+            raise InvalidRequest(
+                f"{name} and {spec.param} exclude each other: together they may leave nothing that "
+                "could come next. Send one of them.",
+                param=name,
+            )
     if request.ignore_eos:
         raise InvalidRequest(
             f"ignore_eos and {spec.param} exclude each other: where the grammar ends, the answer "

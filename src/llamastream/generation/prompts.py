@@ -55,6 +55,7 @@ class Prompting:
         """The prompt's ids."""
         sampling, vocab_size = request.sampling, limits.vocab_size
         _check_ids("stop_token_ids", sampling.stop_token_ids, vocab_size)
+        _check_ids("allowed_token_ids", sampling.allowed_token_ids or (), vocab_size)
         _check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias], vocab_size)
         size = _size(request.prompt, request.prompt_options)
         return await self._run(request.scope, size, lambda: self._fit(request, limits))

@@ -4,13 +4,17 @@ Every refusal and failure is a gRPC status with the error's message. A client th
 or runs out of time closes its stream at once.
 """
 
+import asyncio
 import logging
 import socket
+from collections import deque
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any
 
 import grpc
 
-from llamastream.api.deliver import Sink, deliver
+from llamastream.api.deliver import Sink, deliver, pushing
 from llamastream.api.http.access import LABEL
 from llamastream.api.http.auth import authorization
 from llamastream.api.http.body import off_loop
@@ -147,7 +151,7 @@ async def _answer(
         generation, after = await streams.open(prompt)
         wire = _format(call, generation, after)
         sink = GrpcSink(context, generation)
-        with generation.follow(wire.start) as reader:
+        with generation.follow(wire.start, pushing(wire, sink.connection)) as reader:
             await deliver(generation, reader, wire, sink)
         return sink.failure
     except ChatError as error:
@@ -212,18 +216,65 @@ def _format(call: Call, generation: Generation, after: int) -> DocumentFormat:
     )
 
 
-class GrpcSink(Sink):
-    """A message per document. How the answer ended is said by the status and the metadata behind.
+class CallConnection:
+    """Writes to a call from outside of its task: a message at a time, the next when grpc has taken
+    the last. grpc.aio begins a write at the first step of its coroutine, so no task is needed."""
 
-    grpc.aio writes from within the call's task alone, so there is nothing to push to.
-    """
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._waiting: deque[bytes] = deque()
+        self._writing: Coroutine[Any, None, None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_over = False  # grpc refused a message: the call has ended
+
+    @property
+    def lags(self) -> bool:
+        return self._writing is not None or self._is_over
+
+    def write_soon(self, body: bytes) -> None:
+        self._waiting.append(body)
+        if self._writing is None:
+            self._begin()
+
+    async def idle(self) -> None:
+        """Return when nothing is being written."""
+        await self._idle.wait()
+
+    def _begin(self) -> None:
+        self._idle.clear()
+        self._writing = self._context.write(self._waiting.popleft())
+        self._go_on()
+
+    def _go_on(self, _: object = None) -> None:
+        assert self._writing is not None
+        try:
+            waited_for = self._writing.send(None)
+        except StopIteration:
+            self._writing = None
+        except (Exception, asyncio.CancelledError):  # the call's task will meet it as well
+            self._writing, self._is_over = None, True
+            self._waiting.clear()
+        else:
+            waited_for.add_done_callback(self._go_on)
+            return
+        if self._waiting:
+            self._begin()
+        else:
+            self._idle.set()
+
+
+class GrpcSink(Sink):
+    """A message per document. The status, and the metadata behind, say how the answer ended."""
 
     def __init__(self, context: Context, generation: Generation) -> None:
         self.failure: ChatError | None = None  # that the call is to end with
+        self.connection = self._connection = CallConnection(context)
         self._context = context
         self._generation = generation
 
     async def write(self, frames: list[bytes]) -> None:
+        await self._connection.idle()
         for frame in frames:
             await self._context.write(frame)
 
@@ -240,6 +291,7 @@ class GrpcSink(Sink):
         self._context.set_trailing_metadata(tuple(trailing))
 
     async def fail(self, error: ChatError, wire: Format) -> None:
+        await self._connection.idle()
         self.failure = _bare(error)
 
 

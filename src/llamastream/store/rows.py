@@ -160,6 +160,8 @@ def sampling_from_json(fields: Json) -> SamplingParams:
         "logit_bias": tuple((token_id, bias) for token_id, bias in fields["logit_bias"]),
         "stop_token_ids": frozenset(fields["stop_token_ids"]),
     }
+    if (allowed := fields.get("allowed_token_ids")) is not None:
+        fields["allowed_token_ids"] = tuple(allowed)
     return SamplingParams(**fields)
 
 

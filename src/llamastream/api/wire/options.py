@@ -40,6 +40,7 @@ MAX_CHOICES = 128  # n, OpenAI's limit
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256  # what a matcher may have to hold back
 MAX_STOP_TOKEN_IDS = 128
+MAX_ALLOWED_TOKEN_IDS = 4096
 MAX_LABEL_CHARS = 512  # user and safety_identifier
 
 LOGPROBS = "message.output_text.logprobs"  # what `include` may name
@@ -214,6 +215,8 @@ class SamplingOptions(WireModel):
     repetition_penalty: float | None = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    allowed_token_ids: Annotated[list[int], Field(max_length=MAX_ALLOWED_TOKEN_IDS)] | None = None
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
 
@@ -240,8 +243,14 @@ class SamplingOptions(WireModel):
             logit_bias=tuple((biases or {}).items()),
             logprobs=logprobs,
             stop_token_ids=frozenset(self.stop_token_ids or ()),
+            min_tokens=self.min_tokens or 0,
+            allowed_token_ids=_sorted_ids(self.allowed_token_ids),
             **given,
         )
+
+
+def _sorted_ids(ids: list[int] | None) -> tuple[int, ...] | None:
+    return None if ids is None else tuple(sorted(set(ids)))
 
 
 class GenerationOptions(SamplingOptions):

@@ -93,7 +93,7 @@ def damaged(kind: str, seed: int, parent: Path) -> Damaged:
         file = _write_folder(folder, kind)
         path = folder
     content = file.read_bytes()
-    if content[:1] == b"{" and draw.random() < 0.6:
+    if kind != "template" and content[:1] == b"{" and draw.random() < 0.6:
         file.write_text(mutate_json(content.decode(), draw))
     else:
         file.write_bytes(mutate_bytes(content, draw))

@@ -1,7 +1,7 @@
 """Which sampling defaults a small chat model should have: how often answers loop, and facts hold.
 
     llamastream serve --port 8000
-    python bench/defaults.py --url http://127.0.0.1:8000 --grid "0; 0.6,0.9,1.1"
+    python bench/defaults.py --url http://127.0.0.1:8000 --grid "0,1,1; 0.6,0.9,1.1"
 
 Asks the questions of bench/prompts.txt with each seed at each point of the grid (temperature,
 top_p, repetition_penalty; `default` sends none of them), through the chat API. An answer loops if
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--grid", default="default", help="points: `0; 0.6,0.9,1.1; default`")
+    parser.add_argument("--grid", default="default", help="points: `0,1,1; 0.6,0.9,1.1; default`")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--show", action="store_true", help="print the answers that loop")

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -312,10 +312,9 @@ def same(args: argparse.Namespace) -> None:
             for request in group:
                 if request.request_id not in expected:
                     continue
-                known = len(request.output_ids)
-                assert drawn.get(request.request_id, []) == expected[request.request_id][known:], (
-                    f"{name}: {request.request_id}"
-                )
+                known, most = len(request.output_ids), request.sampling.max_tokens
+                wanted = expected[request.request_id][known:most]
+                assert drawn.get(request.request_id, []) == wanted, f"{name}: {request.request_id}"
         status = engine.status()
         result[name] = {
             "steps": steps,
@@ -327,28 +326,36 @@ def same(args: argparse.Namespace) -> None:
 
     alone = [[request] for request in requests]
     others = [
-        replace(
-            requests[k % len(requests)],
-            request_id=f"x{k}",
-            sampling=SamplingParams(seed=k, max_tokens=60),
-        )
+        replace(one, request_id=f"x{k}", sampling=replace(one.sampling, seed=k + 99, max_tokens=60))
         for k in range(32 - len(requests))
+        for one in [requests[k % len(requests)]]
     ]
-    for mode in MODES:
-        check(f"alone, {mode}", demo.engine(mode, threads=2), alone)
-    for mode in ("off", "both"):
-        check(f"beside 31, {mode}", demo.engine(mode, threads=2), [[*requests, *others]])
-    for isa in _core.available_isas():
-        few = alone[: max(len(alone) // 4, 1)] if isa == "portable" else alone
-        check(f"isa {isa}", demo.engine("both", isa=isa), few)
-    check("preempted", demo.engine("both", kv_cache_gib=args.kv_gib), [requests])
-    resumed = [
-        [replace(r, output_ids=[token[1] for token in expected[r.request_id][:k]])]
-        for r in requests[: args.resumed]
-        for k in range(len(expected[r.request_id]))
-    ]
-    check("resumed at every token", demo.engine("both"), resumed)
+    if "alone" in args.parts:
+        for mode in MODES:
+            check(f"alone, {mode}", demo.engine(mode, threads=2), alone)
+    if "beside" in args.parts:
+        for mode in ("off", "both"):
+            check(f"beside 31, {mode}", demo.engine(mode, threads=2), [[*requests, *others]])
+    if "isa" in args.parts:
+        for isa in _core.available_isas():
+            few = alone[: max(len(alone) // 4, 1)] if isa == "portable" else alone
+            check(f"isa {isa}", demo.engine("both", isa=isa), few)
+    if "preempted" in args.parts:
+        check("preempted", demo.engine("both", kv_cache_gib=args.kv_gib), [requests])
+    if "resumed" in args.parts:  # at every token, and on for a few
+        check("resumed", demo.engine("both"), _resumed(requests[: args.resumed], expected))
     told(result)
+
+
+def _resumed(
+    requests: Sequence[GenerationRequest], expected: Drawn
+) -> Iterator[list[GenerationRequest]]:
+    for request in requests:
+        drawn = [token[1] for token in expected[request.request_id]]
+        for known in range(len(drawn)):
+            most = min(known + 4, request.sampling.max_tokens or known + 4)
+            sampling = replace(request.sampling, max_tokens=most)
+            yield [replace(request, output_ids=drawn[:known], sampling=sampling)]
 
 
 async def _child(args: argparse.Namespace) -> None:
@@ -647,7 +654,8 @@ def main() -> None:
     parser.add_argument("schemas", type=Path, nargs="?")
     parser.add_argument("--url", action="append")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--resumed", type=int, default=4, help="answers resumed at every token")
+    parser.add_argument("--resumed", type=int, default=4, help="answers that are resumed")
+    parser.add_argument("--parts", default="alone,beside,isa,preempted,resumed")
     parser.add_argument("--every", type=int, default=4, help="take each so-manieth schema")
     parser.add_argument("--kv-gib", type=float, default=0.03, help="small: answers are preempted")
     parser.add_argument("--rounds", type=int, default=3)

@@ -74,3 +74,15 @@ async def test_a_prompt_is_counted_and_nothing_is_generated(connect_stored: Conn
     }
     wrong = await client.post("/v1/responses/input_tokens", json=body | {"model": "other"})
     assert wrong.status_code == 404
+
+
+async def test_turns_are_taken_also_where_the_user_spoke_last(connect_stored: Connect) -> None:
+    engine = FakeEngine(says("x"))
+    client = await connect_stored(engine)
+    for said in (SAID, [*SAID, {"role": "user", "content": "And support?"}]):
+        body = {"model": "demo", "input": said}
+        assert (await client.post("/v1/responses/compact", json=body)).status_code == 200
+        assert prompt_of(engine, -1).count("Summarise") == 1
+    turns = [prompt_of(engine, number).split("Summarise")[0] for number in (0, 1)]
+    assert turns[1].endswith("And support?\n\n") and turns[0].count("user") == 2
+    assert turns[1].count("user") == 2

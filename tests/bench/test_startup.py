@@ -41,7 +41,7 @@ async def listens(port: int) -> bool:
 
 async def test_a_server_that_is_still_loading_is_asked_again(port: int) -> None:
     elapsed_s = await start_once(starter(port, "2"))
-    assert 0 < elapsed_s < 60
+    assert elapsed_s > 0
     assert not await listens(port)
 
 

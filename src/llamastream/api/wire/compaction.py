@@ -1,11 +1,12 @@
 """Compaction on the wire: a conversation in, one item out that stands for it in a later input."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
 from pydantic import Field
 
-from llamastream.api.wire.format import START, Format, end_of
+from llamastream.api.wire.format import START, Caller, Format, end_of
 from llamastream.api.wire.messages import Input
 from llamastream.api.wire.options import Label, WireModel, validate
 from llamastream.api.wire.response_events import usage_json
@@ -17,8 +18,9 @@ from llamastream.api.wire.responses import (
 )
 from llamastream.api.wire.summaries import summary_item
 from llamastream.errors import ChatError, InvalidRequest
-from llamastream.generation import Generation
-from llamastream.types import Delta
+from llamastream.generation import Generation, NewAnswer
+from llamastream.sampling import SamplingParams
+from llamastream.types import ChatRequest, Delta, Message
 
 ASKED = (
     "Summarise our conversation so far for yourself, so that you can go on with it knowing nothing "
@@ -51,6 +53,18 @@ class CompactEndpoint(ResponseEndpoint):
         fields = body.model_dump(exclude_none=True) | {"input": [*items, _user(ASKED)]}
         summary = {"max_output_tokens": MAX_SUMMARY_TOKENS, "truncation": "auto", "temperature": 0}
         return parse_response(fields | summary | {"store": False})
+
+    async def plan(
+        self, body: ResponseBody, caller: Caller, defaults: SamplingParams
+    ) -> tuple[ChatRequest, NewAnswer]:
+        """What is asked goes into the last message where that is the user's: many templates want
+        turns to be taken."""
+        request, new = await super().plan(body, caller, defaults)
+        *said, asked = (part for part in request.prompt if isinstance(part, Message))
+        if said and said[-1].role == "user":
+            said[-1] = replace(said[-1], content=f"{said[-1].text}\n\n{asked.text}")
+            request = replace(request, prompt=tuple(said))
+        return request, new
 
     def format(self, generation: Generation, after: int = START) -> Format:  # type: ignore[override]
         return CompactFormat()

@@ -1,16 +1,19 @@
 // Products of coded weights with rounded inputs, written once over Dot<bits> of vec_*.h.
 //
 // A tile's block of 256 inputs is unpacked to bytes once, into the first-level cache, whatever its format, and multiplied
-// with a panel of rows. A format is what unpacks it and which of two sums it takes: with integer scales in the block, or
-// with half scales per 32.
+// with a panel of rows. For a row or two its codes are taken out of the image as they are needed, since nobody reads them
+// again. A format is what unpacks it and which of two sums it takes: with integer scales in the block, or with half scales
+// per 32.
 #pragma once
 #include <cstring>
+#include <utility>
 
 #include "kernels_impl.h"
 
 namespace KERNEL_NS {
 
 constexpr int kPanel = 64;      // rows that are multiplied with a block while it is unpacked
+constexpr int kDirectRows = 2;  // so many do without
 constexpr int kAhead = 4096;    // bytes beyond the block at hand that are fetched
 constexpr int kBlockLines = kBlock / 4;
 
@@ -30,49 +33,120 @@ inline int32_t four(const int8_t* a, int line) {
   return word;
 }
 
-template <int bits>
-inline void unpack_codes(const uint8_t* in, int stride, int groups, bool has_table, Unpacked& u) {
-  for (int g = 0; g < groups; g++, in += stride) {
+// Part `to` and up of line l's codes, out of a plane of `bits` (see pack_plane).
+template <int bits, int l, int to>
+inline I plane_part(const uint8_t* plane) {
+  constexpr int shift = l / bits * bits - to, mask = ((1 << bits) - 1) << to;
+  I w = load_line(plane + l % bits * kLineBytes);
+  if constexpr (shift > 0) w = shift_right<shift>(w);
+  if constexpr (shift < 0) w = shift_left<-shift>(w);
+  return iand(w, iset1(mask * 0x01010101));
+}
+
+// Line l of a group as it is stored.
+template <int bits, int l>
+inline I packed_line(const uint8_t* group) {
+  constexpr int low = bits >= 4 ? 4 : 2;
+  if constexpr (bits == 8) {
+    return load_line(group + l * kLineBytes);
+  } else {
+    I w = plane_part<low, l, 0>(group);
+    if constexpr (bits > low) w = iadd(w, plane_part<bits - low, l, low>(group + kGroupBytes * low / 8));
+    return w;
+  }
+}
+
+// Compilers must not call what is run in a loop like this: sums would go through memory.
+#define INLINED __attribute__((always_inline))
+
+template <int count, class Do>
+INLINED inline void each(Do run) {
+  [&]<int... i>(std::integer_sequence<int, i...>) INLINED {
+    (run(std::integral_constant<int, i>()), ...);
+  }(std::make_integer_sequence<int, count>());
+}
+
+// Where the codes of a block's group begin.
+template <Format format>
+inline const uint8_t* group_at(const uint8_t* block, int g) {
+  constexpr FormatInfo of = info(format);
+  constexpr int in_span = of.span / kGroup;
+  return block + g / in_span * of.tile_bytes() + g % in_span * (kGroupBytes * of.bits / 8);
+}
+
+// Where the products read a block's codes: in the image,
+template <Format format>
+struct InImage {
+  static constexpr FormatInfo of = info(format);
+  static constexpr int bits = of.bits, in_span = of.span / kGroup;
+  const uint8_t* block;
+
+  // Of group g, where a format is smaller than the block.
+  const uint8_t* scales(int g) const { return block + g / in_span * of.tile_bytes() + of.code_bytes(); }
+  F d(int g) const { return load_half((const uint16_t*)(scales(g) + of.scale_bytes())); }
+  F m(int g) const { return load_half((const uint16_t*)(scales(g) + of.scale_bytes()) + kLanes); }
+  I z(int g) const {
+    int32_t z[kLanes];
+    for (int i = 0; i < kLanes; i++) z[i] = scales(g)[i];
+    return load(z);
+  }
+
+  template <class D, int l>
+  auto codes(int g) const { return D::of(packed_line<bits, l>(group_at<format>(block, g))); }
+
+  template <class D>
+  auto codes(int g, int l) const {
+    const uint8_t* group = group_at<format>(block, g);
+    I w = packed_line<bits, 0>(group);
+    each<kLines - 1>([&](auto i) INLINED {
+      if (l == i + 1) w = packed_line<bits, i + 1>(group);
+    });
+    return D::of(w);
+  }
+};
+
+// or unpacked.
+struct InCache {
+  const Unpacked& u;
+
+  F d(int g) const { return load(u.d + g * kLanes); }
+  F m(int g) const { return load(u.m + g * kLanes); }
+  I z(int g) const { return load(u.z + g * kLanes); }
+
+  template <class D, int l>
+  auto codes(int g) const { return codes<D>(g, l); }
+
+  template <class D>
+  auto codes(int g, int l) const { return D::of(load_line(u.line[g] + l * kLineBytes)); }
+};
+
+template <Format format>
+static void unpack_codes(const uint8_t* block, int groups, Unpacked& u) {
+  constexpr FormatInfo of = info(format);
+  constexpr int bytes = kGroupBytes * of.bits / 8;
+  for (int g = 0; g < groups; g++) {
+    const uint8_t* in = group_at<format>(block, g);
     uint8_t* out = u.codes + g * kGroupBytes;
-    for (int i = 0; i < stride; i += 64) __builtin_prefetch(in + kAhead + i, 0, 3);
-    if (bits == 8) {
-      u.line[g] = in;
-      continue;
-    }
-    u.line[g] = out;
-    unpack_group<bits>(in, out);
-    if (has_table) look_up(kTable, out, kGroupBytes);
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(in + kAhead + i, 0, 3);
+    u.line[g] = of.bits == 8 ? in : out;
+    if (of.bits != 8) unpack_group<of.bits>(in, out);
+    if (of.has_table) look_up(kTable, out, kGroupBytes);
   }
 }
 
 template <class D, Format format>
-static void unpack_block(const uint8_t* in, int groups, Unpacked& u) {
+static void unpack_scales(const uint8_t* block, int groups, Unpacked& u) {
   constexpr FormatInfo of = info(format);
-  if constexpr (of.has_zeros) {
-    constexpr int in_span = of.span / kGroup;
-    for (int g = 0; g < groups; g += in_span, in += of.tile_bytes()) {
-      const uint8_t* z = in + of.code_bytes();
-      const F d = load_half((const uint16_t*)(z + of.scale_bytes()));
-      for (int i = 0; i < in_span; i++) {
-        const uint8_t* codes = in + i * kGroupBytes / 2;
-        for (int b = 0; b < kGroupBytes / 2; b += 64) __builtin_prefetch(codes + kAhead + b, 0, 3);
-        u.line[g + i] = u.codes + (g + i) * kGroupBytes;
-        unpack_group<4>(codes, u.codes + (g + i) * kGroupBytes);
-        store(u.d + (g + i) * kLanes, d);
-        for (int l = 0; l < kLanes; l++) u.z[(g + i) * kLanes + l] = z[l];
-      }
-    }
-  } else if constexpr (of.span == kGroup) {
-    unpack_codes<of.bits>(in, of.tile_bytes(), groups, of.has_table, u);
-    for (int g = 0; g < groups; g++, in += of.tile_bytes()) {
-      const uint16_t* half = (const uint16_t*)(in + of.code_bytes());
-      store(u.d + g * kLanes, load_half(half));
-      if (of.has_minima) store(u.m + g * kLanes, load_half(half + kLanes));
+  if constexpr (!of.is_block()) {
+    const InImage<format> from{block};
+    for (int g = 0; g < groups; g++) {
+      store(u.d + g * kLanes, from.d(g));
+      if (of.has_minima) store(u.m + g * kLanes, from.m(g));
+      if (of.has_zeros) store(u.z + g * kLanes, from.z(g));
     }
   } else {
     constexpr int scales = of.scales();
-    unpack_codes<of.bits>(in, kGroupBytes * of.bits / 8, kBlock / kGroup, of.has_table, u);
-    const uint8_t *s = in + of.code_bytes(), *t = s + scales * kLanes;
+    const uint8_t *s = block + of.code_bytes(), *t = s + scales * kLanes;
     const uint16_t* half = (const uint16_t*)(s + of.scale_bytes());
     for (int i = 0; i < scales * kLanes; i++)
       u.s[i] = D::scale_word(of.packs_scales() ? s[i] & 15 : (int8_t)s[i]);
@@ -89,15 +163,14 @@ static void unpack_block(const uint8_t* in, int groups, Unpacked& u) {
   }
 }
 
-// Sums of products of MT rows with lines [first, last) of the block, as integers of Dot's own size.
-template <class D, int MT>
-inline void add_lines(const Unpacked& u, int first, int last, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
-  const uint8_t* codes = u.line[first / kLines] + first % kLines * kLineBytes;
-#pragma GCC unroll 8
-  for (int l = first; l < last; l++, codes += kLineBytes) {
-    const auto w = D::load(codes);
-    for (int m = 0; m < MT; m++) sum[m] = D::add(sum[m], w, four(low + (long)m * k, l));
-  }
+// Sums of products of MT rows with `count` lines of group g from `first` on, as integers of Dot's own size.
+template <class D, int first, int count, class From, int MT>
+INLINED inline void add_lines(const From& from, int g, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
+  each<count>([&](auto i) INLINED {
+    constexpr int l = first + i;
+    const auto w = from.template codes<D, l>(g);
+    for (int m = 0; m < MT; m++) sum[m] = D::add(sum[m], w, four(low + (long)m * k, g * kLines + l));
+  });
 }
 
 constexpr int least(int a, int b) { return a < b ? a : b; }
@@ -113,20 +186,22 @@ inline I minima(const Unpacked& u, const Pair<int16_t>* low, const Pair<int16_t>
 }
 
 // What a block of a format of 256 adds to the results of MT rows.
-template <class D, Format format, int MT>
-static inline void add_block(const Unpacked& u, int, const Inputs& a, int block, F (&f)[MT]) {
+template <class D, Format format, class From, int MT>
+static inline void add_block(const Unpacked& u, const From& from, const Inputs& a, int block, F (&f)[MT]) {
   constexpr FormatInfo of = info(format);
   constexpr int lines = of.scale_group / 4, step = least(D::kLines, lines);
   I total[MT];
   for (int m = 0; m < MT; m++) total[m] = iset1(0);
   const int8_t* low = a.low + block * kBlock;
-  for (int l = 0; l < kBlockLines; l += step) {
-    typename D::Sum sum[MT];
-    for (int m = 0; m < MT; m++) sum[m] = D::zero();
-    add_lines<D>(u, l, l + step, low, a.k, sum);
-    const I s = load(u.s + l / lines * kLanes);
-    for (int m = 0; m < MT; m++) total[m] = D::fold(total[m], sum[m], s);
-  }
+  for (int g = 0; g < kBlock / kGroup; g++)
+    each<kLines / step>([&](auto i) INLINED {
+      constexpr int first = i * step;
+      typename D::Sum sum[MT];
+      for (int m = 0; m < MT; m++) sum[m] = D::zero();
+      add_lines<D, first, step>(from, g, low, a.k, sum);
+      const I s = load(u.s + (g * kLines + first) / lines * kLanes);
+      for (int m = 0; m < MT; m++) total[m] = D::fold(total[m], sum[m], s);
+    });
   const F d = load(u.d), dm = load(u.m);
   for (int m = 0; m < MT; m++) {
     const Inputs row = a.row(m);
@@ -138,7 +213,7 @@ static inline void add_block(const Unpacked& u, int, const Inputs& a, int block,
       for (uint64_t marks = b.marks; marks; marks &= marks - 1) {
         const int l = __builtin_ctzll(marks);
         const typename D::Sum sum =
-            D::add(D::zero(), D::load(u.line[l / kLines] + l % kLines * kLineBytes), four(row.high + block * kBlock, l));
+            D::add(D::zero(), from.template codes<D>(l / kLines, l % kLines), four(row.high + block * kBlock, l));
         high = D::fold(high, sum, load(u.s + l / lines * kLanes));
       }
       if (D::kShift) high = isub(high, imul(minima<4>(u, b.high32, b.high32, false), iset1(D::kShift)));
@@ -154,8 +229,8 @@ static inline void add_block(const Unpacked& u, int, const Inputs& a, int block,
 }
 
 // The same of a smaller format: `groups` of 32.
-template <class D, Format format, int MT>
-static inline void add_groups(const Unpacked& u, int groups, const Inputs& a, int block, F (&f)[MT]) {
+template <class D, Format format, class From, int MT>
+static inline void add_groups(const From& from, int groups, const Inputs& a, int block, F (&f)[MT]) {
   constexpr FormatInfo of = info(format);
   constexpr int step = least(D::kLines, kLines);
   F part[MT];
@@ -164,36 +239,36 @@ static inline void add_groups(const Unpacked& u, int groups, const Inputs& a, in
   const Inputs::Block* blocks = a.block + block;
   for (int g = 0; g < groups; g++) {
     I total[MT];
-    for (int l = 0; l < kLines; l += step) {
+    each<kLines / step>([&](auto i) INLINED {
       typename D::Sum sum[MT];
       for (int m = 0; m < MT; m++) sum[m] = D::zero();
-      add_lines<D>(u, g * kLines + l, g * kLines + l + step, low, a.k, sum);
-      for (int m = 0; m < MT; m++) total[m] = l ? iadd(total[m], D::total(sum[m])) : D::total(sum[m]);
-    }
-    const F d = load(u.d + g * kLanes), low_end = load(u.m + g * kLanes);
+      add_lines<D, i * step, step>(from, g, low, a.k, sum);
+      for (int m = 0; m < MT; m++) total[m] = i ? iadd(total[m], D::total(sum[m])) : D::total(sum[m]);
+    });
+    const F d = from.d(g), low_end = of.has_minima ? from.m(g) : d;
     for (int m = 0; m < MT; m++) {
       const Inputs::Block& b = blocks[m * a.blocks()];
       if (D::kShift) total[m] = isub(total[m], iset1(D::kShift * half_of((Pair<int16_t>*)b.low32, g)));
       if (of.offset) total[m] = isub(total[m], iset1(of.offset * b.sum[g]));
-      if (of.has_zeros) total[m] = isub(total[m], imul(load(u.z + g * kLanes), iset1(b.sum[g])));
+      if (of.has_zeros) total[m] = isub(total[m], imul(from.z(g), iset1(b.sum[g])));
       part[m] = fma(to_float(total[m]), d, part[m]);
-      if (of.has_minima) part[m] = fma(to_float(iset1(b.sum[g])), low_end, part[m]);
+      if (of.has_minima) part[m] = fma(set1((float)b.sum[g]), low_end, part[m]);
     }
   }
   for (int m = 0; m < MT; m++) {
     const Inputs::Block& b = blocks[m * a.blocks()];
     if (b.marks) {
       F high = set1(0.0f);
-      const int8_t* from = a.high + (long)m * a.k + block * kBlock;
+      const int8_t* parts = a.high + (long)m * a.k + block * kBlock;
       for (uint64_t marks = b.marks; marks; marks &= marks - 1) {
         const int l = __builtin_ctzll(marks);
-        const int32_t v = four(from, l);
-        I sum = D::total(D::add(D::zero(), D::load(u.line[l / kLines] + l % kLines * kLineBytes), v));
+        const int32_t v = four(parts, l);
+        I sum = D::total(D::add(D::zero(), from.template codes<D>(l / kLines, l % kLines), v));
         if (D::kShift) {
-          const int8_t* bytes = from + 4 * l;
+          const int8_t* bytes = parts + 4 * l;
           sum = isub(sum, iset1(D::kShift * (bytes[0] + bytes[1] + bytes[2] + bytes[3])));
         }
-        high = fma(to_float(sum), load(u.d + l / kLines * kLanes), high);
+        high = fma(to_float(sum), from.d(l / kLines), high);
       }
       part[m] = fma(high, set1(255.0f), part[m]);
     }
@@ -201,37 +276,49 @@ static inline void add_groups(const Unpacked& u, int groups, const Inputs& a, in
   }
 }
 
-template <class D, Format format, int MT>
-static void block_rows(const Unpacked& u, int groups, const Inputs& a, int block, float* results) {
+template <class D, Format format, int MT, class From>
+static void block_rows(const Unpacked& u, const From& from, int groups, const Inputs& a, int block, float* results) {
   F f[MT];
   for (int m = 0; m < MT; m++) f[m] = load(results + m * kLanes);
   if constexpr (!info(format).is_block())
-    add_groups<D, format, MT>(u, groups, a, block, f);
+    add_groups<D, format>(from, groups, a, block, f);
   else
-    add_block<D, format, MT>(u, groups, a, block, f);
+    add_block<D, format>(u, from, a, block, f);
   for (int m = 0; m < MT; m++) store(results + m * kLanes, f[m]);
 }
 
-template <class D, Format format, int MT = kRowBlock>
-static void last_rows(int rows, const Unpacked& u, int groups, const Inputs& a, int block, float* results) {
-  if (rows == MT) return block_rows<D, format, MT>(u, groups, a, block, results);
-  if constexpr (MT > 1) last_rows<D, format, MT - 1>(rows, u, groups, a, block, results);
+// At most MT rows.
+template <class D, Format format, int MT, class From>
+static void last_rows(int rows, const Unpacked& u, const From& from, int groups, const Inputs& a, int block,
+                      float* results) {
+  if (rows == MT) return block_rows<D, format, MT>(u, from, groups, a, block, results);
+  if constexpr (MT > 1) last_rows<D, format, MT - 1>(rows, u, from, groups, a, block, results);
 }
 
 // One tile with the rows of a panel.
 template <class D, Format format>
 static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, float* out) {
   constexpr FormatInfo of = info(format);
-  alignas(64) float results[kPanel * kLanes] = {};
+  alignas(64) float results[kPanel * kLanes];
+  for (int m = 0; m < rows; m++) store(results + m * kLanes, set1(0.0f));
   Unpacked u;
   for (int block = 0; block < g.a.blocks(); block++) {
     const int left = (g.a.k - block * kBlock) / kGroup, groups = left < kBlock / kGroup ? left : kBlock / kGroup;
-    unpack_block<D, format>(tile, groups, u);
+    if (!of.has_table && rows <= kDirectRows) {
+      const InImage<format> from{tile};
+      if (of.is_block()) unpack_scales<D, format>(tile, groups, u);
+      last_rows<D, format, kDirectRows>(rows, u, from, groups, g.a.row(first), block, results);
+    } else {
+      unpack_codes<format>(tile, groups, u);
+      unpack_scales<D, format>(tile, groups, u);
+      const InCache from{u};
+      int m = 0;
+      for (; m + kRowBlock <= rows; m += kRowBlock)
+        block_rows<D, format, kRowBlock>(u, from, groups, g.a.row(first + m), block, results + m * kLanes);
+      if (m < rows)
+        last_rows<D, format, kRowBlock - 1>(rows - m, u, from, groups, g.a.row(first + m), block, results + m * kLanes);
+    }
     tile += of.is_block() ? of.tile_bytes() : groups * kGroup / of.span * of.tile_bytes();
-    int m = 0;
-    for (; m + kRowBlock <= rows; m += kRowBlock)
-      block_rows<D, format, kRowBlock>(u, groups, g.a.row(first + m), block, results + m * kLanes);
-    if (m < rows) last_rows<D, format>(rows - m, u, groups, g.a.row(first + m), block, results + m * kLanes);
     if (g.prefetch) g.prefetch->fetch();
   }
   for (int m = 0; m < rows; m++) write(out + (long)m * g.ldo, load(results + m * kLanes), g.then);

@@ -10,10 +10,6 @@ namespace KERNEL_NS {
 
 constexpr int kRowBlock = 4, kWideTiles = 1;
 
-inline I load_line(const uint8_t* p) {
-  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
-}
-
 // Products of a line's codes with four inputs. Sum: what may be added over kLines lines; total: the same in 32 bits; fold:
 // times the scales s, added to what is there. Of 8 bits: of the codes, which are signed, plus kShift.
 #ifdef __AVXVNNI__
@@ -22,8 +18,8 @@ struct Dot {
   using Sum = I;
   static constexpr int kLines = 64, kShift = bits == 8 ? 128 : 0;
   static I zero() { return iset1(0); }
-  static I load(const uint8_t* p) {
-    const I w = load_line(p), flip = iset1((int32_t)0x80808080);
+  static I of(I w) {
+    const I flip = iset1((int32_t)0x80808080);
     return bits == 8 ? I{_mm256_xor_si256(w.a, flip.a), _mm256_xor_si256(w.b, flip.b)} : w;
   }
   static I add(I sum, I w, int32_t four) {
@@ -41,7 +37,7 @@ struct Dot {
   using Sum = I;
   static constexpr int kLines = bits <= 4 ? 8 : bits == 5 ? 4 : 2, kShift = 0;
   static I zero() { return iset1(0); }
-  static I load(const uint8_t* p) { return load_line(p); }
+  static I of(I w) { return w; }
   static I add(I sum, I w, int32_t four) {
     const __m256i v = _mm256_set1_epi32(four);
     return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, v)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, v))};
@@ -63,10 +59,7 @@ struct Dot<8> {
   };
   static constexpr int kLines = 64, kShift = 0;
   static I zero() { return iset1(0); }
-  static Codes load(const uint8_t* p) {
-    const I w = load_line(p);
-    return {w, {_mm256_abs_epi8(w.a), _mm256_abs_epi8(w.b)}};
-  }
+  static Codes of(I w) { return {w, {_mm256_abs_epi8(w.a), _mm256_abs_epi8(w.b)}}; }
   static __m256i add(__m256i sum, __m256i w, __m256i magnitude, __m256i v) {
     const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(v, w));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

@@ -12,10 +12,7 @@ struct Dot {
   using Sum = I;
   static constexpr int kLines = 64, kShift = bits == 8 ? 128 : 0;
   static I zero() { return iset1(0); }
-  static I load(const uint8_t* p) {
-    const __m512i w = _mm512_loadu_si512(p);
-    return {bits == 8 ? _mm512_xor_si512(w, _mm512_set1_epi32((int32_t)0x80808080)) : w};
-  }
+  static I of(I w) { return {bits == 8 ? _mm512_xor_si512(w.v, _mm512_set1_epi32((int32_t)0x80808080)) : w.v}; }
   static I add(I sum, I w, int32_t four) { return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_set1_epi32(four))}; }
   static I total(I sum) { return sum; }
   static I fold(I total, I sum, I s) { return iadd(total, imul(sum, s)); }

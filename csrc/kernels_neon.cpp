@@ -15,9 +15,9 @@ struct Dot {
   };
   static constexpr int kLines = 64, kShift = 0;
   static I zero() { return iset1(0); }
-  static Codes load(const uint8_t* p) {
+  static Codes of(I w) {
     Codes c;
-    for (int i = 0; i < 4; i++) c.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i));
+    for (int i = 0; i < 4; i++) c.v[i] = vreinterpretq_s8_s32(w.v[i]);
     return c;
   }
   static I add(I sum, const Codes& c, int32_t four) {

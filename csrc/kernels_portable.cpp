@@ -11,10 +11,11 @@ struct Dot {
   using Sum = I;
   static constexpr int kLines = 64, kShift = 0;
   static I zero() { return iset1(0); }
-  static const uint8_t* load(const uint8_t* p) { return p; }
-  static I add(I sum, const uint8_t* w, int32_t four) {
+  static I of(I w) { return w; }
+  static I add(I sum, I codes, int32_t four) {
+    uint8_t w[kLineBytes];
     int8_t a[4];
-    std::memcpy(a, &four, 4);
+    std::memcpy(w, &codes, kLineBytes), std::memcpy(a, &four, 4);
     for (int i = 0; i < kLineBytes; i++) sum.v[i / 4] += (bits == 8 ? (int8_t)w[i] : w[i]) * a[i % 4];
     return sum;
   }

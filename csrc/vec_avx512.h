@@ -25,6 +25,7 @@ inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void stream(float* p, F a) { _mm512_stream_ps(p, a.v); }
 inline void end_streams() { _mm_sfence(); }
 inline I load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline I load_line(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 inline P load(const Pair<int16_t>* p) { return {_mm512_loadu_si512(p)}; }
 inline P load(const Pair<int8_t>* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }

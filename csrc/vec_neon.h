@@ -26,6 +26,7 @@ inline void store(float* p, F a) { LANES vst1q_f32(p + 4 * i, a.v[i]); }
 inline void stream(float* p, F a) { store(p, a); }
 inline void end_streams() {}
 inline I load(const int32_t* p) { I r; LANES r.v[i] = vld1q_s32(p + 4 * i); return r; }
+inline I load_line(const uint8_t* p) { I r; LANES r.v[i] = vreinterpretq_s32_u8(vld1q_u8(p + 16 * i)); return r; }
 inline void store(int32_t* p, I a) { LANES vst1q_s32(p + 4 * i, a.v[i]); }
 inline P load(const Pair<int16_t>* p) {
   const int16x8x2_t low = vld2q_s16(&p->even), high = vld2q_s16(&p[8].even);

@@ -27,6 +27,7 @@ inline void store(float* p, F a) { LANES p[i] = a.v[i]; }
 inline void stream(float* p, F a) { store(p, a); }
 inline void end_streams() {}
 inline I load(const int32_t* p) { I r; LANES r.v[i] = p[i]; return r; }
+inline I load_line(const uint8_t* p) { I r; std::memcpy(&r, p, 64); return r; }
 inline void store(int32_t* p, I a) { LANES p[i] = a.v[i]; }
 inline P load(const Pair<int16_t>* p) { P r; LANES r.v[i] = p[i]; return r; }
 inline P load(const Pair<int8_t>* p) { P r; LANES r.v[i] = {p[i].even, p[i].odd}; return r; }

@@ -20,6 +20,10 @@ export default defineConfig({
     modulePreload: false,
     assetsInlineLimit: 0, // the page's Content-Security-Policy allows no data: URLs
     target: "es2022",
+    rolldownOptions: {
+      // The manifest names its icon.
+      output: { assetFileNames: ({ names }) => `assets/${names[0] === "icon.svg" ? "[name]" : "[name]-[hash]"}[extname]` },
+    },
   },
   server: { proxy: { "/v1": "http://127.0.0.1:8000", "/health": "http://127.0.0.1:8000" } },
 });

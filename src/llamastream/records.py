@@ -64,6 +64,13 @@ class Item(NamedTuple):
     follows: str | None = None
 
 
+class Found(NamedTuple):
+    """What a search found: by its title, or by what an item says."""
+
+    conversation: "Conversation"
+    item: Item | None
+
+
 class IdempotencyKey(NamedTuple):
     """The caller's key for a request, and a digest of everything that makes the request."""
 

@@ -128,3 +128,26 @@ async def test_an_error_in_the_middle_is_raised_by_the_client(connect: Connect) 
             async for chunk in stream:
                 seen.append(chunk.choices[0].delta.content)
     assert "".join(text or "" for text in seen) == "Pa"
+
+
+async def test_a_prompt_is_echoed_with_its_log_probabilities(connect: Connect) -> None:
+    async with openai_client(await connect(FakeEngine(says(TEXT)))) as client:
+        completion = await client.completions.create(
+            model="demo", prompt="Hi", echo=True, logprobs=1, max_tokens=0
+        )
+    (choice,) = completion.choices
+    assert (choice.text, choice.finish_reason) == ("Hi", "length")
+    assert choice.logprobs is not None and choice.logprobs.tokens == ["H", "i"]
+    assert choice.logprobs.token_logprobs == [None, -0.5]
+
+
+async def test_conversations_are_counted_and_compacted(connect_stored: Connect) -> None:
+    async with openai_client(await connect_stored(FakeEngine(says(TEXT)))) as client:
+        counted = await client.responses.input_tokens.count(model="demo", input="Hi")
+        answer = await client.responses.create(model="demo", input="Hi")
+        compacted = await client.responses.compact(model="demo", previous_response_id=answer.id)
+        given = [item.model_dump() for item in compacted.output]
+        again = await client.responses.create(model="demo", input=given)  # type: ignore[arg-type]
+    assert answer.usage is not None and counted.input_tokens == answer.usage.input_tokens
+    assert [item.type for item in compacted.output] == ["compaction"]
+    assert again.output_text == TEXT

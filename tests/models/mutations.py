@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from safetensors.numpy import save_file
+from tests.models.group_packers import gptq, random_codes
 from tests.models.weights_builders import CONFIG, random_tensors, write_folder, write_gguf
 
 TEMPLATE = (
@@ -45,6 +47,8 @@ KINDS = (
     "added_tokens.json",
     "index",
     "template",
+    "gptq",
+    "gptq config.json",
 )
 SETTINGS = {
     "tokenizer_class": "LlamaTokenizer",
@@ -55,6 +59,7 @@ SETTINGS = {
     "added_tokens_decoder": {str(len(PIECES)): {"content": "<|im_end|>", "special": True}},
     "chat_template": [{"name": "default", "template": TEMPLATE}],
 }
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True, "sym": False}
 GENERATION = {"eos_token_id": [2], "temperature": 0.7, "top_p": 0.9, "top_k": -1, "do_sample": True}
 OTHER_KEYS = (
     "general.alignment general.architecture llama.attention.head_count split.count "
@@ -110,14 +115,33 @@ def _write_folder(folder: Path, kind: str) -> Path:
     }
     if kind == "template":
         files["chat_template.jinja"] = TEMPLATE
-    write_folder(folder, config={**SHAPE, "vocab_size": len(PIECES) + 1}, files=files)
+    shape: dict[str, Any] = {**SHAPE, "vocab_size": len(PIECES) + 1}
+    tensors = None
+    if kind.startswith("gptq"):
+        shape |= {"hidden_size": 32, "intermediate_size": 64, "quantization_config": GPTQ}
+        tensors = _gptq_tensors(shape)
+    write_folder(folder, config=shape, tensors=tensors, files=files)
     if files["tokenizer.json"] is None:
         (folder / "tokenizer.model").write_bytes(_sentencepiece_model())
     names = {"safetensors": "model.safetensors", "template": "chat_template.jinja"}
+    names |= {"gptq": "model.safetensors", "gptq config.json": "config.json"}
     names["index"] = "model.safetensors.index.json"
     if kind == "index":
         _split(folder)
     return folder / names.get(kind, kind)
+
+
+def _gptq_tensors(shape: dict[str, Any]) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    order = {size: rng.permutation(size) for size in (32, 64)}
+    tensors: dict[str, Any] = {}
+    for name, values in random_tensors(shape).items():
+        if ".layers." in name and values.ndim == 2:
+            codes = random_codes(*values.shape, 32, rng, order[values.shape[1]])
+            tensors |= gptq(name.removesuffix(".weight"), codes)
+        else:
+            tensors[name] = values
+    return tensors
 
 
 TOKENIZER: dict[str, Any] = {
@@ -199,7 +223,10 @@ def _write_gguf(file: Path, draw: random.Random) -> None:
     if draw.random() < 0.4:  # a whole file with one odd value
         name = draw.choice([*sorted(keys), *OTHER_KEYS])
         odd = [v for v in VALUES if _fits_gguf(v)]
-        keys[name] = draw.choice([*odd, 0.0, float("inf"), 2**32 - 1, [1, 2], ["\x00"], [1.5]])
+        odd += [0.0, float("inf"), 2**32 - 1, [1, 2], ["\x00"], [1.5]]
+        if name == "general.architecture":  # the writer takes no other
+            odd = [v for v in odd if isinstance(v, str)]
+        keys[name] = draw.choice(odd)
     write_gguf(file, config=SHAPE, metadata=keys)
 
 

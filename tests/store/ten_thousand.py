@@ -102,6 +102,8 @@ def requests_of(conversation: str, response: str) -> dict[str, str]:
         "conversation list": f"/v1/conversations?limit=100&after={conversation}",
         "open": f"/v1/conversations/{conversation}",
         "items list": f"/v1/conversations/{conversation}/items?limit=100",
+        "search, found in all": "/v1/search/conversations?query=small+boat",
+        "search, found in none": "/v1/search/conversations?query=small+submarine",
         "response retrieve": f"/v1/responses/{response}",
         "response resume": f"/v1/responses/{response}?stream=true&starting_after=100",
     }

@@ -15,6 +15,12 @@ export interface Item {
   after?: string; // what it follows, if not the item before it
 }
 
+/** What a search found: by the title, or by what an item says. */
+export interface Found {
+  conversation: Conversation;
+  item: Item | null;
+}
+
 export interface Usage {
   input_tokens: number;
   output_tokens: number;
@@ -29,6 +35,12 @@ export interface ResponseObject {
   output: Item[];
   usage: Usage | null;
   seed?: string; // its digits: see `parseWithSeed`
+}
+
+export interface Health {
+  status: string;
+  running: number; // requests that are answered now
+  waiting: number; // and those before which others come
 }
 
 export interface Model {
@@ -58,6 +70,7 @@ export class ApiError extends Error {
     readonly status: number,
     readonly param: string | null = null,
     readonly retryAfterS: number | null = null,
+    readonly code: string | null = null,
   ) {
     super(message);
   }
@@ -79,6 +92,7 @@ interface Options {
   body?: string; // JSON
   headers?: Record<string, string>;
   signal?: AbortSignal;
+  keepalive?: boolean;
 }
 
 export class Api {
@@ -101,11 +115,30 @@ export class Api {
     }
   }
 
-  async health(): Promise<string> {
+  async health(): Promise<Health> {
     const response = await this.attempt("health", {});
-    if (response.ok) return "ready";
-    const body = (await response.json().catch(() => ({}))) as { status?: string };
-    return body.status ?? "unreachable";
+    const body = (await response.json().catch(() => ({}))) as Partial<Health>;
+    const status = response.ok ? "ready" : (body.status ?? "unreachable");
+    return { status, running: body.running ?? 0, waiting: body.waiting ?? 0 };
+  }
+
+  async version(): Promise<string> {
+    return (await this.json<{ version: string }>("version")).version;
+  }
+
+  async numTokens(model: string, prompt: string): Promise<number> {
+    const body = JSON.stringify({ model, prompt, add_special_tokens: false });
+    return (await this.json<{ count: number }>("tokenize", { method: "POST", body })).count;
+  }
+
+  /** An answer that the server does not keep. */
+  async reply(model: string, messages: { role: string; content: string }[], maxTokens: number) {
+    const request = { model, messages, max_tokens: maxTokens, truncation: "auto" };
+    const answer = await this.json<{ choices: { message: { content: string } }[] }>(
+      "v1/chat/completions",
+      { method: "POST", body: JSON.stringify(request) },
+    );
+    return answer.choices[0]!.message.content;
   }
 
   async model(): Promise<Model> {
@@ -115,6 +148,11 @@ export class Api {
 
   conversations(after?: string): Promise<List<Conversation>> {
     return this.json(`v1/conversations?limit=50${after ? `&after=${after}` : ""}`);
+  }
+
+  async search(query: string, signal: AbortSignal): Promise<Found[]> {
+    const path = `v1/search/conversations?limit=30&query=${encodeURIComponent(query)}`;
+    return (await this.json<{ data: Found[] }>(path, { signal })).data;
   }
 
   conversation(id: string): Promise<Conversation> {
@@ -133,8 +171,19 @@ export class Api {
     });
   }
 
+  /** Goes out also while the page is closed. */
   async deleteConversation(id: string): Promise<void> {
-    await this.send(`v1/conversations/${id}`, { method: "DELETE" });
+    await this.send(`v1/conversations/${id}`, { method: "DELETE", keepalive: true });
+  }
+
+  async addItems(
+    conversation: string,
+    items: { role: string; content: string }[],
+    after?: string,
+  ): Promise<Item[]> {
+    const body = JSON.stringify(after === undefined ? { items } : { items, after });
+    const path = `v1/conversations/${conversation}/items`;
+    return (await this.json<List<Item>>(path, { method: "POST", body })).data;
   }
 
   /** All items behind `after`, oldest first. */
@@ -198,7 +247,7 @@ export class Api {
 
 async function toError(response: Response): Promise<ApiError> {
   const body = (await response.json().catch(() => null)) as {
-    error?: { message?: string; param?: string | null };
+    error?: { message?: string; param?: string | null; code?: string | null };
   } | null;
   const after = Number(response.headers.get("Retry-After") ?? NaN);
   return new ApiError(
@@ -206,5 +255,6 @@ async function toError(response: Response): Promise<ApiError> {
     response.status,
     body?.error?.param ?? null,
     Number.isFinite(after) ? after : null,
+    body?.error?.code ?? null,
   );
 }

@@ -1,4 +1,4 @@
-// Settings, the API key, and the question before something is deleted.
+// Settings and the API key.
 
 import type { Model } from "./api.ts";
 import { byId } from "./dom.ts";
@@ -12,6 +12,12 @@ export class SettingsDialog {
     temperature: byId<HTMLInputElement>("temperature"),
     maxTokens: byId<HTMLInputElement>("max-tokens"),
     seed: byId<HTMLInputElement>("seed"),
+    topP: byId<HTMLInputElement>("top-p"),
+    topK: byId<HTMLInputElement>("top-k"),
+    minP: byId<HTMLInputElement>("min-p"),
+    repetitionPenalty: byId<HTMLInputElement>("repetition-penalty"),
+    presencePenalty: byId<HTMLInputElement>("presence-penalty"),
+    frequencyPenalty: byId<HTMLInputElement>("frequency-penalty"),
     schema: byId<HTMLTextAreaElement>("schema"),
   };
   private readonly dropOldest = byId<HTMLInputElement>("drop-oldest");
@@ -32,15 +38,14 @@ export class SettingsDialog {
   }
 
   get settings(): Settings {
-    const { instructions, temperature, maxTokens, seed, schema } = this.fields;
-    return {
-      instructions: instructions.value,
-      temperature: temperature.value,
-      maxTokens: maxTokens.value,
-      seed: seed.value,
-      schema: schema.value,
-      dropOldest: this.dropOldest.checked,
-    };
+    const typed = Object.fromEntries(this.entries().map(([name, field]) => [name, field.value]));
+    return { ...DEFAULTS, ...typed, dropOldest: this.dropOldest.checked };
+  }
+
+  /** Take the oldest turns out of what grows too long, from now on. */
+  setDropOldest(): void {
+    this.dropOldest.checked = true;
+    storage.setSettings(this.settings);
   }
 
   show(model: Model): void {
@@ -48,10 +53,13 @@ export class SettingsDialog {
     this.fields.maxTokens.placeholder = limit ? `up to ${limit}` : "";
   }
 
-  /** Open at the field that the server calls `param`, with what it said; whether there is one. */
-  refuse(param: string, message: string): boolean {
+  /** Open at the field that the server calls `param`, perhaps with what is wrong there; whether
+   * there is one. */
+  openAt(param: string, message: string | null): boolean {
     const field = this.dialog.querySelector<HTMLElement>(`[data-param~="${CSS.escape(param)}"]`);
     if (field === null) return false;
+    const more = field.closest("details");
+    if (more) more.open = true;
     this.open();
     this.mark(field, message);
     field.focus();
@@ -93,11 +101,6 @@ export function askKey(why: string): Promise<string | null> {
     });
   });
   return asking;
-}
-
-export function confirmDelete(title: string): Promise<boolean> {
-  byId("delete-name").textContent = `“${title}”`;
-  return ask("delete-dialog");
 }
 
 function ask(id: string): Promise<boolean> {

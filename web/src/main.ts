@@ -1,12 +1,18 @@
 // Joins the parts: what the person does, what the chat does, and what is shown.
 
-import { Api, ApiError, ConnectionLost, type Conversation, type Model } from "./api.ts";
+import { Api, ApiError, ConnectionLost, type Model } from "./api.ts";
 import { Chat, Refused } from "./chat.ts";
-import { askKey, confirmDelete, SettingsDialog } from "./dialogs.ts";
-import { byId } from "./dom.ts";
+import { Composer } from "./composer.ts";
+import { ContextGauge, type WayOut } from "./context.ts";
+import { askKey, SettingsDialog } from "./dialogs.ts";
+import { byId, el } from "./dom.ts";
+import { FileError } from "./files.ts";
 import type { Link } from "./follow.ts";
+import { Keeping } from "./keeping.ts";
 import { MessageList } from "./messages.ts";
-import { SettingError, type Settings } from "./request.ts";
+import { SettingError, titleOf, type Settings } from "./request.ts";
+import { Search } from "./search.ts";
+import { listen } from "./shortcuts.ts";
 import { Sidebar } from "./sidebar.ts";
 import { storage } from "./storage.ts";
 
@@ -16,11 +22,12 @@ const LINK_TEXTS: Record<Link, string> = {
   loading: "The server is starting, the answer goes on as soon as it is ready…",
 };
 const HEALTH_MS = 1000;
+const QUEUE_MS = 2000;
 
-const text = byId<HTMLTextAreaElement>("text");
 const title = byId<HTMLInputElement>("title");
 const api = new Api(document.baseURI.replace(/[#?].*$/, ""), storage.key(), askKey);
 let model: Model | null = null; // none until the server takes requests
+let place: string | null = ""; // the conversation that the address named last
 let isStarting = false;
 let isSendDue = false; // asked for before that
 
@@ -34,6 +41,7 @@ const chat = new Chat(api, storage, {
   onLink: (link) => say(LINK_TEXTS[link]),
   onConversation(conversation) {
     sidebar.put(conversation);
+    composer.moved(conversation.id);
     showOpen();
   },
   onShared: (conversation) => others.postMessage(conversation),
@@ -42,9 +50,11 @@ const chat = new Chat(api, storage, {
 const others = new BroadcastChannel("llamastream");
 others.addEventListener("message", ({ data }) => {
   sidebar.load().catch(() => {});
-  if (data === chat.conversation?.id) void act(() => chat.refresh());
+  if (data === chat.conversation?.id) void refresh();
 });
 
+const composer = new Composer(api, update, fail);
+const gauge = new ContextGauge((way) => void act(() => makeRoom(way)));
 const list = new MessageList(
   byId("scroller"),
   byId("messages"),
@@ -57,7 +67,14 @@ const list = new MessageList(
     edit: (index, words) => act(() => chat.edit(index, words, settings.settings, model!.id)),
   },
 );
-const sidebar = new Sidebar(api, remove, fail);
+const sidebar = new Sidebar(api, (conversation) => keeping.remove(conversation), fail);
+const search = new Search(api, fail);
+const keeping = new Keeping(api, sidebar, {
+  open: () => chat.conversation,
+  leave: startNew,
+  fail,
+  say,
+});
 
 function withSeed(seed = settings.settings.seed): Settings {
   return { ...settings.settings, seed };
@@ -67,8 +84,9 @@ function update(): void {
   const { isAnswering, isBusy } = chat;
   byId("stop").hidden = !isAnswering;
   byId("send").hidden = isAnswering;
-  byId<HTMLButtonElement>("send").disabled = isBusy || !text.value.trim();
+  byId<HTMLButtonElement>("send").disabled = isBusy || composer.isEmpty;
   list.update();
+  watchQueue();
 }
 
 /** Do something with the chat, and show what comes of it. */
@@ -78,43 +96,111 @@ async function act(action: () => Promise<void>): Promise<void> {
   try {
     await action();
     speak();
+    await measure();
   } catch (error) {
-    if (error instanceof Refused) giveBack(error.text);
+    if (error instanceof Refused) composer.giveBack(error.text);
     fail(error instanceof Refused ? error.cause : error);
   }
 }
 
+/** Show what another page made of the conversation, without moving this reader. */
+async function refresh(): Promise<void> {
+  await chat.refresh().then(measure, (error: unknown) => {
+    if (error instanceof Refused) fail(error.cause);
+  });
+}
+
+/** Show what the conversation takes of the context. */
+async function measure(): Promise<void> {
+  const last = chat.messages.at(-1);
+  let usage = last?.answer?.usage ?? null;
+  if (usage === null && last?.role === "assistant" && last.id !== null && !chat.isBusy) {
+    usage = await chat.facts(last).then(
+      (facts) => facts.usage,
+      () => null, // the server no longer keeps it
+    );
+  }
+  if (last === chat.messages.at(-1)) gauge.show(usage, model?.max_model_len ?? null);
+}
+
+/** What a person chose for a conversation that is too long. */
+async function makeRoom(way: WayOut): Promise<void> {
+  if (way === "shorten") return void settings.openAt("instructions", null);
+  if (way === "drop") {
+    settings.setDropOldest();
+    return send();
+  }
+  say("Writing a summary…");
+  try {
+    const said = chat.messages.map(({ role, text }) => ({ role, content: text }));
+    const request = "Summarise our conversation so far in a few sentences, with all names and facts.";
+    const messages = [...said, { role: "user", content: request }];
+    const summary = await api.reply(model!.id, messages, 300);
+    const title = titleOf(`${chat.conversation?.metadata.title ?? ""} (continued)`);
+    const { id } = await api.createConversation({ title });
+    await api.addItems(id, [
+      { role: "user", content: "What did we speak of before?" },
+      { role: "assistant", content: summary },
+    ]);
+    const unsent = composer.text.value;
+    composer.write("");
+    await sidebar.load();
+    storage.setDraft(id, unsent);
+    location.hash = id;
+  } finally {
+    say("");
+  }
+}
+
+let queue: number | null = null; // the timer that looks how long it is
+
+/** Say how many come before, while an answer has not begun. */
+function watchQueue(): void {
+  const isWaiting = chat.isAnswering && chat.messages.at(-1)!.text === "";
+  if (isWaiting && queue === null) {
+    queue = setInterval(async () => {
+      const { waiting } = await api.health().catch(() => ({ waiting: 0 }));
+      if (queue !== null && waiting > 0) say(`Waiting: ${waiting} requests are in the queue…`);
+    }, QUEUE_MS);
+  } else if (!isWaiting && queue !== null) {
+    clearInterval(queue);
+    queue = null;
+    if (byId("status").textContent!.startsWith("Waiting:")) say("");
+  }
+}
+
 function send(): void {
-  const words = text.value;
-  if (!words.trim() || chat.isBusy) return;
+  const words = composer.message;
+  if (composer.isEmpty || chat.isBusy) return;
   if (model === null) {
     isSendDue = true;
     return void start();
   }
   const { id } = model;
-  write("");
+  composer.clear();
   void act(() => chat.send(words, settings.settings, id));
-}
-
-/** A text that was not answered returns to where it was typed, before what is there by now. */
-function giveBack(words: string | null): void {
-  if (words === null || text.value.includes(words)) return;
-  write(text.value.trim() ? `${words}\n\n${text.value}` : words);
 }
 
 function fail(error: unknown): void {
   if (error instanceof DOMException && error.name === "AbortError") return;
-  if (error instanceof SettingError || error instanceof ApiError) {
-    if (error.param && settings.refuse(error.param, error.message)) return;
+  if (error instanceof ApiError && error.code === "context_length_exceeded") {
+    if (chat.messages.length > 0) return gauge.open(error.message);
   }
+  if (error instanceof SettingError || error instanceof ApiError) {
+    if (error.param && settings.openAt(error.param, error.message)) return;
+  }
+  const unreachable = navigator.onLine
+    ? "The server cannot be reached. Nothing is lost: send it again in a moment."
+    : "You are offline. Nothing is lost: send it again when the network is back.";
   let message = error instanceof Error ? error.message : String(error);
-  if (error instanceof ConnectionLost) message = "The server cannot be reached. Try again later.";
+  if (error instanceof ConnectionLost) message = unreachable;
   if (error instanceof ApiError && error.retryAfterS !== null) {
     message += ` Try again in ${error.retryAfterS} s.`;
   }
   byId("error").textContent = message;
   byId("error").hidden = false;
-  if (!(error instanceof ApiError || error instanceof ConnectionLost)) console.error(error);
+  const isTheirs = [ApiError, ConnectionLost, FileError].some((kind) => error instanceof kind);
+  if (!isTheirs) console.error(error);
 }
 
 function say(words: string): void {
@@ -128,29 +214,14 @@ function speak(): void {
   if (last?.answer) byId("spoken").textContent = last.text;
 }
 
-function write(words: string): void {
-  text.value = words;
-  onInput();
-}
-
-function onInput(): void {
-  storage.setDraft(text.value);
-  grow();
-  update();
-}
-
-function grow(): void {
-  text.style.height = "auto";
-  text.style.height = `${text.scrollHeight}px`;
-}
-
 function showOpen(): void {
   const { conversation } = chat;
   const name = conversation?.metadata.title ?? "";
   if (conversation && location.hash !== `#${conversation.id}`) {
     history.pushState(null, "", `#${conversation.id}`);
+    place = conversation.id;
   }
-  title.hidden = conversation === null;
+  title.hidden = byId("export").hidden = conversation === null;
   title.value = name;
   document.title = name ? `${name} · llamastream` : "llamastream";
   sidebar.mark(conversation?.id ?? null);
@@ -159,28 +230,39 @@ function showOpen(): void {
 /** Show what the address names. */
 async function openAddress(): Promise<void> {
   const id = location.hash.slice(1);
-  if (id === (chat.conversation?.id ?? "")) return;
+  if (id === place) return;
+  place = id;
   byId("error").hidden = true;
   if (!id) {
     chat.startNew();
+    composer.open("");
     showOpen();
-    text.focus();
+    gauge.show(null, null);
+    composer.text.focus();
     return;
   }
-  if (matchMedia("(hover: hover)").matches) text.focus(); // no keyboard that covers the screen
+  composer.open(id);
+  if (matchMedia("(hover: hover)").matches) composer.text.focus(); // no keyboard that covers the screen
   await act(() => chat.open(id, showOpen));
-  if (chat.conversation === null) showOpen(); // it could not be opened
+  if (chat.conversation !== null || place !== id) return;
+  showOpen(); // it could not be opened
+  place = null;
 }
 
-async function remove(conversation: Conversation): Promise<void> {
-  if (!(await confirmDelete(conversation.metadata.title || "Untitled"))) return;
-  try {
-    await api.deleteConversation(conversation.id);
-  } catch (error) {
-    if (!(error instanceof ApiError && error.status === 404)) return fail(error);
-  }
-  sidebar.remove(conversation.id);
-  if (conversation.id === chat.conversation?.id) startNew();
+async function showModel(): Promise<void> {
+  const [health, version] = await Promise.all([api.health(), api.version()]);
+  const facts = {
+    Model: model!.id,
+    Context: model!.max_model_len ? `${model!.max_model_len} tokens` : "not known yet",
+    Server: `llamastream ${version}, ${health.status}`,
+    "Answers being written": String(health.running),
+    "Waiting for their turn": String(health.waiting),
+  };
+  const rows = Object.entries(facts).map(([name, fact]) =>
+    el("div", {}, el("dt", {}, name), el("dd", {}, fact)),
+  );
+  byId("model-facts").replaceChildren(...rows);
+  byId<HTMLDialogElement>("model-dialog").showModal();
 }
 
 function startNew(): void {
@@ -191,9 +273,10 @@ function startNew(): void {
 /** Return when the server takes requests, saying meanwhile why it does not. */
 async function ready(): Promise<void> {
   for (;;) {
-    const state = await api.health().catch(() => "unreachable");
-    if (state === "ready") return say("");
-    say(state === "loading" ? "The model is loading…" : `The server is ${state}, waiting…`);
+    const { status } = await api.health().catch(() => ({ status: "unreachable" }));
+    if (status === "ready") return say("");
+    const why = navigator.onLine ? `The server is ${status}, waiting…` : "You are offline, waiting…";
+    say(status === "loading" ? "The model is loading…" : why);
     await new Promise((resolve) => setTimeout(resolve, HEALTH_MS));
   }
 }
@@ -205,6 +288,8 @@ async function start(): Promise<void> {
     await ready();
     model = await api.model();
     byId("model").textContent = model.id;
+    byId("model").hidden = false;
+    composer.model = model;
     settings.show(model);
     await sidebar.load();
     await openAddress();
@@ -220,15 +305,18 @@ byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   send();
 });
-text.addEventListener("input", onInput);
-text.addEventListener("keydown", (event) => {
+composer.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   send();
 });
-addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) chat.stop().catch(fail);
+listen({
+  begin: startNew,
+  search: () => search.focus(),
+  write: () => composer.text.focus(),
+  stop: () => void chat.stop().catch(fail),
 });
+byId("model").addEventListener("click", () => void showModel().catch(fail));
 byId("stop").addEventListener("click", () => chat.stop().catch(fail));
 byId("new").addEventListener("click", startNew);
 title.addEventListener("change", () => {
@@ -240,17 +328,16 @@ title.addEventListener("keydown", (event) => {
 });
 for (const idea of byId("ideas").querySelectorAll("button")) {
   idea.addEventListener("click", () => {
-    write(idea.textContent!);
+    composer.write(idea.textContent!);
     send();
   });
 }
-addEventListener("resize", grow);
 addEventListener("hashchange", () => void openAddress());
 document.addEventListener("visibilitychange", () => {
   // Meanwhile another browser may have begun something.
   if (document.hidden || model === null) return;
   sidebar.load().catch(() => {});
-  chat.refresh().catch(() => {});
+  void refresh();
 });
-write(storage.draft());
+composer.open("");
 void start();

@@ -5,6 +5,12 @@ export interface Settings {
   temperature: string;
   maxTokens: string;
   seed: string;
+  topP: string;
+  topK: string;
+  minP: string;
+  repetitionPenalty: string;
+  presencePenalty: string;
+  frequencyPenalty: string;
   schema: string;
   dropOldest: boolean;
 }
@@ -14,9 +20,18 @@ export const DEFAULTS: Settings = {
   temperature: "",
   maxTokens: "",
   seed: "",
+  topP: "",
+  topK: "",
+  minP: "",
+  repetitionPenalty: "",
+  presencePenalty: "",
+  frequencyPenalty: "",
   schema: "",
   dropOldest: false,
 };
+
+const REAL = /^-?\d+(\.\d+)?$/;
+const WHOLE = /^-?\d+$/;
 
 /** A setting that is not even a number; `param` is the server's name for it. */
 export class SettingError extends Error {
@@ -45,10 +60,16 @@ export function requestBody(
   const instructions = settings.instructions.trim();
   if (instructions) fields["instructions"] = JSON.stringify(instructions);
   if (settings.dropOldest) fields["truncation"] = '"auto"';
+  addNumber(fields, "temperature", settings.temperature, REAL);
+  addNumber(fields, "max_output_tokens", settings.maxTokens, WHOLE);
+  addNumber(fields, "seed", settings.seed, WHOLE);
+  addNumber(fields, "top_p", settings.topP, REAL);
+  addNumber(fields, "top_k", settings.topK, WHOLE);
+  addNumber(fields, "min_p", settings.minP, REAL);
+  addNumber(fields, "repetition_penalty", settings.repetitionPenalty, REAL);
+  addNumber(fields, "presence_penalty", settings.presencePenalty, REAL);
+  addNumber(fields, "frequency_penalty", settings.frequencyPenalty, REAL);
   addSchema(fields, settings.schema);
-  addNumber(fields, "temperature", settings.temperature, /^-?\d+(\.\d+)?$/);
-  addNumber(fields, "max_output_tokens", settings.maxTokens, /^-?\d+$/);
-  addNumber(fields, "seed", settings.seed, /^-?\d+$/);
   const pairs = Object.entries(fields).map(([name, value]) => `${JSON.stringify(name)}:${value}`);
   return `{${pairs.join(",")}}`;
 }

@@ -6,6 +6,7 @@ import { byId, el, iconButton } from "./dom.ts";
 export class Sidebar {
   private conversations: Conversation[] = [];
   private openId: string | null = null;
+  private isLoading = false;
   private readonly list = byId("conversations");
   private readonly more = byId("more");
 
@@ -15,6 +16,10 @@ export class Sidebar {
     onError: (error: unknown) => void,
   ) {
     this.more.addEventListener("click", () => this.loadMore().catch(onError));
+    const seen = new IntersectionObserver(([entry]) => {
+      if (entry?.isIntersecting && !this.isLoading) this.loadMore().catch(onError);
+    });
+    seen.observe(this.more);
     const show = (isOpen: boolean) => {
       document.body.classList.toggle("menu-open", isOpen);
       byId("menu").setAttribute("aria-expanded", String(isOpen));
@@ -38,13 +43,23 @@ export class Sidebar {
   /** Show a conversation that is new or has another title. */
   put(conversation: Conversation): void {
     const index = this.conversations.findIndex(({ id }) => id === conversation.id);
-    if (index < 0) this.conversations.unshift(conversation);
-    else this.conversations[index] = conversation;
+    const newest = this.conversations[0]?.created_at ?? 0;
+    if (index >= 0) this.conversations[index] = conversation;
+    else if (conversation.created_at >= newest) this.conversations.unshift(conversation);
+    else return; // further down than what was fetched
     this.draw();
   }
 
-  remove(id: string): void {
-    this.conversations = this.conversations.filter((conversation) => conversation.id !== id);
+  /** Take a conversation from the list, and give where it stood. */
+  remove(id: string): number {
+    const index = this.conversations.findIndex((conversation) => conversation.id === id);
+    if (index >= 0) this.conversations.splice(index, 1);
+    this.draw();
+    return index;
+  }
+
+  restore(conversation: Conversation, index: number): void {
+    this.conversations.splice(Math.max(0, index), 0, conversation);
     this.draw();
   }
 
@@ -55,27 +70,60 @@ export class Sidebar {
   }
 
   private async loadMore(): Promise<void> {
-    const page = await this.api.conversations(this.conversations.at(-1)?.id);
-    this.conversations.push(...page.data);
-    this.more.hidden = !page.has_more;
-    this.draw();
+    this.isLoading = true;
+    try {
+      const page = await this.api.conversations(this.conversations.at(-1)?.id);
+      this.conversations.push(...page.data);
+      this.more.hidden = !page.has_more;
+      this.draw(page.data.length);
+    } finally {
+      this.isLoading = false;
+    }
   }
 
-  private draw(): void {
-    this.list.replaceChildren(
-      ...this.conversations.map((conversation) => {
-        const title = conversation.metadata.title || "Untitled";
-        const isOpen = conversation.id === this.openId;
-        const current = isOpen ? "page" : null;
-        const props = { href: `#${conversation.id}`, title, "aria-current": current };
-        const remove = () => this.onDelete(conversation);
-        return el(
-          "li",
-          { class: isOpen ? "open" : "" },
-          el("a", props, title),
-          iconButton("delete", `Delete “${title}”`, remove),
-        );
-      }),
+  /** Draw all, or add the last `numNew`. */
+  private draw(numNew = this.conversations.length): void {
+    const now = new Date();
+    const first = this.conversations.length - numNew;
+    if (first === 0) this.list.replaceChildren();
+    let group = first > 0 ? groupOf(this.conversations[first - 1]!, now) : "";
+    for (const conversation of this.conversations.slice(first)) {
+      const next = groupOf(conversation, now);
+      if (next !== group) this.list.append(el("li", { class: "group" }, el("h2", {}, next)));
+      group = next;
+      this.list.append(this.entry(conversation));
+    }
+  }
+
+  private entry(conversation: Conversation): HTMLElement {
+    const title = titleOfConversation(conversation);
+    const isOpen = conversation.id === this.openId;
+    const current = isOpen ? "page" : null;
+    const props = { href: `#${conversation.id}`, title, dir: "auto", "aria-current": current };
+    const remove = () => this.onDelete(conversation);
+    return el(
+      "li",
+      { class: isOpen ? "open" : "" },
+      el("a", props, title),
+      iconButton("delete", `Delete “${title}”`, remove),
     );
   }
+}
+
+export function titleOfConversation({ metadata }: Conversation): string {
+  return metadata.title || "Untitled";
+}
+
+const DAY_MS = 24 * 3600 * 1000;
+
+/** When it began, as one speaks of it. */
+function groupOf({ created_at }: Conversation, now: Date): string {
+  const began = new Date(created_at * 1000);
+  const midnight = new Date(now.getFullYear(), now.getMonth(), now.getDate()).getTime();
+  const days = Math.ceil((midnight - began.getTime()) / DAY_MS);
+  if (days <= 0) return "Today";
+  if (days === 1) return "Yesterday";
+  if (days <= 7) return "Last 7 days";
+  if (days <= 30) return "Last 30 days";
+  return began.toLocaleDateString(undefined, { month: "long", year: "numeric" });
 }

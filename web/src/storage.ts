@@ -17,8 +17,11 @@ export const storage = {
   settings: (): Partial<Settings> => read<Partial<Settings>>(localStorage, "settings") ?? {},
   setSettings: (settings: Settings) => write(localStorage, "settings", settings),
 
-  draft: (): string => read<string>(sessionStorage, "draft") ?? "",
-  setDraft: (text: string) => write(sessionStorage, "draft", text || null),
+  /** Of a conversation, or of one that has not begun (""): that is this tab's. */
+  draft: (conversation: string): string =>
+    read<string>(draftsOf(conversation), `draft.${conversation}`) ?? "",
+  setDraft: (conversation: string, text: string) =>
+    write(draftsOf(conversation), `draft.${conversation}`, text || null),
 
   key: () => read<string>(sessionStorage, "key") ?? read<string>(localStorage, "key"),
   setKey(key: string | null, forever: boolean) {
@@ -33,6 +36,10 @@ export const storage = {
   setPending: (conversation: string, pending: Pending | null) =>
     write(localStorage, `pending.${conversation}`, pending),
 };
+
+function draftsOf(conversation: string): Storage {
+  return conversation ? localStorage : sessionStorage;
+}
 
 function read<T>(from: Storage, name: string): T | null {
   try {

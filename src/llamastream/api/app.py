@@ -146,6 +146,7 @@ def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
     return [
         ApiRoute("/v1/conversations", api.create, post=ops.CREATE_CONVERSATION),
         ApiRoute("/v1/conversations", api.list, get=ops.LIST_CONVERSATIONS),
+        ApiRoute("/v1/search/conversations", api.search, get=ops.SEARCH_CONVERSATIONS),
         ApiRoute(one, api.retrieve, get=ops.RETRIEVE_CONVERSATION),
         ApiRoute(one, api.update, post=ops.UPDATE_CONVERSATION),
         ApiRoute(one, api.delete, delete=ops.DELETE_CONVERSATION),

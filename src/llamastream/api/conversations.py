@@ -9,14 +9,24 @@ from starlette.responses import Response
 
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
-from llamastream.api.http.query import INCLUDE, check_include, json_response, page_json, page_query
+from llamastream.api.http.query import (
+    INCLUDE,
+    SEARCH_OPTIONS,
+    check_include,
+    check_query,
+    json_response,
+    page_json,
+    page_query,
+    read_int,
+)
 from llamastream.api.wire.messages import Items, Json, parse_input, wire_item
 from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation import StoredAnswers
-from llamastream.records import Conversation, Item, Page
+from llamastream.records import Conversation, Found, Item, Page, PageQuery
 
+DEFAULT_FOUND = 20
 MAX_NEW_ITEMS = 20  # OpenAI's limit of one request
 
 
@@ -53,6 +63,18 @@ class ConversationsApi:
             scope=_scope(request), query=page_query(request)
         )
         return json_response(page_json(page, _to_json))
+
+    async def search(self, request: Request) -> Response:
+        """By words of titles and texts."""
+        check_query(request, SEARCH_OPTIONS)
+        limit = read_int(request, "limit")
+        found = await self._stored.conversations.search(
+            request.query_params.get("query", ""),
+            scope=_scope(request),
+            limit=PageQuery(limit=DEFAULT_FOUND if limit is None else limit).limit,
+        )
+        data = [_found_json(one) for one in found]
+        return json_response({"object": "list", "data": data})
 
     async def retrieve(self, request: Request) -> Response:
         return json_response(_to_json(await self._conversation(request)))
@@ -128,6 +150,11 @@ def _parse_items(raw: list[Any]) -> tuple[Item, ...]:
             param="items",
         )
     return parse_input(raw, "items")
+
+
+def _found_json(found: Found) -> Json:
+    item = None if found.item is None else wire_item(found.item)
+    return {"object": "search_result", "conversation": _to_json(found.conversation), "item": item}
 
 
 def _to_json(conversation: Conversation) -> Json:

@@ -4,7 +4,7 @@ from typing import Any
 
 from llamastream.api.conversations import NewConversation, NewItems
 from llamastream.api.http.openapi import Operation
-from llamastream.api.http.query import INCLUDE, PAGE_OPTIONS, RETRIEVE_OPTIONS
+from llamastream.api.http.query import INCLUDE, PAGE_OPTIONS, RETRIEVE_OPTIONS, SEARCH_OPTIONS
 from llamastream.api.prompts import DetokenizeBody, TemplateBody, TokenizeBody
 from llamastream.api.wire import shapes
 from llamastream.api.wire.chat import ChatCompletionBody
@@ -58,6 +58,9 @@ LIST_MESSAGES = Operation(
 CREATE_CONVERSATION = Operation("Begin a conversation.", shapes.Conversation, body=NewConversation)
 LIST_CONVERSATIONS = Operation(
     "All conversations.", shapes.ConversationList, query=PAGE_OPTIONS, errors=(404,)
+)
+SEARCH_CONVERSATIONS = Operation(
+    "Those with words in their titles or texts.", shapes.FoundList, query=SEARCH_OPTIONS
 )
 RETRIEVE_CONVERSATION = Operation("A conversation.", shapes.Conversation)
 UPDATE_CONVERSATION = Operation("Change its metadata.", shapes.Conversation, body=ChangedMetadata)

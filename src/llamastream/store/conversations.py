@@ -11,6 +11,7 @@ from llamastream.records import (
     AllowStore,
     Conversation,
     ConversationLimits,
+    Found,
     Item,
     Json,
     Page,
@@ -33,6 +34,7 @@ from llamastream.store.rows import (
     to_conversation,
     to_item,
 )
+from llamastream.store.search import search
 from llamastream.store.tables import conversations, items
 from llamastream.store.transaction import Transaction
 from llamastream.store.writer import Writer
@@ -111,6 +113,15 @@ class Conversations:
         return await self._database.read(
             lambda conn: fetch_page(conn, base, to_conversation, query, conversations)
         )
+
+    async def search(self, query: str, *, scope: str, limit: int) -> tuple[Found, ...]:
+        """See `search`. Raises InvalidRequest."""
+
+        def read(conn: Connection) -> tuple[Found, ...]:
+            with self._database.snapshot(conn):
+                return search(conn, query, scope, limit)
+
+        return await self._database.read(read)
 
     async def items(self, id: str, *, scope: str, query: PageQuery) -> Page[Item]:
         def read(conn: Connection) -> Page[Item]:

@@ -33,10 +33,18 @@ TYPES = {
 }
 
 
+# What PostgreSQL finds items by. A body is JSON of ours: its texts stand between "parts" and
+# "status". Line ends in it are two characters; a vector has a limit of its own.
+WORDS_OF_BODY = (
+    """to_tsvector('simple', left(replace(regexp_replace(body, """
+    """'^.*?"parts":|,"status":"[a-z]+".*$', '', 'g'), '\\n', ' '), 250000))"""
+)
+
+
 class Migration(NamedTuple):
     number: int
     name: str
-    statements: tuple[str, ...]
+    statements: tuple[str, ...] | dict[str, tuple[str, ...]]  # also by the name of the dialect
 
 
 INITIAL = (
@@ -135,6 +143,29 @@ BRANCHES = (
     "CREATE INDEX items_follows ON items (conversation_num) WHERE follows IS NOT NULL",
 )
 
+# The texts of an item, from a body that may be damaged.
+_WORDS = """coalesce((SELECT group_concat(value, ' ') FROM json_each(
+    CASE WHEN typeof({row}body) = 'text' AND json_valid({row}body) THEN {row}body
+    ELSE '{{{{}}}}' END,
+    '$.parts') WHERE type = 'text'), '')"""
+_ADD = "INSERT INTO item_words (rowid, words) VALUES (new.num, " + _WORDS.format(row="new.") + ");"
+_REMOVE = (
+    "INSERT INTO item_words (item_words, rowid, words) VALUES ('delete', old.num, "
+    + _WORDS.format(row="old.")
+    + ");"
+)
+SEARCH = {
+    "sqlite": (
+        "CREATE VIRTUAL TABLE item_words USING fts5 (words, content='', "
+        "tokenize='unicode61 remove_diacritics 2')",
+        f"CREATE TRIGGER items_added AFTER INSERT ON items BEGIN {_ADD} END",
+        f"CREATE TRIGGER items_removed AFTER DELETE ON items BEGIN {_REMOVE} END",
+        f"CREATE TRIGGER items_changed AFTER UPDATE OF body ON items BEGIN {_REMOVE} {_ADD} END",
+        f"INSERT INTO item_words (rowid, words) SELECT num, {_WORDS.format(row='')} FROM items",
+    ),
+    "postgresql": (f"CREATE INDEX item_words ON items USING gin ({WORDS_OF_BODY})",),
+}
+
 MIGRATIONS = (
     Migration(1, "initial", INITIAL),
     Migration(2, "kinds", KINDS),
@@ -142,6 +173,7 @@ MIGRATIONS = (
     Migration(4, "sizes", SIZES),
     Migration(5, "ages", AGES),
     Migration(6, "branches", BRANCHES),
+    Migration(7, "search", SEARCH),
 )
 
 
@@ -160,7 +192,8 @@ def upgrade(conn: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) ->
         )
     missing = [migration for migration in migrations if migration.number not in applied]
     for migration in missing:
-        for statement in migration.statements:
+        given = migration.statements
+        for statement in given[conn.dialect.name] if isinstance(given, dict) else given:
             conn.exec_driver_sql(statement.format_map(TYPES[conn.dialect.name]))
         # Numbers and names are ours: no quoting is needed, and the drivers' marks differ.
         conn.exec_driver_sql(

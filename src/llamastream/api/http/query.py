@@ -22,6 +22,10 @@ PAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
     "order": {"enum": ("asc", "desc")},
 }
+SEARCH_OPTIONS: dict[str, dict[str, Any]] = {
+    "query": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"\w"},
+    "limit": PAGE_OPTIONS["limit"],
+}
 RETRIEVE_OPTIONS: dict[str, dict[str, Any]] = {
     "stream": {"type": "boolean"},
     "starting_after": {"type": "integer", "minimum": 0, "maximum": 10**MAX_DIGITS - 1},

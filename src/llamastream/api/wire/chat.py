@@ -190,7 +190,8 @@ class ChatFormat(ChunkFormat):
 
 
 class StoredChatFormat(ChatFormat):
-    """Frame n is the n-th event of the stream, `id: n` on the wire: those behind `after`."""
+    """Frame n is the n-th event of the stream, `id: n` on the wire: those behind `after`, and the
+    last once more where that is none."""
 
     def __init__(
         self, answer: Answer, metadata: dict[str, str] | None = None, *, after: int = START
@@ -199,13 +200,15 @@ class StoredChatFormat(ChatFormat):
         self._seen = after
         self._next = 0
         self._last = START  # the number that was sent last
+        self._final = b""  # the last frame so far, sent or not
 
     def frames(self, delta: Delta) -> list[bytes]:
         return self._number(super().frames(delta))
 
     def closing(self, generation: Generation) -> list[bytes]:
         *frames, done = super().closing(generation)
-        return [*self._number(frames), done]
+        numbered = self._number(frames)
+        return [*([self._final] if self._last == START else numbered), done]
 
     def error(self, error: ChatError) -> bytes:
         return b"data: %b\n\n" % error_event(error, self._last)
@@ -214,6 +217,8 @@ class StoredChatFormat(ChatFormat):
         first = max(self._seen + 1 - self._next, 0)
         numbered = [b"id: %d\n%b" % pair for pair in enumerate(frames[first:], self._next + first)]
         self._next += len(frames)
+        if frames:
+            self._final = b"id: %d\n%b" % (self._next - 1, frames[-1])
         if numbered:
             self._last = self._next - 1
         return numbered

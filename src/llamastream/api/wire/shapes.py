@@ -210,3 +210,14 @@ class ItemList(Page):
 
 class ConversationList(Page):
     data: list[Conversation]
+
+
+class Found(TypedDict):
+    object: Literal["search_result"]
+    conversation: Conversation
+    item: ItemMessage | None
+
+
+class FoundList(TypedDict):
+    object: Literal["list"]
+    data: list[Found]

@@ -341,7 +341,11 @@ def same(args: argparse.Namespace) -> None:
             few = alone[: max(len(alone) // 4, 1)] if isa == "portable" else alone
             check(f"isa {isa}", demo.engine("both", isa=isa), few)
     if "preempted" in args.parts:
-        check("preempted", demo.engine("both", kv_cache_gib=args.kv_gib), [requests])
+        check(
+            "preempted",
+            demo.engine("both", kv_cache_gib=args.kv_gib, max_model_len=1024),
+            [requests],
+        )
     if "resumed" in args.parts:  # at every token, and on for a few
         check("resumed", demo.engine("both"), _resumed(requests[: args.resumed], expected))
     told(result)

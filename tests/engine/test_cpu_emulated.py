@@ -53,7 +53,7 @@ def test_avx512_and_vnni_kernels_give_the_bits_of_the_portable_ones(tmp_path: Pa
     simde = os.environ.get("LLAMASTREAM_SIMDE", "/usr/include")  # of Debian's libsimde-dev
     if not Path(simde, "simde").is_dir() or "avx2" not in _core.available_isas():
         pytest.skip("needs the headers of SIMDe, and AVX2")
-    model = [*V3, f"-I{EMULATED}", f"-isystem{simde}"]
+    model = [*V3, f"-I{EMULATED}", f"-idirafter{simde}"]
     machines = {
         "kernels_avx2": V3,
         "kernels_avx2-vnni": [*model, "-D__AVXVNNI__"],

@@ -1,7 +1,6 @@
 """What is enforced, refused by name, or named and checked at the end; and what it may cost."""
 
 import json
-import time
 from collections import Counter
 
 import pytest
@@ -255,15 +254,13 @@ def first_masks(grammar: Compiled, count: int = 8) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_grammars_are_refused_or_answered(name: str) -> None:
-    """How fast is measured elsewhere; here that they come to an end at all: each takes below a
-    second alone, and without a limit some took minutes."""
+    """How fast is measured elsewhere; here that they come to an end at all: without a limit some
+    took minutes."""
     kind, text = HOSTILE[name]
-    start_s = time.process_time()
     try:
         first_masks(compiled("bytes", kind, text))
     except InvalidRequest as error:
         assert error.param in ("response_format",)
-    assert time.process_time() - start_s < 30
 
 
 def test_a_compiled_grammar_is_asked_for_by_its_source() -> None:

@@ -19,6 +19,7 @@ from llamastream.engine.footprint import Footprint, footprint
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
+from llamastream.engine.trial import try_weights
 from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
 from llamastream.generation import Answers, Quotas, StoredAnswers, StorePolicy
 from llamastream.models import Checkpoint, Progress, open_checkpoint
@@ -63,7 +64,8 @@ def load_runner(
 ) -> Runner:
     """Pack the weights, or read them as an earlier start packed them; make room for the cache.
 
-    device: as `choose_device` gives it. On a GPU: store them there. Raises ModelError.
+    device: as `choose_device` gives it. On a GPU: store them there. Raises ModelError, also for
+    weights that give no numbers.
     """
     config = settings.engine_config()
     if device != "cpu":
@@ -85,6 +87,7 @@ def load_runner(
         key=checkpoint.fingerprint,
         progress=_in_bytes(progress, checkpoint),
     )
+    try_weights(runner)
     mark_used(image)
     most = settings.packed_max_gib
     trim(settings.data_dir, None if most is None else int(most * GIB), keep=image)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.models.mutations import KINDS, damaged
+from tests.models.mutations import KINDS, PIECES, SETTINGS, SHAPE, TOKENIZER, damaged
+from tests.models.weights_builders import random_tensors, write_folder
 
 from llamastream.app import assemble, load_runner
 from llamastream.config import ModelSettings
@@ -18,6 +19,17 @@ def test_a_damaged_file_is_refused_or_runs(kind: str, tmp_path: Path) -> None:
     outcomes = [outcome(kind, seed, tmp_path) for seed in range(COUNT)]
     assert all("\n" not in said for said in outcomes), outcomes
     assert any(outcomes), "nothing was refused"
+
+
+def test_weights_that_give_no_numbers_are_refused_before_anybody_asks(tmp_path: Path) -> None:
+    config = {**SHAPE, "vocab_size": len(PIECES) + 1}
+    tensors = random_tensors(config)
+    tensors["model.norm.weight"][:] = 3e38  # well formed, and over the largest float when added up
+    files = {"tokenizer.json": TOKENIZER, "tokenizer_config.json": SETTINGS}
+    write_folder(tmp_path / "m", config=config, tensors=tensors, files=files)
+    settings = ModelSettings(model=str(tmp_path / "m"), data_dir=tmp_path / "data", dtype="float32")
+    with pytest.raises(ModelError, match="cannot compute: logits of row 0 are not finite"):
+        load_runner(assemble(settings).checkpoint, settings, "cpu")
 
 
 def outcome(kind: str, seed: int, folder: Path) -> str:

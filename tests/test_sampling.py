@@ -11,7 +11,6 @@ from llamastream.sampling import MAX_LOGIT_BIAS, SamplingParams
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_tokens", 0),
         ("max_tokens", -1),
         ("temperature", -0.1),
         ("temperature", math.nan),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from inspect import isabstract
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -44,6 +44,16 @@ def bodies(base: type[WireModel] = WireModel) -> Iterator[type[WireModel]]:
         yield from bodies(model)
 
 
+def required(model: type[WireModel]) -> dict[str, Any]:
+    """The least that it takes."""
+    kinds = {name: field.annotation for name, field in model.model_fields.items()}
+    return {
+        name: get_args(kinds[name])[0] if get_origin(kinds[name]) is Literal else REQUIRED[name]
+        for name, field in model.model_fields.items()
+        if field.is_required()
+    }
+
+
 def names(model: type[WireModel]) -> Iterator[str]:
     yield from (name for name, field in model.model_fields.items() if not field.is_required())
     yield from model.UNSUPPORTED
@@ -62,8 +72,7 @@ def test_bodies_are_found() -> None:
     ("model", "name"), CASES, ids=[f"{model.__name__}.{name}" for model, name in CASES]
 )
 def test_an_option(model: type[WireModel], name: str) -> None:
-    fields = model.model_fields
-    minimal = {n: REQUIRED[n] for n, field in fields.items() if field.is_required()}
+    minimal = required(model)
     expected = validate(model, minimal)
     for value in NOTHING:
         assert validate(model, {**minimal, name: value}) == expected, value

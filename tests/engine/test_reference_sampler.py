@@ -5,12 +5,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llamastream.engine.batch import SamplingRows
+from llamastream.engine.batch import Draws, SamplingRows
 from llamastream.engine.reference_sampler import philox4x32, sample, uniform
+from llamastream.engine.runner import SamplingBatch
 from llamastream.engine.sequence import Sequence
 from llamastream.sampling import SamplingParams
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
+
+
+def rows(seqs: list[Sequence]) -> SamplingBatch:
+    """One each, in which a token is drawn."""
+    return SamplingRows().update(Draws(np.arange(len(seqs), dtype=np.int32), seqs, None))
 
 
 def draw(
@@ -25,7 +31,7 @@ def draw(
     outputs = (0,) * position if output_ids is None else output_ids
     ids = np.array([*prompt_ids, *outputs], np.int32)
     seq = Sequence("", ids, len(prompt_ids), len(ids), params, seed=params.seed or 0)
-    batch = SamplingRows().update([seq])
+    batch = rows([seq])
     return int(sample(logits[None], batch, return_logits=False).token_ids[0])
 
 
@@ -164,9 +170,9 @@ def test_rows_do_not_see_each_other() -> None:
         for i, p in enumerate(params)
     ]
     logits = np.tile(LOGITS, (4, 1))
-    together = sample(logits, SamplingRows().update(seqs), return_logits=False)
+    together = sample(logits, rows(seqs), return_logits=False)
     for row, seq in enumerate(seqs):
-        single = sample(logits[:1], SamplingRows().update([seq]), return_logits=False)
+        single = sample(logits[:1], rows([seq]), return_logits=False)
         assert together.token_ids[row] == single.token_ids[0]
         assert np.array_equal(together.logprobs[row], single.logprobs[0], equal_nan=True)
 
@@ -179,7 +185,7 @@ def test_logprobs_are_of_the_raw_logits_and_padded() -> None:
     ]
     seqs = [Sequence("", np.zeros(2, np.int32), 1, 1, p, seed=0) for p in params]
     logits = np.tile(LOGITS, (3, 1))
-    result = sample(logits, SamplingRows().update(seqs), return_logits=True)
+    result = sample(logits, rows(seqs), return_logits=True)
     assert result.token_ids.tolist() == [4, 1, 1]
     assert result.logprobs[0] == pytest.approx(np.log(0.15))
     assert np.isnan(result.logprobs[1])

@@ -126,7 +126,7 @@ class SamplingRows:
         self._batch: SamplingBatch = _sampling_batch([], [])
         self._has_history = self._has_masks = False
 
-    def update(self, draws: "_Draws") -> SamplingBatch:
+    def update(self, draws: "Draws") -> SamplingBatch:
         """The rows of a step."""
         if draws.targets is not None:
             return self._with_targets(draws, draws.targets)
@@ -162,7 +162,7 @@ class SamplingRows:
             history_offsets=_offsets(map(len, histories)),
         )
 
-    def _with_targets(self, draws: "_Draws", targets: list[int]) -> SamplingBatch:
+    def _with_targets(self, draws: "Draws", targets: list[int]) -> SamplingBatch:
         """Where the prompt's own tokens are asked for: such rows have neither history nor biases.
 
         Not kept, since the next step's rows are others.
@@ -192,7 +192,7 @@ class SamplingRows:
         )
 
 
-class _Draws(NamedTuple):
+class Draws(NamedTuple):
     """What is drawn in a step: a token after the last known one and after each draft behind it; or
     asked for, where the next token is the prompt's."""
 
@@ -202,19 +202,19 @@ class _Draws(NamedTuple):
     targets: list[int] | None = None  # (R,) the prompt's token, -1: one is drawn
 
 
-def _draws(seqs: list[Sequence], num_drafts: Int32, ends: Int32) -> _Draws:
+def _draws(seqs: list[Sequence], num_drafts: Int32, ends: Int32) -> Draws:
     """num_drafts: (S,), negative where tokens are still to come. ends: (S,) behind its tokens."""
     if not num_drafts.any():
-        return _Draws(ends - np.int32(1), seqs, None)
+        return Draws(ends - np.int32(1), seqs, None)
     num_drawn = np.maximum(num_drafts + 1, 0)  # (S,)
     owners = np.repeat(np.arange(len(seqs)), num_drawn)  # (R,)
     ahead = np.arange(len(owners), dtype=np.int32)
     ahead -= (np.cumsum(num_drawn, dtype=np.int32) - num_drawn)[owners]
     rows = (ends - num_drawn)[owners] + ahead
-    return _Draws(rows, [seqs[row] for row in owners.tolist()], ahead.tolist())
+    return Draws(rows, [seqs[row] for row in owners.tolist()], ahead.tolist())
 
 
-def _draws_and_scores(scheduled: AbstractSequence[Scheduled], cu_seqlens_q: Int32) -> _Draws:
+def _draws_and_scores(scheduled: AbstractSequence[Scheduled], cu_seqlens_q: Int32) -> Draws:
     rows, seqs, ahead, targets = list[int](), list[Sequence](), list[int](), list[int]()
     for (seq, num_tokens), first in zip(scheduled, cu_seqlens_q.tolist(), strict=False):
         start, stop = seq.num_computed_tokens, seq.num_computed_tokens + num_tokens
@@ -224,7 +224,7 @@ def _draws_and_scores(scheduled: AbstractSequence[Scheduled], cu_seqlens_q: Int3
         seqs += [seq] * (len(scored) + len(drawn))
         ahead += [0] * len(scored) + [position - drawn.start for position in drawn]
         targets += seq.token_ids[scored.start + 1 : scored.stop + 1].tolist() + [-1] * len(drawn)
-    return _Draws(np.array(rows, np.int32), seqs, ahead, targets)
+    return Draws(np.array(rows, np.int32), seqs, ahead, targets)
 
 
 def _new_token_ids(scheduled: AbstractSequence[Scheduled]) -> Int32:
@@ -269,7 +269,7 @@ def _sampling_batch(seqs: list[Sequence], params: list[SamplingParams]) -> Sampl
 def _masked(
     batch: SamplingBatch, guides: list[Guide | None], ahead: list[int] | None
 ) -> SamplingBatch:
-    """`batch` with the masks of its rows, those that are guided. See `_Draws`."""
+    """`batch` with the masks of its rows, those that are guided. See `Draws`."""
     masks: list[UInt32] = []
     mask_rows = np.full(len(guides), -1, np.int32)
     for row, guide in enumerate(guides):

@@ -153,7 +153,7 @@ def test_interrupted_download_leaves_nothing(
         "for name in ('PIP_NO_INDEX', 'PIP_FIND_LINKS'): os.environ.pop(name, None)\n"
         "def interrupt():\n"
         "    connection = server.accept()[0]  # pip is running and waits for us\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)\n"
         "    assert connection.recv(65536) and True\n"
         "    while connection.recv(65536): pass  # until pip is gone\n"
         "threading.Thread(target=interrupt).start()\n"

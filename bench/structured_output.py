@@ -44,7 +44,8 @@ from llamastream.engine.runner import SamplingBatch, StepResult
 from llamastream.engine.speculation import Speculation
 from llamastream.errors import InvalidRequest
 from llamastream.generation import NewAnswer
-from llamastream.grammar import Compiled, Grammars, Vocabulary
+from llamastream.generation.grammars import vocabulary_of
+from llamastream.grammar import Compiled, Grammars
 from llamastream.sampling import SamplingParams
 from llamastream.settings import default_data_dir
 from llamastream.text import PromptBuilder, Tokenizer
@@ -98,19 +99,8 @@ class Demo:
         self.checkpoint = find_model(self.settings)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer)
         self.prompts = PromptBuilder.from_config(self.tokenizer, None)
-        self.grammars = Grammars(self._vocabulary)
-
-    def _vocabulary(self) -> Vocabulary:
-        tokenizer = self.tokenizer
-        return Vocabulary(
-            tokenizer_json=tokenizer.config.tokenizer_json,
-            size=self.checkpoint.config.vocab_size,
-            num_tokens=tokenizer.num_tokens,
-            token_bytes=tokenizer.token_bytes,
-            special_ids=tokenizer.special_ids,
-            stop_ids=tuple(tokenizer.eos_token_ids),
-            strips_leading_space=tokenizer.rules.strip_leading_space,
-            starts_with_space=tokenizer.has_prefix_space,
+        self.grammars = Grammars(
+            lambda: vocabulary_of(self.tokenizer, self.checkpoint.config.vocab_size)
         )
 
     def compile(self, schema: Any, *, strict: bool = True) -> Compiled:

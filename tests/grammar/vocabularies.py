@@ -9,6 +9,7 @@ from tests.doubles.demo_model import demo_path
 from tests.doubles.tokenizer import byte_tokenizer_config
 
 from llamastream.config import TokenizerConfig
+from llamastream.generation import grammars
 from llamastream.grammar import Compiled, Grammars, Vocabulary
 from llamastream.models import open_checkpoint
 from llamastream.text import Tokenizer
@@ -18,16 +19,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def vocabulary_of(tokenizer: Tokenizer, size: int | None = None) -> Vocabulary:
-    return Vocabulary(
-        tokenizer_json=tokenizer.config.tokenizer_json,
-        size=size or tokenizer.num_tokens,
-        num_tokens=tokenizer.num_tokens,
-        token_bytes=tokenizer.token_bytes,
-        special_ids=tokenizer.special_ids,
-        stop_ids=tuple(tokenizer.eos_token_ids),
-        strips_leading_space=tokenizer.rules.strip_leading_space,
-        starts_with_space=tokenizer.has_prefix_space,
-    )
+    return grammars.vocabulary_of(tokenizer, size or tokenizer.num_tokens)
 
 
 @cache

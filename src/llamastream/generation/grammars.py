@@ -6,7 +6,7 @@ The parser is loaded with the first grammar: a server that is asked for none sta
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamastream.errors import InvalidRequest
 from llamastream.generation.choice import TextRules
@@ -15,7 +15,7 @@ from llamastream.text import Tokenizer
 from llamastream.types import ChatRequest, GrammarKind, GrammarSpec
 
 if TYPE_CHECKING:
-    from llamastream.grammar import AnyGrammar, Grammars
+    from llamastream.grammar import AnyGrammar, Grammars, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +82,23 @@ class Compiling:
             self._grammars = self._grammars or made
         return self._grammars
 
-    def _vocabulary(self) -> Any:
-        tokenizer = self._tokenizer
-        return import_module("llamastream.grammar").Vocabulary(
-            tokenizer_json=tokenizer.config.tokenizer_json,
-            size=self._vocab_size(),
-            num_tokens=tokenizer.num_tokens,
-            token_bytes=tokenizer.token_bytes,
-            special_ids=tokenizer.special_ids,
-            stop_ids=tuple(tokenizer.eos_token_ids),
-            strips_leading_space=tokenizer.rules.strip_leading_space,
-            starts_with_space=tokenizer.has_prefix_space,
-        )
+    def _vocabulary(self) -> "Vocabulary":
+        return vocabulary_of(self._tokenizer, self._vocab_size())
+
+
+def vocabulary_of(tokenizer: Tokenizer, size: int) -> "Vocabulary":
+    """What a tokenizer's grammars are compiled for. size: of the model's vocabulary."""
+    made: Vocabulary = import_module("llamastream.grammar").Vocabulary(
+        tokenizer_json=tokenizer.config.tokenizer_json,
+        size=size,
+        num_tokens=tokenizer.num_tokens,
+        token_bytes=tokenizer.token_bytes,
+        special_ids=tokenizer.special_ids,
+        stop_ids=tuple(tokenizer.eos_token_ids),
+        strips_leading_space=tokenizer.rules.strip_leading_space,
+        starts_with_space=tokenizer.has_prefix_space,
+    )
+    return made
 
 
 def _check(request: ChatRequest, spec: GrammarSpec) -> None:

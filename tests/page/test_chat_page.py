@@ -1,10 +1,11 @@
 """What a person does on the chat page, and sees."""
 
+import asyncio
 import re
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from llamastream.config import ServeSettings
 from llamastream.types import EngineState
@@ -19,6 +20,7 @@ SHOWN = "Of all things 😀 the best is a stream."
 
 
 async def send(page: Page, text: str) -> None:
+    await expect(page.get_by_label("Stop")).to_be_hidden()  # what was asked before has its answer
     await page.get_by_label("Message").fill(text)
     await page.keyboard.press("Enter")
 
@@ -82,8 +84,8 @@ async def test_another_browser_shows_the_same(serve: Serve, open_page: OpenPage)
     page = await open_page(url)
     for text in ("one  two", "three"):
         await send(page, text)
-        await expect(page.get_by_label("Stop")).to_be_hidden()
         await expect(answers(page).last).to_have_text(text)
+        await expect(page.get_by_label("Stop")).to_be_hidden()
     other = await open_page(url)
     await other.get_by_role("link", name="one two").click()
     await expect(questions(other)).to_have_text(["one two", "three"])
@@ -281,6 +283,27 @@ async def test_a_server_with_keys_asks_for_one(serve: Serve, open_page: OpenPage
     await page.get_by_role("button", name="Settings").click()
     await page.get_by_role("button", name="Forget the API key").click()
     await expect(dialog).to_be_visible()
+
+
+async def test_a_message_sent_while_the_page_learns_ids_follows(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    page = await open_page(await serve(FakeEngine(last_user_words)))
+    answered = asyncio.Event()
+
+    async def slowly(route: Route) -> None:
+        await answered.wait()
+        await route.continue_()
+
+    await page.route(re.compile(r"/items\?"), slowly)
+    await send(page, "one")
+    await expect(answers(page)).to_have_text("one")
+    await expect(page.get_by_label("Send", exact=True)).to_be_visible()
+    await send(page, "two")
+    await expect(page.get_by_label("Message")).to_have_value("two")  # not lost, not sent yet
+    answered.set()
+    await expect(answers(page)).to_have_text(["one", "two"])
+    await expect(page.get_by_label("Message")).to_have_value("")
 
 
 async def test_a_draft_survives_a_reload(serve: Serve, open_page: OpenPage) -> None:

@@ -29,7 +29,7 @@ const api = new Api(document.baseURI.replace(/[#?].*$/, ""), storage.key(), askK
 let model: Model | null = null; // none until the server takes requests
 let place: string | null = ""; // the conversation that the address named last
 let isStarting = false;
-let isSendDue = false; // asked for before that
+let isSendDue = false; // asked for while it was not possible yet
 
 const settings = new SettingsDialog(() => {
   storage.setKey(null, false);
@@ -81,10 +81,10 @@ function withSeed(seed = settings.settings.seed): Settings {
 }
 
 function update(): void {
-  const { isAnswering, isBusy } = chat;
+  const { isAnswering } = chat;
   byId("stop").hidden = !isAnswering;
   byId("send").hidden = isAnswering;
-  byId<HTMLButtonElement>("send").disabled = isBusy || composer.isEmpty;
+  byId<HTMLButtonElement>("send").disabled = composer.isEmpty;
   list.update();
   watchQueue();
 }
@@ -96,8 +96,10 @@ async function act(action: () => Promise<void>): Promise<void> {
   try {
     await action();
     speak();
+    if (isSendDue) send();
     await measure();
   } catch (error) {
+    isSendDue = false; // what was written before this failed may mean something else now
     if (error instanceof Refused) composer.giveBack(error.text);
     fail(error instanceof Refused ? error.cause : error);
   }
@@ -108,6 +110,7 @@ async function refresh(): Promise<void> {
   await chat.refresh().then(measure, (error: unknown) => {
     if (error instanceof Refused) fail(error.cause);
   });
+  if (isSendDue) send();
 }
 
 /** Show what the conversation takes of the context. */
@@ -171,11 +174,10 @@ function watchQueue(): void {
 
 function send(): void {
   const words = composer.message;
-  if (composer.isEmpty || chat.isBusy) return;
-  if (model === null) {
-    isSendDue = true;
-    return void start();
-  }
+  if (composer.isEmpty || chat.isAnswering) return;
+  isSendDue = model === null || chat.isBusy;
+  if (model === null) return void start();
+  if (chat.isBusy) return; // ids are learnt, or a conversation is fetched: it is sent behind that
   const { id } = model;
   composer.clear();
   void act(() => chat.send(words, settings.settings, id));
@@ -227,7 +229,12 @@ function showOpen(): void {
   sidebar.mark(conversation?.id ?? null);
 }
 
-/** Show what the address names. */
+/** Show what the address names by now. */
+function turn(): void {
+  isSendDue = false;
+  void openAddress();
+}
+
 async function openAddress(): Promise<void> {
   const id = location.hash.slice(1);
   if (id === place) return;
@@ -267,7 +274,7 @@ async function showModel(): Promise<void> {
 
 function startNew(): void {
   history.pushState(null, "", location.pathname + location.search);
-  void openAddress();
+  turn();
 }
 
 /** Return when the server takes requests, saying meanwhile why it does not. */
@@ -332,7 +339,7 @@ for (const idea of byId("ideas").querySelectorAll("button")) {
     send();
   });
 }
-addEventListener("hashchange", () => void openAddress());
+addEventListener("hashchange", turn);
 document.addEventListener("visibilitychange", () => {
   // Meanwhile another browser may have begun something.
   if (document.hidden || model === null) return;

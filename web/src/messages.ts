@@ -169,7 +169,7 @@ class MessageView {
   }
 
   private edit(index: number): void {
-    const area = el("textarea", { "aria-label": "Your message", rows: "3" });
+    const area = el("textarea", { "aria-label": "Your message", rows: "3", dir: "auto" });
     area.value = this.message.text;
     const close = () => form.replaceWith(this.body);
     const form = el(

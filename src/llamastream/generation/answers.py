@@ -176,7 +176,12 @@ class Answers:
     ) -> Generation:
         """An answer that the engine has not heard of. Raises InvalidRequest and Overloaded."""
         first = fitted[0]
-        rules = [TextRules.of(request, prompt.ids, self.tokenizer) for prompt in fitted]
+        rules = [
+            TextRules.of(
+                request, prompt.ids, self.tokenizer, self.prompting.reasoning(request, prompt.ids)
+            )
+            for prompt in fitted
+        ]
         grammars = await self.grammars.of_request(request, rules)
         details = Details(
             wire=new.wire,

@@ -35,7 +35,7 @@ def new_item(
     """An item under a new id, unless `id` gives one."""
     body: dict[str, Any] = {
         "role": role,
-        "parts": [_to_json(part) for part in parts],
+        "parts": parts_to_json(parts),
         "status": status,
     }
     if name is not None:
@@ -43,8 +43,8 @@ def new_item(
     return Item(id or f"msg_{uuid.uuid4().hex}", body)
 
 
-def output_item(response_id: str, text: str, status: ItemStatus) -> Item:
-    return new_item("assistant", [text], status=status, id=output_item_id(response_id))
+def output_item(response_id: str, parts: Sequence[Part], status: ItemStatus) -> Item:
+    return new_item("assistant", parts, status=status, id=output_item_id(response_id))
 
 
 def output_item_id(response_id: str) -> str:
@@ -57,7 +57,15 @@ def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
 
 
 def parts_of(item: Item) -> tuple[Part, ...]:
-    return tuple(map(_from_json, item.body["parts"]))
+    return parts_from_json(item.body["parts"])
+
+
+def parts_to_json(parts: Iterable[Part]) -> list[str | Json]:
+    return list(map(_to_json, parts))
+
+
+def parts_from_json(values: Iterable[str | Json]) -> tuple[Part, ...]:
+    return tuple(map(_from_json, values))
 
 
 def _message(item: Item) -> Message:

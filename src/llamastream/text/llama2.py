@@ -66,7 +66,11 @@ class Llama2Format:
 def check_tags(index: int, message: Message, tags: Iterable[str]) -> None:
     """Raises InvalidRequest for a message that holds one of `tags`."""
     for tag in tags:
-        for field, text in (("content", message.text), ("name", message.name)):
+        for field, text in (
+            ("content", message.text),
+            ("reasoning_content", message.reasoning),
+            ("name", message.name),
+        ):
             if text is not None and tag in text:
                 raise InvalidRequest(
                     f"messages[{index}].{field} must not hold {tag}, a tag of the model's prompts. "

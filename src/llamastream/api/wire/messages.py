@@ -10,7 +10,7 @@ from llamastream.api.wire.options import NOTHING, asked, or_nothing
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item
-from llamastream.types import Message, Role
+from llamastream.types import Message, Reasoning, Role
 
 Json = dict[str, Any]
 
@@ -20,9 +20,9 @@ ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-# Fields of a message that are taken and change nothing: `cache_control` asks for what the prefix
-# cache does anyway, and no chat template reads again how an answer was found.
-HINTS = ("cache_control", "reasoning_content", "reasoning")
+# `cache_control` is taken and changes nothing: it asks for what the prefix cache does anyway.
+REASONING = ("reasoning_content", "reasoning")  # DeepSeek's name, and vLLM's
+HINTS = ("cache_control", *REASONING)
 MESSAGE_FIELDS = {"role", "content", "name", *HINTS}
 ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
@@ -94,9 +94,11 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
 
 
 def wire_item(item: Item) -> Json:
-    body = item.body
-    texts = [part for part in parts_of(item) if isinstance(part, str)]
+    body, parts = item.body, parts_of(item)
+    texts = [part for part in parts if isinstance(part, str)]
     shown = message(item.id, body["role"], texts, status=body["status"])
+    thoughts = [part.text for part in parts if isinstance(part, Reasoning)]
+    shown["content"][:0] = [{"type": "reasoning_text", "text": text} for text in thoughts]
     return shown if item.follows is None else shown | {"after": item.follows}
 
 
@@ -126,7 +128,9 @@ def _parse_message(raw: dict[str, Any], where: str) -> Message:
     raw = asked(raw)
     role = _parse_role(raw, where)
     _refuse_others(raw, MESSAGE_FIELDS, where)
-    return Message(role, "".join(_parse_content(raw, role, where)), _parse_name(raw, where))
+    text, name = "".join(_parse_content(raw, role, where)), _parse_name(raw, where)
+    thought = _parse_reasoning(raw, where) if role == "assistant" else ""
+    return Message(role, (Reasoning(thought), text) if thought else text, name)
 
 
 def _parse_item(raw: object, where: str) -> Item:
@@ -145,6 +149,20 @@ def _parse_item(raw: object, where: str) -> Item:
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
     return new_item(role, _parse_content(raw, role, where), name=_parse_name(raw, where))
+
+
+def _parse_reasoning(raw: dict[str, Any], where: str) -> str:
+    """What was thought before an answer, under either name."""
+    for name in REASONING:
+        thought = raw.get(name)
+        if thought is not None and not isinstance(thought, str):
+            raise InvalidRequest(
+                f"{where}.{name} must be a string. Given: {type(thought).__name__}.",
+                param=f"{where}.{name}",
+            )
+        if thought:
+            return thought
+    return ""
 
 
 def _parse_name(raw: dict[str, Any], where: str) -> str | None:

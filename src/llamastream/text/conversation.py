@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.types import Message, PromptOptions, Reasoning
+from llamastream.types import Message, PromptOptions, Reasoning, Thinking
 
 # What a template is given besides, so that nobody can say it twice.
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -70,6 +70,17 @@ def check_known(
                 "does not know it. Leave it out.",
                 param="chat_template_kwargs",
             )
+
+
+def check_thinking(thinking: Thinking | None, *, reasons: bool) -> None:
+    """Raises InvalidRequest for what a template cannot do that has no option for it."""
+    if thinking is not None and thinking.param and thinking.is_on != reasons:
+        always = "always lets it reason" if reasons else "knows of no reasoning"
+        raise InvalidRequest(
+            f"{thinking.param} cannot be followed: this model's chat template {always}. "
+            "Leave it out.",
+            param=thinking.param,
+        )
 
 
 def check_variables(

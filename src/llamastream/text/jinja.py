@@ -16,7 +16,12 @@ from jinja2 import Template, TemplateError, meta
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.bounds import check_room
 from llamastream.text.budget import Budget, OverBudget
-from llamastream.text.conversation import Conversation, check_known, check_variables
+from llamastream.text.conversation import (
+    Conversation,
+    check_known,
+    check_thinking,
+    check_variables,
+)
 from llamastream.text.llama2 import TAGS, check_tags
 from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
@@ -79,13 +84,7 @@ class JinjaFormat:
         if "enable_thinking" in known:
             variables = {**given, "enable_thinking": thinking.is_on}
             return Conversation(messages, replace(options, variables=variables))
-        if thinking.param and thinking.is_on != self.reasons:
-            always = "always lets it reason" if self.reasons else "knows of no reasoning"
-            raise InvalidRequest(
-                f"{thinking.param} cannot be followed: this model's chat template {always}. "
-                "Leave it out.",
-                param=thinking.param,
-            )
+        check_thinking(thinking, reasons=self.reasons)
         return Conversation(messages, options)
 
     def _rendered(self, given: Conversation, room: int | None = None) -> tuple[str, str]:

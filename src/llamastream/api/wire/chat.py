@@ -21,10 +21,12 @@ from llamastream.api.wire.openai import (
     usage_fields,
 )
 from llamastream.api.wire.options import (
+    Effort,
     GenerationOptions,
     MaxTokens,
     Metadata,
     TemplateOptions,
+    thinking_of,
     validate,
 )
 from llamastream.errors import ChatError, InvalidRequest
@@ -54,7 +56,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning_effort": ("none",),
         "service_tier": ("auto", "default"),
         "verbosity": ("medium",),
         "web_search_options": (),
@@ -62,6 +63,7 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
 
     messages: Messages
     max_completion_tokens: MaxTokens = None
+    reasoning_effort: Effort | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
@@ -76,7 +78,8 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         sampling = self.sampling(
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
-        messages, options = parse_messages(self.messages), self.prompt_options()
+        thinking = thinking_of(self.reasoning_effort, "reasoning_effort")
+        messages, options = parse_messages(self.messages), self.prompt_options(thinking)
         request = self.build(messages, sampling, options, scope=scope, label=label)
         return replace(request, grammar=self.asked_grammar)
 

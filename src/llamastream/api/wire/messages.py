@@ -10,7 +10,7 @@ from llamastream.api.wire.options import NOTHING, asked, or_nothing
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item, parts_of
 from llamastream.records import Item
-from llamastream.types import Message, Reasoning, Role
+from llamastream.types import Message, Part, Reasoning, Role
 
 Json = dict[str, Any]
 
@@ -90,7 +90,15 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
             f"{where} must be a string or a list of messages. Given: {given}.", param=where
         )
     _check_count(value, where)
-    return tuple(_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
+    items: list[Item] = []
+    thoughts: list[Reasoning] = []  # before the item that comes next
+    for k, raw in enumerate(value):
+        if isinstance(raw, dict) and raw.get("type") == "reasoning":
+            thoughts += _parse_thoughts(raw, f"{where}[{k}].content")
+        else:
+            items.append(_parse_item(raw, f"{where}[{k}]", thoughts))
+            thoughts = []
+    return tuple(items)
 
 
 def wire_item(item: Item) -> Json:
@@ -133,7 +141,7 @@ def _parse_message(raw: dict[str, Any], where: str) -> Message:
     return Message(role, (Reasoning(thought), text) if thought else text, name)
 
 
-def _parse_item(raw: object, where: str) -> Item:
+def _parse_item(raw: object, where: str, thoughts: list[Reasoning]) -> Item:
     if not isinstance(raw, dict):
         raise InvalidRequest(
             f"{where} must be a message. Given: {type(raw).__name__}.", param=where
@@ -148,7 +156,28 @@ def _parse_item(raw: object, where: str) -> Item:
         )
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
-    return new_item(role, _parse_content(raw, role, where), name=_parse_name(raw, where))
+    parts: list[Part] = [*_parse_content(raw, role, where)]
+    if role == "assistant":
+        thoughts = [*thoughts, *_parse_thoughts(raw, f"{where}.content")]
+        if thought := _parse_reasoning(raw, where):
+            thoughts.append(Reasoning(thought))
+        parts = [*thoughts, *parts]
+    return new_item(role, parts, name=_parse_name(raw, where))
+
+
+def _is_thought(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "reasoning_text"
+
+
+def _parse_thoughts(raw: dict[str, Any], where: str) -> list[Reasoning]:
+    """Those among a content's parts: only of a summary, or what only others can decrypt, nothing
+    is known."""
+    content = raw.get("content")
+    found = [part for part in content if _is_thought(part)] if isinstance(content, list) else []
+    for part in found:
+        if not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{where} must hold texts.", param=where)
+    return [Reasoning(part["text"]) for part in found if part["text"]]
 
 
 def _parse_reasoning(raw: dict[str, Any], where: str) -> str:
@@ -204,7 +233,11 @@ def _parse_content(raw: dict[str, Any], role: Role, where: str) -> list[str]:
         raise InvalidRequest(
             f"{where} must be a string or a list of text parts. Given: {given}.", param=where
         )
-    return [_parse_part(part, f"{where}[{k}]") for k, part in enumerate(content)]
+    return [
+        _parse_part(part, f"{where}[{k}]")
+        for k, part in enumerate(content)
+        if not (role == "assistant" and _is_thought(part))
+    ]
 
 
 def _parse_part(part: object, where: str) -> str:

@@ -158,6 +158,7 @@ class ChatRequest:
     skip_special_tokens: bool = True
     truncation: Literal["disabled", "auto"] = "disabled"
     num_unread_turns: int = 0  # dropped already: turns before the first that cannot fit
+    cuts_max_tokens: bool = False  # of the sampling's, as many as there is room for
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None

@@ -101,6 +101,11 @@ class Choice:
         """The same choice before its first token."""
         return Choice(self.index, self._tokenizer, self._rules, request)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The one that ended it, if one did."""
+        return None if self._matcher is None else self._matcher.matched
+
     def add(self, token_id: int) -> str:
         """The text of one more token. A stop string that it completes sets the finish reason."""
         self.num_output_tokens += 1

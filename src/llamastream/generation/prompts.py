@@ -135,6 +135,8 @@ class Prompting:
 
     def _fit(self, request: ChatRequest, limits: EngineStatus) -> FittedPrompt:
         max_tokens, max_model_len = request.sampling.max_tokens, limits.max_model_len
+        if request.cuts_max_tokens and max_tokens:
+            max_tokens = None
         messages = _messages(request.prompt)
         if messages and request.max_prompt_tokens is None:
             return fit_context(

@@ -205,11 +205,20 @@ class TemplateOptions(WireModel):
         )
 
 
-class SamplingOptions(WireModel):
-    """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
+class AnswerOptions(WireModel):
+    """What all formats share."""
 
     model: ModelName
     stream: bool | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return False
+
+
+class SamplingOptions(AnswerOptions):
+    """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
+
     seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -228,10 +237,6 @@ class SamplingOptions(WireModel):
     allowed_token_ids: Annotated[list[int], Field(max_length=MAX_ALLOWED_TOKEN_IDS)] | None = None
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
-
-    @property
-    def is_stored(self) -> bool:
-        return False
 
     def sampling(
         self,

@@ -243,7 +243,7 @@ async def _go_on(client: openai.AsyncOpenAI, engine: FakeEngine) -> None:
     conversation = await client.conversations.create()
     await client.responses.create(model="demo", input="hi", conversation=conversation.id)
     shown = await client.conversations.items.list(conversation.id, order="asc")
-    assert [part.type for part in shown.data[1].content] == ["reasoning_text", "output_text"]
+    assert [item.type for item in shown.data] == ["message", "reasoning", "message"]
     await client.responses.create(model="demo", input="on", conversation=conversation.id)
     assert written in prompt_of(engine)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import STATUSES, End, Generation, State
-from llamastream.generation.items import output_item, parts_to_json
+from llamastream.generation.items import output_items, part_to_json
 from llamastream.generation.journalling import Journalling, as_problem
 from llamastream.generation.resuming import STORE_RETRY_S, WAITING, Resuming, end_waiting
 from llamastream.generation.submission import Submission, Tasks
@@ -217,14 +217,14 @@ def _outcome(generation: Generation) -> Outcome:
     assert reason is not None
     text, parts = generation.log.text(), generation.log.parts()
     status = STATUSES[reason]
-    item = output_item(
+    items = output_items(
         generation.id, parts, "completed" if status is Status.COMPLETED else "incomplete"
     )
     if not generation.details.has_input:
-        item = item._replace(follows=generation.details.after)
+        items[0] = items[0]._replace(follows=generation.details.after)
     result: dict[str, Any] = {"usage": list(generation.usage()), "text": text}
-    if any(not isinstance(part, str) for part in parts):
-        result["parts"] = parts_to_json(parts)
+    if parts != (text,):
+        result["parts"] = [part_to_json(part) for part in parts]
     if warnings := generation.warnings():
         result["warnings"] = list(warnings)
-    return Outcome(status, result, (item,))
+    return Outcome(status, result, items)

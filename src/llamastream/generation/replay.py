@@ -10,12 +10,12 @@ from llamastream.generation.choice import Choice
 from llamastream.generation.durable import end_of
 from llamastream.generation.generation import FINISH_REASONS, Details, Generation, Keeper
 from llamastream.generation.grammars import Compiling
-from llamastream.generation.items import parts_from_json
+from llamastream.generation.items import result_of
 from llamastream.records import Interrupted, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import reading
 from llamastream.text import Tokenizer
-from llamastream.types import GenerationRequest, OtherPart, Token
+from llamastream.types import GenerationRequest, Token
 
 if TYPE_CHECKING:
     from llamastream.store.store import Store
@@ -43,7 +43,7 @@ class Replay:
         reason = FINISH_REASONS.get(record.status)
         if generation.details.model_id != self._model_id:
             if reason is not None:
-                text, parts = said_in(record)
+                text, parts = result_of(record)
                 generation.log.append(0, text, reason=reason, parts=parts)
         elif reason is not None:
             generation.end_text(choice, reason)
@@ -90,10 +90,3 @@ class Replay:
                     await asyncio.sleep(0)
         generation.publish(len(generation.log))
         return generation
-
-
-def said_in(record: Response) -> tuple[str, tuple[OtherPart, ...]]:
-    """An answer's text and its other parts, as its record alone tells them."""
-    result = record.result or {"text": ""}
-    parts = parts_from_json(result.get("parts", ()))
-    return result["text"], tuple(part for part in parts if not isinstance(part, str))

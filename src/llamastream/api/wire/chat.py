@@ -32,8 +32,7 @@ from llamastream.api.wire.options import (
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
-from llamastream.generation.items import new_item, parts_of
-from llamastream.generation.replay import said_in
+from llamastream.generation.items import new_item, parts_of, result_of
 from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.types import ChatRequest, Delta, FinishReason, Reasoning, Usage, text_of
@@ -277,7 +276,7 @@ def completion_of(record: Response) -> dict[str, Any]:
     dropped = record.request["num_dropped_turns"] if shown.shows_dropped_turns else None
     created = int(record.created_at)
     answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
-    text, parts = said_in(record)
+    text, parts = result_of(record)
     delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status], parts=parts)
     warnings = record.result.get("warnings")
     said = {"warnings": warnings} if warnings else {}

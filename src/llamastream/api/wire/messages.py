@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.options import NOTHING, asked, or_nothing
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.items import new_item, parts_of
+from llamastream.generation.items import new_item
 from llamastream.records import Item
 from llamastream.types import Message, Part, Reasoning, Role
 
@@ -90,36 +90,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
             f"{where} must be a string or a list of messages. Given: {given}.", param=where
         )
     _check_count(value, where)
-    items: list[Item] = []
-    thoughts: list[Reasoning] = []  # before the item that comes next
-    for k, raw in enumerate(value):
-        if isinstance(raw, dict) and raw.get("type") == "reasoning":
-            thoughts += _parse_thoughts(raw, f"{where}[{k}].content")
-        else:
-            items.append(_parse_item(raw, f"{where}[{k}]", thoughts))
-            thoughts = []
-    return tuple(items)
-
-
-def wire_item(item: Item) -> Json:
-    body, parts = item.body, parts_of(item)
-    texts = [part for part in parts if isinstance(part, str)]
-    shown = message(item.id, body["role"], texts, status=body["status"])
-    thoughts = [part.text for part in parts if isinstance(part, Reasoning)]
-    shown["content"][:0] = [{"type": "reasoning_text", "text": text} for text in thoughts]
-    return shown if item.follows is None else shown | {"after": item.follows}
-
-
-def message(id: str, role: str, parts: list[str], *, status: str) -> Json:
-    content = [
-        output_text(text) if role == "assistant" else {"type": "input_text", "text": text}
-        for text in parts
-    ]
-    return {"type": "message", "id": id, "status": status, "role": role, "content": content}
-
-
-def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+    items = (_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
+    return tuple(item for item in items if item is not None)
 
 
 def _check_count(raw: list[Any], where: str) -> None:
@@ -141,13 +113,17 @@ def _parse_message(raw: dict[str, Any], where: str) -> Message:
     return Message(role, (Reasoning(thought), text) if thought else text, name)
 
 
-def _parse_item(raw: object, where: str, thoughts: list[Reasoning]) -> Item:
+def _parse_item(raw: object, where: str) -> Item | None:
+    """None for what no model reads again."""
     if not isinstance(raw, dict):
         raise InvalidRequest(
             f"{where} must be a message. Given: {type(raw).__name__}.", param=where
         )
     raw = asked(raw)
     kind = raw.get("type", "message")
+    if kind == "reasoning":
+        thoughts = _parse_thoughts(raw, f"{where}.content")
+        return new_item("assistant", thoughts) if thoughts else None
     if kind != "message":
         raise InvalidRequest(
             f"{where}.type must be 'message': other kinds of items are not supported. "
@@ -157,27 +133,18 @@ def _parse_item(raw: object, where: str, thoughts: list[Reasoning]) -> Item:
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
     parts: list[Part] = [*_parse_content(raw, role, where)]
-    if role == "assistant":
-        thoughts = [*thoughts, *_parse_thoughts(raw, f"{where}.content")]
-        if thought := _parse_reasoning(raw, where):
-            thoughts.append(Reasoning(thought))
-        parts = [*thoughts, *parts]
+    if role == "assistant" and (thought := _parse_reasoning(raw, where)):
+        parts = [Reasoning(thought), *parts]
     return new_item(role, parts, name=_parse_name(raw, where))
 
 
-def _is_thought(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "reasoning_text"
-
-
 def _parse_thoughts(raw: dict[str, Any], where: str) -> list[Reasoning]:
-    """Those among a content's parts: only of a summary, or what only others can decrypt, nothing
-    is known."""
-    content = raw.get("content")
-    found = [part for part in content if _is_thought(part)] if isinstance(content, list) else []
-    for part in found:
-        if not isinstance(part.get("text"), str):
-            raise InvalidRequest(f"{where} must hold texts.", param=where)
-    return [Reasoning(part["text"]) for part in found if part["text"]]
+    """Of a reasoning item: of a summary, and what only others can decrypt, nothing is read."""
+    content = raw.get("content") or []
+    for part in content if isinstance(content, list) else [content]:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{where} must be a list of texts.", param=where)
+    return [Reasoning(part["text"]) for part in content if part["text"]]
 
 
 def _parse_reasoning(raw: dict[str, Any], where: str) -> str:
@@ -233,11 +200,7 @@ def _parse_content(raw: dict[str, Any], role: Role, where: str) -> list[str]:
         raise InvalidRequest(
             f"{where} must be a string or a list of text parts. Given: {given}.", param=where
         )
-    return [
-        _parse_part(part, f"{where}[{k}]")
-        for k, part in enumerate(content)
-        if not (role == "assistant" and _is_thought(part))
-    ]
+    return [_parse_part(part, f"{where}[{k}]") for k, part in enumerate(content)]
 
 
 def _parse_part(part: object, where: str) -> str:

@@ -13,12 +13,19 @@ from typing import Self
 import orjson
 
 from llamastream.api.wire.format import START, Format
-from llamastream.api.wire.messages import Json, message, output_text
 from llamastream.api.wire.openai import DONE, error_event, logprob_entries
-from llamastream.api.wire.response_items import Event, ItemEvents, new_event, output_items
+from llamastream.api.wire.response_items import (
+    Event,
+    ItemEvents,
+    Json,
+    make_event,
+    message,
+    output_of,
+    output_text,
+)
 from llamastream.errors import ChatError
 from llamastream.generation import Generation
-from llamastream.generation.items import output_item_id
+from llamastream.generation.items import ItemStatus, output_item_id
 from llamastream.types import Delta, Part, TokenLogprob, Usage
 
 NUM_CREATED, NUM_OPENING = 2, 4
@@ -85,7 +92,7 @@ class Snapshot:
     usage: Usage | None = None
     error: str | None = None
     warnings: tuple[str, ...] = ()
-    parts: tuple[Part, ...] | None = None  # None: no output
+    parts: tuple[Part, ...] = ()  # none: no output
     logprobs: tuple[TokenLogprob, ...] = ()
 
     @classmethod
@@ -119,14 +126,12 @@ class Snapshot:
         return replace(ended, parts=log.parts(), logprobs=log.text_logprobs())
 
     @property
-    def item_status(self) -> str:
+    def item_status(self) -> ItemStatus:
         """The last item's."""
         return "completed" if self.status == "completed" else "incomplete"
 
     def output(self) -> list[Json]:
-        if self.parts is None:
-            return []
-        return output_items(self.id, self.parts, self.item_status, self.logprobs)
+        return output_of(self.id, self.parts, self.logprobs, self.item_status)
 
     def to_json(self) -> Json:
         reason = INCOMPLETE_REASONS.get(self.status)
@@ -174,8 +179,8 @@ class ResponseEvents:
         part = self._place | {"part": output_text("")}
         return [
             *created(self._opened),
-            new_event(2, "response.output_item.added", {"output_index": 0, "item": item}),
-            new_event(3, "response.content_part.added", part),
+            make_event(2, "response.output_item.added", {"output_index": 0, "item": item}),
+            make_event(3, "response.content_part.added", part),
         ]
 
     def delta(self, number: int, delta: Delta) -> Event:
@@ -186,7 +191,7 @@ class ResponseEvents:
         more = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
         if self._opened.shown.return_token_ids:
             more["token_ids"] = delta.token_ids
-        return new_event(number, kind, more)
+        return make_event(number, kind, more)
 
     def closing(self, number: int, ended: Snapshot) -> list[Event]:
         """What follows the last delta, from `number` on. `ended` is the response as it then is."""
@@ -199,7 +204,7 @@ class ResponseEvents:
                 ("response.content_part.done", self._place | {"part": part}),
                 ("response.output_item.done", {"output_index": 0, "item": item}),
             ]
-        events = [new_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
+        events = [make_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
         return [*events, last_event(number + len(events), ended)]
 
 
@@ -220,18 +225,18 @@ class ManyItemsEvents:
         return self._items.delta(delta)
 
     def closing(self, ended: Snapshot) -> list[Event]:
-        events = [] if ended.parts is None else self._items.closing(ended.item_status)
+        events = self._items.closing(ended.item_status) if ended.parts else []
         return [*events, last_event(self._items.number, ended)]
 
 
 def created(opened: Snapshot) -> list[Event]:
     response = {"response": opened.to_json()}
     kinds = ("response.created", "response.in_progress")
-    return [new_event(number, kind, response) for number, kind in enumerate(kinds)]
+    return [make_event(number, kind, response) for number, kind in enumerate(kinds)]
 
 
 def last_event(number: int, ended: Snapshot) -> Event:
-    event = new_event(number, TERMINAL_TYPES[ended.status], {"response": ended.to_json()})
+    event = make_event(number, TERMINAL_TYPES[ended.status], {"response": ended.to_json()})
     return event._replace(is_last=True)
 
 
@@ -311,6 +316,8 @@ def usage_json(usage: Usage) -> Json:
 
 def _split_delta(place: Json) -> tuple[bytes, bytes]:
     """A plain delta event's bytes before its number, and between that and its text."""
-    _, _, body, _ = new_event(0, "response.output_text.delta", place | {"logprobs": [], "delta": 0})
+    _, _, body, _ = make_event(
+        0, "response.output_text.delta", place | {"logprobs": [], "delta": 0}
+    )
     before, _, rest = body.partition(b'"sequence_number":0')
     return before + b'"sequence_number":', rest.removesuffix(b"0}")

@@ -1,20 +1,28 @@
-"""A response's output as items on the wire, and their events: an item opens with its first piece
-and closes when another begins.
+"""Items of responses and conversations on the wire, and the events of those that open with their
+first piece, and close when another begins.
 
 Where an answer may hold more than a message, numbers follow from its deltas alone, from the first
 on: a piece is an event, and so are an item's beginning and its end.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from llamastream.api.wire.messages import Json, message, output_text
 from llamastream.api.wire.openai import logprob_entries
-from llamastream.generation.items import output_item_id
+from llamastream.generation.items import (
+    ItemStatus,
+    output_item_id,
+    output_items,
+    parts_of,
+    reasoning_item_id,
+)
 from llamastream.generation.log import with_text
+from llamastream.records import Item
 from llamastream.types import Delta, Part, Reasoning, TokenLogprob
+
+Json = dict[str, Any]
 
 
 class Event(NamedTuple):
@@ -24,8 +32,42 @@ class Event(NamedTuple):
     is_last: bool = False
 
 
-def new_event(number: int, kind: str, body: Json) -> Event:
+def make_event(number: int, kind: str, body: Json) -> Event:
     return Event(number, kind, orjson.dumps({"type": kind, "sequence_number": number} | body))
+
+
+def wire_item(item: Item) -> Json:
+    shown = _shown(item)
+    return shown if item.follows is None else shown | {"after": item.follows}
+
+
+def _shown(item: Item) -> Json:
+    body, parts = item.body, parts_of(item)
+    texts = [part for part in parts if isinstance(part, str)]
+    thoughts = [_reasoning_text(part.text) for part in parts if isinstance(part, Reasoning)]
+    if thoughts and not texts:
+        return reasoning_item(item.id, thoughts, status=body["status"])
+    return message(item.id, body["role"], texts, status=body["status"])
+
+
+def message(id: str, role: str, parts: list[str], *, status: str) -> Json:
+    content = [
+        output_text(text) if role == "assistant" else {"type": "input_text", "text": text}
+        for text in parts
+    ]
+    return {"type": "message", "id": id, "status": status, "role": role, "content": content}
+
+
+def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+
+
+def reasoning_item(id: str, content: list[Json], *, status: str) -> Json:
+    return {"type": "reasoning", "id": id, "summary": [], "content": content, "status": status}
+
+
+def _reasoning_text(text: str, _: list[Json] | None = None) -> Json:
+    return {"type": "reasoning_text", "text": text}
 
 
 class Kind(NamedTuple):
@@ -42,17 +84,8 @@ def _message_item(response_id: str, status: str, content: list[Json]) -> Json:
     return item | {"content": content}
 
 
-def _reasoning_text(text: str, _: list[Json]) -> Json:
-    return {"type": "reasoning_text", "text": text}
-
-
-def reasoning_item_id(response_id: str) -> str:
-    return f"rs_{response_id.partition('_')[2]}"
-
-
 def _reasoning_item(response_id: str, status: str, content: list[Json]) -> Json:
-    id = reasoning_item_id(response_id)
-    return {"type": "reasoning", "id": id, "summary": [], "content": content, "status": status}
+    return reasoning_item(reasoning_item_id(response_id), content, status=status)
 
 
 MESSAGE = Kind("response.output_text", output_text, _message_item, True)
@@ -67,18 +100,17 @@ def _kind_of(piece: Part) -> tuple[Kind, str]:
     return REASONING, piece.text
 
 
-def output_items(
-    response_id: str, parts: Sequence[Part], status: str, logprobs: Sequence[TokenLogprob]
+def output_of(
+    response_id: str, parts: Sequence[Part], logprobs: Sequence[TokenLogprob], status: ItemStatus
 ) -> list[Json]:
-    """Those of an answer that has ended. `status`: the last one's; logprobs: the message's."""
-    items: list[Json] = []
-    for number, part in enumerate(parts, 1):
-        kind, text = _kind_of(part)
-        entries = logprob_entries(logprobs) if kind.has_logprobs else []
-        content = [kind.content(text, entries)]
-        own = status if number >= len(parts) else "completed"
-        items.append(kind.item(response_id, own, content))
-    return items
+    """What a response consists of, if it does. logprobs: of its text."""
+    if not parts:
+        return []
+    shown = [wire_item(item) for item in output_items(response_id, parts, status)]
+    for item in shown:
+        if item["type"] == "message":
+            item["content"][0]["logprobs"] = logprob_entries(logprobs)
+    return shown
 
 
 class ItemEvents:
@@ -159,4 +191,4 @@ class ItemEvents:
 
     def _event(self, kind: str, body: Json) -> Event:
         self.number += 1
-        return new_event(self.number - 1, kind, body)
+        return make_event(self.number - 1, kind, body)

@@ -20,7 +20,6 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
-    "--in-process-gpu",  # one process less to wait for
     "--disable-background-networking",
 )
 VIEW = {"width": 1000, "height": 700}

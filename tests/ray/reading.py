@@ -57,7 +57,10 @@ def read(
             _follow(client, reading, on_text)
         except httpx.HTTPError:
             pass
-        assert time.monotonic() < deadline, f"not over within {PATIENCE_S} s: {reading}"
+        assert time.monotonic() < deadline, (
+            f"{id} is not over within {PATIENCE_S} s: event {reading.last}, "
+            f"{reading.num_connections} connections"
+        )
         if not reading.is_over:
             time.sleep(0.1)
     return reading

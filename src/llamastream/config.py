@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from llamastream.settings import COMMAS, Settings, default_data_dir, split_commas
+from llamastream.tools import CallSyntax
 
 DType = Literal["int8", "int4", "float32", "bfloat16"]
 Speculation = Literal["auto", "off"]
@@ -165,6 +166,9 @@ class ModelSettings(Settings):
     threads: int | None = Field(None, ge=1, le=256, description="CPU threads. [all cores]")
     chat_template: str | None = Field(
         None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."
+    )
+    tool_format: CallSyntax | None = Field(
+        None, description="How the model writes calls of tools. [as its chat template does]"
     )
     allow_prompt_tags: bool = Field(
         False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."

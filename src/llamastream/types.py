@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from llamastream.errors import ChatError
 from llamastream.sampling import SamplingParams
+from llamastream.tools import AUTO, Tool, ToolChoice
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+CallKind = Literal["function", "custom"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """`arguments` are JSON as the model wrote it: of a delta, a piece of that."""
+    """`arguments` are JSON as the model wrote it, of a custom tool a text: of a delta, a piece."""
 
     id: str
     name: str
     arguments: str
+    kind: CallKind = "function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class ToolResult:
 
     call_id: str
     text: str
+    kind: CallKind = "function"
 
 
 OtherPart = Reasoning | Refusal | ToolCall | ToolResult
@@ -68,6 +72,21 @@ class Message:
         """Its text alone."""
         return text_of(self.parts)
 
+    @property
+    def size(self) -> int:
+        """Characters of all that it holds."""
+        return sum(map(_size, self.parts))
+
+
+def _size(part: Part) -> int:
+    match part:
+        case str():
+            return len(part)
+        case ToolCall():
+            return len(part.name) + len(part.arguments)
+        case _:
+            return len(part.text)
+
 
 def text_of(parts: Iterable[Part]) -> str:
     """The text among parts of other kinds."""
@@ -80,11 +99,13 @@ class PromptOptions:
 
     `continues`: the last message is the beginning of the answer. Else the prompt ends with what
     asks for an answer, unless `add_generation_prompt` is False and the template knows of that.
+    `tools`: what the model is told that it may call.
     """
 
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continues: bool = False
+    tools: tuple[Tool, ...] = ()
 
 
 PLAIN_PROMPT = PromptOptions()
@@ -105,13 +126,15 @@ class GrammarKind(StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     LARK = "grammar"
+    CALLS = "calls"
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarSpec:
     """What an answer must keep to, as it was asked for.
 
-    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark.
+    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark; of calls
+    a JSON object with the tools, their format, and what an answer that is no call must keep to.
     `strict`: refused where not all of it can be enforced; else that is checked at the end, and
     named in warnings. `param`: the request's field.
     """
@@ -146,6 +169,7 @@ class ChatRequest:
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None
+    tool_choice: ToolChoice = AUTO  # of the tools of `prompt_options`
     prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""
@@ -266,9 +290,9 @@ class Delta(NamedTuple):
     """One piece of one choice's answer: what a transport frames and sends.
 
     Concatenated over a choice, `text` is the whole visible text and `token_ids` are all generated
-    ids. `text` may be empty: a character or a possible stop string may still be held back, or it is
-    a piece of a `part` that is none of text. The last delta of a choice, and only it, has a
-    `finish_reason`.
+    ids. `text` may be empty: a character or a possible stop string may still be held back, or there
+    are pieces of another kind, `parts`, which come behind all text. The last delta of a choice, and
+    only it, has a `finish_reason`.
     """
 
     choice: int  # 0 .. number of prompts * n - 1
@@ -277,7 +301,7 @@ class Delta(NamedTuple):
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, when asked for
     finish_reason: FinishReason | None = None
-    part: OtherPart | None = None
+    parts: tuple[OtherPart, ...] = ()
 
 
 class Usage(NamedTuple):

@@ -6,9 +6,11 @@ in. Nothing after a matched stop string is shown or counted.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
-from llamastream.text import IncrementalDetokenizer, StopMatcher, Tokenizer
+from llamastream.text import CallReader, IncrementalDetokenizer, StopMatcher, Tokenizer
+from llamastream.tools import CallRules, call_id
 from llamastream.types import (
     ChatRequest,
     FinishReason,
@@ -17,6 +19,8 @@ from llamastream.types import (
     Token,
     TokenLogprob,
 )
+
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,16 @@ class TextRules:
     include_stop: bool
     skip_special_tokens: bool
     continues: bool  # the prompt's text, rather than being a text of its own
+    calls: CallRules | None = None
 
     @classmethod
-    def of(cls, request: ChatRequest, prompt_ids: Sequence[int], tokenizer: Tokenizer) -> Self:
+    def of(
+        cls,
+        request: ChatRequest,
+        prompt_ids: Sequence[int],
+        tokenizer: Tokenizer,
+        calls: CallRules | None = None,
+    ) -> Self:
         stop_ids = request.sampling.stop_token_ids
         if not request.ignore_eos:
             stop_ids |= frozenset(tokenizer.eos_token_ids)
@@ -42,23 +53,36 @@ class TextRules:
             skip_special_tokens=request.skip_special_tokens,
             continues=(request.prompt_options.continues or not is_chat)
             and prompt_ids[-1] not in tokenizer.special_ids,
+            calls=calls,
         )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         stop_ids = frozenset(fields["stop_token_ids"])
-        return cls(**fields | {"stop": tuple(fields["stop"]), "stop_token_ids": stop_ids})
+        calls = fields.get("calls")  # unknown of answers that were stored without any
+        typed = {
+            "stop": tuple(fields["stop"]),
+            "stop_token_ids": stop_ids,
+            "calls": None if calls is None else CallRules.from_json(calls),
+        }
+        return cls(**fields | typed)
 
 
 class Choice:
     """Fed with the events of one engine request."""
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer, rules: TextRules, request: GenerationRequest
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        rules: TextRules,
+        request: GenerationRequest,
+        response_id: str = "",
     ) -> None:
         """`request` is what the engine is asked for. Raises InvalidRequest for an empty stop
         string."""
         self.index = index
+        self._response_id = response_id  # of which the ids of calls are made
         self.request = request
         self.num_output_tokens = 0
         self.prompt: list[TokenLogprob] = []  # of its tokens from the second on, where asked for
@@ -72,17 +96,22 @@ class Choice:
             continues=rules.continues,
         )
         self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
+        make_id = partial(call_id, response_id, index)
+        self.calls = None if rules.calls is None else CallReader(rules.calls, make_id)
 
     def again(self, request: GenerationRequest) -> "Choice":
         """The same choice before its first token."""
-        return Choice(self.index, self._tokenizer, self._rules, request)
+        return Choice(self.index, self._tokenizer, self._rules, request, self._response_id)
 
     def add(self, token_id: int) -> str:
-        """The text of one more token. A stop string that it completes sets the finish reason."""
+        """The text of one more token; pieces of calls are in `calls`. A stop string that it
+        completes sets the finish reason."""
         self.num_output_tokens += 1
         if token_id in self._hidden_ids:
             return ""
         text = self._detokenizer.add(token_id)
+        if self.calls is not None:
+            return self._shown(self.calls.add(text, token_id), self.calls)
         # The first `min_tokens` complete no stop string, as in vLLM.
         is_early = self.num_output_tokens <= self.request.sampling.min_tokens
         return text if self._matcher is None or not text or is_early else self._match(text)
@@ -101,7 +130,10 @@ class Choice:
 
     def finish(self, reason: FinishReason) -> str:
         """The text that was held back, when no more tokens come."""
-        text = self._match(self._detokenizer.finish())
+        text = self._detokenizer.finish()
+        if self.calls is not None:
+            text = self.calls.add(text, NO_TOKEN) + self.calls.finish()
+        text = self._match(text)
         if self._matcher is not None and self.finish_reason is None:
             text += self._matcher.finish()
         # Text flushed at the end may still complete a stop string.
@@ -115,6 +147,19 @@ class Choice:
         bytes_of = self._tokenizer.token_bytes
         top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
         return TokenLogprob(token.token_id, bytes_of(token.token_id), token.logprob, top)
+
+    def _shown(self, text: str, calls: CallReader) -> str:
+        """Text of an answer with tools: stop strings end what it says, and are none in a call."""
+        if self._matcher is None:
+            return text
+        is_early = self.num_output_tokens <= self.request.sampling.min_tokens
+        text = text if is_early else self._match(text)
+        if self.finish_reason is not None:
+            calls.take()
+        elif calls.has_begun:
+            text += self._matcher.finish()
+            self._matcher = None
+        return text
 
     def _match(self, text: str) -> str:
         if self._matcher is None or not text:

@@ -19,7 +19,7 @@ from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
 from llamastream.records import Status
-from llamastream.types import Delta, Finished, FinishReason, Token, Usage
+from llamastream.types import Delta, Finished, FinishReason, Token, ToolCall, Usage
 
 if TYPE_CHECKING:
     from llamastream.grammar import AnyGrammar
@@ -187,8 +187,12 @@ class Generation:
         """What is to be said of its texts, once all is drawn; each once."""
         if self.grammar is None:
             return ()
-        texts = [delta.text for delta in self.log.joined(len(self.choices))]
-        return tuple(dict.fromkeys(said for text in texts for said in self.grammar.warnings(text)))
+        warnings = self.grammar.warnings
+        said = (
+            warnings(delta.text, [part for part in delta.parts if isinstance(part, ToolCall)])
+            for delta in self.log.joined(len(self.choices))
+        )
+        return tuple(dict.fromkeys(warning for found in said for warning in found))
 
     # What the engine says, by the dispatcher.
 
@@ -202,7 +206,8 @@ class Generation:
         _, _, token_id, logprob, _ = token
         text = choice.add(token_id)
         found = None if logprob is None else choice.logprob(token)
-        self.log.append(choice.index, text, token_id, found, choice.finish_reason)
+        parts = () if choice.calls is None else choice.calls.take()
+        self.log.append(choice.index, text, token_id, found, choice.finish_reason, parts)
 
     def finish_choice(self, choice: Choice, event: Finished) -> None:
         """One engine request is over."""
@@ -217,7 +222,8 @@ class Generation:
         """What a choice held back, and why it ended, unless its last token has said so."""
         if choice.finish_reason is None:
             text = choice.finish(reason)
-            self.log.append(choice.index, text, reason=choice.finish_reason)
+            parts = () if choice.calls is None else choice.calls.take()
+            self.log.append(choice.index, text, reason=choice.finish_reason, parts=parts)
 
     # What its keeper decides.
 
@@ -247,6 +253,8 @@ class Generation:
         self.choices = [again := choice.again(choice.request)]
         for token_id in ids:
             again.add(token_id)
+        if again.calls is not None:
+            again.calls.take()  # they are in the log
 
     def report(self, key: str) -> Report:
         """`key`: the name of the API key that asked."""

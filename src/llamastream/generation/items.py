@@ -6,12 +6,13 @@ string; any other is an object of its fields and its `type`.
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from llamastream.records import Item, Json
+from llamastream.records import Item, Json, Response
 from llamastream.types import (
     Message,
+    OtherPart,
     Part,
     Reasoning,
     Refusal,
@@ -35,16 +36,35 @@ def new_item(
     """An item under a new id, unless `id` gives one."""
     body: dict[str, Any] = {
         "role": role,
-        "parts": [_to_json(part) for part in parts],
+        "parts": [part_to_json(part) for part in parts],
         "status": status,
     }
     if name is not None:
         body["name"] = name
-    return Item(id or f"msg_{uuid.uuid4().hex}", body)
+    return Item(id or f"{_prefix(parts)}_{uuid.uuid4().hex}", body)
 
 
-def output_item(response_id: str, text: str, status: ItemStatus) -> Item:
-    return new_item("assistant", [text], status=status, id=output_item_id(response_id))
+def _prefix(parts: Sequence[Part]) -> str:
+    match parts:
+        case [ToolCall()]:
+            return "fc"
+        case [ToolResult()]:
+            return "fco"
+        case _:
+            return "msg"
+
+
+def output_items(response_id: str, parts: Sequence[Part], status: ItemStatus) -> list[Item]:
+    """What an answer consists of: a message of its text, and its calls."""
+    calls = [part for part in parts if isinstance(part, ToolCall)]
+    said = [part for part in parts if not isinstance(part, ToolCall)]
+    items = [new_item("assistant", said, id=output_item_id(response_id))] if said else []
+    items += [
+        new_item("assistant", [call], id=call_item_id(response_id, k))
+        for k, call in enumerate(calls)
+    ]
+    items[-1].body["status"] = status
+    return items
 
 
 def output_item_id(response_id: str) -> str:
@@ -52,12 +72,47 @@ def output_item_id(response_id: str) -> str:
     return f"msg_{response_id.partition('_')[2]}"
 
 
+def call_item_id(response_id: str, index: int) -> str:
+    """The id of its n-th call."""
+    return f"fc_{response_id.partition('_')[2]}_{index}"
+
+
+def response_of(item_id: str) -> str:
+    """Of the id of a response's item the part that is the response's own."""
+    _, _, rest = item_id.partition("_")
+    return rest.partition("_")[0]
+
+
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
-    return tuple(map(_message, items))
+    return join_messages((), map(_message, items))
+
+
+def join_messages(before: tuple[Message, ...], more: Iterable[Message]) -> tuple[Message, ...]:
+    """What an assistant says in a row up to its calls is one message."""
+    messages = [*before]
+    for message in more:
+        last = messages[-1] if messages else None
+        if last is not None and last.role == message.role == "assistant" and _is_calls(message):
+            messages[-1] = replace(last, content=(*last.parts, *message.parts))
+        else:
+            messages.append(message)
+    return tuple(messages)
+
+
+def _is_calls(message: Message) -> bool:
+    return bool(message.parts) and all(isinstance(part, ToolCall) for part in message.parts)
 
 
 def parts_of(item: Item) -> tuple[Part, ...]:
-    return tuple(map(_from_json, item.body["parts"]))
+    return tuple(map(part_from_json, item.body["parts"]))
+
+
+def result_of(record: Response) -> tuple[str, tuple[OtherPart, ...]]:
+    """The text of an answer that has ended, and what else it consists of."""
+    if record.result is None:
+        return "", ()
+    parts = map(part_from_json, record.result.get("parts", ()))
+    return record.result["text"], tuple(part for part in parts if not isinstance(part, str))
 
 
 def _message(item: Item) -> Message:
@@ -66,11 +121,11 @@ def _message(item: Item) -> Message:
     return Message(body["role"], text_of(parts) if is_text else parts, body.get("name"))
 
 
-def _to_json(part: Part) -> str | Json:
+def part_to_json(part: Part) -> str | Json:
     return part if isinstance(part, str) else {"type": _TYPES[type(part)], **asdict(part)}
 
 
-def _from_json(value: str | Json) -> Part:
+def part_from_json(value: str | Json) -> Part:
     if isinstance(value, str):
         return value
     fields = dict(value)

@@ -5,10 +5,11 @@ that an answer of any length costs little more than its bytes; a `Delta` is made
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
-from llamastream.types import Delta, FinishReason, OtherPart, TokenLogprob
+from llamastream.types import Delta, FinishReason, OtherPart, Part, TokenLogprob, ToolCall
 
 NO_TOKEN = -1
 
@@ -25,7 +26,7 @@ class Log:
         self._choices = bytearray()
         self._logprobs: list[TokenLogprob | None] = []  # empty until a token has one
         self._reasons: dict[int, FinishReason] = {}  # by place
-        self._parts: dict[int, OtherPart] = {}  # by place
+        self._parts: dict[int, tuple[OtherPart, ...]] = {}  # by place
         self._is_plain = True  # so far there is nothing but text and ids
 
     def __len__(self) -> int:
@@ -38,11 +39,11 @@ class Log:
         token_id: int = NO_TOKEN,
         logprob: TokenLogprob | None = None,
         reason: FinishReason | None = None,
-        part: OtherPart | None = None,
+        parts: tuple[OtherPart, ...] = (),
     ) -> None:
-        if not self._is_plain or token_id < 0 or reason or logprob or part:
+        if not self._is_plain or token_id < 0 or reason or logprob or parts:
             self._is_plain = False
-            self._append_more(logprob, reason, part)
+            self._append_more(logprob, reason, parts)
         self._texts.append(text)
         self._ids.append(token_id)
         self._choices.append(choice)
@@ -51,13 +52,13 @@ class Log:
         self,
         logprob: TokenLogprob | None,
         reason: FinishReason | None,
-        part: OtherPart | None,
+        parts: tuple[OtherPart, ...],
     ) -> None:
         place = len(self._texts)
         if reason is not None:
             self._reasons[place] = reason
-        if part is not None:
-            self._parts[place] = part
+        if parts:
+            self._parts[place] = parts
         if logprob is not None or self._logprobs:
             self._logprobs += [None] * (place - len(self._logprobs))
             self._logprobs.append(logprob)
@@ -75,12 +76,12 @@ class Log:
     def delta(self, number: int) -> Delta:
         choice, text, token_id = self._choices[number], self._texts[number], self._ids[number]
         if self._is_plain:
-            return _new_delta((choice, number, text, (token_id,), (), None, None))
+            return _new_delta((choice, number, text, (token_id,), (), None, ()))
         logprob = self._logprobs[number] if self._logprobs else None
         ids = () if token_id == NO_TOKEN else (token_id,)
         logprobs = () if logprob is None else (logprob,)
-        reason, part = self._reasons.get(number), self._parts.get(number)
-        return Delta(choice, number, text, ids, logprobs, reason, part)
+        reason, parts = self._reasons.get(number), self._parts.get(number, ())
+        return Delta(choice, number, text, ids, logprobs, reason, parts)
 
     def deltas(self, start: int, end: int) -> list[Delta]:
         return [self.delta(number) for number in range(start, end)]
@@ -88,6 +89,12 @@ class Log:
     def text(self) -> str:
         """All of it, as one choice has it."""
         return "".join(self._texts)
+
+    def parts(self) -> tuple[Part, ...]:
+        """What one choice consists of: its text, if there is any or nothing else, and the rest."""
+        others = joined_parts(part for _, found in sorted(self._parts.items()) for part in found)
+        text = self.text()
+        return (text, *others) if text or not others else others
 
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(entry for entry in self._logprobs if entry is not None)
@@ -116,4 +123,17 @@ class Log:
             tuple(token_id for token_id in ids if token_id != NO_TOKEN),
             tuple(entry for entry in entries if entry is not None),
             self._reasons.get(numbers[-1]) if numbers else None,
+            joined_parts(part for k in numbers for part in self._parts.get(k, ())),
         )
+
+
+def joined_parts(pieces: Iterable[OtherPart]) -> tuple[OtherPart, ...]:
+    """Pieces of the same call, which follow each other, as one."""
+    joined: list[OtherPart] = []
+    for piece in pieces:
+        last = joined[-1] if joined else None
+        if isinstance(piece, ToolCall) and isinstance(last, ToolCall) and last.id == piece.id:
+            joined[-1] = replace(last, arguments=last.arguments + piece.arguments)
+        else:
+            joined.append(piece)
+    return tuple(joined)

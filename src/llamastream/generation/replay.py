@@ -10,6 +10,7 @@ from llamastream.generation.choice import Choice
 from llamastream.generation.durable import end_of
 from llamastream.generation.generation import FINISH_REASONS, Details, Generation, Keeper
 from llamastream.generation.grammars import Compiling
+from llamastream.generation.items import result_of
 from llamastream.records import Interrupted, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import reading
@@ -41,9 +42,9 @@ class Replay:
         (choice,) = generation.choices
         reason = FINISH_REASONS.get(record.status)
         if generation.details.model_id != self._model_id:
-            text = "" if record.result is None else record.result["text"]
+            text, parts = result_of(record)
             if reason is not None:
-                generation.log.append(0, text, reason=reason)
+                generation.log.append(0, text, reason=reason, parts=parts)
         elif reason is not None:
             generation.end_text(choice, reason)
         generation.finish(end_of(record, record.finished_at))
@@ -77,7 +78,7 @@ class Replay:
             cache_salt=record.scope.encode(),
             scope=record.scope,
         )
-        choice = Choice(0, self._tokenizer, details.rules, asked)
+        choice = Choice(0, self._tokenizer, details.rules, asked, record.id)
         generation = Generation(record.id, details, [choice], keeper, created_at=record.created_at)
         generation.scope, generation.is_stored = record.scope, True
         generation.conversation_id = record.conversation_id

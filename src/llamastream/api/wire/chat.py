@@ -27,13 +27,30 @@ from llamastream.api.wire.options import (
     TemplateOptions,
     validate,
 )
+from llamastream.api.wire.tools import (
+    ChatTools,
+    chat_call,
+    chat_piece,
+    read_choice,
+    read_tools,
+)
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
-from llamastream.generation.items import new_item, parts_of
+from llamastream.generation.items import new_item, parts_of, result_of
 from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Delta, FinishReason, Usage, text_of
+from llamastream.tools import AUTO
+from llamastream.types import (
+    ChatRequest,
+    Delta,
+    FinishReason,
+    OtherPart,
+    ToolCall,
+    ToolResult,
+    Usage,
+    text_of,
+)
 
 PREFIX = "chatcmpl-"
 
@@ -42,9 +59,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
-        "tools": (),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),  # says nothing without tools
         "functions": (),
         "function_call": ("none", "auto"),
         "audio": (),
@@ -60,6 +74,9 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     }
 
     messages: Messages
+    tools: ChatTools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None  # says nothing without tools
     max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -76,8 +93,12 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
         messages, options = parse_messages(self.messages), self.prompt_options()
+        tools = read_tools(self.tools)
+        choice = read_choice(self.tool_choice, tools, self.parallel_tool_calls)
+        if choice is not None:
+            options = replace(options, tools=tools)
         request = self.build(messages, sampling, options, scope=scope, label=label)
-        return replace(request, grammar=self.asked_grammar)
+        return replace(request, grammar=self.asked_grammar, tool_choice=choice or AUTO)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
@@ -107,13 +128,15 @@ class ChatFormat(ChunkFormat):
         self._metadata = metadata
         self._is_plain = not (answer.logprobs or answer.return_token_ids)
         self._started = [False] * answer.n
+        self._calls: list[list[str]] = [[] for _ in range(answer.n)]  # ids of those that began
         self._before = [self._split(index)[0] for index in range(answer.n)]
         self._after = self._split(0)[1]
         self._extras = answer.extras()
 
     def frames(self, delta: Delta) -> list[bytes]:
-        index, _, text, _, _, reason, _ = delta
-        if self._is_plain and reason is None and self._started[index]:  # nearly always
+        index, _, text, _, _, reason, parts = delta
+        is_text = self._is_plain and reason is None and not parts
+        if is_text and self._started[index]:  # nearly always
             return [self._before[index] + orjson.dumps(text) + self._after] if text else []
         frames: list[bytes] = []
         if not self._started[index]:
@@ -124,9 +147,26 @@ class ChatFormat(ChunkFormat):
                 frames.append(self._before[index] + orjson.dumps(text) + self._after)
         elif text or delta.token_ids:
             frames.append(self._detailed(delta))
+        frames += [self._chunk(index, self._piece(index, part)) for part in parts]
         if reason is not None:
-            frames.append(self._chunk(index, {}, finish=reason))
+            frames.append(self._chunk(index, {}, finish=self._finish(index, reason)))
         return frames
+
+    def _piece(self, index: int, part: OtherPart) -> dict[str, Any]:
+        """What is new of a call."""
+        assert isinstance(part, ToolCall)
+        known = self._calls[index]
+        if known and known[-1] == part.id:
+            piece = chat_piece(part)
+        else:
+            known.append(part.id)
+            piece = chat_call(part)
+        return {"tool_calls": [{"index": len(known) - 1, **piece}]}
+
+    def _finish(self, index: int, reason: FinishReason) -> str:
+        if self._calls[index] and reason is FinishReason.STOP:
+            return "tool_calls"
+        return FINISH_REASONS[reason]
 
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
         choices = [self._whole_choice(delta) for delta in deltas]
@@ -141,11 +181,17 @@ class ChatFormat(ChunkFormat):
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
         assert delta.finish_reason is not None
+        calls = [part for part in delta.parts if isinstance(part, ToolCall)]
+        self._calls[delta.choice] = [call.id for call in calls]
+        content = delta.text or None if calls else delta.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if calls:
+            message["tool_calls"] = list(map(chat_call, calls))
         choice: dict[str, Any] = {
             "index": delta.choice,
-            "message": {"role": "assistant", "content": delta.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(delta),
-            "finish_reason": FINISH_REASONS[delta.finish_reason],
+            "finish_reason": self._finish(delta.choice, delta.finish_reason),
         }
         if self._answer.return_token_ids:
             choice["token_ids"] = delta.token_ids
@@ -166,12 +212,11 @@ class ChatFormat(ChunkFormat):
         index: int,
         content: dict[str, Any],
         *,
-        finish: FinishReason | None = None,
+        finish: str | None = None,
         more: dict[str, Any] | None = None,
         extras: dict[str, Any] | None = None,
     ) -> bytes:
-        reason = None if finish is None else FINISH_REASONS[finish]
-        choice = {"index": index, "delta": content, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": content, "logprobs": None, "finish_reason": finish}
         choice |= more or {}
         chunk = {**self._answer.head("chat.completion.chunk"), "choices": [choice]}
         if self._answer.include_usage:
@@ -267,12 +312,12 @@ def shown_of(record: Response) -> Shown:
 def completion_of(record: Response) -> dict[str, Any]:
     """A stored chat that has ended, as its record alone tells it."""
     assert record.result is not None
-    usage, text = Usage(*record.result["usage"]), record.result["text"]
+    usage, (text, parts) = Usage(*record.result["usage"]), result_of(record)
     shown = shown_of(record)
     dropped = record.request["num_dropped_turns"] if shown.shows_dropped_turns else None
     created = int(record.created_at)
     answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
-    delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status])
+    delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status], parts=parts)
     warnings = record.result.get("warnings")
     said = {"warnings": warnings} if warnings else {}
     return ChatFormat(answer, shown.metadata).completion([delta], usage) | said
@@ -280,6 +325,12 @@ def completion_of(record: Response) -> dict[str, Any]:
 
 def message_of(item: Item) -> dict[str, Any]:
     """A message of a stored chat's request."""
-    role, content = item.body["role"], text_of(parts_of(item))
-    common = {"name": None, "refusal": None, "content_parts": None}
-    return {"id": item.id, "role": role, "content": content, **common}
+    parts = parts_of(item)
+    shown: dict[str, Any] = {"id": item.id, "role": item.body["role"], "content": text_of(parts)}
+    shown |= {"name": None, "refusal": None, "content_parts": None}
+    for part in parts:
+        if isinstance(part, ToolCall):
+            shown.setdefault("tool_calls", []).append(chat_call(part))
+        elif isinstance(part, ToolResult):
+            shown |= {"tool_call_id": part.call_id, "content": part.text}
+    return shown

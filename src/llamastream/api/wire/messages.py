@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.options import NOTHING, asked, or_nothing
+from llamastream.api.wire.tools import read_calls, text_field
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.items import new_item, parts_of
+from llamastream.generation.items import new_item
 from llamastream.records import Item
-from llamastream.types import Message, Role
+from llamastream.types import CallKind, Message, Role, ToolCall, ToolResult
 
 Json = dict[str, Any]
 
@@ -24,20 +25,39 @@ ROLES: dict[str, Role] = {
 # cache does anyway, and no chat template reads again how an answer was found.
 HINTS = ("cache_control", "reasoning_content", "reasoning")
 MESSAGE_FIELDS = {"role", "content", "name", *HINTS}
+ASSISTANT_FIELDS = {*MESSAGE_FIELDS, "tool_calls"}
+RESULT_FIELDS = {*MESSAGE_FIELDS, "tool_call_id"}
 ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
 PART_TYPES = ("text", "input_text", "output_text")
 MAX_NAME_CHARS = 256
+# Items that are no messages: calls, with the field of their arguments, and results.
+CALL_ITEMS = {"function_call": "arguments", "custom_tool_call": "input"}
+RESULT_ITEMS: dict[str, CallKind] = {
+    "function_call_output": "function",
+    "custom_tool_call_output": "custom",
+}
 # For the OpenAPI document; what is wrong with a message is told in words of our own.
 PART_SCHEMA: Json = {
     "type": "object",
     "properties": {"type": {"enum": PART_TYPES}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
+CALL_SCHEMA: Json = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "type": {"enum": ("function", "custom")},
+        "function": {"type": "object", "properties": {"name": {"type": "string"}}},
+    },
+    "required": ["id"],
+}
 MESSAGE_SCHEMA: Json = {
     "type": "object",
     "properties": {
-        "role": {"enum": tuple(ROLES)},
+        "role": {"enum": (*ROLES, "tool")},
+        "tool_calls": or_nothing({"type": "array", "items": CALL_SCHEMA}),
+        "tool_call_id": or_nothing({"type": "string"}),
         "content": or_nothing(
             {"anyOf": [{"type": "string"}, PART_SCHEMA, {"type": "array", "items": PART_SCHEMA}]}
         ),
@@ -90,26 +110,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
             f"{where} must be a string or a list of messages. Given: {given}.", param=where
         )
     _check_count(value, where)
-    return tuple(_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
-
-
-def wire_item(item: Item) -> Json:
-    body = item.body
-    texts = [part for part in parts_of(item) if isinstance(part, str)]
-    shown = message(item.id, body["role"], texts, status=body["status"])
-    return shown if item.follows is None else shown | {"after": item.follows}
-
-
-def message(id: str, role: str, parts: list[str], *, status: str) -> Json:
-    content = [
-        output_text(text) if role == "assistant" else {"type": "input_text", "text": text}
-        for text in parts
-    ]
-    return {"type": "message", "id": id, "status": status, "role": role, "content": content}
-
-
-def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+    items = (_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
+    return tuple(item for item in items if item is not None)
 
 
 def _check_count(raw: list[Any], where: str) -> None:
@@ -124,27 +126,57 @@ def _check_count(raw: list[Any], where: str) -> None:
 
 def _parse_message(raw: dict[str, Any], where: str) -> Message:
     raw = asked(raw)
-    role = _parse_role(raw, where)
-    _refuse_others(raw, MESSAGE_FIELDS, where)
-    return Message(role, "".join(_parse_content(raw, role, where)), _parse_name(raw, where))
+    if raw.get("role") == "tool":
+        _refuse_others(raw, RESULT_FIELDS, where)
+        text = "".join(_parse_content(raw, "tool", where))
+        id, name = text_field(raw, "tool_call_id", where), _parse_name(raw, where)
+        return Message("tool", (ToolResult(id, text),), name)
+    role = _parse_role(raw, where, ("tool",))
+    _refuse_others(raw, ASSISTANT_FIELDS if role == "assistant" else MESSAGE_FIELDS, where)
+    text, name = "".join(_parse_content(raw, role, where)), _parse_name(raw, where)
+    if "tool_calls" not in raw:
+        return Message(role, text, name)
+    calls = read_calls(raw["tool_calls"], f"{where}.tool_calls")
+    return Message(role, (text, *calls) if text else calls, name)
 
 
-def _parse_item(raw: object, where: str) -> Item:
+def _parse_item(raw: object, where: str) -> Item | None:
+    """None for what no model reads again."""
     if not isinstance(raw, dict):
         raise InvalidRequest(
             f"{where} must be a message. Given: {type(raw).__name__}.", param=where
         )
     raw = asked(raw)
     kind = raw.get("type", "message")
+    if kind == "reasoning":
+        return None
+    if kind in CALL_ITEMS or kind in RESULT_ITEMS:
+        return _parse_call(raw, kind, where)
     if kind != "message":
+        kinds = ", ".join(("message", "reasoning", *CALL_ITEMS, *RESULT_ITEMS))
         raise InvalidRequest(
-            f"{where}.type must be 'message': other kinds of items are not supported. "
+            f"{where}.type must be one of {kinds}: other kinds of items are not supported. "
             f"Given: {quoted(kind)}.",
             param=f"{where}.type",
         )
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
     return new_item(role, _parse_content(raw, role, where), name=_parse_name(raw, where))
+
+
+def _parse_call(raw: Json, kind: str, where: str) -> Item:
+    """A call, or a result."""
+    call_id = text_field(raw, "call_id", where)
+    if kind in RESULT_ITEMS:
+        _refuse_others(raw, {"type", "id", "status", "call_id", "output", "name"}, where)
+        text = "".join(_parse_content({"content": raw.get("output")}, "tool", where, "output"))
+        return new_item("tool", [ToolResult(call_id, text, RESULT_ITEMS[kind])])
+    field = CALL_ITEMS[kind]
+    _refuse_others(raw, {"type", "id", "status", "call_id", "name", field}, where)
+    arguments = text_field({field: ""} | raw, field, where)
+    call_kind: CallKind = "custom" if kind == "custom_tool_call" else "function"
+    call = ToolCall(call_id, text_field(raw, "name", where), arguments, call_kind)
+    return new_item("assistant", [call])
 
 
 def _parse_name(raw: dict[str, Any], where: str) -> str | None:
@@ -160,24 +192,27 @@ def _parse_name(raw: dict[str, Any], where: str) -> str | None:
     return name
 
 
-def _parse_role(raw: dict[str, Any], where: str) -> Role:
+def _parse_role(raw: dict[str, Any], where: str, others: tuple[str, ...] = ()) -> Role:
+    """others: roles that may be there besides."""
     role = raw.get("role")
     if not isinstance(role, str) or role not in ROLES:
         given = "nothing" if role is None else quoted(role)
         raise InvalidRequest(
-            f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
+            f"{where}.role must be one of {', '.join((*ROLES, *others))}. Given: {given}.",
             param=f"{where}.role",
         )
     return ROLES[role]
 
 
-def _parse_content(raw: dict[str, Any], role: Role, where: str) -> list[str]:
+def _parse_content(
+    raw: dict[str, Any], role: Role, where: str, field: str = "content"
+) -> list[str]:
     """The texts of a string, of parts or of one part. Only an answer may be without any: what it
-    said was a call."""
-    content, where = raw.get("content"), f"{where}.content"
+    said was a call. A tool may have nothing to say."""
+    content, where = raw.get("content"), f"{where}.{field}"
     if isinstance(content, str):
         return [content]
-    if content is None and role == "assistant":
+    if content is None and role in ("assistant", "tool"):
         return [""]
     if isinstance(content, dict):
         return [_parse_part(content, where)]

@@ -7,17 +7,25 @@ ones. So a reader that comes again gets the same bytes as the first.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from typing import Any, Protocol, Self
 
 import orjson
 
 from llamastream.api.wire.format import START, Format
-from llamastream.api.wire.messages import Json, message, output_text
 from llamastream.api.wire.openai import DONE, error_event, logprob_entries
+from llamastream.api.wire.response_items import (
+    Event,
+    ItemEvents,
+    Json,
+    make_event,
+    message,
+    output_of,
+    output_text,
+)
 from llamastream.errors import ChatError
 from llamastream.generation import Generation
-from llamastream.generation.items import output_item_id
-from llamastream.types import Delta, TokenLogprob, Usage
+from llamastream.generation.items import ItemStatus, output_item_id
+from llamastream.types import Delta, Part, TokenLogprob, Usage
 
 NUM_OPENING = 4
 INCOMPLETE_REASONS = {"incomplete": "max_output_tokens", "cancelled": "cancelled"}
@@ -28,13 +36,6 @@ TERMINAL_TYPES = {
     "cancelled": "response.incomplete",
     "failed": "response.failed",
 }
-
-
-class Event(NamedTuple):
-    number: int
-    type: str
-    body: bytes  # JSON
-    is_last: bool = False
 
 
 Frame = Callable[[Event], bytes]
@@ -63,17 +64,18 @@ class ResponseShown:
     logprobs: bool
     return_token_ids: bool
     text_format: Json | None = None
+    tools: tuple[Json, ...] = ()
+    tool_choice: Any = "auto"
+    parallel_tool_calls: bool = True
     seed: int | None = None  # unknown of responses that were stored without it
 
     def repeated(self) -> Json:
         return {name: getattr(self, name) for name in REPEATED}
 
 
-REPEATED = tuple(
-    field.name
-    for field in fields(ResponseShown)
-    if field.name not in ("logprobs", "return_token_ids", "text_format")
-)
+SHOWN_ELSEWHERE = {"logprobs", "return_token_ids", "text_format"}
+SHOWN_ELSEWHERE |= {"tools", "tool_choice", "parallel_tool_calls"}
+REPEATED = tuple(field.name for field in fields(ResponseShown) if field.name not in SHOWN_ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Snapshot:
     usage: Usage | None = None
     error: str | None = None
     warnings: tuple[str, ...] = ()
-    text: str | None = None  # None: no message
+    parts: tuple[Part, ...] = ()  # none: no output
     logprobs: tuple[TokenLogprob, ...] = ()
 
     @classmethod
@@ -120,13 +122,15 @@ class Snapshot:
         )
         if end.error is not None:
             return ended
-        return replace(ended, text=generation.log.text(), logprobs=generation.log.logprobs())
+        return replace(ended, parts=generation.log.parts(), logprobs=generation.log.logprobs())
 
-    def message(self) -> Json:
-        status = "completed" if self.status == "completed" else "incomplete"
-        content = output_text(self.text or "", logprob_entries(self.logprobs))
-        item = message(output_item_id(self.id), "assistant", [], status=status)
-        return item | {"content": [content]}
+    @property
+    def item_status(self) -> ItemStatus:
+        return "completed" if self.status == "completed" else "incomplete"
+
+    def output(self) -> list[Json]:
+        """Its items."""
+        return output_of(self.id, self.parts, self.logprobs, self.item_status)
 
     def to_json(self) -> Json:
         reason = INCOMPLETE_REASONS.get(self.status)
@@ -141,21 +145,34 @@ class Snapshot:
             "conversation": self.conversation,
             "previous_response_id": self.previous_response_id,
             **self.shown.repeated(),
-            "output": [] if self.text is None else [self.message()],
+            "output": self.output(),
             "usage": None if self.usage is None else usage_json(self.usage),
             "max_tool_calls": None,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": self.shown.parallel_tool_calls,
             "reasoning": None,
             "service_tier": "default",
             "text": {"format": self.shown.text_format or {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": self.shown.tool_choice,
+            "tools": self.shown.tools,
             **({"warnings": self.warnings} if self.warnings else {}),
         }
 
 
-class ResponseEvents:
-    """Makes the events of one response. Numbers them as it is told."""
+class ResponseEvents(Protocol):
+    """Makes the events of one response."""
+
+    def opening(self) -> list[Event]: ...
+
+    def delta(self, delta: Delta) -> list[Event]: ...
+
+    def closing(self, generation: Generation) -> list[Event]:
+        """What follows the last delta."""
+        ...
+
+
+class TextEvents:
+    """Of a response that is a text: its one message is there from the beginning, and token n is
+    event 4 + n."""
 
     def __init__(self, opened: Snapshot) -> None:
         """`opened` is the response as it began."""
@@ -170,32 +187,34 @@ class ResponseEvents:
         self._is_plain = not (shown.logprobs or shown.return_token_ids)
 
     def opening(self) -> list[Event]:
-        response = self._opened.to_json()
-        place = self._place
         item = message(output_item_id(self._opened.id), "assistant", [], status="in_progress")
+        place = self._place | {"part": output_text("")}
         return [
-            _event(0, "response.created", {"response": response}),
-            _event(1, "response.in_progress", {"response": response}),
-            _event(2, "response.output_item.added", {"output_index": 0, "item": item}),
-            _event(3, "response.content_part.added", place | {"part": output_text("")}),
+            *_beginning(self._opened),
+            make_event(2, "response.output_item.added", {"output_index": 0, "item": item}),
+            make_event(3, "response.content_part.added", place),
         ]
 
-    def delta(self, number: int, delta: Delta) -> Event:
-        kind = "response.output_text.delta"
+    def delta(self, delta: Delta) -> list[Event]:
+        if not (delta.text or delta.token_ids):
+            return []
+        kind, number = "response.output_text.delta", NUM_OPENING + delta.sequence_number
         if self._is_plain:
             text = orjson.dumps(delta.text)
-            return Event(number, kind, b"%b%d%b%b}" % (self._before, number, self._after, text))
+            body = b"%b%d%b%b}" % (self._before, number, self._after, text)
+            return [Event(number, kind, body)]
         more = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
         if self._opened.shown.return_token_ids:
             more["token_ids"] = delta.token_ids
-        return _event(number, kind, more)
+        return [make_event(number, kind, more)]
 
-    def closing(self, number: int, ended: Snapshot) -> list[Event]:
-        """What follows the last delta, from `number` on. `ended` is the response as it then is."""
-        last = TERMINAL_TYPES[ended.status]
+    def closing(self, generation: Generation) -> list[Event]:
+        number, ended = NUM_OPENING + len(generation.log), Snapshot.of(generation)
+        if number > NUM_OPENING:
+            last = generation.log.delta(len(generation.log) - 1)
+            number -= not (last.text or last.token_ids)  # it only said why, which no event shows
         bodies: list[tuple[str, Json]] = []
-        if ended.text is not None:
-            item = ended.message()
+        for item in ended.output():
             (part,) = item["content"]
             done = self._place | {"text": part["text"], "logprobs": part["logprobs"]}
             bodies = [
@@ -203,10 +222,28 @@ class ResponseEvents:
                 ("response.content_part.done", self._place | {"part": part}),
                 ("response.output_item.done", {"output_index": 0, "item": item}),
             ]
-        bodies.append((last, {"response": ended.to_json()}))
-        events = [_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
-        events[-1] = events[-1]._replace(is_last=True)
-        return events
+        events = [make_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
+        return [*events, _end(number + len(bodies), ended)]
+
+
+class WalkedEvents:
+    """Of a response that may hold more than a text: each item opens when its first piece comes."""
+
+    def __init__(self, opened: Snapshot) -> None:
+        shown = opened.shown
+        self._opened = opened
+        self._items = ItemEvents(opened.id, 2, logprobs=shown.logprobs, ids=shown.return_token_ids)
+
+    def opening(self) -> list[Event]:
+        return _beginning(self._opened)
+
+    def delta(self, delta: Delta) -> list[Event]:
+        return self._items.delta(delta)
+
+    def closing(self, generation: Generation) -> list[Event]:
+        ended = Snapshot.of(generation)
+        events = self._items.end(ended.item_status) if ended.parts else []
+        return [*events, _end(self._items.number, ended)]
 
 
 class ResponseFormat(Format):
@@ -216,8 +253,13 @@ class ResponseFormat(Format):
         self, generation: Generation, *, after: int = START, frame: Frame | None = None
     ) -> None:
         """`frame` makes the bytes of an event: without it, of a server-sent one."""
-        self.start = max(after + 1 - NUM_OPENING, 0)
-        self._events = ResponseEvents(Snapshot.opened(generation))
+        opened = Snapshot.opened(generation)
+        self._events: ResponseEvents
+        if generation.details.rules.calls is None:
+            self.start = max(after + 1 - NUM_OPENING, 0)
+            self._events = TextEvents(opened)
+        else:
+            self._events = WalkedEvents(opened)
         self._after = after
         self._frame = frame or sse_frame
         self._last = START  # the number that was sent last
@@ -226,17 +268,10 @@ class ResponseFormat(Format):
         return self._unseen(self._events.opening())
 
     def frames(self, delta: Delta) -> list[bytes]:
-        if not (delta.text or delta.token_ids):
-            return []
-        self._last = NUM_OPENING + delta.sequence_number
-        return [self._frame(self._events.delta(self._last, delta))]
+        return self._unseen(self._events.delta(delta))
 
     def closing(self, generation: Generation) -> list[bytes]:
-        number = NUM_OPENING + len(generation.log)
-        if number > NUM_OPENING:
-            last = generation.log.delta(len(generation.log) - 1)
-            number -= not (last.text or last.token_ids)  # it only said why, which no event shows
-        return self._unseen(self._events.closing(number, Snapshot.of(generation)))
+        return self._unseen(self._events.closing(generation))
 
     def error(self, error: ChatError) -> bytes:
         body = error_event(error, self._last)
@@ -250,6 +285,16 @@ class ResponseFormat(Format):
         if unseen:
             self._last = unseen[-1].number
         return [self._frame(event) for event in unseen]
+
+
+def _beginning(opened: Snapshot) -> list[Event]:
+    body = {"response": opened.to_json()}
+    return [make_event(0, "response.created", body), make_event(1, "response.in_progress", body)]
+
+
+def _end(number: int, ended: Snapshot) -> Event:
+    last = make_event(number, TERMINAL_TYPES[ended.status], {"response": ended.to_json()})
+    return last._replace(is_last=True)
 
 
 def sse_frame(event: Event) -> bytes:
@@ -276,12 +321,8 @@ def usage_json(usage: Usage) -> Json:
     }
 
 
-def _event(number: int, kind: str, body: Json) -> Event:
-    return Event(number, kind, orjson.dumps({"type": kind, "sequence_number": number} | body))
-
-
 def _split_delta(place: Json) -> tuple[bytes, bytes]:
     """A plain delta event's bytes before its number, and between that and its text."""
-    _, _, body, _ = _event(0, "response.output_text.delta", place | {"logprobs": [], "delta": 0})
-    before, _, rest = body.partition(b'"sequence_number":0')
+    event = make_event(0, "response.output_text.delta", place | {"logprobs": [], "delta": 0})
+    before, _, rest = event.body.partition(b'"sequence_number":0')
     return before + b'"sequence_number":', rest.removesuffix(b"0}")

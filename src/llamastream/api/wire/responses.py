@@ -21,17 +21,19 @@ from llamastream.api.wire.options import (
     validate,
 )
 from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
+from llamastream.api.wire.response_items import output_of
 from llamastream.api.wire.summaries import COMPACTION, summary_message
+from llamastream.api.wire.tools import ResponseTools, check_tool_kinds, read_choice, read_tools
 from llamastream.api.wire.turns import Turns
 from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
-from llamastream.generation.items import to_messages
+from llamastream.generation.items import join_messages, response_of, to_messages
 from llamastream.records import Item
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Message
+from llamastream.tools import AUTO
+from llamastream.types import PLAIN_PROMPT, ChatRequest, Message, PromptOptions
 
 PREFIX = "resp_"
-OUTPUT_PREFIX = "msg_"  # of the id of a response's message, which else is the response's own
 MAX_INSTRUCTIONS_CHARS = 2**20
 MAX_REFERENCES = 256  # in one input: each is looked up
 SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
@@ -58,9 +60,6 @@ class ResponseStreamOptions(WireModel):
 
 class ResponseBody(SamplingOptions, GuidedOptions):
     UNSUPPORTED = {
-        "tools": (),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
         "max_tool_calls": (),
         "access_programs": (),
         "background_options": (),
@@ -87,6 +86,9 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     text: TextOptions | None = None
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: ResponseTools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -120,12 +122,16 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         logprobs = (self.top_logprobs or 0) if self.wants_logprobs else None
         if self.instructions is not None:
             messages = (Message("system", self.instructions), *messages)
+        tools = read_tools(self.tools)
+        choice = read_choice(self.tool_choice, tools, self.parallel_tool_calls)
         return ChatRequest(
             prompt=messages,
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
             truncation=self.truncation or "disabled",
             grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
+            prompt_options=PLAIN_PROMPT if choice is None else PromptOptions(tools=tools),
+            tool_choice=choice or AUTO,
             scope=scope,
             label=label,
         )
@@ -151,11 +157,15 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
             text_format=None if self.text_format is None else self.text_format.shown(),
+            tools=tuple(tool.shown() for tool in self.tools or ()),
+            tool_choice=self.tool_choice or "auto",
+            parallel_tool_calls=self.parallel_tool_calls is not False,
         )
 
 
 def parse_response(body: dict[str, Any]) -> ResponseBody:
     """Raises InvalidRequest."""
+    check_tool_kinds(body.get("tools"))
     parsed = validate(ResponseBody, body)
     if parsed.conversation is not None and parsed.previous_response_id is not None:
         raise InvalidRequest(
@@ -189,7 +199,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         if items and body.after is not None:
             items = (items[0]._replace(follows=body.after), *items[1:])
         history = await self._history(body, caller)
-        messages = history.messages + to_messages(items)
+        messages = join_messages(history.messages, to_messages(items))
         request = body.to_request(messages, defaults, caller.scope, caller.label)
         sampling = request.sampling
         if sampling.seed is None:  # drawn here, so that the answer can say how to get it again
@@ -239,15 +249,17 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             return item
         reference = validate(ItemReference, item)
         try:
-            id = check_id(reference.id, OUTPUT_PREFIX)
-            found = await self._stored.find(
-                PREFIX + id.removeprefix(OUTPUT_PREFIX), scope=caller.scope
-            )
+            id = PREFIX + response_of(reference.id)
+            found = await self._stored.find(id, scope=caller.scope)
         except NotFound:
             raise ItemNotFound(reference.id, where) from None
         if found.end is None or found.end.error is not None:
             raise ItemNotFound(reference.id, where)
-        return {"type": "message", "role": "assistant", "content": found.log.text()}
+        output = output_of(found.id, found.log.parts(), (), "completed")
+        known = next((one for one in output if one["id"] == reference.id), None)
+        if known is None:
+            raise ItemNotFound(reference.id, where)
+        return known
 
     async def _history(self, body: ResponseBody, caller: Caller) -> History:
         previous = body.previous_response_id

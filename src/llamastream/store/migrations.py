@@ -177,12 +177,19 @@ MIGRATIONS = (
 )
 
 
+ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('llamastream schema', 0))"
+
+
 def upgrade(conn: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> tuple[str, ...]:
     """Apply what is missing, within the caller's transaction, and return the names applied.
 
-    Raises StoreError, with nothing changed, for a database that a newer version has written or that
-    holds tables of something else.
+    Servers that start together come one after the other. Raises StoreError, with nothing changed,
+    for a database that a newer version has written or that holds tables of something else.
     """
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(hashtextextended('llamastream schema', 0))"
+        )
     applied = _applied(conn)
     newest = migrations[-1].number
     if applied and max(applied) > newest:

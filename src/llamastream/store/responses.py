@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, text, update
 
 from llamastream.errors import (
     ChatError,
@@ -12,6 +12,7 @@ from llamastream.errors import (
     IdempotencyConflict,
     InvalidRequest,
     NotFound,
+    StoreUnavailable,
     quoted,
 )
 from llamastream.records import (
@@ -71,6 +72,16 @@ TOKEN_BYTES = (
 ).label("token_bytes")
 
 
+_ADD_KEY = text(
+    "INSERT INTO idempotency_keys (scope, key, digest, created_at, response_num) "
+    "VALUES (:scope, :key, :digest, :created_at, :response_num) ON CONFLICT DO NOTHING"
+)
+
+
+class _KeyTaken(Exception):
+    """An Idempotency-Key was used by another server since it was looked for."""
+
+
 class Responses:
     """Every method raises NotFound for an id that `scope` does not have, and StoreUnavailable."""
 
@@ -100,15 +111,22 @@ class Responses:
         if new.idempotency is not None:
             _check_key(new.idempotency)
 
+        def look_up(tx: Transaction) -> Created | None:
+            known = new.idempotency and self._known(tx, new.idempotency, scope)
+            return Created(known, existing=True) if known else None
+
         def write(tx: Transaction) -> Created:
-            if new.idempotency is not None:
-                known = self._known(tx, new.idempotency, scope)
-                if known is not None:
-                    return Created(known, existing=True)
+            if (found := look_up(tx)) is not None:
+                return found
             tx.allow(allow, scope, is_response=True)
             return Created(self._insert(tx, new, scope), existing=False)
 
-        return await self._writer.run(write)
+        try:
+            return await self._writer.run(write)
+        except _KeyTaken as error:
+            if (found := await self._writer.run(look_up)) is None:  # and deleted again
+                raise StoreUnavailable("The Idempotency-Key is in use: try again.") from error
+            return found
 
     async def get(self, id: str, *, scope: str) -> Response:
         return await self._database.read(
@@ -268,7 +286,8 @@ class Responses:
         _insert_items(tx, num, INPUT, input_items, scope)
         if new.idempotency is not None:
             key = new.idempotency._asdict() | {"scope": scope, "created_at": self._clock.steady()}
-            conn.execute(insert(idempotency_keys).values(key | {"response_num": num}))
+            if not conn.execute(_ADD_KEY, key | {"response_num": num}).rowcount:
+                raise _KeyTaken
         tx.in_progress[new.id] = InProgress(num, scope, self._journal.next_seq)
         return response
 

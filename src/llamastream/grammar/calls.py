@@ -12,7 +12,7 @@ from typing import Any
 
 from llamastream.errors import InvalidRequest
 from llamastream.grammar.limits import read_schema
-from llamastream.grammar.pythonic import TERMINALS, Pythonic
+from llamastream.grammar.pythonic import SHARED, Pythonic
 from llamastream.grammar.spelling import SPACED, Json, of_schema, quote
 from llamastream.tools import ANY_NAME, ANY_WHITE, CallRules, CallSyntax, Tool
 from llamastream.types import GrammarKind, GrammarSpec
@@ -75,7 +75,7 @@ class CallGrammar:
         self._of_input = of_input
         self._syntax = self._format.syntax
         self._bodies: list[Json] = []
-        self._lines: list[str] = [*TERMINALS] if self._syntax is CallSyntax.PYTHONIC else []
+        self._lines: list[str] = [*SHARED] if self._syntax is CallSyntax.PYTHONIC else []
 
     def bodies(self, answer: Json | None) -> list[Json]:
         """As the parser takes them, the first named `body`. Raises InvalidRequest."""

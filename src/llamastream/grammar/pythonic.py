@@ -28,8 +28,16 @@ _SIMPLE = {
     "number": "NUMBER",
     "boolean": '("True" | "False")',
     "null": '"None"',
+    "array": "any_list",
+    "object": "any_dict",
 }
-TERMINALS = (_STRING, _INTEGER, _NUMBER)
+# Of values of which nothing is known.
+_ANY = (
+    'any: STRING | NUMBER | "True" | "False" | "None" | any_list | any_dict',
+    'any_list: "[" (any (", " any)*)? "]"',
+    'any_dict: "{" (STRING ": " any (", " STRING ": " any)*)? "}"',
+)
+SHARED = (_STRING, _INTEGER, _NUMBER, *_ANY)
 
 
 class Pythonic:
@@ -72,8 +80,9 @@ class Pythonic:
     def _value(self, schema: Any) -> str:
         """An expression for one value."""
         said = schema if isinstance(schema, dict) else {}
-        keys = said.keys() - _LABELS
-        kind = said.get("type")
+        keys, kind = said.keys() - _LABELS, said.get("type")
+        if not keys and schema is not False:
+            return "any"
         if keys <= {"type", "enum"} and "enum" in said and all(map(_is_plain, said["enum"])):
             return f"({' | '.join(map(_constant, said['enum']))})"
         if keys == {"type"} and isinstance(kind, list) and set(kind) <= _SIMPLE.keys():
@@ -85,13 +94,16 @@ class Pythonic:
         if keys == {"type", "items"} and kind == "array":
             item = self._value(said["items"])
             return f'"[" ({item} (", " {item})*)? "]"'
-        if keys <= {"type", "properties", "required", "additionalProperties"} and (
-            kind == "object" and said.get("additionalProperties") is False and "properties" in said
-        ):
+        if kind == "object" and keys <= {"type", "properties", "required", "additionalProperties"}:
             return self._dict(said)
         return self._json(schema)
 
     def _dict(self, schema: Json) -> str:
+        """With the keys that it names, if there are any."""
+        if not schema.get("properties"):
+            more = schema.get("additionalProperties", True)
+            pair = f'STRING ": " {self._value(more)}'
+            return '"{" "}"' if more is False else f'"{{" ({pair} (", " {pair})*)? "}}"'
         name = f"{self._name}d{len(self.lines)}"
         self.lines.append("")  # keeps the number
         items = [

@@ -176,7 +176,9 @@ class ModelSettings(Settings):
         None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."
     )
     tool_format: CallSyntax | None = Field(
-        None, description="How the model writes calls of tools. [as its chat template does]"
+        None,
+        description="How the model writes calls: llama, pythonic, hermes, mistral or generic. "
+        "[as its chat template does]",
     )
     allow_prompt_tags: bool = Field(
         False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."

@@ -287,7 +287,7 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function.name"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"text": {"format": {"type": "json"}}}, "text.format.type"),
         ({"include": ["secrets"]}, "include[0]"),

@@ -39,7 +39,7 @@ def test_log_keeps_parts_of_every_kind_in_order() -> None:
             log.append(0, part, number)
         else:
             log.append(0, "", number, parts=(part,))
-    deltas, head = log.deltas(0, len(log)), log.head(2).deltas(0, 2)
-    assert [(delta.parts or (delta.text,))[0] for delta in deltas] == list(PARTS)
-    assert [(delta.parts or (delta.text,))[0] for delta in head] == list(PARTS[:2])
+    said = [delta.parts or (delta.text,) for delta in log.deltas(0, len(log))]
+    assert said == [(part,) for part in PARTS]
+    assert [d.parts or (d.text,) for d in log.head(2).deltas(0, 2)] == said[:2]
     assert log.text() == log.joined(1)[0].text == "I look. Cold."

@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
-from llamastream.text import CallReader, IncrementalDetokenizer, StopMatcher, Tokenizer
+from llamastream.text import (
+    CallReader,
+    IncrementalDetokenizer,
+    ReasoningSplitter,
+    ReasoningStart,
+    StopMatcher,
+    Tokenizer,
+)
 from llamastream.tools import CallRules, call_id
 from llamastream.types import (
     ChatRequest,
     FinishReason,
     GenerationRequest,
     Message,
+    OtherPart,
+    Reasoning,
     Token,
     TokenLogprob,
 )
@@ -32,6 +41,7 @@ class TextRules:
     include_stop: bool
     skip_special_tokens: bool
     continues: bool  # the prompt's text, rather than being a text of its own
+    reasoning: ReasoningStart | None = None  # None: it has none, whatever it looks like
     calls: CallRules | None = None
 
     @classmethod
@@ -40,6 +50,7 @@ class TextRules:
         request: ChatRequest,
         prompt_ids: Sequence[int],
         tokenizer: Tokenizer,
+        reasoning: ReasoningStart | None = None,
         calls: CallRules | None = None,
     ) -> Self:
         stop_ids = request.sampling.stop_token_ids
@@ -53,16 +64,18 @@ class TextRules:
             skip_special_tokens=request.skip_special_tokens,
             continues=(request.prompt_options.continues or not is_chat)
             and prompt_ids[-1] not in tokenizer.special_ids,
+            reasoning=reasoning,
             calls=calls,
         )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        stop_ids = frozenset(fields["stop_token_ids"])
-        calls = fields.get("calls")  # unknown of answers that were stored without any
+        # Unknown of answers that were stored without any.
+        start, calls = fields.get("reasoning"), fields.get("calls")
         typed = {
             "stop": tuple(fields["stop"]),
-            "stop_token_ids": stop_ids,
+            "stop_token_ids": frozenset(fields["stop_token_ids"]),
+            "reasoning": None if start is None else ReasoningStart(start),
             "calls": None if calls is None else CallRules.from_json(calls),
         }
         return cls(**fields | typed)
@@ -85,6 +98,8 @@ class Choice:
         self._response_id = response_id  # of which the ids of calls are made
         self.request = request
         self.num_output_tokens = 0
+        self.num_reasoning_tokens = 0
+        self.parts: tuple[OtherPart, ...] = ()  # of the last token: what it shows beside text
         self.prompt: list[TokenLogprob] = []  # of its tokens from the second on, where asked for
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
@@ -96,22 +111,31 @@ class Choice:
             continues=rules.continues,
         )
         self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
+        self._splitter = None if rules.reasoning is None else ReasoningSplitter(rules.reasoning)
         make_id = partial(call_id, response_id, index)
-        self.calls = None if rules.calls is None else CallReader(rules.calls, make_id)
+        self._calls = None if rules.calls is None else CallReader(rules.calls, make_id)
 
     def again(self, request: GenerationRequest) -> "Choice":
         """The same choice before its first token."""
         return Choice(self.index, self._tokenizer, self._rules, request, self._response_id)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The one that ended it, if one did."""
+        return None if self._matcher is None else self._matcher.matched
+
     def add(self, token_id: int) -> str:
-        """The text of one more token; pieces of calls are in `calls`. A stop string that it
-        completes sets the finish reason."""
+        """The text of one more token. A stop string that it completes sets the finish reason."""
         self.num_output_tokens += 1
-        if token_id in self._hidden_ids:
+        is_hidden = token_id in self._hidden_ids
+        if self._splitter is None and is_hidden:
+            self.parts = ()
             return ""
-        text = self._detokenizer.add(token_id)
-        if self.calls is not None:
-            return self._shown(self.calls.add(text, token_id), self.calls)
+        text = "" if is_hidden else self._detokenizer.add(token_id)
+        if self._splitter is not None:
+            text = self._split(text)
+        if self._calls is not None:
+            return self._without_calls(self._calls, text, token_id)
         # The first `min_tokens` complete no stop string, as in vLLM.
         is_early = self.num_output_tokens <= self.request.sampling.min_tokens
         return text if self._matcher is None or not text or is_early else self._match(text)
@@ -131,9 +155,15 @@ class Choice:
     def finish(self, reason: FinishReason) -> str:
         """The text that was held back, when no more tokens come."""
         text = self._detokenizer.finish()
-        if self.calls is not None:
-            text = self.calls.add(text, NO_TOKEN) + self.calls.finish()
-        text = self._match(text)
+        if self._splitter is not None:
+            (thought, text), held = self._splitter.add(text), self._splitter.finish()
+            self._think(thought + held[0])
+            text += held[1]
+        if self._calls is not None:
+            text = self._without_calls(self._calls, text, NO_TOKEN)
+            text += self._match(self._calls.finish())
+        else:
+            text = self._match(text)
         if self._matcher is not None and self.finish_reason is None:
             text += self._matcher.finish()
         # Text flushed at the end may still complete a stop string.
@@ -148,18 +178,32 @@ class Choice:
         top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
         return TokenLogprob(token.token_id, bytes_of(token.token_id), token.logprob, top)
 
-    def _shown(self, text: str, calls: CallReader) -> str:
-        """Text of an answer with tools: stop strings end what it says, and are none in a call."""
-        if self._matcher is None:
-            return text
-        is_early = self.num_output_tokens <= self.request.sampling.min_tokens
-        text = text if is_early else self._match(text)
+    def _split(self, text: str) -> str:
+        """What of a token's text follows the reasoning."""
+        splitter = self._splitter
+        assert splitter is not None
+        was_reasoning = splitter.is_reasoning
+        thought, text = splitter.add(text)
+        self._think(thought)
+        if was_reasoning or splitter.is_reasoning:
+            self.num_reasoning_tokens = self.num_output_tokens
+        return text
+
+    def _without_calls(self, calls: CallReader, text: str, token_id: int) -> str:
+        """What of a token's text is none of a call: there alone stop strings end the answer."""
+        thoughts = self.parts if self._splitter is not None else ()
+        text = self._match(calls.add(text, token_id))
+        made = calls.take()
         if self.finish_reason is not None:
-            calls.take()
-        elif calls.has_begun:
+            made = ()
+        elif made and self._matcher is not None:
             text += self._matcher.finish()
             self._matcher = None
+        self.parts = (*thoughts, *made)
         return text
+
+    def _think(self, thought: str) -> None:
+        self.parts = (Reasoning(thought),) if thought else ()
 
     def _match(self, text: str) -> str:
         if self._matcher is None or not text:

@@ -181,6 +181,7 @@ class Generation:
             num_prompt_tokens=sum(map(len, self.prompts)),
             num_cached_tokens=sum(self._num_cached.values()),
             num_output_tokens=self.num_tokens,
+            num_reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self.choices),
         )
 
     def warnings(self) -> tuple[str, ...]:
@@ -206,8 +207,7 @@ class Generation:
         _, _, token_id, logprob, _ = token
         text = choice.add(token_id)
         found = None if logprob is None else choice.logprob(token)
-        parts = () if choice.calls is None else choice.calls.take()
-        self.log.append(choice.index, text, token_id, found, choice.finish_reason, parts)
+        self.log.append(choice.index, text, token_id, found, choice.finish_reason, choice.parts)
 
     def finish_choice(self, choice: Choice, event: Finished) -> None:
         """One engine request is over."""
@@ -222,8 +222,8 @@ class Generation:
         """What a choice held back, and why it ended, unless its last token has said so."""
         if choice.finish_reason is None:
             text = choice.finish(reason)
-            parts = () if choice.calls is None else choice.calls.take()
-            self.log.append(choice.index, text, reason=choice.finish_reason, parts=parts)
+            reason = choice.finish_reason or reason
+            self.log.append(choice.index, text, reason=reason, parts=choice.parts)
 
     # What its keeper decides.
 
@@ -253,8 +253,6 @@ class Generation:
         self.choices = [again := choice.again(choice.request)]
         for token_id in ids:
             again.add(token_id)
-        if again.calls is not None:
-            again.calls.take()  # they are in the log
 
     def report(self, key: str) -> Report:
         """`key`: the name of the API key that asked."""

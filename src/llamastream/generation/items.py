@@ -50,15 +50,26 @@ def _prefix(parts: Sequence[Part]) -> str:
             return "fc"
         case [ToolResult()]:
             return "fco"
+        case [Reasoning(), *others] if all(isinstance(part, Reasoning) for part in others):
+            return "rs"
         case _:
             return "msg"
 
 
 def output_items(response_id: str, parts: Sequence[Part], status: ItemStatus) -> list[Item]:
-    """What an answer consists of: a message of its text, and its calls."""
+    """What an answer consists of: what was thought, a message of its text, and its calls.
+    `status`: the last one's."""
+    thoughts = [part for part in parts if isinstance(part, Reasoning)]
     calls = [part for part in parts if isinstance(part, ToolCall)]
-    said = [part for part in parts if not isinstance(part, ToolCall)]
-    items = [new_item("assistant", said, id=output_item_id(response_id))] if said else []
+    said = [part for part in parts if not isinstance(part, Reasoning | ToolCall)]
+    items = [
+        new_item("assistant", own, id=id)
+        for own, id in (
+            (thoughts, reasoning_item_id(response_id)),
+            (said, output_item_id(response_id)),
+        )
+        if own
+    ]
     items += [
         new_item("assistant", [call], id=call_item_id(response_id, k))
         for k, call in enumerate(calls)
@@ -70,6 +81,10 @@ def output_items(response_id: str, parts: Sequence[Part], status: ItemStatus) ->
 def output_item_id(response_id: str) -> str:
     """The id of a response's one message, known before anything of it is."""
     return f"msg_{response_id.partition('_')[2]}"
+
+
+def reasoning_item_id(response_id: str) -> str:
+    return f"rs_{response_id.partition('_')[2]}"
 
 
 def call_item_id(response_id: str, index: int) -> str:
@@ -88,19 +103,21 @@ def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
 
 
 def join_messages(before: tuple[Message, ...], more: Iterable[Message]) -> tuple[Message, ...]:
-    """What an assistant says in a row up to its calls is one message."""
+    """What an assistant thinks is part of the message behind it, and so are calls of that before
+    them."""
     messages = [*before]
     for message in more:
         last = messages[-1] if messages else None
-        if last is not None and last.role == message.role == "assistant" and _is_calls(message):
-            messages[-1] = replace(last, content=(*last.parts, *message.parts))
+        is_own = last is not None and last.role == message.role == "assistant"
+        if last and is_own and (_is_all(Reasoning, last) or _is_all(ToolCall, message)):
+            messages[-1] = replace(message, content=(*last.parts, *message.parts))
         else:
             messages.append(message)
     return tuple(messages)
 
 
-def _is_calls(message: Message) -> bool:
-    return bool(message.parts) and all(isinstance(part, ToolCall) for part in message.parts)
+def _is_all(kind: type[OtherPart], message: Message) -> bool:
+    return bool(message.parts) and all(isinstance(part, kind) for part in message.parts)
 
 
 def parts_of(item: Item) -> tuple[Part, ...]:

@@ -8,8 +8,17 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
-from llamastream.types import Delta, FinishReason, OtherPart, Part, TokenLogprob, ToolCall
+from llamastream.types import (
+    Delta,
+    FinishReason,
+    OtherPart,
+    Part,
+    Reasoning,
+    TokenLogprob,
+    ToolCall,
+)
 
 NO_TOKEN = -1
 
@@ -91,13 +100,28 @@ class Log:
         return "".join(self._texts)
 
     def parts(self) -> tuple[Part, ...]:
-        """What one choice consists of: its text, if there is any or nothing else, and the rest."""
+        """What one choice consists of: what was thought, its text, if there is any or nothing else,
+        and the rest."""
         others = joined_parts(part for _, found in sorted(self._parts.items()) for part in found)
-        text = self.text()
-        return (text, *others) if text or not others else others
+        return with_text(others, self.text())
 
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(entry for entry in self._logprobs if entry is not None)
+
+    def text_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the one choice: without those of what was thought before its text, and of calls."""
+        if not (self._parts and self._logprobs):
+            return self.logprobs()
+        first, end = 0, len(self._texts)
+        if self._places(Reasoning):
+            first = next((k for k, text in enumerate(self._texts) if text), end)
+        if calls := self._places(ToolCall):
+            end = calls[0] + bool(self._texts[calls[0]])
+        return tuple(entry for entry in self._logprobs[first:end] if entry is not None)
+
+    def _places(self, kind: type[OtherPart]) -> list[int]:
+        """Of the parts of a kind."""
+        return [k for k, parts in sorted(self._parts.items()) if isinstance(parts[0], kind)]
 
     def token_ids(self) -> tuple[int, ...]:
         return tuple(token_id for token_id in self._ids if token_id != NO_TOKEN)
@@ -128,12 +152,25 @@ class Log:
 
 
 def joined_parts(pieces: Iterable[OtherPart]) -> tuple[OtherPart, ...]:
-    """Pieces of the same call, which follow each other, as one."""
-    joined: list[OtherPart] = []
-    for piece in pieces:
-        last = joined[-1] if joined else None
-        if isinstance(piece, ToolCall) and isinstance(last, ToolCall) and last.id == piece.id:
-            joined[-1] = replace(last, arguments=last.arguments + piece.arguments)
-        else:
-            joined.append(piece)
-    return tuple(joined)
+    """Pieces of the same part, which follow each other, as one."""
+    return tuple(_joined(list(group)) for _, group in groupby(pieces, key=_whose))
+
+
+def with_text(parts: tuple[OtherPart, ...], text: str) -> tuple[Part, ...]:
+    """All parts in order: what was thought stands before the text."""
+    if parts and not text:
+        return parts
+    num_before = sum(isinstance(part, Reasoning) for part in parts)
+    return (*parts[:num_before], text, *parts[num_before:])
+
+
+def _whose(piece: OtherPart) -> tuple[type, str]:
+    return type(piece), piece.id if isinstance(piece, ToolCall) else ""
+
+
+def _joined(pieces: list[OtherPart]) -> OtherPart:
+    first = pieces[0]
+    if isinstance(first, ToolCall):
+        arguments = "".join(piece.arguments for piece in pieces if isinstance(piece, ToolCall))
+        return replace(first, arguments=arguments)
+    return replace(first, text="".join(p.text for p in pieces if isinstance(p, type(first))))

@@ -42,8 +42,8 @@ class Replay:
         (choice,) = generation.choices
         reason = FINISH_REASONS.get(record.status)
         if generation.details.model_id != self._model_id:
-            text, parts = result_of(record)
             if reason is not None:
+                text, parts = result_of(record)
                 generation.log.append(0, text, reason=reason, parts=parts)
         elif reason is not None:
             generation.end_text(choice, reason)

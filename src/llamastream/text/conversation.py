@@ -7,12 +7,21 @@ it with other texts in their places learns where they went.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, quoted
 from llamastream.tools import Tool
-from llamastream.types import Message, OtherPart, PromptOptions, ToolCall, ToolResult
+from llamastream.types import (
+    Message,
+    OtherPart,
+    PromptOptions,
+    Reasoning,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 
 # What a template is given besides, so that nobody can say it twice.
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -45,8 +54,36 @@ class Conversation(NamedTuple):
         joined = "".join(self.texts())
         mark = next(chr(code) for code in _MARKS if chr(code) not in joined)
         *before, last = self.messages
-        last = replace(last, content=last.text + mark)
+        last = replace(last, content=(*last.parts, mark))
         return self._replace(messages=[*before, last]), mark
+
+
+def check_known(
+    variables: Mapping[str, Any], known: AbstractSet[str], *, may_disable: bool
+) -> None:
+    """Raises InvalidRequest for what asks for anything that the template does not know.
+
+    may_disable: what switches reasoning off asks for nothing.
+    """
+    for name, value in variables.items():
+        is_nothing = not value and (may_disable or name not in ("enable_thinking", "thinking"))
+        if name not in known and not is_nothing:
+            raise InvalidRequest(
+                f"chat_template_kwargs must not hold {quoted(name)}: the model's chat template "
+                "does not know it. Leave it out.",
+                param="chat_template_kwargs",
+            )
+
+
+def check_thinking(thinking: Thinking | None, *, reasons: bool) -> None:
+    """Raises InvalidRequest for what a template cannot do that has no option for it."""
+    if thinking is not None and thinking.param and thinking.is_on != reasons:
+        always = "always lets it reason" if reasons else "knows of no reasoning"
+        raise InvalidRequest(
+            f"{thinking.param} cannot be followed: this model's chat template {always}. "
+            "Leave it out.",
+            param=thinking.param,
+        )
 
 
 def check_variables(
@@ -101,7 +138,7 @@ def is_unicode(text: str) -> bool:
 
 def strings_of(message: Message) -> Iterator[tuple[str, str]]:
     """All that its author wrote, with the name of the field that it is in."""
-    fields = {ToolCall: "tool_calls", ToolResult: "content"}
+    fields = {ToolCall: "tool_calls", Reasoning: "reasoning_content"}
     yield "content", message.text
     if message.name is not None:
         yield "name", message.name

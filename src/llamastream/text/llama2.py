@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.bounds import check_room
-from llamastream.text.conversation import strings_of
+from llamastream.text.conversation import check_known, check_thinking, strings_of
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
@@ -47,6 +47,8 @@ class Llama2Format:
 
     def _turns(self, messages: Sequence[Message], options: PromptOptions) -> list[tuple[str, bool]]:
         """The text of each pair of turns, and whether the whole answer is in it."""
+        check_known(options.variables, frozenset(), may_disable=True)
+        check_thinking(options.thinking, reasons=False)
         for index, message in enumerate(messages):
             check_tags(index, message, self._tags)
         begun = ""

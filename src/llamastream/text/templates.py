@@ -62,6 +62,7 @@ class PromptBuilder:
         warnings: Iterable[str] = (),
         template: str | None = None,
         *,
+        reasons: bool = False,
         tool_format: ToolFormat = GENERIC,
         takes_system: bool = True,
     ) -> None:
@@ -69,6 +70,7 @@ class PromptBuilder:
         self._format = prompt_format
         self.tool_format = tool_format
         self._takes_system = takes_system
+        self.reasons = reasons  # whether answers may begin with reasoning
         self.template = template  # whose prompts these are, in Jinja, if there is one
         self.name = name  # of the format, for people
         self.warnings = tuple(warnings)  # what of model and template does not hold, one line each
@@ -111,6 +113,7 @@ class PromptBuilder:
             option or "the model's own template",
             warnings,
             source,
+            reasons=jinja.reasons,
             tool_format=jinja.tool_format,
             takes_system=not jinja.probe.lacks_system,
         )

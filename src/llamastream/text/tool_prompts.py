@@ -13,7 +13,7 @@ from dataclasses import replace
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.tools import CallSyntax, Tool, ToolFormat
-from llamastream.types import Message, Part, PromptOptions, ToolCall, ToolResult, text_of
+from llamastream.types import Message, Part, PromptOptions, Reasoning, ToolCall, ToolResult, text_of
 
 _TOOL = Tool(
     "fetch_osprey",
@@ -125,8 +125,11 @@ def _as_text(messages: Sequence[Message]) -> Iterator[Message]:
                 continue
             yield Message("user", said)
         calls = [_call(part) for part in message.parts if isinstance(part, ToolCall)]
-        text = [message.text] if message.text or not calls else []
-        yield replace(message, content="\n".join([*text, *calls])) if calls else message
+        if calls:
+            thoughts = [part for part in message.parts if isinstance(part, Reasoning)]
+            said = "\n".join([message.text, *calls] if message.text else calls)
+            message = replace(message, content=(*thoughts, said))
+        yield message
     if results:
         yield Message("user", "\n".join(results))
 
@@ -207,6 +210,7 @@ def _template_message(
         "role": message.role,
         "content": [{"type": "text", "text": text}] if as_parts else text,
         **({} if name is None else {"name": name}),
+        **({"reasoning_content": message.reasoning} if message.reasoning else {}),
         **({"tool_call_id": ids[0]} if ids else {}),
         **({"tool_calls": calls} if calls else {}),
     }

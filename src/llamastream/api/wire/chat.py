@@ -21,10 +21,12 @@ from llamastream.api.wire.openai import (
     usage_fields,
 )
 from llamastream.api.wire.options import (
+    Effort,
     GenerationOptions,
     MaxTokens,
     Metadata,
     TemplateOptions,
+    thinking_of,
     validate,
 )
 from llamastream.api.wire.tools import (
@@ -45,7 +47,7 @@ from llamastream.types import (
     ChatRequest,
     Delta,
     FinishReason,
-    OtherPart,
+    Reasoning,
     ToolCall,
     ToolResult,
     Usage,
@@ -67,7 +69,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning_effort": ("none",),
         "service_tier": ("auto", "default"),
         "verbosity": ("medium",),
         "web_search_options": (),
@@ -78,6 +79,7 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None  # says nothing without tools
     max_completion_tokens: MaxTokens = None
+    reasoning_effort: Effort | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
@@ -92,7 +94,8 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         sampling = self.sampling(
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
-        messages, options = parse_messages(self.messages), self.prompt_options()
+        thinking = thinking_of(self.reasoning_effort, "reasoning_effort")
+        messages, options = parse_messages(self.messages), self.prompt_options(thinking)
         tools = read_tools(self.tools)
         choice = read_choice(self.tool_choice, tools, self.parallel_tool_calls)
         if choice is not None:
@@ -142,25 +145,26 @@ class ChatFormat(ChunkFormat):
         if not self._started[index]:
             self._started[index] = True
             frames.append(self._first(index))
-        if self._is_plain:
-            if text:
-                frames.append(self._before[index] + orjson.dumps(text) + self._after)
-        elif text or delta.token_ids:
+        if not self._is_plain and (text or parts or delta.token_ids):
             frames.append(self._detailed(delta))
-        frames += [self._chunk(index, self._piece(index, part)) for part in parts]
+        elif any(isinstance(part, Reasoning) for part in parts):
+            frames.append(self._chunk(index, _said(delta)))
+        elif text:
+            frames.append(self._before[index] + orjson.dumps(text) + self._after)
+        calls = (part for part in parts if isinstance(part, ToolCall))
+        frames += [self._chunk(index, self._piece(index, call)) for call in calls]
         if reason is not None:
             frames.append(self._chunk(index, {}, finish=self._finish(index, reason)))
         return frames
 
-    def _piece(self, index: int, part: OtherPart) -> dict[str, Any]:
+    def _piece(self, index: int, call: ToolCall) -> dict[str, Any]:
         """What is new of a call."""
-        assert isinstance(part, ToolCall)
         known = self._calls[index]
-        if known and known[-1] == part.id:
-            piece = chat_piece(part)
+        if known and known[-1] == call.id:
+            piece = chat_piece(call)
         else:
-            known.append(part.id)
-            piece = chat_call(part)
+            known.append(call.id)
+            piece = chat_call(call)
         return {"tool_calls": [{"index": len(known) - 1, **piece}]}
 
     def _finish(self, index: int, reason: FinishReason) -> str:
@@ -183,10 +187,9 @@ class ChatFormat(ChunkFormat):
         assert delta.finish_reason is not None
         calls = [part for part in delta.parts if isinstance(part, ToolCall)]
         self._calls[delta.choice] = [call.id for call in calls]
-        content = delta.text or None if calls else delta.text
-        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", **_said(delta), "refusal": None}
         if calls:
-            message["tool_calls"] = list(map(chat_call, calls))
+            message |= {"content": delta.text or None, "tool_calls": list(map(chat_call, calls))}
         choice: dict[str, Any] = {
             "index": delta.choice,
             "message": message,
@@ -205,7 +208,7 @@ class ChatFormat(ChunkFormat):
         more: dict[str, Any] = {"logprobs": self._logprobs(delta)}
         if self._answer.return_token_ids:
             more["token_ids"] = delta.token_ids
-        return self._chunk(delta.choice, {"content": delta.text}, more=more)
+        return self._chunk(delta.choice, _said(delta), more=more)
 
     def _chunk(
         self,
@@ -312,15 +315,25 @@ def shown_of(record: Response) -> Shown:
 def completion_of(record: Response) -> dict[str, Any]:
     """A stored chat that has ended, as its record alone tells it."""
     assert record.result is not None
-    usage, (text, parts) = Usage(*record.result["usage"]), result_of(record)
+    usage = Usage(*record.result["usage"])
     shown = shown_of(record)
     dropped = record.request["num_dropped_turns"] if shown.shows_dropped_turns else None
     created = int(record.created_at)
     answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
+    text, parts = result_of(record)
     delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status], parts=parts)
     warnings = record.result.get("warnings")
     said = {"warnings": warnings} if warnings else {}
     return ChatFormat(answer, shown.metadata).completion([delta], usage) | said
+
+
+def _said(delta: Delta) -> dict[str, str]:
+    """Reasoning under DeepSeek's name and vLLM's."""
+    thought = "".join(part.text for part in delta.parts if isinstance(part, Reasoning))
+    if not thought:
+        return {"content": delta.text}
+    text = {"content": delta.text} if delta.text or delta.finish_reason else {}
+    return {**text, "reasoning_content": thought, "reasoning": thought}
 
 
 def message_of(item: Item) -> dict[str, Any]:

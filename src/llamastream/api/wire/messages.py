@@ -11,7 +11,7 @@ from llamastream.api.wire.tools import read_calls, text_field
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
 from llamastream.records import Item
-from llamastream.types import CallKind, Message, Role, ToolCall, ToolResult
+from llamastream.types import CallKind, Message, Part, Reasoning, Role, ToolCall, ToolResult
 
 Json = dict[str, Any]
 
@@ -21,9 +21,9 @@ ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-# Fields of a message that are taken and change nothing: `cache_control` asks for what the prefix
-# cache does anyway, and no chat template reads again how an answer was found.
-HINTS = ("cache_control", "reasoning_content", "reasoning")
+# `cache_control` is taken and changes nothing: it asks for what the prefix cache does anyway.
+REASONING = ("reasoning_content", "reasoning")  # DeepSeek's name, and vLLM's
+HINTS = ("cache_control", *REASONING)
 MESSAGE_FIELDS = {"role", "content", "name", *HINTS}
 ASSISTANT_FIELDS = {*MESSAGE_FIELDS, "tool_calls"}
 RESULT_FIELDS = {*MESSAGE_FIELDS, "tool_call_id"}
@@ -134,10 +134,13 @@ def _parse_message(raw: dict[str, Any], where: str) -> Message:
     role = _parse_role(raw, where, ("tool",))
     _refuse_others(raw, ASSISTANT_FIELDS if role == "assistant" else MESSAGE_FIELDS, where)
     text, name = "".join(_parse_content(raw, role, where)), _parse_name(raw, where)
-    if "tool_calls" not in raw:
-        return Message(role, text, name)
-    calls = read_calls(raw["tool_calls"], f"{where}.tool_calls")
-    return Message(role, (text, *calls) if text else calls, name)
+    parts: list[Part] = [text]
+    if role == "assistant" and (thought := _parse_reasoning(raw, where)):
+        parts = [Reasoning(thought), text]
+    if "tool_calls" in raw:
+        calls = read_calls(raw["tool_calls"], f"{where}.tool_calls")
+        parts = [*(part for part in parts if part), *calls]
+    return Message(role, text if parts == [text] else tuple(parts), name)
 
 
 def _parse_item(raw: object, where: str) -> Item | None:
@@ -149,7 +152,8 @@ def _parse_item(raw: object, where: str) -> Item | None:
     raw = asked(raw)
     kind = raw.get("type", "message")
     if kind == "reasoning":
-        return None
+        thoughts = _parse_thoughts(raw, f"{where}.content")
+        return new_item("assistant", thoughts) if thoughts else None
     if kind in CALL_ITEMS or kind in RESULT_ITEMS:
         return _parse_call(raw, kind, where)
     if kind != "message":
@@ -161,7 +165,33 @@ def _parse_item(raw: object, where: str) -> Item | None:
         )
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
-    return new_item(role, _parse_content(raw, role, where), name=_parse_name(raw, where))
+    parts: list[Part] = [*_parse_content(raw, role, where)]
+    if role == "assistant" and (thought := _parse_reasoning(raw, where)):
+        parts = [Reasoning(thought), *parts]
+    return new_item(role, parts, name=_parse_name(raw, where))
+
+
+def _parse_thoughts(raw: dict[str, Any], where: str) -> list[Reasoning]:
+    """Of a reasoning item: of a summary, and what only others can decrypt, nothing is read."""
+    content = raw.get("content") or []
+    for part in content if isinstance(content, list) else [content]:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{where} must be a list of texts.", param=where)
+    return [Reasoning(part["text"]) for part in content if part["text"]]
+
+
+def _parse_reasoning(raw: dict[str, Any], where: str) -> str:
+    """What was thought before an answer, under either name."""
+    for name in REASONING:
+        thought = raw.get(name)
+        if thought is not None and not isinstance(thought, str):
+            raise InvalidRequest(
+                f"{where}.{name} must be a string. Given: {type(thought).__name__}.",
+                param=f"{where}.{name}",
+            )
+        if thought:
+            return thought
+    return ""
 
 
 def _parse_call(raw: Json, kind: str, where: str) -> Item:

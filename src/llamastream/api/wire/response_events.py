@@ -2,12 +2,13 @@
 
 The number of an event follows from the journal alone: 0 to 3 open the response, its message and the
 message's text; token n is event 4 + n, also where it completes no character; then come the closing
-ones. So a reader that comes again gets the same bytes as the first.
+ones. So a reader that comes again gets the same bytes as the first. Of an answer that may hold more
+than a message only 0 and 1 are so; see `response_items`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import orjson
 
@@ -27,7 +28,7 @@ from llamastream.generation import Generation
 from llamastream.generation.items import ItemStatus, output_item_id
 from llamastream.types import Delta, Part, TokenLogprob, Usage
 
-NUM_OPENING = 4
+NUM_CREATED, NUM_OPENING = 2, 4
 INCOMPLETE_REASONS = {"incomplete": "max_output_tokens", "cancelled": "cancelled"}
 TERMINAL_TYPES = {
     "completed": "response.completed",
@@ -122,14 +123,15 @@ class Snapshot:
         )
         if end.error is not None:
             return ended
-        return replace(ended, parts=generation.log.parts(), logprobs=generation.log.logprobs())
+        log = generation.log
+        return replace(ended, parts=log.parts(), logprobs=log.text_logprobs())
 
     @property
     def item_status(self) -> ItemStatus:
+        """The last item's."""
         return "completed" if self.status == "completed" else "incomplete"
 
     def output(self) -> list[Json]:
-        """Its items."""
         return output_of(self.id, self.parts, self.logprobs, self.item_status)
 
     def to_json(self) -> Json:
@@ -158,21 +160,8 @@ class Snapshot:
         }
 
 
-class ResponseEvents(Protocol):
-    """Makes the events of one response."""
-
-    def opening(self) -> list[Event]: ...
-
-    def delta(self, delta: Delta) -> list[Event]: ...
-
-    def closing(self, generation: Generation) -> list[Event]:
-        """What follows the last delta."""
-        ...
-
-
-class TextEvents:
-    """Of a response that is a text: its one message is there from the beginning, and token n is
-    event 4 + n."""
+class ResponseEvents:
+    """Makes the events of one response. Numbers them as it is told."""
 
     def __init__(self, opened: Snapshot) -> None:
         """`opened` is the response as it began."""
@@ -188,31 +177,25 @@ class TextEvents:
 
     def opening(self) -> list[Event]:
         item = message(output_item_id(self._opened.id), "assistant", [], status="in_progress")
-        place = self._place | {"part": output_text("")}
+        part = self._place | {"part": output_text("")}
         return [
-            *_beginning(self._opened),
+            *created(self._opened),
             make_event(2, "response.output_item.added", {"output_index": 0, "item": item}),
-            make_event(3, "response.content_part.added", place),
+            make_event(3, "response.content_part.added", part),
         ]
 
-    def delta(self, delta: Delta) -> list[Event]:
-        if not (delta.text or delta.token_ids):
-            return []
-        kind, number = "response.output_text.delta", NUM_OPENING + delta.sequence_number
+    def delta(self, number: int, delta: Delta) -> Event:
+        kind = "response.output_text.delta"
         if self._is_plain:
             text = orjson.dumps(delta.text)
-            body = b"%b%d%b%b}" % (self._before, number, self._after, text)
-            return [Event(number, kind, body)]
+            return Event(number, kind, b"%b%d%b%b}" % (self._before, number, self._after, text))
         more = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
         if self._opened.shown.return_token_ids:
             more["token_ids"] = delta.token_ids
-        return [make_event(number, kind, more)]
+        return make_event(number, kind, more)
 
-    def closing(self, generation: Generation) -> list[Event]:
-        number, ended = NUM_OPENING + len(generation.log), Snapshot.of(generation)
-        if number > NUM_OPENING:
-            last = generation.log.delta(len(generation.log) - 1)
-            number -= not (last.text or last.token_ids)  # it only said why, which no event shows
+    def closing(self, number: int, ended: Snapshot) -> list[Event]:
+        """What follows the last delta, from `number` on. `ended` is the response as it then is."""
         bodies: list[tuple[str, Json]] = []
         for item in ended.output():
             (part,) = item["content"]
@@ -223,27 +206,39 @@ class TextEvents:
                 ("response.output_item.done", {"output_index": 0, "item": item}),
             ]
         events = [make_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
-        return [*events, _end(number + len(bodies), ended)]
+        return [*events, last_event(number + len(events), ended)]
 
 
-class WalkedEvents:
-    """Of a response that may hold more than a text: each item opens when its first piece comes."""
+class ManyItemsEvents:
+    """The same where an answer may hold more than a message; is told of all deltas."""
 
     def __init__(self, opened: Snapshot) -> None:
-        shown = opened.shown
         self._opened = opened
-        self._items = ItemEvents(opened.id, 2, logprobs=shown.logprobs, ids=shown.return_token_ids)
+        shown = opened.shown
+        self._items = ItemEvents(
+            opened.id, NUM_CREATED, logprobs=shown.logprobs, token_ids=shown.return_token_ids
+        )
 
     def opening(self) -> list[Event]:
-        return _beginning(self._opened)
+        return created(self._opened)
 
     def delta(self, delta: Delta) -> list[Event]:
         return self._items.delta(delta)
 
-    def closing(self, generation: Generation) -> list[Event]:
-        ended = Snapshot.of(generation)
-        events = self._items.end(ended.item_status) if ended.parts else []
-        return [*events, _end(self._items.number, ended)]
+    def closing(self, ended: Snapshot) -> list[Event]:
+        events = self._items.closing(ended.item_status) if ended.parts else []
+        return [*events, last_event(self._items.number, ended)]
+
+
+def created(opened: Snapshot) -> list[Event]:
+    response = {"response": opened.to_json()}
+    kinds = ("response.created", "response.in_progress")
+    return [make_event(number, kind, response) for number, kind in enumerate(kinds)]
+
+
+def last_event(number: int, ended: Snapshot) -> Event:
+    event = make_event(number, TERMINAL_TYPES[ended.status], {"response": ended.to_json()})
+    return event._replace(is_last=True)
 
 
 class ResponseFormat(Format):
@@ -254,12 +249,10 @@ class ResponseFormat(Format):
     ) -> None:
         """`frame` makes the bytes of an event: without it, of a server-sent one."""
         opened = Snapshot.opened(generation)
-        self._events: ResponseEvents
-        if generation.details.rules.calls is None:
-            self.start = max(after + 1 - NUM_OPENING, 0)
-            self._events = TextEvents(opened)
-        else:
-            self._events = WalkedEvents(opened)
+        rules = generation.details.rules
+        is_plain = rules.reasoning is None and rules.calls is None
+        self.start = max(after + 1 - NUM_OPENING, 0) if is_plain else 0
+        self._events = ResponseEvents(opened) if is_plain else ManyItemsEvents(opened)
         self._after = after
         self._frame = frame or sse_frame
         self._last = START  # the number that was sent last
@@ -268,10 +261,22 @@ class ResponseFormat(Format):
         return self._unseen(self._events.opening())
 
     def frames(self, delta: Delta) -> list[bytes]:
-        return self._unseen(self._events.delta(delta))
+        if isinstance(self._events, ManyItemsEvents):
+            return self._unseen(self._events.delta(delta))
+        if not (delta.text or delta.token_ids):
+            return []
+        self._last = NUM_OPENING + delta.sequence_number
+        return [self._frame(self._events.delta(self._last, delta))]
 
     def closing(self, generation: Generation) -> list[bytes]:
-        return self._unseen(self._events.closing(generation))
+        ended = Snapshot.of(generation)
+        if isinstance(self._events, ManyItemsEvents):
+            return self._unseen(self._events.closing(ended))
+        number = NUM_OPENING + len(generation.log)
+        if number > NUM_OPENING:
+            last = generation.log.delta(len(generation.log) - 1)
+            number -= not (last.text or last.token_ids)  # it only said why, which no event shows
+        return self._unseen(self._events.closing(number, ended))
 
     def error(self, error: ChatError) -> bytes:
         body = error_event(error, self._last)
@@ -285,16 +290,6 @@ class ResponseFormat(Format):
         if unseen:
             self._last = unseen[-1].number
         return [self._frame(event) for event in unseen]
-
-
-def _beginning(opened: Snapshot) -> list[Event]:
-    body = {"response": opened.to_json()}
-    return [make_event(0, "response.created", body), make_event(1, "response.in_progress", body)]
-
-
-def _end(number: int, ended: Snapshot) -> Event:
-    last = make_event(number, TERMINAL_TYPES[ended.status], {"response": ended.to_json()})
-    return last._replace(is_last=True)
 
 
 def sse_frame(event: Event) -> bytes:
@@ -311,18 +306,20 @@ def _conversation_of(generation: Generation) -> Json | None:
 
 
 def usage_json(usage: Usage) -> Json:
-    prompt, cached, output = usage
+    prompt, cached, output, reasoning = usage
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": prompt + output,
     }
 
 
 def _split_delta(place: Json) -> tuple[bytes, bytes]:
     """A plain delta event's bytes before its number, and between that and its text."""
-    event = make_event(0, "response.output_text.delta", place | {"logprobs": [], "delta": 0})
-    before, _, rest = event.body.partition(b'"sequence_number":0')
+    _, _, body, _ = make_event(
+        0, "response.output_text.delta", place | {"logprobs": [], "delta": 0}
+    )
+    before, _, rest = body.partition(b'"sequence_number":0')
     return before + b'"sequence_number":', rest.removesuffix(b"0}")

@@ -13,15 +13,16 @@ from llamastream.api.wire.grammars import GuidedOptions, TextFormat
 from llamastream.api.wire.messages import Input, parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
+    Effort,
     Includable,
     MaxTokens,
     Metadata,
     SamplingOptions,
     WireModel,
+    thinking_of,
     validate,
 )
-from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
-from llamastream.api.wire.response_items import output_of
+from llamastream.api.wire.response_events import ResponseFormat, ResponseShown, Snapshot
 from llamastream.api.wire.summaries import COMPACTION, summary_message
 from llamastream.api.wire.tools import ResponseTools, check_tool_kinds, read_choice, read_tools
 from llamastream.api.wire.turns import Turns
@@ -31,7 +32,7 @@ from llamastream.generation.items import join_messages, response_of, to_messages
 from llamastream.records import Item
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
 from llamastream.tools import AUTO
-from llamastream.types import PLAIN_PROMPT, ChatRequest, Message, PromptOptions
+from llamastream.types import ChatRequest, Message, PromptOptions, Thinking
 
 PREFIX = "resp_"
 MAX_INSTRUCTIONS_CHARS = 2**20
@@ -54,6 +55,10 @@ class ItemReference(WireModel):
     id: str
 
 
+class ReasoningOptions(WireModel):
+    effort: Effort | None = None
+
+
 class ResponseStreamOptions(WireModel):
     include_obfuscation: Literal[False] | None = None
 
@@ -69,7 +74,6 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         "prompt": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning": ({"effort": "none"},),
         "service_tier": ("auto", "default"),
     }
 
@@ -84,6 +88,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     max_output_tokens: MaxTokens = None
     truncation: Literal["disabled", "auto"] | None = None
     text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: ResponseTools | None = None
@@ -128,13 +133,19 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             prompt=messages,
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
+            prompt_options=PromptOptions(
+                thinking=self._thinking(), tools=() if choice is None else tools
+            ),
             truncation=self.truncation or "disabled",
             grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
-            prompt_options=PLAIN_PROMPT if choice is None else PromptOptions(tools=tools),
             tool_choice=choice or AUTO,
             scope=scope,
             label=label,
         )
+
+    def _thinking(self) -> Thinking | None:
+        given = self.reasoning
+        return None if given is None else thinking_of(given.effort, "reasoning.effort")
 
     def shown(self, sampling: SamplingParams) -> ResponseShown:
         return ResponseShown(
@@ -255,11 +266,10 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             raise ItemNotFound(reference.id, where) from None
         if found.end is None or found.end.error is not None:
             raise ItemNotFound(reference.id, where)
-        output = output_of(found.id, found.log.parts(), (), "completed")
-        known = next((one for one in output if one["id"] == reference.id), None)
-        if known is None:
-            raise ItemNotFound(reference.id, where)
-        return known
+        for item in Snapshot.of(found).output():
+            if item["id"] == reference.id:
+                return item
+        raise ItemNotFound(reference.id, where)
 
     async def _history(self, body: ResponseBody, caller: Caller) -> History:
         previous = body.previous_response_id

@@ -119,7 +119,10 @@ def make_prompts(
     """The prompts, and the tokenizer, which has learned from them. Raises ModelError."""
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(
-        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+        tokenizer,
+        settings.chat_template,
+        allow_prompt_tags=settings.allow_prompt_tags,
+        tool_format=settings.tool_format,
     )
     return tokenizer, prompts
 

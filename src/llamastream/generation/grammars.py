@@ -46,10 +46,9 @@ class Compiling:
         self._pool.close()
 
     async def of_request(
-        self, request: ChatRequest, rules: Sequence[TextRules]
+        self, request: ChatRequest, spec: GrammarSpec | None, rules: Sequence[TextRules]
     ) -> "list[AnyGrammar | None]":
         """A grammar for each prompt. rules: of each. Raises InvalidRequest and Overloaded."""
-        spec = request.grammar
         if spec is None:
             return [None] * len(rules)
         _check(request, spec)
@@ -65,9 +64,8 @@ class Compiling:
         """Once it is compiled here."""
         if spec is None:
             return None
-        return GrammarRecord(
-            spec.kind.value, spec.text, spec.strict, spec.param, self._loaded().version
-        )
+        version = import_module("llamastream.grammar").version_of(spec.kind)
+        return GrammarRecord(spec.kind.value, spec.text, spec.strict, spec.param, version)
 
     async def _compiled(self, spec: GrammarSpec, has_prefix: bool, scope: str) -> "AnyGrammar":
         if self._grammars is not None:

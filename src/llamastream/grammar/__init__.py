@@ -5,7 +5,7 @@ Knows no engine and no text of anybody, only a vocabulary. `Grammars` compiles; 
 ours.
 """
 
-from llamastream.grammar.compiling import AnyGrammar, Compiled, Grammars
+from llamastream.grammar.compiling import AnyGrammar, Compiled, Grammars, version_of
 from llamastream.grammar.vocabulary import Vocabulary
 
-__all__ = ["AnyGrammar", "Compiled", "Grammars", "Vocabulary"]
+__all__ = ["AnyGrammar", "Compiled", "Grammars", "Vocabulary", "version_of"]

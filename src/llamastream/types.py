@@ -228,7 +228,10 @@ class Constraint(Protocol):
 
 
 class Grammar(Protocol):
-    """What an answer must keep to, compiled. Immutable."""
+    """What an answer must keep to, compiled. Immutable. `param`: the request's field."""
+
+    @property
+    def param(self) -> str: ...
 
     def start(self) -> Constraint: ...
 

@@ -108,6 +108,10 @@ class Later:
     version: str
     compile: Callable[[GrammarSpec, bool], Compiled]
 
+    @property
+    def param(self) -> str:
+        return self.spec.param
+
     def start(self) -> MatcherConstraint:
         """Raises InternalError for another version's, and what compiling raises."""
         if self.version != (ours := version_of(self.spec.kind)):

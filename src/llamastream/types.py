@@ -79,6 +79,14 @@ def text_of(parts: Iterable[Part]) -> str:
     return "".join([part for part in parts if isinstance(part, str)])
 
 
+class ReasoningStart(StrEnum):
+    """Where an answer of a model that reasons begins."""
+
+    OPENED = "opened"  # amid the reasoning: its prompt opens it
+    POSSIBLE = "possible"  # the model opens it, if it wants to
+    CLOSED = "closed"  # behind it: the prompt says that there shall be none
+
+
 @dataclass(frozen=True, slots=True)
 class Thinking:
     """Whether the model is to reason. `param`: the request's field. It is empty where nobody asked:
@@ -162,6 +170,7 @@ class ChatRequest:
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None
+    thinking_budget: int | None = None  # most tokens of reasoning
     prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""

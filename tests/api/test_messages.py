@@ -13,7 +13,7 @@ from tests.api.conftest import Connect
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.doubles.templates import ALWAYS, HYBRID
-from tests.doubles.tokenizer import CHATML
+from tests.doubles.tokenizer import CHATML, text_of
 from tests.doubles.waiting import until
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
@@ -54,7 +54,7 @@ def added_up(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prompt_of(engine: FakeEngine) -> str:
-    return bytes(i for i in engine.submitted[-1].prompt_ids if i < 256).decode()
+    return text_of(engine.submitted[-1].prompt_ids)
 
 
 @pytest.fixture

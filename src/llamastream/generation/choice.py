@@ -11,7 +11,6 @@ from typing import Any, Self
 from llamastream.text import (
     IncrementalDetokenizer,
     ReasoningSplitter,
-    ReasoningStart,
     StopMatcher,
     Tokenizer,
 )
@@ -22,6 +21,7 @@ from llamastream.types import (
     Message,
     OtherPart,
     Reasoning,
+    ReasoningStart,
     Token,
     TokenLogprob,
 )

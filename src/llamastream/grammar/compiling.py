@@ -100,9 +100,6 @@ class Later:
         return self.compile(self.spec, self.has_prefix).warnings(text)
 
 
-AnyGrammar = Compiled | Later
-
-
 class Grammars:
     """Compiles and keeps what was compiled. Any thread may call; see `Vocabulary` for how long."""
 

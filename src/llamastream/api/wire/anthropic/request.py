@@ -159,6 +159,7 @@ class MessagesBody(PromptBody):
             stop=tuple(self.stop_sequences or ()),
             prompt_options=self.prompt_options(turns, self.max_tokens),
             grammar=self.grammar(),
+            thinking_budget=None if self.thinking is None else self.thinking.budget_tokens,
             scope=scope,
             label=label,
         )

@@ -119,7 +119,10 @@ def make_prompts(
     """The prompts, and the tokenizer, which has learned from them. Raises ModelError."""
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(
-        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+        tokenizer,
+        settings.chat_template,
+        allow_prompt_tags=settings.allow_prompt_tags,
+        tool_format=settings.tool_format,
     )
     return tokenizer, prompts
 
@@ -249,7 +252,7 @@ def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
         digest = hashlib.sha256(checkpoint.tokenizer.tokenizer_json.encode())
         return f"{digest.hexdigest()[:32]}-vllm"
     kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
-    return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
+    return f"{checkpoint.content_digest()}-{dtype}{kind}"
 
 
 def _in_bytes(

@@ -47,10 +47,9 @@ class Compiling:
         self._pool.close()
 
     async def of_request(
-        self, request: ChatRequest, rules: Sequence[TextRules]
+        self, request: ChatRequest, spec: GrammarSpec | None, rules: Sequence[TextRules]
     ) -> "list[AnyGrammar | None]":
         """A grammar for each prompt. rules: of each. Raises InvalidRequest and Overloaded."""
-        spec = request.grammar
         if spec is not None:
             _check(request, spec)
         return [await self._of_prompt(request, spec, of) for of in rules]
@@ -66,9 +65,8 @@ class Compiling:
         """Once it is compiled here."""
         if spec is None:
             return None
-        return GrammarRecord(
-            spec.kind.value, spec.text, spec.strict, spec.param, self._loaded().version
-        )
+        version = import_module("llamastream.grammar").version_of(spec.kind)
+        return GrammarRecord(spec.kind.value, spec.text, spec.strict, spec.param, version)
 
     async def _of_prompt(
         self, request: ChatRequest, spec: GrammarSpec | None, rules: TextRules

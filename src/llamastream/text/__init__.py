@@ -6,6 +6,7 @@ text.
 """
 
 from llamastream.text.bounds import DoesNotFit, check_room
+from llamastream.text.calls import CallReader
 from llamastream.text.context import (
     FittedPrompt,
     check_prompt,
@@ -20,6 +21,7 @@ from llamastream.text.templates import PromptBuilder
 from llamastream.text.tokenizer import REASONING_TAGS, Tokenizer
 
 __all__ = [
+    "CallReader",
     "REASONING_TAGS",
     "DoesNotFit",
     "FittedPrompt",

@@ -133,6 +133,7 @@ class Choice:
             return ""
         text = "" if is_hidden else self._detokenizer.add(token_id)
         if self._splitter is not None:
+            token_id = NO_TOKEN if self._splitter.is_reasoning else token_id
             text = self._split(text)
         if self._calls is not None:
             return self._without_calls(self._calls, text, token_id)

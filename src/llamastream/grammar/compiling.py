@@ -126,9 +126,6 @@ class Later:
         return self.compile(self.spec, self.has_prefix).warnings(text, calls)
 
 
-AnyGrammar = Compiled | Later
-
-
 def version_of(kind: GrammarKind) -> str:
     """Another one may allow other tokens: what it began, no other can go on with."""
     parser: str = llguidance.get_version()

@@ -23,6 +23,9 @@ MAX_NEW_LINES = 2  # tokens of them between the tag and the answer
 class Inner(Protocol):
     """A compiled grammar."""
 
+    @property
+    def param(self) -> str: ...
+
     def start(self) -> Constraint: ...
 
     def warnings(self, text: str, calls: Sequence[ToolCall] = ()) -> tuple[str, ...]: ...
@@ -67,6 +70,10 @@ class Reasoned:
     tags: Tags
     begins: ReasoningStart
     budget: int | None = None
+
+    @property
+    def param(self) -> str:
+        return "reasoning" if self.grammar is None else self.grammar.param
 
     def start(self) -> "ReasonedConstraint":
         inner = None if self.grammar is None else self.grammar.start()

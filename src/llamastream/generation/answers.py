@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, InternalError
+from llamastream.generation.calling import call_rules, check_results, spec_of
 from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.engine import Engine
@@ -167,6 +168,7 @@ class Answers:
 
     async def fit(self, request: ChatRequest) -> FittedPrompt:
         """The prompt's ids. Raises as `open` does, but for Overloaded."""
+        check_results(request)
         fitted = await self.prompting.fit(request, self.check_ready())
         num_dropped = fitted.num_dropped_turns + request.num_unread_turns
         return fitted._replace(num_dropped_turns=num_dropped)
@@ -178,13 +180,14 @@ class Answers:
         first = fitted[0]
         if request.cuts_max_tokens:
             request = _cut(request, self.status().max_model_len - len(first.ids))
+        calls = call_rules(request, self.prompting.tool_format)
+        spec = spec_of(request, calls)
+        starts = [self.prompting.reasoning(request, prompt.ids) for prompt in fitted]
         rules = [
-            TextRules.of(
-                request, prompt.ids, self.tokenizer, self.prompting.reasoning(request, prompt.ids)
-            )
-            for prompt in fitted
+            TextRules.of(request, prompt.ids, self.tokenizer, start, calls)
+            for prompt, start in zip(fitted, starts, strict=True)
         ]
-        grammars = await self.grammars.of_request(request, rules)
+        grammars = await self.grammars.of_request(request, spec, rules)
         details = Details(
             wire=new.wire,
             rules=rules[0],
@@ -194,7 +197,7 @@ class Answers:
             prompt_token_ids=tuple(first.ids) if new.shows_prompt_ids else None,
             after=new.after,
             has_input=bool(new.input_items),
-            grammar=self.grammars.recorded(request.grammar),
+            grammar=self.grammars.recorded(spec),
         )
         choices = [
             Choice(
@@ -204,6 +207,7 @@ class Answers:
                 _asked(
                     request, new.id, tuple(prompt.ids), rules[p], grammars[p], p * request.n + i
                 ),
+                new.id,
             )
             for p, prompt in enumerate(fitted)
             for i in range(request.n)

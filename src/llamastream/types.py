@@ -98,6 +98,14 @@ def text_of(parts: Iterable[Part]) -> str:
     return "".join([part for part in parts if isinstance(part, str)])
 
 
+class ReasoningStart(StrEnum):
+    """Where an answer of a model that reasons begins."""
+
+    OPENED = "opened"  # amid the reasoning: its prompt opens it
+    POSSIBLE = "possible"  # the model opens it, if it wants to
+    CLOSED = "closed"  # behind it: the prompt says that there shall be none
+
+
 @dataclass(frozen=True, slots=True)
 class Thinking:
     """Whether the model is to reason. `param`: the request's field. It is empty where nobody asked:
@@ -186,6 +194,7 @@ class ChatRequest:
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None
     tool_choice: ToolChoice = AUTO  # of the tools of `prompt_options`
+    thinking_budget: int | None = None  # most tokens of reasoning
     prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""
@@ -228,7 +237,10 @@ class Constraint(Protocol):
 
 
 class Grammar(Protocol):
-    """What an answer must keep to, compiled. Immutable."""
+    """What an answer must keep to, compiled. Immutable. `param`: the request's field."""
+
+    @property
+    def param(self) -> str: ...
 
     def start(self) -> Constraint: ...
 

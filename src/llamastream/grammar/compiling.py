@@ -108,6 +108,10 @@ class Later:
     version: str
     compile: Callable[[GrammarSpec, bool], Compiled]
 
+    @property
+    def param(self) -> str:
+        return self.spec.param
+
     def start(self) -> MatcherConstraint:
         """Raises InternalError for another version's, and what compiling raises."""
         if self.version != (ours := version_of(self.spec.kind)):
@@ -120,9 +124,6 @@ class Later:
     def warnings(self, text: str, calls: Sequence[ToolCall] = ()) -> tuple[str, ...]:
         """See `Compiled`. It was started, so it is known."""
         return self.compile(self.spec, self.has_prefix).warnings(text, calls)
-
-
-AnyGrammar = Compiled | Later
 
 
 def version_of(kind: GrammarKind) -> str:

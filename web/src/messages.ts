@@ -92,8 +92,10 @@ export class MessageList {
     let isAll = true;
     for (let k = messages.length - 1; k >= 0; k--) {
       const view = this.views.get(messages[k]!)!;
-      if (!view.isWhole && (budget -= messages[k]!.text.length) < 0 && k < messages.length - 1) isAll = false;
-      else isAll = view.update(k === messages.length - 1) && isAll;
+      const isNew = !view.isWhole;
+      if (!isNew || budget > 0) isAll = view.update(k === messages.length - 1) && isAll;
+      else isAll = false; // with the next frame
+      if (isNew) budget -= messages[k]!.text.length;
     }
     return isAll;
   }

@@ -151,13 +151,15 @@ class GrammarSpec:
     `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark; of calls
     a JSON object with the tools, their format, and what an answer that is no call must keep to.
     `strict`: refused where not all of it can be enforced; else that is checked at the end, and
-    named in warnings. `param`: the request's field.
+    named in warnings. `param`: the request's field. `thinks`: the answer begins amid reasoning, or
+    with what may open it; the grammar then starts behind that.
     """
 
     kind: GrammarKind
     text: str
     strict: bool = True
     param: str = "response_format"
+    thinks: Literal["", "opened", "possible"] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ The parser is loaded with the first grammar: a server that is asked for none sta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from llamastream.errors import InvalidRequest
 from llamastream.generation.choice import TextRules
 from llamastream.generation.pool import FairPool
-from llamastream.text import Tokenizer
+from llamastream.text import ReasoningStart, Tokenizer
 from llamastream.types import ChatRequest, GrammarKind, GrammarSpec
 
 if TYPE_CHECKING:
@@ -52,13 +52,17 @@ class Compiling:
         if spec is None:
             return [None] * len(rules)
         _check(request, spec)
-        return [await self._compiled(spec, not of.continues, request.scope) for of in rules]
+        return [
+            await self._compiled(_behind_reasoning(spec, of), not of.continues, request.scope)
+            for of in rules
+        ]
 
     def of_record(self, record: GrammarRecord | None, rules: TextRules) -> "AnyGrammar | None":
         """Of an answer to go on with."""
         if record is None:
             return None
-        return self._loaded().later(record.spec, not rules.continues, record.version)
+        spec = _behind_reasoning(record.spec, rules)
+        return self._loaded().later(spec, not rules.continues, record.version)
 
     def recorded(self, spec: GrammarSpec | None) -> GrammarRecord | None:
         """Once it is compiled here."""
@@ -97,6 +101,16 @@ def vocabulary_of(tokenizer: Tokenizer, size: int) -> "Vocabulary":
         starts_with_space=tokenizer.has_prefix_space,
     )
     return made
+
+
+def _behind_reasoning(spec: GrammarSpec, rules: TextRules) -> GrammarSpec:
+    match rules.reasoning:
+        case ReasoningStart.OPENED:
+            return replace(spec, thinks="opened")
+        case ReasoningStart.POSSIBLE:
+            return replace(spec, thinks="possible")
+        case _:
+            return spec
 
 
 def _check(request: ChatRequest, spec: GrammarSpec) -> None:

@@ -69,6 +69,11 @@ class Vocabulary:
         """Tokens that begin with a space."""
         return self.mask_of(i for i in range(self.size) if self.token_bytes(i)[:1] == b" ")
 
+    def special_id(self, text: str) -> int | None:
+        """Of the control token that is written so."""
+        raw = text.encode()
+        return next((i for i in self.special_ids if self.token_bytes(i) == raw), None)
+
     def is_text(self, token_id: int) -> bool:
         return bool(self.text_ids[token_id // 32] >> (token_id % 32) & 1)
 

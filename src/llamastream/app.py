@@ -233,8 +233,8 @@ def _remote_engine(
 
     logger.warning(
         "engines at %s compute: an interrupted answer goes on at its next token, but the same "
-        "request need not give the same tokens, and structured output and prompt_logprobs are "
-        "refused (docs/remote-engines.md)",
+        "request need not give the same tokens, and structured output, tools and prompt_logprobs "
+        "are refused (docs/remote-engines.md)",
         ", ".join(engines.engine_url),
     )
     probe = ProbeText(PROBE, tokenizer.encode(PROBE, add_bos=False))

@@ -98,6 +98,14 @@ def text_of(parts: Iterable[Part]) -> str:
     return "".join([part for part in parts if isinstance(part, str)])
 
 
+class ReasoningStart(StrEnum):
+    """Where an answer of a model that reasons begins."""
+
+    OPENED = "opened"  # amid the reasoning: its prompt opens it
+    POSSIBLE = "possible"  # the model opens it, if it wants to
+    CLOSED = "closed"  # behind it: the prompt says that there shall be none
+
+
 @dataclass(frozen=True, slots=True)
 class Thinking:
     """Whether the model is to reason. `param`: the request's field. It is empty where nobody asked:
@@ -151,15 +159,13 @@ class GrammarSpec:
     `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark; of calls
     a JSON object with the tools, their format, and what an answer that is no call must keep to.
     `strict`: refused where not all of it can be enforced; else that is checked at the end, and
-    named in warnings. `param`: the request's field. `thinks`: the answer begins amid reasoning, or
-    with what may open it; the grammar then starts behind that.
+    named in warnings. `param`: the request's field.
     """
 
     kind: GrammarKind
     text: str
     strict: bool = True
     param: str = "response_format"
-    thinks: Literal["", "opened", "possible"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,7 @@ class ChatRequest:
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None
     tool_choice: ToolChoice = AUTO  # of the tools of `prompt_options`
+    thinking_budget: int | None = None  # most tokens of reasoning
     prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""
@@ -230,7 +237,10 @@ class Constraint(Protocol):
 
 
 class Grammar(Protocol):
-    """What an answer must keep to, compiled. Immutable."""
+    """What an answer must keep to, compiled. Immutable. `param`: the request's field."""
+
+    @property
+    def param(self) -> str: ...
 
     def start(self) -> Constraint: ...
 

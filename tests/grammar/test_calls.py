@@ -255,24 +255,3 @@ def test_texts_that_begin_with_an_unseen_space(name: str) -> None:
             assert token_id in allowed(constraint), said
             constraint.append([token_id])
         assert 2 in allowed(constraint)
-
-
-@pytest.mark.parametrize("thinks", ["opened", "possible"])
-def test_the_grammar_starts_behind_reasoning(thinks: Any) -> None:
-    format = FORMATS["llama"]
-    asked = {
-        "rules": rules_of(format, TOOLS).to_json(),
-        "tools": list(map(asdict, TOOLS)),
-        "is_required": True,
-        "takes_several": False,
-        "answer": None,
-    }
-    spec = GrammarSpec(GrammarKind.CALLS, json.dumps(asked), param="tools", thinks=thinks)
-    grammar = grammars_of("bytes").compile(spec, True)
-    (call,) = written(format, "", [("now", {})])
-    thought = f"Hm {call} or [now()]?</think>\n\n"
-    said = thought if thinks == "opened" else f"<think>\n{thought}"
-    assert num_taken(grammar, ids_of([said, call]))[1]
-    assert not num_taken(grammar, ids_of([said]))[1]
-    assert num_taken(grammar, ids_of([said, "No."]))[0] < len(said) + 1
-    assert num_taken(grammar, ids_of([call]))[1] is (thinks == "possible")

@@ -13,7 +13,6 @@ from llamastream.text import (
     CallReader,
     IncrementalDetokenizer,
     ReasoningSplitter,
-    ReasoningStart,
     StopMatcher,
     Tokenizer,
 )
@@ -25,6 +24,7 @@ from llamastream.types import (
     Message,
     OtherPart,
     Reasoning,
+    ReasoningStart,
     Token,
     TokenLogprob,
 )
@@ -133,6 +133,7 @@ class Choice:
             return ""
         text = "" if is_hidden else self._detokenizer.add(token_id)
         if self._splitter is not None:
+            token_id = NO_TOKEN if self._splitter.is_reasoning else token_id
             text = self._split(text)
         if self._calls is not None:
             return self._without_calls(self._calls, text, token_id)

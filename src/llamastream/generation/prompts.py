@@ -12,7 +12,6 @@ from llamastream.text import (
     DoesNotFit,
     FittedPrompt,
     PromptBuilder,
-    ReasoningStart,
     Tokenizer,
     check_prompt,
     check_room,
@@ -29,6 +28,7 @@ from llamastream.types import (
     Message,
     Prompt,
     PromptOptions,
+    ReasoningStart,
 )
 
 # Characters or ids. They cost some microseconds each: more would hold up all streams.

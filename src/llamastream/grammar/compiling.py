@@ -32,7 +32,6 @@ from llamastream.grammar.vocabulary import Mask, Vocabulary
 from llamastream.tools import Tool
 from llamastream.types import GrammarKind, GrammarSpec, ToolCall
 
-THINK_TAGS = ("<think>", "</think>")
 MAX_KEPT = 64
 MAX_KEPT_BYTES = 4 * 2**20  # of their sources
 # Counts and not times, so that what is too complex is so on every machine.
@@ -71,7 +70,7 @@ class Compiled:
     has_prefix: bool  # it begins where a text of its own does
     param: str
     of_text: Checks
-    bodies: list[Json]  # as the parser was given them
+    body: Json  # as the parser was given it
     of_calls: Mapping[str, Checks] = field(default_factory=dict)  # by tool
     triggers: Mask | None = None  # control tokens that it may use
 
@@ -109,6 +108,10 @@ class Later:
     version: str
     compile: Callable[[GrammarSpec, bool], Compiled]
 
+    @property
+    def param(self) -> str:
+        return self.spec.param
+
     def start(self) -> MatcherConstraint:
         """Raises InternalError for another version's, and what compiling raises."""
         if self.version != (ours := version_of(self.spec.kind)):
@@ -121,9 +124,6 @@ class Later:
     def warnings(self, text: str, calls: Sequence[ToolCall] = ()) -> tuple[str, ...]:
         """See `Compiled`. It was started, so it is known."""
         return self.compile(self.spec, self.has_prefix).warnings(text, calls)
-
-
-AnyGrammar = Compiled | Later
 
 
 def version_of(kind: GrammarKind) -> str:
@@ -199,36 +199,11 @@ def _compile(spec: GrammarSpec, vocabulary: Vocabulary, has_prefix: bool) -> Com
         found = _of_calls(Asked.read(spec.text), vocabulary, takes_space)
     else:
         found = _enforced(spec, vocabulary, takes_space)
-    found = replace(found, has_prefix=has_prefix, param=spec.param)
-    if spec.thinks:
-        found = _behind_reasoning(found, is_open=spec.thinks == "opened")
     probe = found.matcher.deep_copy()
     probe.compute_bitmask()  # only then it is known whether anything may come at all
     if probe.is_stopped() and not probe.is_accepting():
         raise _refusal(spec, reason_of(probe.get_error()) or "it allows no answer at all")
-    return found
-
-
-def _behind_reasoning(found: Compiled, *, is_open: bool) -> Compiled:
-    """Of an answer that begins amid reasoning, or may begin with some. Its tags are texts, or the
-    control tokens that the vocabulary makes of them."""
-    vocabulary = found.vocabulary
-    opening, closing = map(vocabulary.special_id, THINK_TAGS)
-    open_text, close_text = (tag.replace("/", "\\/") for tag in THINK_TAGS)
-    lines = ["NEWLINES: /\\n{1,2}/", "ANY: /(.|\\n)*/"]
-    if closing is not None:
-        start = "" if is_open else '"<think>"' if opening is None else f"<[{opening}]>"
-        lines.append(f"think: {start} ANY <[{closing}]>")
-    else:
-        start = "" if is_open else f"[ \\n]*{open_text}"
-        lines.append(f"think[lazy]: /{start}(.|\\n)*{close_text}/")
-    ways = "think NEWLINES? @body" + ("" if is_open else " | @body")
-    first = {"lark_grammar": "\n".join([f"start: {ways}", *lines])}
-    bodies = [first, found.bodies[0] | {"name": "body"}, *found.bodies[1:]]
-    triggers = vocabulary.mask_of(i for i in (opening, closing) if i is not None)
-    if found.triggers is not None:
-        triggers |= found.triggers
-    return replace(found, matcher=_parse(bodies, vocabulary), bodies=bodies, triggers=triggers)
+    return replace(found, has_prefix=has_prefix, param=spec.param)
 
 
 def _enforced(spec: GrammarSpec, vocabulary: Vocabulary, takes_space: bool) -> Compiled:
@@ -243,7 +218,7 @@ def _enforced(spec: GrammarSpec, vocabulary: Vocabulary, takes_space: bool) -> C
         unenforced = tuple(map(reason_of, matcher.get_grammar_warnings()))
     if matcher.is_error():
         raise _refusal(spec, matcher.get_error())
-    return Compiled(matcher, vocabulary, False, spec.param, Checks(unenforced, checker), [body])
+    return Compiled(matcher, vocabulary, False, spec.param, Checks(unenforced, checker), body)
 
 
 def _of_calls(asked: Asked, vocabulary: Vocabulary, takes_space: bool) -> Compiled:
@@ -259,7 +234,7 @@ def _of_calls(asked: Asked, vocabulary: Vocabulary, takes_space: bool) -> Compil
             _enforced(spec, vocabulary, False)
         if asked.answer is not None:
             found = _enforced(asked.answer, vocabulary, False)
-            text, (answer,) = found.of_text, found.bodies
+            text, answer = found.of_text, found.body
         for tool in asked.tools:
             if tool.input_syntax is None and (checks := _checks(asked, tool, vocabulary)):
                 calls[tool.name] = checks
@@ -271,7 +246,7 @@ def _of_calls(asked: Asked, vocabulary: Vocabulary, takes_space: bool) -> Compil
             param="tools",
         )
     triggers = vocabulary.mask_of(asked.rules.format.tokens)
-    return Compiled(matcher, vocabulary, False, "", text, bodies, calls, triggers)
+    return Compiled(matcher, vocabulary, False, "", text, {}, calls, triggers)
 
 
 def _checks(asked: Asked, tool: Tool, vocabulary: Vocabulary) -> Checks | None:

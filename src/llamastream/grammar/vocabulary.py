@@ -52,6 +52,16 @@ class Vocabulary:
         )
 
     @cached_property
+    def all_ids(self) -> Mask:
+        return self.mask_of(range(self.size))
+
+    @cached_property
+    def new_line_ids(self) -> Mask:
+        """Tokens of nothing else."""
+        texts = ((i, self.token_bytes(i)) for i in range(self.size))
+        return self.mask_of(i for i, raw in texts if raw and not raw.strip(b"\n"))
+
+    @cached_property
     def stops(self) -> Mask:
         return self.mask_of(i for i in self.stop_ids if i < self.size)
 
@@ -68,11 +78,6 @@ class Vocabulary:
     def space_ids(self) -> Mask:
         """Tokens that begin with a space."""
         return self.mask_of(i for i in range(self.size) if self.token_bytes(i)[:1] == b" ")
-
-    def special_id(self, text: str) -> int | None:
-        """Of the control token that is written so."""
-        raw = text.encode()
-        return next((i for i in self.special_ids if self.token_bytes(i) == raw), None)
 
     def is_text(self, token_id: int) -> bool:
         return bool(self.text_ids[token_id // 32] >> (token_id % 32) & 1)

@@ -4,7 +4,7 @@ Chats put what is said of a function into an object of its own, responses beside
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -57,7 +57,7 @@ class Function(WireModel):
         return Tool(
             self.name,
             self.description,
-            NO_PARAMETERS if self.parameters is None else _text(self.parameters, parameters),
+            NO_PARAMETERS if self.parameters is None else schema_text(self.parameters, parameters),
             strict=bool(self.strict),
             param=parameters,
         )
@@ -143,7 +143,12 @@ def check_tool_kinds(given: Any) -> None:
 
 def read_tools(given: Sequence[ChatTool | Function | Custom] | None) -> tuple[Tool, ...]:
     """Raises InvalidRequest."""
-    tools = tuple(one.tool(f"tools[{k}]") for k, one in enumerate(given or ()))
+    return unique(one.tool(f"tools[{k}]") for k, one in enumerate(given or ()))
+
+
+def unique(given: Iterable[Tool]) -> tuple[Tool, ...]:
+    """Raises InvalidRequest for two of one name."""
+    tools = tuple(given)
     seen: set[str] = set()
     for k, tool in enumerate(tools):
         if tool.name in seen:
@@ -260,7 +265,7 @@ def chat_piece(call: ToolCall) -> Json:
     return {call.kind: {field: call.arguments}}
 
 
-def _text(schema: Json, param: str) -> str:
+def schema_text(schema: Json, param: str) -> str:
     try:
         return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
     except RecursionError:

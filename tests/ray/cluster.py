@@ -30,7 +30,6 @@ def running_cluster(num_nodes: int = 2, cpus_per_node: int = 2) -> Iterator[str]
         http = {"host": "127.0.0.1", "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http)
         yield f"http://127.0.0.1:{port}"
-        serve.shutdown()
     finally:
         ray.shutdown()
         cluster.shutdown()

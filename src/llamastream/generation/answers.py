@@ -157,6 +157,7 @@ class Answers:
 
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
+        self.check_room(request)
         fitted = [await self.fit(replace(request, prompt=prompt)) for prompt in request.prompts]
         generation = await self.make(request, new, fitted)
         try:
@@ -165,6 +166,15 @@ class Answers:
             self.count_refusal(error)
             raise
         return generation
+
+    def check_room(self, request: ChatRequest) -> None:
+        """Raises Overloaded or RateLimited before anything was done for a request that they will
+        refuse: refusals must not cost the others their turns."""
+        try:
+            self.dispatcher.engine.check_room(request.scope, request.num_choices)
+        except ChatError as error:
+            self.count_refusal(error)
+            raise
 
     async def fit(self, request: ChatRequest) -> FittedPrompt:
         """The prompt's ids. Raises as `open` does, but for Overloaded."""
@@ -199,13 +209,21 @@ class Answers:
             has_input=bool(new.input_items),
             grammar=self.grammars.recorded(spec),
         )
+        given = request.sampling.seed
+        seeds = [secrets.randbits(64) if given is None else given for _ in fitted]
         choices = [
             Choice(
                 p * request.n + i,
                 self.tokenizer,
                 rules[p],
                 _asked(
-                    request, new.id, tuple(prompt.ids), rules[p], grammars[p], p * request.n + i
+                    request,
+                    new.id,
+                    tuple(prompt.ids),
+                    rules[p],
+                    grammars[p],
+                    p * request.n + i,
+                    seeds[p],
                 ),
                 new.id,
             )
@@ -247,12 +265,13 @@ def _asked(
     rules: TextRules,
     grammar: "AnyGrammar | None",
     index: int,
+    seed: int,
 ) -> GenerationRequest:
     """One choice's. It draws what it would with its prompt alone."""
     return GenerationRequest(
         request_id=f"{id}-{index}" if request.num_choices > 1 else id,
         prompt_ids=prompt_ids,
-        sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
+        sampling=_for_choice(request.sampling, seed, index % request.n, rules.stop_token_ids),
         cache_salt=request.scope.encode(),
         scope=request.scope,
         prompt_logprobs=request.prompt_logprobs,
@@ -261,9 +280,8 @@ def _asked(
 
 
 def _for_choice(
-    sampling: SamplingParams, index: int, stop_token_ids: frozenset[int]
+    sampling: SamplingParams, seed: int, index: int, stop_token_ids: frozenset[int]
 ) -> SamplingParams:
-    """`sampling` with one choice's own seed, drawn here when none was given."""
-    seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+    """`sampling` with one choice's own seed."""
     seed = (seed + index * CHOICE_SEED_STEP) & MAX_SEED
     return replace(sampling, seed=seed, stop_token_ids=stop_token_ids)

@@ -28,6 +28,7 @@ class TextRules:
     include_stop: bool
     skip_special_tokens: bool
     continues: bool  # the prompt's text, rather than being a text of its own
+    min_tokens: int = 0  # these complete no stop string, as in vLLM; 0 in older databases
 
     @classmethod
     def of(cls, request: ChatRequest, prompt_ids: Sequence[int], tokenizer: Tokenizer) -> Self:
@@ -42,6 +43,7 @@ class TextRules:
             skip_special_tokens=request.skip_special_tokens,
             continues=(request.prompt_options.continues or not is_chat)
             and prompt_ids[-1] not in tokenizer.special_ids,
+            min_tokens=request.sampling.min_tokens,
         )
 
     @classmethod
@@ -83,8 +85,7 @@ class Choice:
         if token_id in self._hidden_ids:
             return ""
         text = self._detokenizer.add(token_id)
-        # The first `min_tokens` complete no stop string, as in vLLM.
-        is_early = self.num_output_tokens <= self.request.sampling.min_tokens
+        is_early = self.num_output_tokens <= self._rules.min_tokens
         return text if self._matcher is None or not text or is_early else self._match(text)
 
     def add_prompt(self, tokens: Iterable[Token]) -> None:

@@ -4,6 +4,7 @@ Knows no command line and no wire format: `cli` and `jina` call it with settings
 """
 
 import asyncio
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from llamastream.config import GIB, DType, ModelSettings, StoreSettings
+from llamastream.config import GIB, DType, EngineSettings, ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.bandwidth import memory_bandwidth
 from llamastream.engine.cpu_runner import CpuRunner, num_threads
@@ -23,6 +24,7 @@ from llamastream.engine.runner import Runner
 from llamastream.engine.trial import try_weights
 from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
 from llamastream.generation import Answers, Quotas, StoredAnswers, StorePolicy
+from llamastream.generation.engine import Engine
 from llamastream.models import Checkpoint, Progress, open_checkpoint
 from llamastream.models.packed import image_path, mark_used, trim
 from llamastream.records import ConversationLimits, Retention
@@ -34,8 +36,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
+REMOTE = "remote"  # in place of a device
 STORE_RETRY_S = 1.0  # between two tries to open the database
 WAITING_SAID_EVERY_S = 10.0
+PROBE = (
+    "Once upon a time, 1234 naïve cafés said: 日本語, and {it} was 🙂."  # tells tokenizers apart
+)
 ARITHMETIC = 2  # of the CPU core: raise it when the same weights give other logits
 
 
@@ -43,17 +49,20 @@ class Assembly(NamedTuple):
     """The parts of one running model. The answers own the engine and start and stop it."""
 
     checkpoint: Checkpoint
-    engine: AsyncEngine
+    engine: Engine
     answers: Answers
 
 
-def find_model(settings: ModelSettings, progress: Progress | None = None) -> Checkpoint:
+def find_model(
+    settings: ModelSettings, progress: Progress | None = None, *, with_weights: bool = True
+) -> Checkpoint:
     """Find, and if need be download, the model. Raises ModelError."""
     return open_checkpoint(
         settings.model,
         cache_dir=settings.data_dir / "models",
         revision=settings.revision,
         progress=progress,
+        with_weights=with_weights,
     )
 
 
@@ -122,22 +131,30 @@ def assemble(
     served_model_name: str | None = None,
     progress: Progress | None = None,
     quotas: Quotas | None = None,
+    engines: EngineSettings | None = None,
 ) -> Assembly:
     """Everything but a transport. The weights load on the engine's thread once the service starts.
 
-    Raises ModelError for whatever can be known before the weights are read.
+    Raises ModelError for whatever can be known before the weights are read, and ConfigError.
     """
-    device = choose_device(settings.device)
-    checkpoint = find_model(settings, progress)
+    remote = engines if engines is not None and engines.engine_url else None
+    if remote is not None:
+        remote.check_beside(settings)
+    device = choose_device(settings.device) if remote is None else REMOTE
+    checkpoint = find_model(settings, progress, with_weights=remote is None)
     tokenizer, prompts = make_prompts(checkpoint, settings)
+    engine: Engine
+    if remote is not None:
+        engine = _remote_engine(remote, settings, checkpoint, tokenizer)
+    else:
 
-    def load() -> LLMEngine:
-        runner = load_runner(checkpoint, settings, device, progress)
-        for warning in (*checkpoint.warnings, *prompts.warnings):
-            logger.warning("model %s: %s", checkpoint.name, warning)
-        return LLMEngine(runner, settings.engine_config())
+        def load() -> LLMEngine:
+            runner = load_runner(checkpoint, settings, device, progress)
+            for warning in (*checkpoint.warnings, *prompts.warnings):
+                logger.warning("model %s: %s", checkpoint.name, warning)
+            return LLMEngine(runner, settings.engine_config())
 
-    engine = AsyncEngine(load)
+        engine = AsyncEngine(load)
     answers = Answers(
         engine,
         tokenizer,
@@ -211,8 +228,35 @@ async def open_store(
     return opened
 
 
+def _remote_engine(
+    engines: EngineSettings, settings: ModelSettings, checkpoint: Checkpoint, tokenizer: Tokenizer
+) -> Engine:
+    """What computes on other machines, and what is not promised of it."""
+    # Deferred: who computes here needs no client, whose import takes 0.1 s.
+    from llamastream.engine.remote.remote_engine import RemoteEngine
+    from llamastream.engine.remote.replica import ProbeText, Replica
+    from llamastream.engine.remote.replicas import Replicas
+
+    logger.warning(
+        "engines at %s compute: an interrupted answer goes on at its next token, but the same "
+        "request need not give the same tokens, and structured output and prompt_logprobs are "
+        "refused (docs/remote-engines.md)",
+        ", ".join(engines.engine_url),
+    )
+    probe = ProbeText(PROBE, tokenizer.encode(PROBE, add_bos=False))
+    replicas = [Replica(url, engines.engine_api_key, probe) for url in engines.engine_url]
+    vocab_size = checkpoint.config.vocab_size
+    return RemoteEngine(Replicas(replicas), settings.engine_config(), vocab_size=vocab_size)
+
+
 def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
-    """Equal where the same request gives the same tokens: what a stored answer may go on with."""
+    """Equal where the same request gives the same tokens: what a stored answer may go on with.
+
+    Of engines on other machines nothing is known but that their ids are those of our tokenizer.
+    """
+    if device == REMOTE:
+        digest = hashlib.sha256(checkpoint.tokenizer.tokenizer_json.encode())
+        return f"{digest.hexdigest()[:32]}-vllm"
     kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
     return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
 

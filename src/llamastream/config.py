@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
+from llamastream.errors import ConfigError
 from llamastream.settings import COMMAS, Settings, default_data_dir, split_commas
 
 DType = Literal["int8", "int4", "float32", "bfloat16"]
@@ -100,6 +101,13 @@ DATA_DIR: Path = Field(
 )
 
 
+COMPUTED_HERE = {
+    *("device", "dtype", "max_num_batched_tokens", "max_prefill_beside_decode", "kv_cache_gib"),
+    *("packed_max_gib", "prefix_caching", "speculation", "threads"),
+}
+"""Options of ModelSettings that are of an engine on this machine alone."""
+
+
 class DataSettings(Settings):
     """Where everything is kept, for commands that run no model."""
 
@@ -185,6 +193,26 @@ class ModelSettings(Settings):
             speculation=self.speculation,
             threads=self.threads,
         )
+
+
+class EngineSettings(Settings):
+    """Engines on other machines that compute in place of this one."""
+
+    engine_url: Annotated[tuple[str, ...], COMMAS] = Field(
+        (),
+        description="Address of a `vllm serve` that computes the model instead of this machine, "
+        "e.g. http://gpu1:8000; several times, or with commas, for several. [none]",
+    )
+    engine_api_key: str | None = Field(None, description="The key that these engines ask for.")
+
+    def check_beside(self, model: ModelSettings) -> None:
+        """Raises ConfigError for what is about a computation here, where there is none."""
+        given = sorted(model.model_fields_set & COMPUTED_HERE)
+        if given:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is about the engine of this machine, and with "
+                "--engine-url another one computes. Leave it out, and set there what you need."
+            )
 
 
 class AnswerSettings(Settings):

@@ -52,7 +52,11 @@ def split_commas(value: str | None) -> list[str]:
 
 
 def _split(value: Any) -> Any:
-    return split_commas(value) if isinstance(value, str) else value
+    """Also of a flag that was given several times."""
+    values = [value] if isinstance(value, str) else value
+    if isinstance(values, list) and all(isinstance(part, str) for part in values):
+        return [part for text in values for part in split_commas(text)]
+    return value
 
 
 COMMAS = BeforeValidator(_split)  # a flag or variable holds numbers with commas between them

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from llamastream.cli.options import with_settings
-from llamastream.config import AnswerSettings, ModelSettings
+from llamastream.config import AnswerSettings, EngineSettings, ModelSettings
 from llamastream.errors import ConfigError
 
 Seen = list[tuple[ModelSettings, AnswerSettings, str]]
@@ -65,3 +65,24 @@ def test_help_names_every_option_with_its_default(app: typer.Typer) -> None:
         assert "--" + name.replace("_", "-") in text
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert f"[{field.default}]" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--engine-url", "http://a:1", "--engine-url", "http://b:2"],
+        ["--engine-url", "http://a:1, http://b:2"],
+    ],
+)
+def test_an_option_with_several_values_takes_flags_and_commas(arguments: list[str]) -> None:
+    seen = []
+    app = typer.Typer()
+
+    @app.command()
+    @with_settings(EngineSettings)
+    def command(engines: EngineSettings) -> None:
+        seen.append(engines.engine_url)
+
+    for given in (arguments, []):
+        CliRunner().invoke(app, given, catch_exceptions=False)
+    assert seen == [("http://a:1", "http://b:2"), ()]

@@ -84,6 +84,18 @@ def test_fetched_model_opens_with_its_hub_id_and_numbers(
     assert [info.name for info in list_local(cache)] == [REPO]
 
 
+def test_without_weights_the_small_files_come_alone_and_are_no_whole_model(
+    hub: StandInHub, files: dict[str, bytes], cache: Path
+) -> None:
+    hub.repositories[REPO] = Repository(files)
+    folder = fetch_model(REPO, None, cache, endpoint=hub.url, with_weights=False)
+    assert "model.safetensors" not in hub.downloaded()
+    hub.requests.clear()
+    assert fetch_model(REPO, None, cache, endpoint=hub.url, with_weights=False) == folder
+    assert hub.requests == [] and list_local(cache) == []
+    assert (fetch(hub, cache) / "model.safetensors").is_file()  # for who computes here
+
+
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
 def test_second_start_makes_no_request(
     hub: StandInHub, files: dict[str, bytes], cache: Path, revision: str | None

@@ -1,11 +1,14 @@
 // An answer as its events tell it. Events may come twice or stop anywhere: it takes each once.
 
-import type { ResponseObject, Usage } from "./api.ts";
+import type { Item, ResponseObject, Usage } from "./api.ts";
+import { partOf, wordsOf, type Part } from "./message.ts";
 
 export interface StreamEvent {
   type: string;
   sequence_number: number;
   delta?: string;
+  output_index?: number;
+  item?: Item;
   response?: ResponseObject;
   error?: { message: string };
 }
@@ -13,9 +16,17 @@ export interface StreamEvent {
 export type AnswerStatus = ResponseObject["status"];
 
 const ENDS = new Set(["response.completed", "response.incomplete", "response.failed"]);
+const DELTAS = new Set([
+  "response.output_text.delta",
+  "response.refusal.delta",
+  "response.reasoning_text.delta",
+  "response.reasoning_summary_text.delta",
+  "response.function_call_arguments.delta",
+  "response.custom_tool_call_input.delta",
+]);
 
 export class Answer {
-  text = "";
+  readonly parts: Part[] = []; // one for each item of the output
   status: AnswerStatus = "in_progress";
   error: string | null = null;
   usage: Usage | null = null;
@@ -32,6 +43,14 @@ export class Answer {
     public id: string | null = null,
     private readonly sentMs: number | null = null,
   ) {}
+
+  get text(): string {
+    return wordsOf(this.parts);
+  }
+
+  get hasBegun(): boolean {
+    return this.firstMs !== null;
+  }
 
   get hasEnded(): boolean {
     return this.status !== "in_progress";
@@ -58,10 +77,14 @@ export class Answer {
     if (event.type === "response.created") {
       this.id = event.response!.id;
       this.seed = event.response!.seed ?? null;
-    } else if (event.type === "response.output_text.delta") {
+    } else if (event.item) {
+      this.put(event.output_index ?? 0, event.item);
+    } else if (DELTAS.has(event.type)) {
       this.firstMs ??= now;
       this.lastMs = now;
-      this.text += event.delta!;
+      const part = this.part(event.output_index ?? 0);
+      if (part.kind === "call") part.input += event.delta!;
+      else part.text += event.delta!;
     } else if (ENDS.has(event.type)) {
       this.end(event.response!);
     }
@@ -77,7 +100,18 @@ export class Answer {
     this.status = response.status;
     this.usage = response.usage;
     this.error = response.error?.message ?? null;
-    const text = response.output[0]?.content[0]?.text;
-    if (text !== undefined) this.text = text; // the server's word is the last
+    response.output.forEach((item, index) => this.put(index, item)); // the server's word is the last
+  }
+
+  private part(index: number): Part {
+    while (this.parts.length <= index) this.parts.push({ kind: "text", text: "" });
+    return this.parts[index]!;
+  }
+
+  private put(index: number, item: Item): void {
+    const part = this.part(index);
+    const fresh = partOf(item);
+    if (fresh?.kind === part.kind) Object.assign(part, fresh);
+    else if (fresh !== null) this.parts[index] = fresh;
   }
 }

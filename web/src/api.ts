@@ -7,11 +7,19 @@ export interface Conversation {
   metadata: Record<string, string> & { title?: string; response?: string; leaf?: string };
 }
 
+/** Its `type` tells which of the fields it has; a message may go without one. */
 export interface Item {
   id: string;
-  role: "user" | "assistant" | "system" | "developer";
-  status: "completed" | "incomplete";
-  content: { text: string }[];
+  type?: string;
+  role?: "user" | "assistant" | "system" | "developer";
+  status?: "in_progress" | "completed" | "incomplete";
+  content?: { text?: string; refusal?: string }[];
+  summary?: { text: string }[]; // of reasoning
+  call_id?: string;
+  name?: string;
+  arguments?: string; // of a function's call; a custom tool's is its input
+  input?: string;
+  output?: string | { text?: string }[];
   after?: string; // what it follows, if not the item before it
 }
 
@@ -178,7 +186,7 @@ export class Api {
 
   async addItems(
     conversation: string,
-    items: { role: string; content: string }[],
+    items: ({ role: string; content: string } | Partial<Item>)[],
     after?: string,
   ): Promise<Item[]> {
     const body = JSON.stringify(after === undefined ? { items } : { items, after });

@@ -4,7 +4,7 @@ import { Answer } from "./answer.ts";
 import { ApiError, ConnectionLost, type Api, type Conversation, type Item, type ResponseObject } from "./api.ts";
 import type { Facts } from "./facts.ts";
 import { browserClock, follow, type Clock, type Link, type Open } from "./follow.ts";
-import { isShown, itemId, newMessage, textOf, toMessage, type Message } from "./message.ts";
+import { itemId, Message, said, textOf, toMessages } from "./message.ts";
 import { delivered, requestBody, titleOf, type Settings } from "./request.ts";
 import type { storage as Storage } from "./storage.ts";
 import { ROOT, Tree } from "./tree.ts";
@@ -88,9 +88,10 @@ export class Chat {
       const isUnderWay = started && response.status === "in_progress";
       const { leaf } = conversation.metadata;
       const end = isUnderWay ? response.conversation?.after : leaf && tree.has(leaf) ? leaf : undefined;
-      this.messages = this.along(end === ROOT ? [] : tree.path(end));
+      const path = end === ROOT ? [] : tree.path(end);
+      this.messages = this.along(path);
       const before = this.messages;
-      if (isUnderWay) this.messages = [...before, ...input.filter(isShown).map(toMessage)];
+      if (isUnderWay) this.messages = this.along([...path, ...input]);
       this.listener.onMessages();
       this.listener.onConversation(conversation);
       onOpen();
@@ -135,8 +136,8 @@ export class Chat {
   }
 
   /** What was said in the place of a message: ids of items, oldest first. */
-  versions({ id }: Message): string[] {
-    return id === null ? [] : this.tree.versions(id);
+  versions({ ids: [first] }: Message): string[] {
+    return first === undefined ? [] : this.tree.versions(first);
   }
 
   /** Put `text` (null: only an answer) in the place of message `index` and of what follows it. */
@@ -149,7 +150,7 @@ export class Chat {
     const here = this.occupy();
     const before = this.messages;
     const kept = before.slice(0, index);
-    const message = text === null ? [] : [newMessage("user", text)];
+    const message = text === null ? [] : [said(text)];
     try {
       requestBody(settings, model, { id: "" }, text); // may refuse a setting, before anything is made
       if (kept.at(-1)?.id === null) await this.settle(here);
@@ -183,21 +184,19 @@ export class Chat {
       if (error instanceof ConnectionLost) return; // it is tried again when an id is needed
       throw error;
     }
-    const leaf = this.messages.at(-1)?.id ?? undefined;
-    this.along(this.tree.path(leaf && this.tree.has(leaf) ? leaf : undefined), this.messages);
+    const { id: known, answer } = this.messages.at(-1)!;
+    const leaf = known ?? itemId(answer?.id ?? "");
+    this.along(this.tree.path(this.tree.has(leaf) ? this.tree.leafOf(leaf) : undefined));
     this.listener.onShared(id);
   }
 
   /** Messages for the items of a path: the same as before where they are the same. */
-  private along(path: Item[], known = this.messages): Message[] {
-    return path.filter(isShown).map((item, k) => {
-      const message = known[k];
-      const isSame =
-        message?.id === item.id ||
-        (message?.id === null && message.role === item.role && message.text === textOf([item]));
-      if (!isSame) return toMessage(item);
-      message!.id = item.id;
-      return message!;
+  private along(path: Item[]): Message[] {
+    return toMessages(path).map((fresh, k) => {
+      const message = this.messages[k];
+      if (!message?.isSame(fresh)) return fresh;
+      message.take(fresh);
+      return message;
     });
   }
 
@@ -217,8 +216,9 @@ export class Chat {
   }
 
   /** What the server knows of an answer that this page did not hear. */
-  async facts({ id }: Message): Promise<Facts> {
-    const { usage, seed } = await this.api.response(id!.replace(/^msg_/, "resp_"));
+  async facts({ ids, answer }: Message): Promise<Facts> {
+    const item = ids.find((id) => id.startsWith("msg_"));
+    const { usage, seed } = await this.api.response(answer?.id ?? item?.replace(/^msg_/, "resp_") ?? "");
     return { usage, seed: seed ?? null };
   }
 
@@ -268,7 +268,7 @@ export class Chat {
     before: Message[],
     begin?: (signal: AbortSignal) => Promise<Response>,
   ): Promise<void> {
-    const message = newMessage("assistant", "", answer);
+    const message = new Message("assistant", answer.parts, answer);
     let isNamed = false;
     this.messages = [...this.messages, message];
     this.listener.onMessages();
@@ -277,8 +277,6 @@ export class Chat {
     const onAnswer = () => {
       if (begin && !isNamed) this.named(answer.id!);
       isNamed = true;
-      message.id = itemId(answer.id!);
-      message.text = answer.text;
       this.listener.onAnswer();
     };
     const onLink = (link: Link) => {

@@ -2,6 +2,7 @@
 
 import type { Model } from "./api.ts";
 import { byId } from "./dom.ts";
+import { PresetChoice } from "./presets.ts";
 import { DEFAULTS, type Settings } from "./request.ts";
 import { storage } from "./storage.ts";
 
@@ -21,14 +22,17 @@ export class SettingsDialog {
     schema: byId<HTMLTextAreaElement>("schema"),
   };
   private readonly dropOldest = byId<HTMLInputElement>("drop-oldest");
+  private readonly presets = new PresetChoice(
+    () => this.settings,
+    (settings) => this.use(settings),
+  );
 
   constructor(onForgetKey: () => void) {
-    const settings = { ...DEFAULTS, ...storage.settings() };
-    for (const [name, field] of this.entries()) field.value = settings[name];
-    this.dropOldest.checked = settings.dropOldest;
+    this.fill({ ...DEFAULTS, ...storage.settings() });
     this.dialog.addEventListener("input", (event) => {
       this.mark(event.target as HTMLElement, null);
       storage.setSettings(this.settings);
+      this.presets.show();
     });
     byId("settings").addEventListener("click", () => this.open());
     byId("forget-key").addEventListener("click", () => {
@@ -40,6 +44,17 @@ export class SettingsDialog {
   get settings(): Settings {
     const typed = Object.fromEntries(this.entries().map(([name, field]) => [name, field.value]));
     return { ...DEFAULTS, ...typed, dropOldest: this.dropOldest.checked };
+  }
+
+  private use(settings: Settings): void {
+    this.fill({ ...DEFAULTS, ...settings });
+    for (const [, field] of this.entries()) this.mark(field, null);
+    storage.setSettings(this.settings);
+  }
+
+  private fill(settings: Settings): void {
+    for (const [name, field] of this.entries()) field.value = settings[name];
+    this.dropOldest.checked = settings.dropOldest;
   }
 
   /** Take the oldest turns out of what grows too long, from now on. */
@@ -68,6 +83,7 @@ export class SettingsDialog {
 
   private open(): void {
     byId("forget-key").hidden = storage.key() === null;
+    this.presets.show();
     this.dialog.showModal();
   }
 

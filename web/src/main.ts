@@ -135,7 +135,9 @@ async function makeRoom(way: WayOut): Promise<void> {
   }
   say("Writing a summary…");
   try {
-    const said = chat.messages.map(({ role, text }) => ({ role, content: text }));
+    const said = chat.messages
+      .filter(({ text }) => text)
+      .map(({ role, text }) => ({ role, content: text }));
     const request = "Summarise our conversation so far in a few sentences, with all names and facts.";
     const messages = [...said, { role: "user", content: request }];
     const summary = await api.reply(model!.id, messages, 300);
@@ -159,7 +161,7 @@ let queue: number | null = null; // the timer that looks how long it is
 
 /** Say how many come before, while an answer has not begun. */
 function watchQueue(): void {
-  const isWaiting = chat.isAnswering && chat.messages.at(-1)!.text === "";
+  const isWaiting = chat.isAnswering && !chat.messages.at(-1)!.answer!.hasBegun;
   if (isWaiting && queue === null) {
     queue = setInterval(async () => {
       const { waiting } = await api.health().catch(() => ({ waiting: 0 }));

@@ -3,8 +3,8 @@
 import type { Chat } from "./chat.ts";
 import { copyButton, el, iconButton } from "./dom.ts";
 import { factsOf, type Facts } from "./facts.ts";
-import { MarkdownView } from "./markdown.ts";
 import type { Message } from "./message.ts";
+import { PartsView } from "./parts.ts";
 
 export interface Actions {
   regenerate(seed?: string): void;
@@ -93,7 +93,7 @@ export class MessageList {
 class MessageView {
   readonly element: HTMLElement;
   private readonly body: HTMLElement;
-  private readonly markdown: MarkdownView | null;
+  private readonly parts: PartsView | null;
   private readonly footer = el("footer");
   private shown: string | null = null;
   private state = "";
@@ -104,8 +104,8 @@ class MessageView {
     private readonly actions: Actions,
   ) {
     const isUser = message.role === "user";
-    this.markdown = isUser ? null : new MarkdownView();
-    this.body = this.markdown?.element ?? el("div", { class: "said" });
+    this.parts = isUser ? null : new PartsView(message.parts);
+    this.body = this.parts?.element ?? el("div", { class: "said", dir: "auto" });
     const who = el("h2", { class: "offscreen" }, isUser ? "You" : "Answer");
     this.element = el("article", { class: message.role }, who, this.body, this.footer);
   }
@@ -125,12 +125,8 @@ class MessageView {
   }
 
   private show(isLive: boolean): boolean {
+    if (this.parts) return this.parts.update(isLive);
     const { text } = this.message;
-    if (this.markdown) {
-      const isAll = this.markdown.update(text);
-      if (isAll && !isLive) this.markdown.finish();
-      return isAll;
-    }
     if (text !== this.shown) this.body.textContent = this.shown = text;
     return true;
   }
@@ -156,7 +152,7 @@ class MessageView {
   private versions(): HTMLElement | null {
     const ids = this.chat.versions(this.message);
     if (ids.length < 2) return null;
-    const here = ids.indexOf(this.message.id!);
+    const here = ids.indexOf(this.message.ids[0]!);
     const arrow = (name: string, label: string, to: number) => {
       const button = iconButton(name, label, () => this.actions.show(ids[to]!));
       button.disabled = this.chat.isBusy || ids[to] === undefined;
@@ -173,7 +169,7 @@ class MessageView {
   }
 
   private edit(index: number): void {
-    const area = el("textarea", { "aria-label": "Your message", rows: "3" });
+    const area = el("textarea", { "aria-label": "Your message", rows: "3", dir: "auto" });
     area.value = this.message.text;
     const close = () => form.replaceWith(this.body);
     const form = el(

@@ -1,5 +1,6 @@
 // What this browser remembers: settings, the key, and requests whose answer has no known id yet.
 
+import type { Presets } from "./presets.ts";
 import type { Settings } from "./request.ts";
 
 /** A request as it was sent. Sent again under the same key it begins nothing new. */
@@ -16,6 +17,9 @@ const PENDING_MS = 12 * 3600 * 1000;
 export const storage = {
   settings: (): Partial<Settings> => read<Partial<Settings>>(localStorage, "settings") ?? {},
   setSettings: (settings: Settings) => write(localStorage, "settings", settings),
+
+  presets: (): Presets => read<Presets>(localStorage, "presets") ?? {},
+  setPresets: (presets: Presets) => write(localStorage, "presets", presets),
 
   /** Of a conversation, or of one that has not begun (""): that is this tab's. */
   draft: (conversation: string): string =>

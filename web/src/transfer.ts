@@ -2,13 +2,14 @@
 
 import type { Api, Conversation, Item } from "./api.ts";
 import { FileError } from "./files.ts";
-import { isShown, textOf } from "./message.ts";
+import { textOf, toMessages } from "./message.ts";
 import { ROOT, Tree } from "./tree.ts";
 
 interface SavedItem {
   id: string;
-  role: Item["role"];
-  text: string;
+  role?: Item["role"];
+  text?: string;
+  step?: Partial<Item>; // what is no message
   after?: string; // what it follows, if not the item before it
 }
 
@@ -25,9 +26,10 @@ const MAX_ITEMS = 20; // of one request
 export async function toJson(api: Api, conversations: Conversation[]): Promise<string> {
   const saved: Saved[] = [];
   for (const { id, created_at, metadata } of conversations) {
-    const items = (await api.items(id)).map((item) => ({
-      ...{ id: item.id, role: item.role, text: textOf([item]) },
-      ...(item.after === undefined ? {} : { after: item.after }),
+    const items = (await api.items(id)).map(({ id, after, ...item }) => ({
+      id,
+      ...(item.role ? { role: item.role, text: textOf([{ id, ...item }]) } : { step: item }),
+      ...(after === undefined ? {} : { after }),
     }));
     saved.push({ title: metadata.title ?? "", created_at, items });
   }
@@ -39,10 +41,10 @@ export async function toMarkdown(api: Api, { id, metadata }: Conversation): Prom
   const tree = new Tree();
   tree.add(await api.items(id));
   const { leaf } = metadata;
-  const path = tree.path(leaf !== undefined && tree.has(leaf) ? leaf : undefined).filter(isShown);
-  const parts = path.map((item) => {
-    const who = item.role === "user" ? "You" : "Answer";
-    return `## ${who}\n\n${textOf([item])}\n`;
+  const path = tree.path(leaf !== undefined && tree.has(leaf) ? leaf : undefined);
+  const parts = toMessages(path).map(({ role, text }) => {
+    const who = role === "user" ? "You" : "Answer";
+    return `## ${who}\n\n${text}\n`;
   });
   return [`# ${metadata.title ?? "Untitled"}\n`, ...parts].join("\n");
 }
@@ -57,7 +59,7 @@ export async function fromJson(api: Api, json: string): Promise<number> {
       const after = run[0]!.after;
       const added = await api.addItems(
         id,
-        run.map(({ role, text }) => ({ role, content: text })),
+        run.map(({ role, text, step }) => step ?? { role: role!, content: text! }),
         after === undefined ? undefined : (ids.get(after) ?? ROOT),
       );
       added.forEach((item, k) => ids.set(run[k]!.id, item.id));
@@ -83,8 +85,9 @@ function parse(json: string): Saved[] {
     if (file.format !== FORMAT) throw new TypeError();
     for (const { title, items } of file.conversations) {
       if (typeof title !== "string") throw new TypeError();
-      for (const { id, role, text } of items) {
-        if (![id, role, text].every((field) => typeof field === "string")) throw new TypeError();
+      for (const { id, role, text, step } of items) {
+        const fields = typeof step === "object" ? [id] : [id, role, text];
+        if (!fields.every((field) => typeof field === "string")) throw new TypeError();
       }
     }
     return file.conversations;

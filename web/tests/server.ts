@@ -8,7 +8,7 @@ export function eventsOf(id: string, text: string, status = "completed"): string
     id,
     status,
     error: status === "failed" ? { message: "it broke" } : null,
-    output: [{ content: [{ text }] }],
+    output: [{ role: "assistant", content: [{ text }] }],
     usage: { input_tokens: 3, output_tokens: text.length + 1 },
   };
   const last = `response.${status === "cancelled" ? "incomplete" : status}`;

@@ -38,7 +38,7 @@ def with_settings(*groups: Group) -> Callable[[Callable[..., None]], Callable[..
 
         @functools.wraps(command)
         def wrapper(config: Path | None = None, **given: Any) -> None:
-            flags = {n: given.pop(n) for n in fields if given.get(n) is not None}
+            flags = {n: given.pop(n) for n in fields if given.get(n) not in (None, [])}
             toml = read_toml(config)
             loaded = [group.load(flags, toml) for group in groups]
             command(*loaded, **{p.name: given[p.name] for p in own})
@@ -61,7 +61,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         flag += "/--no-" + name.replace("_", "-")
     option = typer.Option(flag, help=_help(field), show_default=False)
     kind = field.annotation if field.annotation in (bool, int, float) else None
-    plain = kind or next((t for t in (int, float) if field.annotation == t | None), str)
+    plain: Any = kind or next((t for t in (int, float) if field.annotation == t | None), str)
+    if field.annotation == tuple[str, ...]:
+        plain = list[str]
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -19,7 +19,7 @@ from llamastream.app import Assembly, assemble, join_store
 from llamastream.cli.options import with_settings
 from llamastream.cli.progress import progress_bars
 from llamastream.cli.stopping import HttpServer, Stopping
-from llamastream.config import ModelSettings, ServeSettings, StoreSettings
+from llamastream.config import EngineSettings, ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.generation import Answers, Quotas, StoredAnswers
 from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
@@ -31,8 +31,10 @@ BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 SEND_BUFFER_BYTES = 256 * 1024  # of a connection in the kernel: what a reader may lag unnoticed
 
 
-@with_settings(ModelSettings, ServeSettings, StoreSettings)
-def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> None:
+@with_settings(ModelSettings, EngineSettings, ServeSettings, StoreSettings)
+def serve(
+    model: ModelSettings, engines: EngineSettings, server: ServeSettings, store: StoreSettings
+) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
 
     Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
@@ -47,6 +49,7 @@ def serve(model: ModelSettings, server: ServeSettings, store: StoreSettings) -> 
             served_model_name=server.served_model_name,
             progress=progress,
             quotas=Quotas(keys),
+            engines=engines,
         )
         stored = join_store(assembly.answers, store, data_dir=model.data_dir)
         ring = KeyRing(keys)

@@ -20,8 +20,11 @@ SHARD = re.compile(r"model-(\d{1,5})-of-(\d{1,5})\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def open_folder(folder: Path, *, name: str) -> Checkpoint:
-    """Raises ModelError for anything that keeps the model from running. Reads no tensor data."""
+def open_folder(folder: Path, *, name: str, with_weights: bool = True) -> Checkpoint:
+    """Raises ModelError for anything that keeps the model from running. Reads no tensor data.
+
+    Without weights it has no entries, and nothing is asked of their files.
+    """
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ModelError(
@@ -34,8 +37,8 @@ def open_folder(folder: Path, *, name: str) -> Checkpoint:
         values["quantization_config"] = {"quant_method": "gptq", **old}
     with reading(config_file):
         config = parse_config(values, config_file)
-        quantization = parse_quantization(values, config_file)
-    files = weight_files(folder)
+        quantization = parse_quantization(values, config_file) if with_weights else None
+    files = weight_files(folder) if with_weights else []
     is_quantised = quantization is not None
     entries = [e for file in files for e in read_entries(file, may_hold_codes=is_quantised)]
     _refuse_duplicates(folder, entries)
@@ -43,13 +46,14 @@ def open_folder(folder: Path, *, name: str) -> Checkpoint:
         is_sane = config.num_hidden_layers <= len(entries)  # else refused below, before a long list
         names = {spec.name for spec in tensor_specs(config)} if is_sane else set()
         entries = join_parts(entries, quantization, names)
-    config = untied_if_own_head(config, entries, warnings.append)
+    if with_weights:
+        config = untied_if_own_head(config, entries, warnings.append)
     return Checkpoint(
         name=name,
         path=folder,
         format="safetensors",
         config=config,
-        entries=check_layout(config, entries, folder),
+        entries=check_layout(config, entries, folder) if with_weights else (),
         tokenizer=read_tokenizer(folder, values, config.vocab_size, warnings.append),
         fingerprint=fingerprint_files([config_file, *files]),
         sampling=_sampling(folder / "generation_config.json"),

@@ -59,6 +59,8 @@ def download_model(
     cache_dir: Path,
     progress: Progress | None = None,
     endpoint: str | None = None,
+    *,
+    with_weights: bool = True,
 ) -> Path:
     """The folder of the model's files, verified. What an earlier call got is not fetched again.
 
@@ -66,7 +68,7 @@ def download_model(
     """
     download = _Download(repo_id, revision, hub_folder(cache_dir), endpoint)
     try:
-        return download.run(progress)
+        return download.run(progress, with_weights)
     except GatedRepoError as error:
         raise ModelError(_gated(repo_id)) from error
     except RevisionNotFoundError as error:
@@ -101,24 +103,27 @@ class _Download:
         self.hub = hub
         self.endpoint = endpoint
 
-    def run(self, progress: Progress | None) -> Path:
+    def run(self, progress: Progress | None, with_weights: bool) -> Path:
         files = self._list()
         small = [file for file in files if file.rfilename in SMALL_FILES]
         names = {file.rfilename for file in small}
         if "tokenizer.json" not in names:
             small += [file for file in files if file.rfilename == "tokenizer.model"]
-        weights = _weights(self.repo_id, files)
+        weights = _weights(self.repo_id, files) if with_weights else []
         snapshot = self._fetch(small)
         config = snapshot / "config.json"
         values = read_json(config)
         parse_config(values, config)
-        parse_quantization(values, config)
+        if with_weights:
+            parse_quantization(values, config)
         total = sum(file.size or 0 for file in weights)
         with reported(progress, self.repo_id, total, lambda: self._arrived(weights)):
-            snapshot = self._fetch(weights)
+            if weights:
+                snapshot = self._fetch(weights)
         for file in (*small, *weights):
             _verify(snapshot / file.rfilename, file)
-        mark_verified(snapshot)
+        if with_weights:
+            mark_verified(snapshot)
         return snapshot
 
     def _list(self) -> list[RepoSibling]:

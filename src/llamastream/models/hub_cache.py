@@ -23,15 +23,20 @@ def repository_folder(hub: Path, repo_id: str) -> Path:
     return hub / ("models--" + repo_id.replace("/", "--"))
 
 
-def find_fetched(cache_dir: Path, repo_id: str, revision: str | None) -> Path | None:
+def find_fetched(
+    cache_dir: Path, repo_id: str, revision: str | None, *, with_weights: bool = True
+) -> Path | None:
     """The snapshot of `revision`, from our cache or else the general one; None when in neither."""
     ours = repository_folder(hub_folder(cache_dir), repo_id)
     commit = _commit(ours, revision)
-    if commit and _mark(ours, commit).is_file():
+    if commit and (
+        _mark(ours, commit).is_file()
+        or (not with_weights and _is_whole(ours / "snapshots" / commit, with_weights=False))
+    ):
         return ours / "snapshots" / commit
     general = repository_folder(Path(constants.HF_HUB_CACHE), repo_id)
     commit = _commit(general, revision)
-    if commit and _is_whole(general / "snapshots" / commit):
+    if commit and _is_whole(general / "snapshots" / commit, with_weights=with_weights):
         return general / "snapshots" / commit
     return None
 
@@ -65,10 +70,11 @@ def _commit(repository: Path, revision: str | None) -> str | None:
     return reference.read_text().strip() if reference.is_file() else None
 
 
-def _is_whole(snapshot: Path) -> bool:
+def _is_whole(snapshot: Path, *, with_weights: bool) -> bool:
     """Other programs may have fetched only a part, such as the configuration."""
-    try:
-        weight_files(snapshot)
-    except ModelError:
-        return False
+    if with_weights:
+        try:
+            weight_files(snapshot)
+        except ModelError:
+            return False
     return (snapshot / "config.json").is_file() and (snapshot / "tokenizer.json").is_file()

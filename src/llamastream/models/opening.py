@@ -28,8 +28,11 @@ def open_checkpoint(
     cache_dir: Path,
     revision: str | None = None,
     progress: Progress | None = None,
+    with_weights: bool = True,
 ) -> Checkpoint:
     """Find `model`, fetch it if it is not here yet, and read its headers.
+
+    Without weights only its small files are fetched and read, where weights are files of their own.
 
     model: "demo", a local folder or .gguf file, or a hub id; a path that exists wins over a hub id.
     revision: branch, tag or commit on the hub. Raises ModelError, one line saying what to do.
@@ -40,7 +43,7 @@ def open_checkpoint(
     if model == DEMO:
         return _open_demo(fetch_demo(cache_dir, progress), cache_dir)
     if model and path.is_dir():
-        return open_folder(path, name=path.resolve().name)
+        return open_folder(path, name=path.resolve().name, with_weights=with_weights)
     if path.is_file():
         return _open_file(path, cache_dir)
     if model.endswith(".gguf") or not HUB_ID.fullmatch(model):
@@ -48,8 +51,8 @@ def open_checkpoint(
             f"No model {model!r}: neither a folder nor a file here, nor of the form owner/name. "
             "Give one of these, or demo."
         )
-    folder = fetch_model(model, revision, cache_dir, progress)
-    return open_folder(folder, name=model)
+    folder = fetch_model(model, revision, cache_dir, progress, with_weights=with_weights)
+    return open_folder(folder, name=model, with_weights=with_weights)
 
 
 def list_local(cache_dir: Path) -> list[Checkpoint]:
@@ -77,18 +80,22 @@ def fetch_model(
     cache_dir: Path,
     progress: Progress | None = None,
     endpoint: str | None = None,
+    *,
+    with_weights: bool = True,
 ) -> Path:
     """The folder of a hub model, downloaded at the first call; later calls need no network.
 
     endpoint: address of the hub, None for the configured one. Raises ModelError.
     """
-    found = find_fetched(cache_dir, repo_id, revision)
+    found = find_fetched(cache_dir, repo_id, revision, with_weights=with_weights)
     if found is not None:
         return found
     # Deferred: the hub's client takes 0.2 s to import.
     from llamastream.models.hub import download_model
 
-    return download_model(repo_id, revision, cache_dir, progress, endpoint)
+    return download_model(
+        repo_id, revision, cache_dir, progress, endpoint, with_weights=with_weights
+    )
 
 
 def _open_demo(file: Path, cache_dir: Path) -> Checkpoint:

@@ -183,7 +183,7 @@ def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> Sto
     return StoredAnswers(answers, open, policy)
 
 
-async def wait_for_store(store: StoreSettings, *, data_dir: Path, model: str) -> "Store":
+async def wait_for_store(store: StoreSettings, *, data_dir: Path, model: str = "") -> "Store":
     """Open the database as a server; PostgreSQL once it can be had, and say so while it cannot.
 
     It may not be up yet, or not have noticed that the last server is gone. SQLite's file is here or

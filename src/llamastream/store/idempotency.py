@@ -12,8 +12,12 @@ _ADD = text(
 )
 
 
+# To wait for a key, with others held, could make a ring of servers that wait for each other.
+_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:key, hashtext(:scope)))")
+
+
 class KeyTaken(Exception):
-    """By another server, since it was looked for."""
+    """By another server, since it was looked for, or just now."""
 
 
 def check_key(key: IdempotencyKey) -> None:
@@ -29,7 +33,10 @@ def check_key(key: IdempotencyKey) -> None:
 def add_key(
     conn: Connection, key: IdempotencyKey, scope: str, response_num: int, *, now: float
 ) -> None:
-    """Waits for another server that adds it just now. Raises KeyTaken."""
+    """Raises KeyTaken."""
+    names = {"scope": scope, "key": key.key}
+    if conn.dialect.name == "postgresql" and not conn.execute(_LOCK, names).scalar():
+        raise KeyTaken
     values = key._asdict() | {"scope": scope, "created_at": now, "response_num": response_num}
     if not conn.execute(_ADD, values).rowcount:
         raise KeyTaken

@@ -1,5 +1,6 @@
 """Responses: from the request that starts one to its end, with its items and its tokens."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, select, update
 from llamastream.errors import (
     ChatError,
     DamagedRecord,
+    Fenced,
     IdempotencyConflict,
     NotFound,
     StoreUnavailable,
@@ -66,6 +68,7 @@ from llamastream.store.transaction import InProgress, Transaction
 from llamastream.store.writer import Writer
 from llamastream.types import Token
 
+KEY_TRIES, KEY_RETRY_S = 100, 0.02  # while another server begins a response with it
 INPUT, OUTPUT = 0, 1  # items.part
 TOKEN_BYTES = (
     func.length(responses.c.token_ids) + func.coalesce(func.length(responses.c.logprobs), 0)
@@ -104,22 +107,24 @@ class Responses:
         if new.idempotency is not None:
             check_key(new.idempotency)
 
-        def look_up(tx: Transaction) -> Created | None:
-            known = new.idempotency and self._known(tx, new.idempotency, scope)
-            return Created(known, existing=True) if known else None
+        owner = self._journal.owner
 
         def write(tx: Transaction) -> Created:
-            if (found := look_up(tx)) is not None:
-                return found
+            if owner != self._journal.owner:  # whoever asked generates under the old name
+                raise Fenced
+            if new.idempotency is not None:
+                known = self._known(tx, new.idempotency, scope)
+                if known is not None:
+                    return Created(known, existing=True)
             tx.allow(allow, scope, is_response=True)
             return Created(self._insert(tx, new, scope), existing=False)
 
-        try:
-            return await self._writer.run(write)
-        except KeyTaken as error:
-            if (found := await self._writer.run(look_up)) is None:  # and deleted again
-                raise StoreUnavailable("The Idempotency-Key is in use: try again.") from error
-            return found
+        for _ in range(KEY_TRIES):
+            try:
+                return await self._writer.run(write)
+            except KeyTaken:
+                await asyncio.sleep(KEY_RETRY_S)
+        raise StoreUnavailable("Another server has used the Idempotency-Key just now: try again.")
 
     async def get(self, id: str, *, scope: str) -> Response:
         return await self._database.read(

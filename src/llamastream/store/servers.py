@@ -121,10 +121,10 @@ class Lookout:
         self._beats = {row.name: _count(before.get(row.name), row.beat, passed_s) for row in rows}
         if before.keys() != self._beats.keys():
             self._num_looks = 0
-        for dead in self._dead(conn):
-            _fence(conn, dead, self._beats[dead])
+        dead = {name for name in self._dead(conn) if _fence(conn, name, self._beats[name])}
+        if dead:
             self._num_looks = 0
-        return [row for row in rows if row.name in self._beats]
+        return [row for row in rows if row.name not in dead]
 
     def _dead(self, conn: Connection) -> list[str]:
         silent = {name: beat for name, beat in self._beats.items() if beat.still_s >= GONE_S}
@@ -165,7 +165,7 @@ def _with_session(conn: Connection, names: Collection[str]) -> set[str]:
     return {name for name in names if session_of(name) in found}
 
 
-def _fence(conn: Connection, name: str, beat: _Beat) -> None:
+def _fence(conn: Connection, name: str, beat: _Beat) -> bool:
     """Unless it beat meanwhile. What it has under way is ended, and so are the locks of that."""
     conn.execute(_END_SESSIONS, {"session": session_of(name)})
     is_it = (servers.c.name == name, servers.c.beat == beat.number)
@@ -177,9 +177,10 @@ def _fence(conn: Connection, name: str, beat: _Beat) -> None:
     except exc.OperationalError:  # a session that does not end: the next look tries again
         conn.exec_driver_sql("ROLLBACK")
         logger.warning("server=%s is dead and holds its transaction", name)
-        return
+        return False
     if was_there:
         logger.warning("server=%s is dead: no beat for %.1f s", name, beat.still_s)
+    return bool(was_there)
 
 
 def _own(conn: Connection, name: str) -> list[Asked]:

@@ -258,7 +258,7 @@ def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
         digest = hashlib.sha256(checkpoint.tokenizer.tokenizer_json.encode())
         return f"{digest.hexdigest()[:32]}-vllm"
     kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
-    return f"{checkpoint.fingerprint[:32]}-{dtype}{kind}"
+    return f"{checkpoint.content_digest()}-{dtype}{kind}"
 
 
 def _in_bytes(

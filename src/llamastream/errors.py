@@ -80,6 +80,8 @@ class ContextLengthExceeded(InvalidRequest):
     """In OpenAI's words, for clients look for them (litellm, langchain, editors' agents)."""
 
     code = "context_length_exceeded"
+    num_tokens: int | None = None  # the prompt's, at least; None: more than that is wrong
+    limit = 0
 
     @classmethod
     def of(
@@ -101,11 +103,13 @@ class ContextLengthExceeded(InvalidRequest):
             total, what = num_prompt + max_tokens, f"{param} or completion (max_tokens)"
             given = f"you requested {least}{total} tokens ({num_prompt} in the {param}, "
             given += f"{max_tokens} in the completion)"
-        return cls(
+        error = cls(
             f"This model's maximum context length is {limit} tokens. However, {given}. Please "
             f"reduce the length of the {what}{way_out}.",
             param=param,
         )
+        error.num_tokens, error.limit = num_prompt, limit
+        return error
 
 
 class IdempotencyConflict(InvalidRequest):

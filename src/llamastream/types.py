@@ -68,10 +68,24 @@ class Message:
         """Its text alone."""
         return text_of(self.parts)
 
+    @property
+    def reasoning(self) -> str:
+        """What was thought before it."""
+        return "\n".join(part.text for part in self.parts if isinstance(part, Reasoning))
+
 
 def text_of(parts: Iterable[Part]) -> str:
     """The text among parts of other kinds."""
     return "".join([part for part in parts if isinstance(part, str)])
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Whether the model is to reason. `param`: the request's field. It is empty where nobody asked:
+    a template that cannot do so then does as it always does."""
+
+    is_on: bool
+    param: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,7 @@ class PromptOptions:
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continues: bool = False
+    thinking: Thinking | None = None
 
 
 PLAIN_PROMPT = PromptOptions()
@@ -143,6 +158,7 @@ class ChatRequest:
     skip_special_tokens: bool = True
     truncation: Literal["disabled", "auto"] = "disabled"
     num_unread_turns: int = 0  # dropped already: turns before the first that cannot fit
+    cuts_max_tokens: bool = False  # of the sampling's, as many as there is room for
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None
@@ -266,9 +282,9 @@ class Delta(NamedTuple):
     """One piece of one choice's answer: what a transport frames and sends.
 
     Concatenated over a choice, `text` is the whole visible text and `token_ids` are all generated
-    ids. `text` may be empty: a character or a possible stop string may still be held back, or it is
-    a piece of a `part` that is none of text. The last delta of a choice, and only it, has a
-    `finish_reason`.
+    ids. `text` may be empty: a character or a possible stop string may still be held back. Pieces
+    of `parts` are none of text: reasoning comes before all text, calls come behind. The last delta
+    of a choice, and only it, has a `finish_reason`.
     """
 
     choice: int  # 0 .. number of prompts * n - 1
@@ -277,7 +293,7 @@ class Delta(NamedTuple):
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, when asked for
     finish_reason: FinishReason | None = None
-    part: OtherPart | None = None
+    parts: tuple[OtherPart, ...] = ()
 
 
 class Usage(NamedTuple):
@@ -286,6 +302,7 @@ class Usage(NamedTuple):
     num_prompt_tokens: int
     num_cached_tokens: int
     num_output_tokens: int
+    num_reasoning_tokens: int = 0  # of the output's
 
 
 class EngineState(StrEnum):

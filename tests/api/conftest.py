@@ -32,9 +32,11 @@ async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
             policy: StorePolicy | None = None,
             *,
             is_stored: bool = True,
+            template: str | None = None,
             connections: Connections | None = None,
         ) -> httpx.AsyncClient:
-            service = make_service(engine, keys=keys_of(settings or ServeSettings()))
+            keys = keys_of(settings or ServeSettings())
+            service = make_service(engine, keys=keys, template=template)
             responses = make_responses(service, tmp_path, policy) if is_stored else None
             url = await stack.enter_async_context(
                 running_server(service, settings, responses, connections)

@@ -103,7 +103,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("audio", {"voice": "x"}, "audio is not supported", None),
     ("store", True, "needs a server with a store", None),
     ("prediction", {"type": "content"}, "prediction is not supported", None),
-    ("reasoning_effort", "high", "reasoning_effort is not supported", None),
+    ("reasoning_effort", "high", "reasoning_effort must be 'none'", None),
     ("web_search_options", {"a": 1}, "web_search_options is not supported", None),
     ("best_of", 2, "best_of", None),
 ]

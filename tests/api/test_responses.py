@@ -285,7 +285,7 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
     ("fields", "param"),
     [
         ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
-        ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"text": {"format": {"type": "json"}}}, "text.format.type"),
         ({"include": ["secrets"]}, "include[0]"),

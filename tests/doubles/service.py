@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from llamastream.generation import (
@@ -35,9 +36,15 @@ def last_user_words(request: GenerationRequest) -> list[int]:
     return prompt[start : prompt.index(IM_END, start) + 1]
 
 
-def make_service(engine: FakeEngine, model_id: str = "m", keys: Keys | None = None) -> Answers:
-    """Not started."""
-    tokenizer = Tokenizer(byte_tokenizer_config())
+def make_service(
+    engine: FakeEngine,
+    model_id: str = "m",
+    keys: Keys | None = None,
+    template: str | None = None,
+) -> Answers:
+    """Not started. `template`: in place of ChatML."""
+    config = byte_tokenizer_config()
+    tokenizer = Tokenizer(config if template is None else replace(config, chat_template=template))
     return Answers(
         engine,
         tokenizer,

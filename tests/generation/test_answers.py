@@ -50,7 +50,7 @@ async def test_an_answer_has_text_ids_one_finish_and_counts() -> None:
     assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [FinishReason.STOP]
     assert deltas[-1].finish_reason is FinishReason.STOP
     assert [delta.sequence_number for delta in deltas] == list(range(len(deltas)))
-    assert stream.usage() == (len(stream.prompts[0]), 0, len(ids))
+    assert stream.usage() == (len(stream.prompts[0]), 0, len(ids), 0)
 
 
 async def test_an_incomplete_character_comes_out_at_the_end() -> None:

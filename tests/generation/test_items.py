@@ -38,7 +38,8 @@ def test_log_keeps_parts_of_every_kind_in_order() -> None:
         if isinstance(part, str):
             log.append(0, part, number)
         else:
-            log.append(0, "", number, part=part)
-    assert [delta.part or delta.text for delta in log.deltas(0, len(log))] == list(PARTS)
-    assert [delta.part or delta.text for delta in log.head(2).deltas(0, 2)] == list(PARTS[:2])
+            log.append(0, "", number, parts=(part,))
+    said = [delta.parts or (delta.text,) for delta in log.deltas(0, len(log))]
+    assert said == [(part,) for part in PARTS]
+    assert [d.parts or (d.text,) for d in log.head(2).deltas(0, 2)] == said[:2]
     assert log.text() == log.joined(1)[0].text == "I look. Cold."

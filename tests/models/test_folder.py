@@ -1,6 +1,7 @@
 """Folders in Hugging Face layout: what opens, with which numbers, and each way to fail."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,24 @@ def test_tensors_larger_than_the_read_ahead_all_arrive_in_order(
 def test_name_is_the_folders(tmp_path: Path) -> None:
     write_folder(tmp_path / "my-llama")
     assert open_checkpoint(str(tmp_path / "my-llama"), cache_dir=tmp_path).name == "my-llama"
+
+
+def test_content_is_the_same_wherever_it_lies_and_differs_with_any_tensor(tmp_path: Path) -> None:
+    """Machines tell by it whether one may go on with what the other began."""
+
+    def digest(name: str) -> str:
+        return open_checkpoint(str(tmp_path / name), cache_dir=tmp_path).content_digest()
+
+    write_folder(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    assert digest("a") == digest("b")
+    checkpoint = open_checkpoint(str(tmp_path / "b"), cache_dir=tmp_path)
+    whole = (tmp_path / "b" / "model.safetensors").read_bytes()
+    for entry in checkpoint.entries:
+        data = bytearray(whole)
+        data[entry.offset] ^= 1
+        (tmp_path / "b" / "model.safetensors").write_bytes(data)
+        assert digest("a") != digest("b"), entry.name
 
 
 def test_fingerprint_is_stable_and_changes_with_a_file(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """What a person does on the chat page, and sees."""
 
-import asyncio
 import re
 
 import httpx
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, expect
 
 from llamastream.config import ServeSettings
 from llamastream.types import EngineState
@@ -283,27 +282,6 @@ async def test_a_server_with_keys_asks_for_one(serve: Serve, open_page: OpenPage
     await page.get_by_role("button", name="Settings").click()
     await page.get_by_role("button", name="Forget the API key").click()
     await expect(dialog).to_be_visible()
-
-
-async def test_a_message_sent_while_the_page_learns_ids_follows(
-    serve: Serve, open_page: OpenPage
-) -> None:
-    page = await open_page(await serve(FakeEngine(last_user_words)))
-    answered = asyncio.Event()
-
-    async def slowly(route: Route) -> None:
-        await answered.wait()
-        await route.continue_()
-
-    await page.route(re.compile(r"/items\?"), slowly)
-    await send(page, "one")
-    await expect(answers(page)).to_have_text("one")
-    await expect(page.get_by_label("Send", exact=True)).to_be_visible()
-    await send(page, "two")
-    await expect(page.get_by_label("Message")).to_have_value("two")  # not lost, not sent yet
-    answered.set()
-    await expect(answers(page)).to_have_text(["one", "two"])
-    await expect(page.get_by_label("Message")).to_have_value("")
 
 
 async def test_a_draft_survives_a_reload(serve: Serve, open_page: OpenPage) -> None:

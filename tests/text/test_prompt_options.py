@@ -70,7 +70,7 @@ def test_without_a_question_the_prompt_ends_behind_the_last_message(
 def test_a_templates_own_variables(byte_level_hf: HFTokenizer) -> None:
     builder, _ = builder_of(byte_level_hf, THINKING)
     assert builder.render(chat("hi")).endswith("assistant\n")
-    off = PromptOptions({"enable_thinking": False, "not_known": [1]})
+    off = PromptOptions({"enable_thinking": False, "not_known": False})
     assert builder.render(chat("hi"), off).endswith("assistant\n<think></think>")
 
 
@@ -96,7 +96,8 @@ def test_no_variable_changes_the_turns(byte_level_hf: HFTokenizer, where: str, t
         ({"add_generation_prompt": True}, "'add_generation_prompt'"),
         ({"bos_token": "x"}, "'bos_token'"),
         ({"<|im_end|>": 1}, "<|im_end|>"),
-        ({"a": [{"b c": 1}]}, "'b c'"),
+        ({"tags": [{"b c": 1}]}, "'b c'"),
+        ({"not_known": 1}, "'not_known'"),
         ({"": 1}, "''"),
     ],
 )

@@ -17,11 +17,12 @@ export interface Listener {
   onShared(conversation: string): void; // something of it changed on the server
 }
 
-/** A message was not answered. Its text is given back. */
+/** A message was not answered. Its text is given back, to where it was written. */
 export class Refused extends Error {
   constructor(
     readonly text: string | null,
     override readonly cause: unknown,
+    readonly conversation = "", // the one that was to begin
   ) {
     super("refused");
   }
@@ -33,7 +34,9 @@ export class Chat {
   private tree = new Tree();
   private current: AbortController | null = null; // of what is under way
   private link: Link = "live";
+  private isAsking = false; // until there is an answer to follow
   private isStopping = false;
+  private writing: Promise<unknown> = Promise.resolve(); // of metadata, one change behind the other
 
   constructor(
     private readonly api: Api,
@@ -47,8 +50,9 @@ export class Chat {
     return this.current !== null;
   }
 
+  /** Whether an answer is asked for, or comes. */
   get isAnswering(): boolean {
-    return this.isBusy && this.messages.at(-1)?.answer?.hasEnded === false;
+    return this.isAsking || (this.isBusy && this.messages.at(-1)?.answer?.hasEnded === false);
   }
 
   /** Turn to an empty conversation. What is under way goes on without this page. */
@@ -76,6 +80,7 @@ export class Chat {
   private async load(id: string, onOpen: () => void): Promise<void> {
     const here = this.occupy();
     try {
+      await this.writing.catch(() => {}); // what was changed here is not older than what is fetched
       const conversation = await this.api.conversation(id);
       const response = await this.unfinished(conversation);
       const tree = new Tree();
@@ -97,9 +102,9 @@ export class Chat {
       onOpen();
       if (isUnderWay) {
         await this.run(here, new Answer(response.id), input.length ? textOf(input) : null, before);
-        await this.settle(here);
+        if (!here.signal.aborted) await this.settle();
       } else if (started && response.status === "failed") {
-        throw new Refused(textOf(input), new Error(response.error?.message ?? "It failed."));
+        throw new Refused(textOf(input), new Error(response.error?.message ?? "It failed."), id);
       }
     } finally {
       this.release(here);
@@ -111,8 +116,11 @@ export class Chat {
     await this.sendAt(this.messages.length, text, settings, model);
   }
 
-  /** Say something else in place of message `index`. What was said there is kept beside it. */
-  async edit(index: number, text: string, settings: Settings, model: string): Promise<void> {
+  /** Say something else in place of a message. What was said there is kept beside it. */
+  async edit(message: Message, text: string, settings: Settings, model: string): Promise<void> {
+    const index = this.messages.indexOf(message);
+    const gone = "The message is no longer on show: another version is.";
+    if (index < 0) throw new Refused(text, new Error(gone), this.conversation?.id);
     await this.sendAt(index, text, settings, model);
   }
 
@@ -126,13 +134,10 @@ export class Chat {
   async show(version: string): Promise<void> {
     this.messages = this.along(this.tree.path(this.tree.leafOf(version)));
     this.listener.onMessages();
-    const { id, metadata } = this.conversation!;
-    const { leaf: _, ...others } = metadata;
+    const { leaf: _, ...others } = this.conversation!.metadata;
     const leaf = this.messages.at(-1)!.id!;
     const isNewest = leaf === this.tree.items.at(-1)!.id;
-    const changed = await this.api.updateConversation(id, isNewest ? others : { ...others, leaf });
-    if (this.conversation?.id === id) this.conversation = changed;
-    this.listener.onShared(id);
+    await this.write(this.conversation!, isNewest ? others : { ...others, leaf });
   }
 
   /** What was said in the place of a message: ids of items, oldest first. */
@@ -147,53 +152,55 @@ export class Chat {
     settings: Settings,
     model: string,
   ): Promise<void> {
-    const here = this.occupy();
+    const here = this.occupy(true);
     const before = this.messages;
     const kept = before.slice(0, index);
     const message = text === null ? [] : [said(text)];
+    let conversation = this.conversation;
     try {
       requestBody(settings, model, { id: "" }, text); // may refuse a setting, before anything is made
-      if (kept.at(-1)?.id === null) await this.settle(here);
+      if (kept.at(-1)?.id === null) await this.settle();
+      here.signal.throwIfAborted();
+      const after = kept.at(-1)?.id ?? (this.tree.items.length > 0 ? ROOT : undefined);
       this.messages = [...kept, ...message];
       this.listener.onMessages();
-      const id = this.conversation?.id ?? (await this.create(here, titleOf(text ?? "")));
-      const after = kept.at(-1)?.id ?? (this.tree.items.length > 0 ? ROOT : undefined);
+      conversation ??= await this.create(here, titleOf(text ?? ""));
+      const { id } = conversation;
       const place = after === undefined ? { id } : { id, after };
-      await this.begin(here, id, text, before, requestBody(settings, model, place, text));
-      await this.settle(here);
+      await this.begin(here, conversation, text, before, requestBody(settings, model, place, text));
+      if (!here.signal.aborted) await this.settle();
     } catch (error) {
       if (error instanceof Refused) throw error;
-      if (here.signal.aborted) return;
-      this.messages = before;
-      this.listener.onMessages();
-      throw text === null ? error : new Refused(text, error);
+      if (!here.signal.aborted) {
+        this.messages = before;
+        this.listener.onMessages();
+      }
+      throw text === null ? error : new Refused(text, error, conversation?.id);
     } finally {
       this.release(here);
     }
   }
 
   /** Learn the ids that the server gave to what was said. */
-  private async settle(here: AbortController): Promise<void> {
+  private async settle(): Promise<void> {
+    const { tree, messages } = this;
     const { id } = this.conversation!;
     try {
-      const last = this.tree.items.at(-1)?.id;
-      const fresh = await this.api.items(id, last);
-      if (here.signal.aborted) return;
-      this.tree.add(fresh);
+      tree.add(await this.api.items(id, tree.items.at(-1)?.id));
     } catch (error) {
       if (error instanceof ConnectionLost) return; // it is tried again when an id is needed
       throw error;
     }
-    const { id: known, answer } = this.messages.at(-1)!;
+    const { id: known, answer } = messages.at(-1)!;
     const leaf = known ?? itemId(answer?.id ?? "");
-    this.along(this.tree.path(this.tree.has(leaf) ? this.tree.leafOf(leaf) : undefined));
+    this.along(tree.path(tree.has(leaf) ? tree.leafOf(leaf) : undefined), messages);
     this.listener.onShared(id);
   }
 
   /** Messages for the items of a path: the same as before where they are the same. */
-  private along(path: Item[]): Message[] {
+  private along(path: Item[], known = this.messages): Message[] {
     return toMessages(path).map((fresh, k) => {
-      const message = this.messages[k];
+      const message = known[k];
       if (!message?.isSame(fresh)) return fresh;
       message.take(fresh);
       return message;
@@ -204,15 +211,30 @@ export class Chat {
   async stop(): Promise<void> {
     if (!this.isAnswering) return;
     this.isStopping = true;
-    const { id } = this.messages.at(-1)!.answer!;
+    const id = this.messages.at(-1)?.answer?.id ?? null;
     if (id !== null) await this.cancel(id);
     else if (this.link !== "live") this.current!.abort(); // the server may never hear of it
   }
 
   async rename(title: string): Promise<void> {
-    const { id, metadata } = this.conversation!;
-    this.conversation = await this.api.updateConversation(id, { ...metadata, title });
-    this.listener.onConversation(this.conversation);
+    const conversation = this.conversation!;
+    const old = conversation.metadata;
+    try {
+      await this.write(conversation, { ...old, title });
+    } catch (error) {
+      conversation.metadata.title = old.title ?? "";
+      throw error;
+    } finally {
+      this.listener.onConversation(conversation);
+    }
+  }
+
+  /** Change what the server keeps beside the conversation. What follows builds on it at once. */
+  private async write(conversation: Conversation, metadata: Conversation["metadata"]): Promise<void> {
+    conversation.metadata = metadata;
+    const change = () => this.api.updateConversation(conversation.id, conversation.metadata);
+    await (this.writing = this.writing.then(change, change));
+    this.listener.onShared(conversation.id);
   }
 
   /** What the server knows of an answer that this page did not hear. */
@@ -231,32 +253,35 @@ export class Chat {
     }
   }
 
-  private async create(here: AbortController, title: string): Promise<string> {
+  private async create(here: AbortController, title: string): Promise<Conversation> {
     const conversation = await this.api.createConversation({ title });
-    here.signal.throwIfAborted(); // nothing was sent, so nothing may look as if it was
-    this.conversation = conversation;
+    if (!here.signal.aborted) this.conversation = conversation;
     this.listener.onConversation(conversation);
-    return conversation.id;
+    return conversation;
   }
 
   private async begin(
     here: AbortController,
-    conversation: string,
+    conversation: Conversation,
     text: string | null,
     before: Message[],
     body: string,
   ): Promise<void> {
     const pending = { key: randomKey(), body, sentMs: Date.now() };
-    this.kept.setPending(conversation, pending);
+    this.kept.setPending(conversation.id, pending);
     const answer = new Answer(null, (this.clock ?? browserClock).now());
-    await this.run(here, answer, text, before, (signal) =>
-      this.api.send("v1/responses", {
-        method: "POST",
-        body: delivered(body, { stream: true }),
-        headers: { "Idempotency-Key": pending.key },
-        signal,
-      }),
-    );
+    if (!here.signal.aborted) {
+      await this.run(here, answer, text, before, (signal) =>
+        this.api.send("v1/responses", {
+          method: "POST",
+          body: delivered(body, { stream: true }),
+          headers: { "Idempotency-Key": pending.key },
+          signal,
+        }),
+      );
+    }
+    // The page turned to another conversation before the server had heard: it shall hear.
+    if (here.signal.aborted && answer.id === null) await this.unfinished(conversation).catch(() => {});
   }
 
   /** Follow `answer` to its end. `begin` starts it where it has no id yet. Where it fails, the
@@ -271,6 +296,7 @@ export class Chat {
     const message = new Message("assistant", answer.parts, answer);
     let isNamed = false;
     this.messages = [...this.messages, message];
+    this.isAsking = false;
     this.listener.onMessages();
     const open: Open = (answer, signal) =>
       answer.id === null && begin ? begin(signal) : this.api.send(resumePath(answer), { signal });
@@ -289,10 +315,11 @@ export class Chat {
       message.isCut = answer.status !== "completed";
     } catch (error) {
       if (here.signal.aborted && !this.isStopping) return; // another conversation is open
-      this.kept.setPending(this.conversation!.id, null);
+      const { id } = this.conversation!;
+      this.kept.setPending(id, null);
       this.messages = before;
       this.listener.onMessages();
-      throw new Refused(text, error);
+      throw new Refused(text, error, id);
     } finally {
       if (this.current === here) this.setLink("live");
     }
@@ -302,12 +329,8 @@ export class Chat {
   private named(response: string): void {
     const conversation = this.conversation!;
     const { leaf: _, ...others } = conversation.metadata; // the newest is on show
-    conversation.metadata = { ...others, response };
-    this.api.updateConversation(conversation.id, conversation.metadata).then(
-      () => {
-        this.kept.setPending(conversation.id, null);
-        this.listener.onShared(conversation.id);
-      },
+    this.write(conversation, { ...others, response }).then(
+      () => this.kept.setPending(conversation.id, null),
       () => {}, // this browser still has what it sent, and finds it by that
     );
     if (this.isStopping) void this.cancel(response);
@@ -333,9 +356,10 @@ export class Chat {
     }
   }
 
-  private occupy(): AbortController {
+  private occupy(isAsking = false): AbortController {
     this.leave();
     this.current = new AbortController();
+    this.isAsking = isAsking;
     this.listener.onAnswer();
     return this.current;
   }
@@ -343,14 +367,14 @@ export class Chat {
   private release(here: AbortController): void {
     if (this.current !== here) return;
     this.current = null;
-    this.isStopping = false;
+    this.isAsking = this.isStopping = false;
     this.listener.onAnswer();
   }
 
   private leave(): void {
     this.current?.abort();
     this.current = null;
-    this.isStopping = false;
+    this.isAsking = this.isStopping = false;
     this.setLink("live");
   }
 

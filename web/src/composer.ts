@@ -8,7 +8,8 @@ import { storage } from "./storage.ts";
 export class Composer {
   readonly text = byId<HTMLTextAreaElement>("text");
   private readonly list = byId("files");
-  private files: TextFile[] = [];
+  private readonly filesOf = new Map<string, TextFile[]>(); // by conversation
+  private numReading = 0;
   private place = ""; // the conversation whose draft this is
   private isOpen = false;
   model: Model | null = null;
@@ -31,6 +32,15 @@ export class Composer {
     byId("attach").addEventListener("click", () => byId("file").click());
   }
 
+  /** Whether files are on their way into the message. */
+  get isReading(): boolean {
+    return this.numReading > 0;
+  }
+
+  private get files(): TextFile[] {
+    return this.filesOf.get(this.place) ?? [];
+  }
+
   get isEmpty(): boolean {
     return !this.text.value.trim() && this.files.length === 0;
   }
@@ -46,15 +56,19 @@ export class Composer {
   }
 
   clear(): void {
-    this.files = [];
+    this.filesOf.delete(this.place);
     this.drawFiles();
     this.write("");
   }
 
-  /** A text that was not answered returns, before what is there by now. */
-  giveBack(words: string | null): void {
-    if (words === null || this.text.value.includes(words)) return;
-    this.write(this.text.value.trim() ? `${words}\n\n${this.text.value}` : words);
+  /** A text that was not answered returns to its conversation, before what is written there by now. */
+  giveBack(words: string | null, conversation: string): void {
+    const isHere = conversation === this.place;
+    const draft = isHere ? this.text.value : storage.draft(conversation);
+    if (words === null || draft.includes(words)) return;
+    const both = draft.trim() ? `${words}\n\n${draft}` : words;
+    if (isHere) this.write(both);
+    else storage.setDraft(conversation, both);
   }
 
   /** Turn to the draft of another conversation. */
@@ -64,13 +78,15 @@ export class Composer {
     this.place = conversation;
     this.text.value = storage.draft(conversation);
     this.grow();
-    this.onChange();
+    this.drawFiles();
   }
 
   /** The draft so far is that of a conversation that has just begun. */
   moved(conversation: string): void {
     if (conversation === this.place) return;
     storage.setDraft(this.place, "");
+    this.filesOf.set(conversation, this.files);
+    this.filesOf.delete(this.place);
     this.place = conversation;
     storage.setDraft(conversation, this.text.value);
   }
@@ -93,13 +109,19 @@ export class Composer {
     void this.add(files);
   }
 
-  private async add(files: File[]): Promise<void> {
+  private async add(given: File[]): Promise<void> {
+    const { place } = this;
+    this.numReading++;
+    const read = await Promise.allSettled(given.map(readText));
+    this.numReading--;
+    const files = read.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+    this.filesOf.set(place, [...(this.filesOf.get(place) ?? []), ...files]);
+    for (const one of read) if (one.status === "rejected") this.onError(one.reason);
+    this.drawFiles();
     for (const file of files) {
+      if (!this.model) return;
       try {
-        const added = await readText(file);
-        this.files.push(added);
-        this.drawFiles();
-        if (this.model) added.numTokens = await this.api.numTokens(this.model.id, quoted(added));
+        file.numTokens = await this.api.numTokens(this.model.id, quoted(file));
       } catch (error) {
         this.onError(error);
       }
@@ -113,7 +135,7 @@ export class Composer {
       ...this.files.map((file) => {
         const size = file.numTokens === null ? "…" : `${file.numTokens} tokens`;
         const remove = iconButton("close", `Remove ${file.name}`, () => {
-          this.files = this.files.filter((other) => other !== file);
+          this.filesOf.set(this.place, this.files.filter((other) => other !== file));
           this.drawFiles();
         });
         return el("li", {}, el("span", {}, file.name), el("span", { class: "hint" }, size), remove);

@@ -36,11 +36,11 @@ export function icon(name: string): SVGElement {
 export function iconButton(
   name: string,
   label: string,
-  onClick: (button: HTMLButtonElement) => void,
+  onClick: (button: HTMLButtonElement, event: MouseEvent) => void,
 ): HTMLButtonElement {
   const button = el("button", { type: "button", class: "icon", "aria-label": label, title: label });
   button.append(icon(name));
-  button.addEventListener("click", () => onClick(button));
+  button.addEventListener("click", (event) => onClick(button, event));
   return button;
 }
 

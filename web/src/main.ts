@@ -15,6 +15,7 @@ import { Search } from "./search.ts";
 import { listen } from "./shortcuts.ts";
 import { Sidebar } from "./sidebar.ts";
 import { storage } from "./storage.ts";
+import { Wishes } from "./wishes.ts";
 
 const LINK_TEXTS: Record<Link, string> = {
   live: "",
@@ -22,14 +23,13 @@ const LINK_TEXTS: Record<Link, string> = {
   loading: "The server is starting, the answer goes on as soon as it is ready…",
 };
 const HEALTH_MS = 1000;
-const QUEUE_MS = 2000;
+const QUEUE_MS = 1000;
 
 const title = byId<HTMLInputElement>("title");
 const api = new Api(document.baseURI.replace(/[#?].*$/, ""), storage.key(), askKey);
 let model: Model | null = null; // none until the server takes requests
 let place: string | null = ""; // the conversation that the address named last
 let isStarting = false;
-let isSendDue = false; // asked for while it was not possible yet
 
 const settings = new SettingsDialog(() => {
   storage.setKey(null, false);
@@ -41,6 +41,7 @@ const chat = new Chat(api, storage, {
   onLink: (link) => say(LINK_TEXTS[link]),
   onConversation(conversation) {
     sidebar.put(conversation);
+    if (conversation.id !== chat.conversation?.id) return;
     composer.moved(conversation.id);
     showOpen();
   },
@@ -53,7 +54,11 @@ others.addEventListener("message", ({ data }) => {
   if (data === chat.conversation?.id) void refresh();
 });
 
-const composer = new Composer(api, update, fail);
+const composer: Composer = new Composer(api, update, fail);
+const wishes = new Wishes(
+  () => model !== null && !chat.isBusy && !composer.isReading,
+  (text) => composer.giveBack(text, chat.conversation?.id ?? ""),
+);
 const gauge = new ContextGauge((way) => void act(() => makeRoom(way)));
 const list = new MessageList(
   byId("scroller"),
@@ -61,10 +66,18 @@ const list = new MessageList(
   byId("to-end"),
   chat,
   {
-    regenerate: (seed) => act(() => chat.regenerate(withSeed(seed), model!.id)),
-    show: (version) => void chat.show(version).catch(fail),
+    regenerate(seed) {
+      if (chat.isAnswering) return; // a click too many
+      wishes.ask("again", () => void act(() => chat.regenerate(withSeed(seed), model!.id)));
+    },
+    show: (version) => wishes.ask("show", () => void chat.show(version).catch(fail)),
     facts: (message) => chat.facts(message),
-    edit: (index, words) => act(() => chat.edit(index, words, settings.settings, model!.id)),
+    edit(message, words) {
+      const edit = () => chat.edit(message, words, settings.settings, model!.id);
+      wishes.ask("edit", () => void act(edit), words);
+      update();
+    },
+    giveBack: (words, conversation) => composer.giveBack(words, conversation),
   },
 );
 const sidebar = new Sidebar(api, (conversation) => keeping.remove(conversation), fail);
@@ -85,8 +98,11 @@ function update(): void {
   byId("stop").hidden = !isAnswering;
   byId("send").hidden = isAnswering;
   byId<HTMLButtonElement>("send").disabled = composer.isEmpty;
+  byId("due").hidden = wishes.isEmpty || !isAnswering;
   list.update();
   watchQueue();
+  // Behind what a failure has to say about them.
+  if (!wishes.isEmpty && !chat.isBusy) setTimeout(() => wishes.next());
 }
 
 /** Do something with the chat, and show what comes of it. */
@@ -96,11 +112,10 @@ async function act(action: () => Promise<void>): Promise<void> {
   try {
     await action();
     speak();
-    if (isSendDue) send();
-    await measure();
+    void measure();
   } catch (error) {
-    isSendDue = false; // what was written before this failed may mean something else now
-    if (error instanceof Refused) composer.giveBack(error.text);
+    wishes.clear();
+    if (error instanceof Refused) composer.giveBack(error.text, error.conversation);
     fail(error instanceof Refused ? error.cause : error);
   }
 }
@@ -110,7 +125,6 @@ async function refresh(): Promise<void> {
   await chat.refresh().then(measure, (error: unknown) => {
     if (error instanceof Refused) fail(error.cause);
   });
-  if (isSendDue) send();
 }
 
 /** Show what the conversation takes of the context. */
@@ -134,6 +148,7 @@ async function makeRoom(way: WayOut): Promise<void> {
     return send();
   }
   say("Writing a summary…");
+  const here = place;
   try {
     const said = chat.messages
       .filter(({ text }) => text)
@@ -147,9 +162,10 @@ async function makeRoom(way: WayOut): Promise<void> {
       { role: "user", content: "What did we speak of before?" },
       { role: "assistant", content: summary },
     ]);
+    await sidebar.load();
+    if (place !== here || chat.isBusy) return; // the person went on meanwhile
     const unsent = composer.text.value;
     composer.write("");
-    await sidebar.load();
     storage.setDraft(id, unsent);
     location.hash = id;
   } finally {
@@ -161,11 +177,12 @@ let queue: number | null = null; // the timer that looks how long it is
 
 /** Say how many come before, while an answer has not begun. */
 function watchQueue(): void {
-  const isWaiting = chat.isAnswering && !chat.messages.at(-1)!.answer!.hasBegun;
+  const isWaiting = chat.isAnswering && !chat.messages.at(-1)?.answer?.hasBegun;
   if (isWaiting && queue === null) {
     queue = setInterval(async () => {
       const { waiting } = await api.health().catch(() => ({ waiting: 0 }));
-      if (queue !== null && waiting > 0) say(`Waiting: ${waiting} requests are in the queue…`);
+      const requests = waiting === 1 ? "1 request is" : `${waiting} requests are`;
+      if (queue !== null && waiting > 0) say(`Waiting: ${requests} in the queue…`);
     }, QUEUE_MS);
   } else if (!isWaiting && queue !== null) {
     clearInterval(queue);
@@ -174,15 +191,16 @@ function watchQueue(): void {
   }
 }
 
+/** Send what is written, as soon as it can be. Until then it stays where it is. */
 function send(): void {
-  const words = composer.message;
-  if (composer.isEmpty || chat.isAnswering) return;
-  isSendDue = model === null || chat.isBusy;
-  if (model === null) return void start();
-  if (chat.isBusy) return; // ids are learnt, or a conversation is fetched: it is sent behind that
-  const { id } = model;
-  composer.clear();
-  void act(() => chat.send(words, settings.settings, id));
+  if (composer.isEmpty) return;
+  if (model === null) void start();
+  wishes.ask("send", () => {
+    const words = composer.message;
+    composer.clear();
+    void act(() => chat.send(words, settings.settings, model!.id));
+  });
+  update();
 }
 
 function fail(error: unknown): void {
@@ -215,7 +233,7 @@ function say(words: string): void {
 /** For screen readers: the whole answer, once. */
 function speak(): void {
   const last = chat.messages.at(-1);
-  if (last?.answer) byId("spoken").textContent = last.text;
+  if (last?.answer?.hasEnded) byId("spoken").textContent = last.text;
 }
 
 function showOpen(): void {
@@ -226,15 +244,19 @@ function showOpen(): void {
     place = conversation.id;
   }
   title.hidden = byId("export").hidden = conversation === null;
-  title.value = name;
+  if (document.activeElement !== title) showTitle(); // else it is being written
   document.title = name ? `${name} · llamastream` : "llamastream";
   sidebar.mark(conversation?.id ?? null);
 }
 
 /** Show what the address names by now. */
 function turn(): void {
-  isSendDue = false;
+  wishes.clear();
   void openAddress();
+}
+
+function showTitle(): void {
+  title.value = chat.conversation?.metadata.title ?? "";
 }
 
 async function openAddress(): Promise<void> {
@@ -275,6 +297,7 @@ async function showModel(): Promise<void> {
 }
 
 function startNew(): void {
+  if (place === "") return composer.text.focus();
   history.pushState(null, "", location.pathname + location.search);
   turn();
 }
@@ -302,11 +325,12 @@ async function start(): Promise<void> {
     settings.show(model);
     await sidebar.load();
     await openAddress();
-    if (isSendDue) send();
+    wishes.next();
   } catch (error) {
+    wishes.clear();
     fail(error);
   } finally {
-    isStarting = isSendDue = false;
+    isStarting = false;
   }
 }
 
@@ -318,6 +342,10 @@ composer.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   send();
+});
+composer.text.addEventListener("input", () => {
+  wishes.withdraw("send"); // half of a text is not to go out
+  update();
 });
 listen({
   begin: startNew,
@@ -333,10 +361,14 @@ title.addEventListener("change", () => {
   if (name) chat.rename(name).catch(fail);
 });
 title.addEventListener("keydown", (event) => {
-  if (event.key === "Enter") title.blur();
+  if (event.key === "Escape") showTitle();
+  if (event.key === "Escape" || (event.key === "Enter" && !event.isComposing)) title.blur();
+  if (event.key === "Escape") event.stopPropagation(); // an answer goes on
 });
+title.addEventListener("blur", showTitle);
 for (const idea of byId("ideas").querySelectorAll("button")) {
   idea.addEventListener("click", () => {
+    if (chat.isBusy || chat.messages.length > 0) return; // a click too many
     composer.write(idea.textContent!);
     send();
   });

@@ -21,6 +21,8 @@ const ENTITIES: Record<string, string> = {
 };
 
 const MAX_AT_ONCE = 10_000; // characters
+const BESIDE = new Set(["list", "quote"]); // blocks with marks beside their text
+const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 /** What shows a block. */
 interface View {
@@ -98,11 +100,18 @@ class Container implements View {
     }
     this.numClosed = Math.max(this.numClosed, children.length - 1);
     this.numSettled = this.block.numSettled;
+    if (BESIDE.has(this.block.kind) && !this.node.dir) this.turn();
   }
 
   close(): void {
     this.views.slice(this.numClosed).forEach((view) => view.close());
     this.numClosed = this.views.length;
+  }
+
+  /** Marks stand where the first letter begins its line. */
+  private turn(): void {
+    const letter = /\p{L}/u.exec(this.node.textContent!)?.[0];
+    if (letter !== undefined) this.node.dir = RIGHT_TO_LEFT.test(letter) ? "rtl" : "ltr";
   }
 
   private append(block: Block): View {

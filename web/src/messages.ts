@@ -10,7 +10,8 @@ export interface Actions {
   regenerate(seed?: string): void;
   show(version: string): void;
   facts(message: Message): Promise<Facts>;
-  edit(index: number, text: string): void;
+  edit(message: Message, text: string): void;
+  giveBack(text: string, conversation: string): void;
 }
 
 const NEAR_PX = 40; // from the end: a reader who is that close wants to stay there
@@ -21,6 +22,9 @@ export class MessageList {
   private isAtEnd = true;
   private lastTop = 0;
   private isDue = false;
+  private drawn: Message[] = [];
+  private state = "";
+  private isAll = true;
 
   constructor(
     private readonly scroller: HTMLElement,
@@ -50,25 +54,34 @@ export class MessageList {
   }
 
   private draw(): void {
+    const { messages, isBusy, isAnswering } = this.chat;
+    const state = `${isBusy} ${isAnswering}`;
+    const isGrown = messages === this.drawn && state === this.state && this.isAll; // nothing else
+    this.isAll = isGrown ? (this.views.get(messages.at(-1)!)?.update(true) ?? true) : this.drawAll();
+    this.drawn = messages;
+    this.state = state;
+    if (!this.isAll) this.update(); // the rest of a long text with the next frame
+    document.body.classList.toggle("empty", messages.length === 0);
+    this.keepToEnd();
+  }
+
+  private drawAll(): boolean {
     const { messages } = this.chat;
+    const shown = new Set(messages);
     for (const [message, view] of this.views) {
-      if (messages.includes(message)) continue;
-      view.element.remove();
+      if (shown.has(message)) continue;
+      view.remove();
       this.views.delete(message);
     }
     let isAll = true;
     messages.forEach((message, index) => {
-      let view = this.views.get(message);
-      if (view === undefined) {
-        view = new MessageView(message, this.chat, this.actions);
-        this.views.set(message, view);
-        this.list.append(view.element);
-      }
-      isAll = view.update(index, index === messages.length - 1) && isAll;
+      const view = this.views.get(message) ?? new MessageView(message, this.chat, this.actions);
+      this.views.set(message, view);
+      const place = this.list.children[index] ?? null;
+      if (place !== view.element) this.list.insertBefore(view.element, place);
+      isAll = view.update(index === messages.length - 1) && isAll;
     });
-    if (!isAll) this.update(); // the rest of a long text with the next frame
-    document.body.classList.toggle("empty", messages.length === 0);
-    this.keepToEnd();
+    return isAll;
   }
 
   private keepToEnd(): void {
@@ -97,6 +110,7 @@ class MessageView {
   private readonly footer = el("footer");
   private shown: string | null = null;
   private state = "";
+  private unsent = () => {}; // gives back what is written to replace this
 
   constructor(
     private readonly message: Message,
@@ -111,17 +125,22 @@ class MessageView {
   }
 
   /** Whether all of it is shown by now. */
-  update(index: number, isLast: boolean): boolean {
-    const isLive = isLast && this.chat.isAnswering;
+  update(isLast: boolean): boolean {
+    const isLive = isLast && this.chat.isAnswering && this.message.answer?.hasEnded === false;
     const isAll = this.show(isLive);
     const versions = this.chat.versions(this.message);
-    const state = [index, isLast, isLive, this.chat.isBusy, versions.length].join();
+    const state = [isLast, isLive, this.chat.isAnswering, ...versions].join();
     if (state === this.state) return isAll;
     this.state = state;
     this.element.classList.toggle("live", isLive);
     this.element.setAttribute("aria-busy", String(isLive));
-    this.footer.replaceChildren(...(isLive ? [] : this.tools(index, isLast)));
+    this.footer.replaceChildren(...(isLive ? [] : this.tools(isLast)));
     return isAll;
+  }
+
+  remove(): void {
+    this.unsent();
+    this.element.remove();
   }
 
   private show(isLive: boolean): boolean {
@@ -131,21 +150,18 @@ class MessageView {
     return true;
   }
 
-  private tools(index: number, isLast: boolean): Node[] {
+  private tools(isLast: boolean): Node[] {
+    const { regenerate, facts } = this.actions;
+    const isUser = this.message.role === "user";
+    const again = isLast && !this.chat.isAnswering ? regenerate : null;
     const tools: Node[] = [copyButton(() => this.message.text)];
-    if (!this.chat.isBusy) {
-      const { regenerate } = this.actions;
-      if (this.message.role === "user") {
-        tools.push(iconButton("edit", "Edit", () => this.edit(index)));
-        if (isLast) tools.push(iconButton("again", "Answer this", () => regenerate()));
-      } else if (isLast) tools.push(iconButton("again", "Answer again", () => regenerate()));
-    }
+    if (isUser) tools.push(iconButton("edit", "Edit", (button) => this.edit(button)));
+    const label = isUser ? "Answer this" : "Answer again";
+    if (again) tools.push(iconButton("again", label, () => again()));
     const row = el("div", { class: "tools" }, ...tools);
     const versions = this.versions();
     if (versions) row.prepend(versions);
-    if (this.message.role === "user") return [row];
-    const again = isLast && !this.chat.isBusy ? this.actions.regenerate : null;
-    return [row, factsOf(this.message, () => this.actions.facts(this.message), again)];
+    return isUser ? [row] : [row, factsOf(this.message, () => facts(this.message), again)];
   }
 
   /** Arrows to what else was said here. */
@@ -155,7 +171,7 @@ class MessageView {
     const here = ids.indexOf(this.message.ids[0]!);
     const arrow = (name: string, label: string, to: number) => {
       const button = iconButton(name, label, () => this.actions.show(ids[to]!));
-      button.disabled = this.chat.isBusy || ids[to] === undefined;
+      button.disabled = this.chat.isAnswering || ids[to] === undefined;
       return button;
     };
     const place = `${here + 1} / ${ids.length}`;
@@ -168,10 +184,19 @@ class MessageView {
     return group;
   }
 
-  private edit(index: number): void {
+  private edit(button: HTMLElement): void {
+    if (!this.body.isConnected) return; // it is being edited
     const area = el("textarea", { "aria-label": "Your message", rows: "3", dir: "auto" });
     area.value = this.message.text;
-    const close = () => form.replaceWith(this.body);
+    const place = this.chat.conversation!.id;
+    this.unsent = () => {
+      if (area.value !== this.message.text) this.actions.giveBack(area.value, place);
+    };
+    const close = () => {
+      this.unsent = () => {};
+      form.replaceWith(this.body);
+      button.focus();
+    };
     const form = el(
       "form",
       {
@@ -180,12 +205,14 @@ class MessageView {
           event.preventDefault();
           if (!area.value.trim()) return;
           close();
-          this.actions.edit(index, area.value);
+          this.actions.edit(this.message, area.value);
         },
         keydown: (event) => {
           const { key, shiftKey, isComposing } = event as KeyboardEvent;
-          if (key === "Escape") close();
-          else if (key === "Enter" && !shiftKey && !isComposing) {
+          if (key === "Escape") {
+            event.stopPropagation(); // an answer goes on
+            close();
+          } else if (key === "Enter" && !shiftKey && !isComposing && event.target === area) {
             event.preventDefault();
             form.requestSubmit();
           }

@@ -24,7 +24,7 @@ export class PresetChoice {
       if (chosen) use(chosen);
       this.show();
     });
-    byId("preset-save").addEventListener("click", () => this.keep());
+    byId("preset-save").addEventListener("click", ({ detail }) => detail < 2 && this.keep());
     this.name.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.isComposing) return;
       event.preventDefault(); // of the dialog's form

@@ -7,6 +7,7 @@ export class Sidebar {
   private conversations: Conversation[] = [];
   private openId: string | null = null;
   private isLoading = false;
+  private readonly gone = new Set<string>(); // deleted here, if the server has heard of it or not
   private readonly list = byId("conversations");
   private readonly more = byId("more");
 
@@ -28,20 +29,26 @@ export class Sidebar {
     byId("menu").addEventListener("click", () => show(true));
     for (const id of ["close-menu", "shade"]) byId(id).addEventListener("click", () => show(false));
     byId("sidebar").addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && document.body.classList.contains("menu-open")) show(false);
+      if (event.key !== "Escape" || !document.body.classList.contains("menu-open")) return;
+      event.stopPropagation(); // an answer goes on
+      show(false);
     });
   }
 
   /** Fetch the newest again: another browser may have added some. */
   async load(): Promise<void> {
     const page = await this.api.conversations();
-    this.conversations = page.data;
-    this.more.hidden = !page.has_more;
+    const last = page.data.at(-1)?.id;
+    const place = this.conversations.findIndex(({ id }) => id === last);
+    const older = place < 0 ? [] : this.conversations.slice(place + 1);
+    this.conversations = [...this.known(page.data), ...older];
+    if (older.length === 0) this.more.hidden = !page.has_more;
     this.draw();
   }
 
   /** Show a conversation that is new or has another title. */
   put(conversation: Conversation): void {
+    if (this.gone.has(conversation.id)) return;
     const index = this.conversations.findIndex(({ id }) => id === conversation.id);
     const newest = this.conversations[0]?.created_at ?? 0;
     if (index >= 0) this.conversations[index] = conversation;
@@ -54,11 +61,13 @@ export class Sidebar {
   remove(id: string): number {
     const index = this.conversations.findIndex((conversation) => conversation.id === id);
     if (index >= 0) this.conversations.splice(index, 1);
+    this.gone.add(id);
     this.draw();
     return index;
   }
 
   restore(conversation: Conversation, index: number): void {
+    this.gone.delete(conversation.id);
     this.conversations.splice(Math.max(0, index), 0, conversation);
     this.draw();
   }
@@ -73,12 +82,17 @@ export class Sidebar {
     this.isLoading = true;
     try {
       const page = await this.api.conversations(this.conversations.at(-1)?.id);
-      this.conversations.push(...page.data);
+      const older = this.known(page.data);
+      this.conversations.push(...older);
       this.more.hidden = !page.has_more;
-      this.draw(page.data.length);
+      this.draw(older.length);
     } finally {
       this.isLoading = false;
     }
+  }
+
+  private known(fetched: Conversation[]): Conversation[] {
+    return fetched.filter(({ id }) => !this.gone.has(id));
   }
 
   /** Draw all, or add the last `numNew`. */
@@ -100,7 +114,8 @@ export class Sidebar {
     const isOpen = conversation.id === this.openId;
     const current = isOpen ? "page" : null;
     const props = { href: `#${conversation.id}`, title, dir: "auto", "aria-current": current };
-    const remove = () => this.onDelete(conversation);
+    // The second click of a double one would meet the next conversation.
+    const remove = (_: unknown, { detail }: MouseEvent) => detail < 2 && this.onDelete(conversation);
     return el(
       "li",
       { class: isOpen ? "open" : "" },

@@ -17,7 +17,8 @@ function chatOn(handlers: Record<string, Handler>, pending: Record<string, Pendi
     asked.push(line);
     const handler = handlers[line];
     assert.ok(handler, `nobody expected ${line}`);
-    const answer = handler(options?.body as string | undefined);
+    const answer = await handler(options?.body as string | undefined);
+    options?.signal?.throwIfAborted();
     return answer instanceof Response ? answer : Response.json(answer);
   };
   const kept = {
@@ -182,7 +183,7 @@ test("what is said differently stands beside what was said", async () => {
   const { chat } = chatOn(branching("msg_b", "C", "msg_n"));
   await chat.open("conv_1", () => {});
   const before = chat.messages;
-  await chat.edit(2, "C", DEFAULTS, "demo");
+  await chat.edit(chat.messages[2]!, "C", DEFAULTS, "demo");
   assert.deepEqual(texts(chat), ["a", "b", "C", "new"]);
   assert.equal(chat.messages[1], before[1]);
   assert.deepEqual(chat.versions(chat.messages[2]!), ["msg_c", "msg_q"]);
@@ -205,7 +206,7 @@ test("another answer stands beside the last", async () => {
 test("the first message can be said differently, too", async () => {
   const { chat } = chatOn(branching("root", "A", "msg_n"));
   await chat.open("conv_1", () => {});
-  await chat.edit(0, "A", DEFAULTS, "demo");
+  await chat.edit(chat.messages[0]!, "A", DEFAULTS, "demo");
   assert.deepEqual(texts(chat), ["A", "new"]);
 });
 
@@ -227,7 +228,7 @@ test("what is refused leaves what was on show", async () => {
     "POST v1/responses": refusal(429, "busy"),
   });
   await chat.open("conv_1", () => {});
-  await assert.rejects(chat.edit(2, "C", DEFAULTS, "demo"), { text: "C" });
+  await assert.rejects(chat.edit(chat.messages[2]!, "C", DEFAULTS, "demo"), { text: "C" });
   assert.deepEqual(texts(chat), ["a", "b", "c", "d"]);
 });
 
@@ -238,7 +239,110 @@ test("a setting that is refused costs nothing", async () => {
   });
   await chat.open("conv_1", () => {});
   const settings = { ...DEFAULTS, temperature: "warm" };
-  await assert.rejects(chat.edit(0, "hello", settings, "demo"), { text: "hello" });
+  await assert.rejects(chat.edit(chat.messages[0]!, "hello", settings, "demo"), { text: "hello" });
   await assert.rejects(chat.regenerate(settings, "demo"), { param: "temperature" });
   assert.equal(asked.length, 2);
+});
+
+/** A request that is answered when the test says so. */
+function held<T>() {
+  let resolve!: (value: T) => void;
+  const promise = new Promise<T>((resolved) => (resolve = resolved));
+  return { promise, resolve };
+}
+
+test("who turns away before the conversation is made is answered there", async () => {
+  const made = held<object>();
+  let begun = 0;
+  const { chat, pending } = chatOn({
+    "POST v1/conversations": () => made.promise,
+    "POST v1/responses": (body) => {
+      const { conversation, input, stream } = JSON.parse(body!) as Record<string, unknown>;
+      assert.deepEqual({ conversation, input, stream }, { conversation: { id: "conv_1" }, input: "hi", stream: false });
+      begun++;
+      return { id: "resp_1", status: "in_progress" };
+    },
+    "POST v1/conversations/conv_1": () => NAMED,
+    "GET v1/responses/resp_1": () => ({ id: "resp_1", status: "in_progress" }),
+  });
+  const sending = chat.send("hi", DEFAULTS, "demo");
+  chat.startNew();
+  made.resolve(CONVERSATION);
+  await sending;
+  assert.equal(begun, 1);
+  assert.equal(pending["conv_1"], null);
+  assert.deepEqual(chat.messages, []);
+  assert.equal(chat.conversation, null);
+});
+
+test("who turns away before the answer is named sends the same request again", async () => {
+  const bodies: Record<string, unknown>[] = [];
+  const first = held<Response>();
+  const isAsked = held<void>();
+  const { chat, pending } = chatOn({
+    "POST v1/conversations": () => CONVERSATION,
+    "POST v1/responses": (body) => {
+      bodies.push(JSON.parse(body!) as Record<string, unknown>);
+      if (bodies.length === 1) isAsked.resolve();
+      return bodies.length === 1 ? first.promise : { id: "resp_1", status: "in_progress" };
+    },
+    "POST v1/conversations/conv_1": () => NAMED,
+    "GET v1/responses/resp_1": () => ({ id: "resp_1", status: "in_progress" }),
+  });
+  const sending = chat.send("hi", DEFAULTS, "demo");
+  await isAsked.promise;
+  chat.startNew();
+  first.resolve(stream([]));
+  await sending;
+  const [streamed, whole] = bodies;
+  assert.deepEqual({ ...streamed, stream: false }, whole);
+  assert.equal(pending["conv_1"], null);
+});
+
+test("a conversation that cannot be made gives its message back, also to who turned away", async () => {
+  const made = held<Response>();
+  const { chat } = chatOn({ "POST v1/conversations": () => made.promise });
+  const sending = chat.send("hi", DEFAULTS, "demo");
+  chat.startNew();
+  made.resolve(refusal(429, "busy")());
+  await assert.rejects(sending, { text: "hi", conversation: "" });
+});
+
+test("a title that is given while an answer is named stays", async () => {
+  const written: unknown[] = [];
+  const { chat } = chatOn({
+    "POST v1/conversations": () => CONVERSATION,
+    "POST v1/responses": () => stream(eventsOf("resp_1", "hello")),
+    "POST v1/conversations/conv_1": (body) => {
+      written.push((JSON.parse(body!) as { metadata: object }).metadata);
+      return NAMED;
+    },
+    [ITEMS]: () => page(said(["hi", "hello"])),
+  });
+  const sending = chat.send("hi", DEFAULTS, "demo");
+  await new Promise(setImmediate);
+  const renaming = chat.rename("Greetings");
+  await Promise.all([sending, renaming]);
+  await new Promise(setImmediate);
+  assert.deepEqual(written.at(-1), { title: "Greetings", response: "resp_1" });
+});
+
+test("a title that is refused is the old one again", async () => {
+  const { chat } = chatOn({
+    "GET v1/conversations/conv_1": () => structuredClone(CONVERSATION),
+    [ITEMS]: () => page([]),
+    "POST v1/conversations/conv_1": refusal(400, "no"),
+  });
+  await chat.open("conv_1", () => {});
+  await assert.rejects(chat.rename("Greetings"));
+  assert.equal(chat.conversation!.metadata.title, "t");
+});
+
+test("another version that took a message's place is not edited", async () => {
+  const { chat } = chatOn(branching("msg_b", "C", "msg_n"));
+  await chat.open("conv_1", () => {});
+  const old = chat.messages[2]!;
+  await chat.edit(old, "C", DEFAULTS, "demo");
+  await assert.rejects(chat.edit(old, "D", DEFAULTS, "demo"), { text: "D" });
+  assert.deepEqual(texts(chat), ["a", "b", "C", "new"]);
 });

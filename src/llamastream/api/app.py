@@ -15,6 +15,8 @@ from llamastream.api.conversations import ConversationsApi
 from llamastream.api.generate import Generate
 from llamastream.api.http import errors
 from llamastream.api.http.access import AccessCheck
+from llamastream.api.http.anthropic_errors import PREFIX as MESSAGES
+from llamastream.api.http.anthropic_errors import versioned
 from llamastream.api.http.auth import KeyRing
 from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.connections import Connections
@@ -27,6 +29,7 @@ from llamastream.api.prompts import PromptsApi
 from llamastream.api.socket import ResponsesSocket
 from llamastream.api.stored import Stored, StoredChats
 from llamastream.api.wire import shapes
+from llamastream.api.wire.anthropic.request import CountEndpoint, MessagesEndpoint
 from llamastream.api.wire.chat import ChatEndpoint
 from llamastream.api.wire.compaction import CompactEndpoint
 from llamastream.api.wire.completions import CompletionEndpoint
@@ -36,6 +39,8 @@ from llamastream.errors import ChatError
 from llamastream.generation import Answers, Quotas, StoredAnswers
 from llamastream.keys import Keys
 from llamastream.settings import split_commas
+
+COUNTED = {"object": "response.input_tokens"}
 
 
 def create_app(
@@ -99,6 +104,14 @@ def _routes(
         ApiRoute(
             "/v1/completions", generate.handler(CompletionEndpoint()), post=ops.CREATE_COMPLETION
         ),
+        ApiRoute(
+            MESSAGES, versioned(generate.handler(MessagesEndpoint())), post=ops.CREATE_MESSAGE
+        ),
+        ApiRoute(
+            MESSAGES + "/count_tokens",
+            versioned(generate.counter(CountEndpoint(), {})),
+            post=ops.COUNT_MESSAGE,
+        ),
         ApiRoute("/v1/models", operator.models, get=ops.MODELS),
         ApiRoute("/v1/models/{name:path}", operator.model, get=ops.MODEL),
         ApiRoute("/tokenizer_info", prompts.tokenizer_info, get=ops.TOKENIZER_INFO),
@@ -127,7 +140,9 @@ def _stored_routes(
             generate.handler(CompactEndpoint(stored)),
             post=ops.COMPACT_RESPONSE,
         ),
-        ApiRoute("/v1/responses/input_tokens", generate.counter(endpoint), post=ops.COUNT_INPUT),
+        ApiRoute(
+            "/v1/responses/input_tokens", generate.counter(endpoint, COUNTED), post=ops.COUNT_INPUT
+        ),
         ApiRoute(one, responses.retrieve, get=ops.RETRIEVE_RESPONSE),
         ApiRoute(one, responses.delete, delete=ops.DELETE_STORED),
         ApiRoute(one + "/cancel", responses.cancel, post=ops.CANCEL_RESPONSE),

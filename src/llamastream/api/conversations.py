@@ -19,8 +19,9 @@ from llamastream.api.http.query import (
     page_query,
     read_int,
 )
-from llamastream.api.wire.messages import Items, Json, parse_input, wire_item
+from llamastream.api.wire.messages import Items, Json, parse_input
 from llamastream.api.wire.options import ChangedMetadata, Metadata, WireModel, validate
+from llamastream.api.wire.response_items import wire_item
 from llamastream.config import ServeSettings
 from llamastream.errors import InvalidRequest
 from llamastream.generation import StoredAnswers

@@ -51,8 +51,11 @@ class Generate:
 
         return handle
 
-    def counter(self, endpoint: Endpoint[Any]) -> Callable[[Request], Awaitable[ASGIApp]]:
-        """That of the route which says how long a prompt is. The model may be left out."""
+    def counter(
+        self, endpoint: Endpoint[Any], shown: dict[str, str]
+    ) -> Callable[[Request], Awaitable[ASGIApp]]:
+        """That of the route which says how long a prompt is, and what is `shown` besides. The model
+        may be left out."""
 
         def parse(raw: dict[str, Any]) -> Any:
             return endpoint.parse({"model": self._answers.model_name} | asked(raw))
@@ -63,8 +66,7 @@ class Generate:
             defaults = self._answers.sampling
             asked_for, _ = await endpoint.plan(body, caller_of(request), defaults)
             fitted = await self._answers.fit(asked_for)
-            count = {"object": "response.input_tokens", "input_tokens": len(fitted.ids)}
-            return json_response(count)
+            return json_response({**shown, "input_tokens": len(fitted.ids)})
 
         return handle
 

@@ -7,6 +7,7 @@ from llamastream.api.http.openapi import Operation
 from llamastream.api.http.query import INCLUDE, PAGE_OPTIONS, RETRIEVE_OPTIONS, SEARCH_OPTIONS
 from llamastream.api.prompts import DetokenizeBody, TemplateBody, TokenizeBody
 from llamastream.api.wire import shapes
+from llamastream.api.wire.anthropic.request import MessagesBody, PromptBody
 from llamastream.api.wire.chat import ChatCompletionBody
 from llamastream.api.wire.compaction import CompactBody
 from llamastream.api.wire.completions import CompletionBody
@@ -24,6 +25,21 @@ def _generates(summary: str, body: Any, answer: Any) -> Operation:
 
 CREATE_CHAT = _generates("Answer a chat.", ChatCompletionBody, shapes.ChatCompletion)
 CREATE_COMPLETION = _generates("Continue a text.", CompletionBody, shapes.Completion)
+CREATE_MESSAGE = Operation(
+    "Answer a chat, in Anthropic's way.",
+    shapes.AnthropicMessage,
+    body=MessagesBody,
+    streams=True,
+    errors=(404, 529),
+    error=shapes.AnthropicError,
+)
+COUNT_MESSAGE = Operation(
+    "How long a message's prompt is.",
+    shapes.CountedTokens,
+    body=PromptBody,
+    errors=(404, 529),
+    error=shapes.AnthropicError,
+)
 CREATE_RESPONSE = _generates("Answer, and keep the answer.", ResponseBody, shapes.Response)
 
 COMPACT_RESPONSE = Operation(
@@ -76,6 +92,6 @@ TOKENIZER_INFO = Operation("What a prompt is made by.", shapes.TokenizerInfo)
 TOKENIZE = Operation("A prompt's tokens.", shapes.Tokens, body=TokenizeBody, errors=(404,))
 DETOKENIZE = Operation("The text of tokens.", shapes.Text, body=DetokenizeBody, errors=(404,))
 APPLY_TEMPLATE = Operation("A chat's prompt.", shapes.Prompt, body=TemplateBody, errors=(404,))
-HEALTH = Operation("200 when requests are taken.", shapes.Health, is_open=True, error="Health")
+HEALTH = Operation("200 when requests are taken.", shapes.Health, is_open=True, error=shapes.Health)
 METRICS = Operation("For Prometheus.", "text/plain")
 VERSION = Operation("Of llamastream.", shapes.Version)

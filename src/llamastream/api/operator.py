@@ -1,12 +1,14 @@
 """What operators and SDKs ask about the server itself: models, health, metrics, version."""
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llamastream import __version__
+from llamastream.api.http.anthropic_errors import is_anthropic
 from llamastream.api.http.auth import check_admin
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
@@ -20,12 +22,17 @@ class OperatorApi:
         self._stored = stored
         self._created = int(time.time())
 
-    async def models(self, _: Request) -> Response:
-        return json_response({"object": "list", "data": [self._model()]})
+    async def models(self, request: Request) -> Response:
+        """In one page, whatever is asked of pages."""
+        model = self._model(request)
+        if is_anthropic(request.scope):
+            ends = {"first_id": model["id"], "last_id": model["id"], "has_more": False}
+            return json_response({"data": [model], **ends})
+        return json_response({"object": "list", "data": [model]})
 
     async def model(self, request: Request) -> Response:
         check_model(request.path_params["name"], self._answers.model_name)
-        return json_response(self._model())
+        return json_response(self._model(request))
 
     async def health(self, _: Request) -> Response:
         """200 when requests are taken, otherwise 503 with the state.
@@ -55,11 +62,23 @@ class OperatorApi:
     async def version(self, _: Request) -> Response:
         return json_response({"version": __version__})
 
-    def _model(self) -> dict[str, Any]:
+    def _model(self, request: Request) -> dict[str, Any]:
+        """As the request's client knows models."""
+        name, max_model_len = self._answers.model_name, self._answers.status().max_model_len
+        if is_anthropic(request.scope):
+            return {
+                "type": "model",
+                "id": name,
+                "display_name": name,
+                "created_at": datetime.fromtimestamp(self._created, UTC).isoformat(),
+                "lifecycle": "active",
+                "max_input_tokens": max_model_len or None,
+                "max_tokens": max_model_len or None,
+            }
         return {
-            "id": self._answers.model_name,
+            "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "llamastream",
-            "max_model_len": self._answers.status().max_model_len or None,  # not known yet
+            "max_model_len": max_model_len or None,  # not known yet
         }

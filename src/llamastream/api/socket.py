@@ -28,7 +28,8 @@ from llamastream.api.http.transport import connection_of
 from llamastream.api.wire.format import START, Caller
 from llamastream.api.wire.openai import error_event
 from llamastream.api.wire.options import Label, WireModel, asked, validate
-from llamastream.api.wire.response_events import Event, ResponseFormat
+from llamastream.api.wire.response_events import ResponseFormat
+from llamastream.api.wire.response_items import Event
 from llamastream.api.wire.responses import PREFIX, ResponseEndpoint
 from llamastream.api.wire.turns import Turns
 from llamastream.errors import ChatError, InternalError, InvalidRequest, Overloaded, quoted

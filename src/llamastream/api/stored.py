@@ -14,8 +14,8 @@ from llamastream.api.http.errors import check_id
 from llamastream.api.http.query import INCLUDE, json_response, page_json, page_query, read_position
 from llamastream.api.wire import chat
 from llamastream.api.wire.format import Endpoint
-from llamastream.api.wire.messages import wire_item
 from llamastream.api.wire.options import ChangedMetadata, validate
+from llamastream.api.wire.response_items import wire_item
 from llamastream.config import ServeSettings
 from llamastream.generation import Generation, StoredAnswers
 from llamastream.records import Response as Record

@@ -5,9 +5,11 @@ import gc
 import ipaddress
 import math
 import socket
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
 
 from llamastream.api.app import create_app, keys_of
 from llamastream.api.http.auth import KeyRing
@@ -26,6 +28,7 @@ from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
 from llamastream.jina.http_routes import jina_routes
 from llamastream.jina.service import StreamService
 from llamastream.logs import configure_logging
+from llamastream.models import Progress
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 SEND_BUFFER_BYTES = 256 * 1024  # of a connection in the kernel: what a reader may lag unnoticed
@@ -42,20 +45,8 @@ def serve(
     configure_logging(server.log_level)
     raise_file_limit()
     listener = bind(server)
-    keys = keys_of(server)
     with progress_bars() as progress:
-        assembly = assemble(
-            model,
-            served_model_name=server.served_model_name,
-            progress=progress,
-            quotas=Quotas(keys),
-            engines=engines,
-        )
-        stored = join_store(assembly.answers, store, data_dir=model.data_dir)
-        ring = KeyRing(keys)
-        streams = StreamService(assembly.answers, ring.scope_of_header, stored, ring.refresh)
-        routes = jina_routes(streams, server.max_body_bytes)
-        app = create_app(assembly.answers, server, stored, routes, ring)
+        assembly, stored, streams, app = application(model, engines, server, store, progress)
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -72,6 +63,39 @@ def serve(
         stopping = Stopping(assembly.answers, stored, store.drain_timeout)
         http = HttpServer(config, stopping)
         uvloop.run(_serve(http, listener, assembly, stored, streams, server))
+
+
+class Application(NamedTuple):
+    """A whole service, not started, and what it is made of."""
+
+    assembly: Assembly
+    stored: StoredAnswers
+    streams: StreamService
+    app: Starlette
+
+
+def application(
+    model: ModelSettings,
+    engines: EngineSettings,
+    server: ServeSettings,
+    store: StoreSettings,
+    progress: Progress | None = None,
+) -> Application:
+    """Raises ModelError and ConfigError."""
+    keys = keys_of(server)
+    assembly = assemble(
+        model,
+        served_model_name=server.served_model_name,
+        progress=progress,
+        quotas=Quotas(keys),
+        engines=engines,
+    )
+    stored = join_store(assembly.answers, store, data_dir=model.data_dir)
+    ring = KeyRing(keys)
+    streams = StreamService(assembly.answers, ring.scope_of_header, stored, ring.refresh)
+    routes = jina_routes(streams, server.max_body_bytes)
+    app = create_app(assembly.answers, server, stored, routes, ring)
+    return Application(assembly, stored, streams, app)
 
 
 async def _serve(

@@ -176,7 +176,14 @@ class Answers:
     ) -> Generation:
         """An answer that the engine has not heard of. Raises InvalidRequest and Overloaded."""
         first = fitted[0]
-        rules = [TextRules.of(request, prompt.ids, self.tokenizer) for prompt in fitted]
+        if request.cuts_max_tokens:
+            request = _cut(request, self.status().max_model_len - len(first.ids))
+        rules = [
+            TextRules.of(
+                request, prompt.ids, self.tokenizer, self.prompting.reasoning(request, prompt.ids)
+            )
+            for prompt in fitted
+        ]
         grammars = await self.grammars.of_request(request, rules)
         details = Details(
             wire=new.wire,
@@ -219,6 +226,14 @@ class Answers:
     def count_refusal(self, error: Exception) -> None:
         outcome = error.code if isinstance(error, ChatError) else InternalError.code
         self.metrics.requests.labels(outcome).inc()
+
+
+def _cut(request: ChatRequest, room: int) -> ChatRequest:
+    """With no more tokens of an answer than there is room for."""
+    most = request.sampling.max_tokens
+    if most is None or most <= room:
+        return request
+    return replace(request, sampling=replace(request.sampling, max_tokens=room))
 
 
 def _asked(

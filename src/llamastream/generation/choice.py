@@ -8,12 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from llamastream.text import IncrementalDetokenizer, StopMatcher, Tokenizer
+from llamastream.text import (
+    IncrementalDetokenizer,
+    ReasoningSplitter,
+    ReasoningStart,
+    StopMatcher,
+    Tokenizer,
+)
 from llamastream.types import (
     ChatRequest,
     FinishReason,
     GenerationRequest,
     Message,
+    OtherPart,
+    Reasoning,
     Token,
     TokenLogprob,
 )
@@ -28,10 +36,17 @@ class TextRules:
     include_stop: bool
     skip_special_tokens: bool
     continues: bool  # the prompt's text, rather than being a text of its own
+    reasoning: ReasoningStart | None = None  # None: it has none, whatever it looks like
     min_tokens: int = 0  # these complete no stop string, as in vLLM; 0 in older databases
 
     @classmethod
-    def of(cls, request: ChatRequest, prompt_ids: Sequence[int], tokenizer: Tokenizer) -> Self:
+    def of(
+        cls,
+        request: ChatRequest,
+        prompt_ids: Sequence[int],
+        tokenizer: Tokenizer,
+        reasoning: ReasoningStart | None = None,
+    ) -> Self:
         stop_ids = request.sampling.stop_token_ids
         if not request.ignore_eos:
             stop_ids |= frozenset(tokenizer.eos_token_ids)
@@ -43,13 +58,19 @@ class TextRules:
             skip_special_tokens=request.skip_special_tokens,
             continues=(request.prompt_options.continues or not is_chat)
             and prompt_ids[-1] not in tokenizer.special_ids,
+            reasoning=reasoning,
             min_tokens=request.sampling.min_tokens,
         )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        stop_ids = frozenset(fields["stop_token_ids"])
-        return cls(**fields | {"stop": tuple(fields["stop"]), "stop_token_ids": stop_ids})
+        start = fields.get("reasoning")  # unknown of answers that were stored without any
+        typed = {
+            "stop": tuple(fields["stop"]),
+            "stop_token_ids": frozenset(fields["stop_token_ids"]),
+            "reasoning": None if start is None else ReasoningStart(start),
+        }
+        return cls(**fields | typed)
 
 
 class Choice:
@@ -63,6 +84,8 @@ class Choice:
         self.index = index
         self.request = request
         self.num_output_tokens = 0
+        self.num_reasoning_tokens = 0
+        self.parts: tuple[OtherPart, ...] = ()  # of the last token: what it shows beside text
         self.prompt: list[TokenLogprob] = []  # of its tokens from the second on, where asked for
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
@@ -74,17 +97,26 @@ class Choice:
             continues=rules.continues,
         )
         self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
+        self._splitter = None if rules.reasoning is None else ReasoningSplitter(rules.reasoning)
 
     def again(self, request: GenerationRequest) -> "Choice":
         """The same choice before its first token."""
         return Choice(self.index, self._tokenizer, self._rules, request)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The one that ended it, if one did."""
+        return None if self._matcher is None else self._matcher.matched
+
     def add(self, token_id: int) -> str:
         """The text of one more token. A stop string that it completes sets the finish reason."""
         self.num_output_tokens += 1
-        if token_id in self._hidden_ids:
+        is_hidden = token_id in self._hidden_ids
+        if self._splitter is None and is_hidden:
             return ""
-        text = self._detokenizer.add(token_id)
+        text = "" if is_hidden else self._detokenizer.add(token_id)
+        if self._splitter is not None:
+            text = self._split(text)
         is_early = self.num_output_tokens <= self._rules.min_tokens
         return text if self._matcher is None or not text or is_early else self._match(text)
 
@@ -102,7 +134,12 @@ class Choice:
 
     def finish(self, reason: FinishReason) -> str:
         """The text that was held back, when no more tokens come."""
-        text = self._match(self._detokenizer.finish())
+        text = self._detokenizer.finish()
+        if self._splitter is not None:
+            (thought, text), held = self._splitter.add(text), self._splitter.finish()
+            self._think(thought + held[0])
+            text += held[1]
+        text = self._match(text)
         if self._matcher is not None and self.finish_reason is None:
             text += self._matcher.finish()
         # Text flushed at the end may still complete a stop string.
@@ -116,6 +153,20 @@ class Choice:
         bytes_of = self._tokenizer.token_bytes
         top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
         return TokenLogprob(token.token_id, bytes_of(token.token_id), token.logprob, top)
+
+    def _split(self, text: str) -> str:
+        """What of a token's text follows the reasoning."""
+        splitter = self._splitter
+        assert splitter is not None
+        was_reasoning = splitter.is_reasoning
+        thought, text = splitter.add(text)
+        self._think(thought)
+        if was_reasoning or splitter.is_reasoning:
+            self.num_reasoning_tokens = self.num_output_tokens
+        return text
+
+    def _think(self, thought: str) -> None:
+        self.parts = (Reasoning(thought),) if thought else ()
 
     def _match(self, text: str) -> str:
         if self._matcher is None or not text:

@@ -22,7 +22,7 @@ from llamastream.errors import (
 )
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import STATUSES, End, Generation, State
-from llamastream.generation.items import output_item
+from llamastream.generation.items import output_items, part_to_json
 from llamastream.generation.journalling import Journalling, as_problem
 from llamastream.generation.resuming import STORE_RETRY_S, WAITING, Resuming, end_waiting
 from llamastream.generation.submission import Submission, Tasks
@@ -229,14 +229,16 @@ def end_of(outcome: Outcome | Response, finished_at: float | None) -> End:
 def _outcome(generation: Generation) -> Outcome:
     reason = generation.choices[0].finish_reason
     assert reason is not None
-    text = generation.log.text()
+    text, parts = generation.log.text(), generation.log.parts()
     status = STATUSES[reason]
-    item = output_item(
-        generation.id, text, "completed" if status is Status.COMPLETED else "incomplete"
+    items = output_items(
+        generation.id, parts, "completed" if status is Status.COMPLETED else "incomplete"
     )
     if not generation.details.has_input:
-        item = item._replace(follows=generation.details.after)
+        items[0] = items[0]._replace(follows=generation.details.after)
     result: dict[str, Any] = {"usage": list(generation.usage()), "text": text}
+    if parts != (text,):
+        result["parts"] = [part_to_json(part) for part in parts]
     if warnings := generation.warnings():
         result["warnings"] = list(warnings)
-    return Outcome(status, result, (item,))
+    return Outcome(status, result, items)

@@ -181,6 +181,7 @@ class Generation:
             num_prompt_tokens=sum(map(len, self.prompts)),
             num_cached_tokens=sum(self._num_cached.values()),
             num_output_tokens=self.num_tokens,
+            num_reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self.choices),
         )
 
     def warnings(self) -> tuple[str, ...]:
@@ -202,7 +203,7 @@ class Generation:
         _, _, token_id, logprob, _ = token
         text = choice.add(token_id)
         found = None if logprob is None else choice.logprob(token)
-        self.log.append(choice.index, text, token_id, found, choice.finish_reason)
+        self.log.append(choice.index, text, token_id, found, choice.finish_reason, choice.parts)
 
     def finish_choice(self, choice: Choice, event: Finished) -> None:
         """One engine request is over."""
@@ -217,7 +218,8 @@ class Generation:
         """What a choice held back, and why it ended, unless its last token has said so."""
         if choice.finish_reason is None:
             text = choice.finish(reason)
-            self.log.append(choice.index, text, reason=choice.finish_reason)
+            reason = choice.finish_reason or reason
+            self.log.append(choice.index, text, reason=reason, parts=choice.parts)
 
     # What its keeper decides.
 

@@ -6,12 +6,13 @@ string; any other is an object of its fields and its `type`.
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from llamastream.records import Item, Json
+from llamastream.records import Item, Json, Response
 from llamastream.types import (
     Message,
+    OtherPart,
     Part,
     Reasoning,
     Refusal,
@@ -35,16 +36,30 @@ def new_item(
     """An item under a new id, unless `id` gives one."""
     body: dict[str, Any] = {
         "role": role,
-        "parts": [_to_json(part) for part in parts],
+        "parts": [part_to_json(part) for part in parts],
         "status": status,
     }
     if name is not None:
         body["name"] = name
-    return Item(id or f"msg_{uuid.uuid4().hex}", body)
+    prefix = "rs" if parts and all(isinstance(part, Reasoning) for part in parts) else "msg"
+    return Item(id or f"{prefix}_{uuid.uuid4().hex}", body)
 
 
-def output_item(response_id: str, text: str, status: ItemStatus) -> Item:
-    return new_item("assistant", [text], status=status, id=output_item_id(response_id))
+def output_items(response_id: str, parts: Sequence[Part], status: ItemStatus) -> list[Item]:
+    """What an answer consists of: what was thought, and a message of its text. `status`: the last
+    one's."""
+    thoughts = [part for part in parts if isinstance(part, Reasoning)]
+    said = [part for part in parts if not isinstance(part, Reasoning)]
+    items = [
+        new_item("assistant", own, id=id)
+        for own, id in (
+            (thoughts, reasoning_item_id(response_id)),
+            (said, output_item_id(response_id)),
+        )
+        if own
+    ]
+    items[-1].body["status"] = status
+    return items
 
 
 def output_item_id(response_id: str) -> str:
@@ -52,12 +67,40 @@ def output_item_id(response_id: str) -> str:
     return f"msg_{response_id.partition('_')[2]}"
 
 
+def reasoning_item_id(response_id: str) -> str:
+    return f"rs_{response_id.partition('_')[2]}"
+
+
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
-    return tuple(map(_message, items))
+    return join_messages((), map(_message, items))
+
+
+def join_messages(before: tuple[Message, ...], more: Iterable[Message]) -> tuple[Message, ...]:
+    """What an assistant thinks is part of the message behind it."""
+    messages = [*before]
+    for message in more:
+        last = messages[-1] if messages else None
+        if last is not None and last.role == message.role == "assistant" and _is_thought(last):
+            messages[-1] = replace(message, content=(*last.parts, *message.parts))
+        else:
+            messages.append(message)
+    return tuple(messages)
+
+
+def _is_thought(message: Message) -> bool:
+    return bool(message.parts) and all(isinstance(part, Reasoning) for part in message.parts)
 
 
 def parts_of(item: Item) -> tuple[Part, ...]:
-    return tuple(map(_from_json, item.body["parts"]))
+    return tuple(map(part_from_json, item.body["parts"]))
+
+
+def result_of(record: Response) -> tuple[str, tuple[OtherPart, ...]]:
+    """The text of an answer that has ended, and what else it consists of."""
+    if record.result is None:
+        return "", ()
+    parts = map(part_from_json, record.result.get("parts", ()))
+    return record.result["text"], tuple(part for part in parts if not isinstance(part, str))
 
 
 def _message(item: Item) -> Message:
@@ -66,11 +109,11 @@ def _message(item: Item) -> Message:
     return Message(body["role"], text_of(parts) if is_text else parts, body.get("name"))
 
 
-def _to_json(part: Part) -> str | Json:
+def part_to_json(part: Part) -> str | Json:
     return part if isinstance(part, str) else {"type": _TYPES[type(part)], **asdict(part)}
 
 
-def _from_json(value: str | Json) -> Part:
+def part_from_json(value: str | Json) -> Part:
     if isinstance(value, str):
         return value
     fields = dict(value)

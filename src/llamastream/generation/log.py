@@ -5,10 +5,20 @@ that an answer of any length costs little more than its bytes; a `Delta` is made
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
-from llamastream.types import Delta, FinishReason, OtherPart, TokenLogprob
+from llamastream.types import (
+    Delta,
+    FinishReason,
+    OtherPart,
+    Part,
+    Reasoning,
+    TokenLogprob,
+    ToolCall,
+)
 
 NO_TOKEN = -1
 
@@ -25,7 +35,7 @@ class Log:
         self._choices = bytearray()
         self._logprobs: list[TokenLogprob | None] = []  # empty until a token has one
         self._reasons: dict[int, FinishReason] = {}  # by place
-        self._parts: dict[int, OtherPart] = {}  # by place
+        self._parts: dict[int, tuple[OtherPart, ...]] = {}  # by place
         self._is_plain = True  # so far there is nothing but text and ids
 
     def __len__(self) -> int:
@@ -38,11 +48,11 @@ class Log:
         token_id: int = NO_TOKEN,
         logprob: TokenLogprob | None = None,
         reason: FinishReason | None = None,
-        part: OtherPart | None = None,
+        parts: tuple[OtherPart, ...] = (),
     ) -> None:
-        if not self._is_plain or token_id < 0 or reason or logprob or part:
+        if not self._is_plain or token_id < 0 or reason or logprob or parts:
             self._is_plain = False
-            self._append_more(logprob, reason, part)
+            self._append_more(logprob, reason, parts)
         self._texts.append(text)
         self._ids.append(token_id)
         self._choices.append(choice)
@@ -51,13 +61,13 @@ class Log:
         self,
         logprob: TokenLogprob | None,
         reason: FinishReason | None,
-        part: OtherPart | None,
+        parts: tuple[OtherPart, ...],
     ) -> None:
         place = len(self._texts)
         if reason is not None:
             self._reasons[place] = reason
-        if part is not None:
-            self._parts[place] = part
+        if parts:
+            self._parts[place] = parts
         if logprob is not None or self._logprobs:
             self._logprobs += [None] * (place - len(self._logprobs))
             self._logprobs.append(logprob)
@@ -75,12 +85,12 @@ class Log:
     def delta(self, number: int) -> Delta:
         choice, text, token_id = self._choices[number], self._texts[number], self._ids[number]
         if self._is_plain:
-            return _new_delta((choice, number, text, (token_id,), (), None, None))
+            return _new_delta((choice, number, text, (token_id,), (), None, ()))
         logprob = self._logprobs[number] if self._logprobs else None
         ids = () if token_id == NO_TOKEN else (token_id,)
         logprobs = () if logprob is None else (logprob,)
-        reason, part = self._reasons.get(number), self._parts.get(number)
-        return Delta(choice, number, text, ids, logprobs, reason, part)
+        reason, parts = self._reasons.get(number), self._parts.get(number, ())
+        return Delta(choice, number, text, ids, logprobs, reason, parts)
 
     def deltas(self, start: int, end: int) -> list[Delta]:
         return [self.delta(number) for number in range(start, end)]
@@ -89,8 +99,21 @@ class Log:
         """All of it, as one choice has it."""
         return "".join(self._texts)
 
+    def parts(self) -> tuple[Part, ...]:
+        """What one choice consists of: what was thought, its text, if there is any or nothing else,
+        and the rest."""
+        others = joined_parts(part for _, found in sorted(self._parts.items()) for part in found)
+        return with_text(others, self.text())
+
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(entry for entry in self._logprobs if entry is not None)
+
+    def text_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the one choice: without those of what was thought before its text."""
+        if not (self._parts and self._logprobs):
+            return self.logprobs()
+        first = next((k for k, text in enumerate(self._texts) if text), len(self._texts))
+        return tuple(entry for entry in self._logprobs[first:] if entry is not None)
 
     def token_ids(self) -> tuple[int, ...]:
         return tuple(token_id for token_id in self._ids if token_id != NO_TOKEN)
@@ -116,4 +139,30 @@ class Log:
             tuple(token_id for token_id in ids if token_id != NO_TOKEN),
             tuple(entry for entry in entries if entry is not None),
             self._reasons.get(numbers[-1]) if numbers else None,
+            joined_parts(part for k in numbers for part in self._parts.get(k, ())),
         )
+
+
+def joined_parts(pieces: Iterable[OtherPart]) -> tuple[OtherPart, ...]:
+    """Pieces of the same part, which follow each other, as one."""
+    return tuple(_joined(list(group)) for _, group in groupby(pieces, key=_whose))
+
+
+def with_text(parts: tuple[OtherPart, ...], text: str) -> tuple[Part, ...]:
+    """All parts in order: what was thought stands before the text."""
+    if parts and not text:
+        return parts
+    num_before = sum(isinstance(part, Reasoning) for part in parts)
+    return (*parts[:num_before], text, *parts[num_before:])
+
+
+def _whose(piece: OtherPart) -> tuple[type, str]:
+    return type(piece), piece.id if isinstance(piece, ToolCall) else ""
+
+
+def _joined(pieces: list[OtherPart]) -> OtherPart:
+    first = pieces[0]
+    if isinstance(first, ToolCall):
+        arguments = "".join(piece.arguments for piece in pieces if isinstance(piece, ToolCall))
+        return replace(first, arguments=arguments)
+    return replace(first, text="".join(p.text for p in pieces if isinstance(p, type(first))))

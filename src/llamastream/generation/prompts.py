@@ -3,7 +3,7 @@
 What cannot fit costs no more than what does: the tokenizer is told how much room there is.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from llamastream.errors import InvalidRequest
@@ -12,11 +12,13 @@ from llamastream.text import (
     DoesNotFit,
     FittedPrompt,
     PromptBuilder,
+    ReasoningStart,
     Tokenizer,
     check_prompt,
     check_room,
     fit_context,
     prompt_room,
+    reasoning_start,
     too_long,
 )
 from llamastream.types import (
@@ -50,6 +52,14 @@ class Prompting:
 
     def close(self) -> None:
         self._pool.close()
+
+    def reasoning(self, request: ChatRequest, prompt_ids: Sequence[int]) -> ReasoningStart | None:
+        """Where an answer to this prompt begins, if it is a chat's and the model may reason."""
+        messages = _messages(request.prompt)
+        if not (messages and self._prompts.reasons):
+            return None
+        continued = messages[-1] if request.prompt_options.continues else None
+        return reasoning_start(self._tokenizer, prompt_ids, continued)
 
     async def fit(self, request: ChatRequest, limits: EngineStatus) -> FittedPrompt:
         """The prompt's ids."""
@@ -125,6 +135,8 @@ class Prompting:
 
     def _fit(self, request: ChatRequest, limits: EngineStatus) -> FittedPrompt:
         max_tokens, max_model_len = request.sampling.max_tokens, limits.max_model_len
+        if request.cuts_max_tokens and max_tokens:
+            max_tokens = None
         messages = _messages(request.prompt)
         if messages and request.max_prompt_tokens is None:
             return fit_context(
@@ -200,7 +212,7 @@ def _size(prompt: Prompt, options: PromptOptions = PLAIN_PROMPT) -> int:
     if not messages:
         return len(prompt)
     variables = MAX_INLINE if options.variables else 0  # whatever is in them
-    return variables + sum(len(m.text) + MESSAGE_SIZE for m in messages)
+    return variables + sum(len(m.text) + len(m.reasoning) + MESSAGE_SIZE for m in messages)
 
 
 def _check_ids(name: str, ids: Collection[int], vocab_size: int) -> None:

@@ -9,6 +9,7 @@ from llamastream.generation.choice import Choice
 from llamastream.generation.durable import end_of
 from llamastream.generation.generation import FINISH_REASONS, Details, Generation, Keeper
 from llamastream.generation.grammars import Compiling
+from llamastream.generation.items import result_of
 from llamastream.records import Growth, Interrupted, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import reading
@@ -44,7 +45,8 @@ class Replay:
         is_ours = generation.details.model_id == self._model_id
         if is_ours:
             for number, token in enumerate(growth.tokens):
-                generation.take(choice, token)
+                if token.position == choice.num_output_tokens:  # not known since
+                    generation.take(choice, token)
                 if number % AT_A_TIME == AT_A_TIME - 1:
                     await asyncio.sleep(0)
             generation.publish(len(generation.log))
@@ -52,9 +54,9 @@ class Replay:
             return
         reason = FINISH_REASONS.get(record.status)
         if not is_ours:
-            text = "" if record.result is None else record.result["text"]
             if reason is not None:
-                generation.log.append(0, text, reason=reason)
+                text, parts = result_of(record)
+                generation.log.append(0, text, reason=reason, parts=parts)
         elif reason is not None:
             generation.end_text(choice, reason)
         generation.finish(end_of(record, record.finished_at))

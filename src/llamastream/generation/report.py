@@ -28,7 +28,7 @@ class Report(NamedTuple):
             self.request_id,
             f" key={self.key}" if self.key else "",
             f" label={self.label}" if self.label else "",
-            *usage,
+            *usage[:3],
             _ms(self.queue_s, 0),
             _ms(ttft_s, 0),
             _ms(itl_s, 1),

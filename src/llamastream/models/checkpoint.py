@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,9 @@ from llamastream.spec import StoredTensor
 
 Progress = Callable[[str, int, int], None]
 """Called during downloads with (label, bytes done, bytes in all), from any thread."""
+
+
+SAMPLE_BYTES = 4096
 
 
 Warn = Callable[[str], None]
@@ -114,6 +117,22 @@ class Checkpoint:
             counts[entry.dtype] += math.prod(entry.shape) * (".layers." in entry.name)
         return counts.most_common(1)[0][0]
 
+    def content_digest(self) -> str:
+        """Equal for the same model on every machine, whatever its path and times are.
+
+        Of each tensor two samples count, so that nothing large is read: what was trained or
+        quantised otherwise differs in all of them. Raises ModelError.
+        """
+        # Where it lies is its own affair, and the long text costs less as it is.
+        tokenizer = replace(self.tokenizer, source="", tokenizer_json="")
+        digest = hashlib.sha256(self.tokenizer.tokenizer_json.encode())
+        digest.update(repr((self.config, tokenizer)).encode())
+        for entry in self.entries:
+            place = entry.place if entry.quantised is None else entry.quantised.qweight
+            digest.update(f"{entry.name}\0{entry.dtype}\0{entry.shape}\n".encode())
+            digest.update(_samples(place))
+        return digest.hexdigest()[:32]
+
     def stored_tensors(self) -> Iterator[tuple[str, StoredTensor]]:
         """Each tensor once, in the numbers of its file. Otherwise as `tensors`."""
         from llamastream.models.decode import read_stored
@@ -130,6 +149,19 @@ class Checkpoint:
         from llamastream.models.decode import read_tensors
 
         return read_tensors(self.entries)
+
+
+def _samples(place: Place) -> bytes:
+    """The beginning of its numbers, and some from the middle."""
+    size = min(SAMPLE_BYTES, place.num_bytes)
+    try:
+        with place.file.open("rb", buffering=0) as file:
+            file.seek(place.offset)
+            first = file.read(size)
+            file.seek(place.offset + (place.num_bytes - size) // 2)
+            return first + file.read(size)
+    except OSError as error:
+        raise ModelError(f"Cannot read {place.file}: {error.strerror}.") from error
 
 
 def fingerprint_files(files: Sequence[Path]) -> str:

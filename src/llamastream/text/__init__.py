@@ -14,6 +14,7 @@ from llamastream.text.context import (
     too_long,
 )
 from llamastream.text.detokenizer import IncrementalDetokenizer
+from llamastream.text.reasoning import ReasoningSplitter, ReasoningStart, reasoning_start
 from llamastream.text.stops import StopMatcher
 from llamastream.text.templates import PromptBuilder
 from llamastream.text.tokenizer import Tokenizer
@@ -23,11 +24,14 @@ __all__ = [
     "FittedPrompt",
     "IncrementalDetokenizer",
     "PromptBuilder",
+    "ReasoningSplitter",
+    "ReasoningStart",
     "StopMatcher",
     "Tokenizer",
     "check_prompt",
     "check_room",
     "fit_context",
     "prompt_room",
+    "reasoning_start",
     "too_long",
 ]

@@ -6,11 +6,12 @@ it with other texts in their places learns where they went.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
-from llamastream.errors import InvalidRequest
-from llamastream.types import Message, PromptOptions
+from llamastream.errors import InvalidRequest, quoted
+from llamastream.types import Message, PromptOptions, Reasoning, Thinking
 
 # What a template is given besides, so that nobody can say it twice.
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -24,16 +25,18 @@ class Conversation(NamedTuple):
 
     def texts(self) -> list[str]:
         """Contents, names and the strings among the template's variables, in a fixed order."""
-        written = [text for m in self.messages for text in (m.text, m.name) if text is not None]
+        written = [
+            text
+            for m in self.messages
+            for text in (m.text, m.reasoning or None, m.name)
+            if text is not None
+        ]
         return [*written, *_strings(self.options.variables)]
 
     def with_texts(self, texts: Sequence[str]) -> Self:
         """The same with others in the places of `texts()`."""
         others = iter(texts)
-        messages = [
-            Message(m.role, next(others), None if m.name is None else next(others))
-            for m in self.messages
-        ]
+        messages = [_with_texts(message, others) for message in self.messages]
         variables = _replaced(self.options.variables, others)
         return self._replace(messages=messages, options=replace(self.options, variables=variables))
 
@@ -42,8 +45,42 @@ class Conversation(NamedTuple):
         joined = "".join(self.texts())
         mark = next(chr(code) for code in _MARKS if chr(code) not in joined)
         *before, last = self.messages
-        last = replace(last, content=last.text + mark)
+        last = replace(last, content=(*last.parts, mark))
         return self._replace(messages=[*before, last]), mark
+
+
+def _with_texts(message: Message, others: Iterator[str]) -> Message:
+    text = next(others)
+    content = (text, Reasoning(next(others))) if message.reasoning else text
+    return Message(message.role, content, None if message.name is None else next(others))
+
+
+def check_known(
+    variables: Mapping[str, Any], known: AbstractSet[str], *, may_disable: bool
+) -> None:
+    """Raises InvalidRequest for what asks for anything that the template does not know.
+
+    may_disable: what switches reasoning off asks for nothing.
+    """
+    for name, value in variables.items():
+        is_nothing = not value and (may_disable or name not in ("enable_thinking", "thinking"))
+        if name not in known and not is_nothing:
+            raise InvalidRequest(
+                f"chat_template_kwargs must not hold {quoted(name)}: the model's chat template "
+                "does not know it. Leave it out.",
+                param="chat_template_kwargs",
+            )
+
+
+def check_thinking(thinking: Thinking | None, *, reasons: bool) -> None:
+    """Raises InvalidRequest for what a template cannot do that has no option for it."""
+    if thinking is not None and thinking.param and thinking.is_on != reasons:
+        always = "always lets it reason" if reasons else "knows of no reasoning"
+        raise InvalidRequest(
+            f"{thinking.param} cannot be followed: this model's chat template {always}. "
+            "Leave it out.",
+            param=thinking.param,
+        )
 
 
 def check_variables(

@@ -6,21 +6,27 @@ wrote; all else, whatever it looks like, is encoded as plain text.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from threading import local
 from typing import Any
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, meta
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.bounds import check_room
 from llamastream.text.budget import Budget, OverBudget
-from llamastream.text.conversation import Conversation, check_variables
+from llamastream.text.conversation import (
+    Conversation,
+    check_known,
+    check_thinking,
+    check_variables,
+)
 from llamastream.text.llama2 import TAGS, check_tags
 from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
-from llamastream.text.tokenizer import Tokenizer
+from llamastream.text.tokenizer import REASONING_TAGS, Tokenizer
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MAX_SOURCE_CHARS = 256 * 1024  # the longest published templates are a tenth of it
@@ -46,6 +52,11 @@ class JinjaFormat:
         tags = [tag for tag in TAGS if tag in source and tag not in tokenizer.special_texts]
         self._tags = [] if allow_prompt_tags else [*tags, *self.plain_marks]
         self._variables = self._special_variables()
+        self._known = meta.find_undeclared_variables(self._environment.parse(source))
+        # Whether its model may reason, told by what the template or the vocabulary knows.
+        self.reasons = any(
+            tag in source or tokenizer.token_id(tag) is not None for tag in REASONING_TAGS
+        )
         self.probe = Probe()
         self.probe = probe(self._render_probe)
 
@@ -56,12 +67,25 @@ class JinjaFormat:
         room: int | None = None,
     ) -> list[int]:
         """Raises InvalidRequest if the template refuses `messages`, or a turn could be forged."""
-        text, masked = self._rendered(Conversation(messages, options), room)
+        text, masked = self._rendered(self._conversation(messages, options), room)
         segments = self._tokenizer.split_special(text, masked)
         return self._tokenizer.with_bos(self._tokenizer.encode_segments(segments))
 
     def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
-        return self._rendered(Conversation(messages, options))[0]
+        return self._rendered(self._conversation(messages, options))[0]
+
+    def _conversation(self, messages: Sequence[Message], options: PromptOptions) -> Conversation:
+        """With whether to reason said as the template knows it. Raises InvalidRequest."""
+        known, given = self._known, options.variables
+        check_known(given, known, may_disable=not self.reasons)
+        thinking = options.thinking
+        if thinking is None or "enable_thinking" in given:
+            return Conversation(messages, options)
+        if "enable_thinking" in known:
+            variables = {**given, "enable_thinking": thinking.is_on}
+            return Conversation(messages, replace(options, variables=variables))
+        check_thinking(thinking, reasons=self.reasons)
+        return Conversation(messages, options)
 
     def _rendered(self, given: Conversation, room: int | None = None) -> tuple[str, str]:
         """The prompt, and the prompt masked. It stops where the answer goes on from.
@@ -206,7 +230,8 @@ class JinjaFormat:
         name = {} if message.name is None else {"name": message.name}
         parts = [{"type": "text", "text": message.text}]
         content = parts if self.probe.as_parts else message.text
-        return {"role": message.role, "content": content, **name}
+        thought = {"reasoning_content": message.reasoning} if message.reasoning else {}
+        return {"role": message.role, "content": content, **thought, **name}
 
     def _strftime_now(self, form: str) -> str:
         now: datetime = self._moment.now

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.bounds import check_room
+from llamastream.text.conversation import check_known, check_thinking
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
@@ -46,6 +47,8 @@ class Llama2Format:
 
     def _turns(self, messages: Sequence[Message], options: PromptOptions) -> list[tuple[str, bool]]:
         """The text of each pair of turns, and whether the whole answer is in it."""
+        check_known(options.variables, frozenset(), may_disable=True)
+        check_thinking(options.thinking, reasons=False)
         for index, message in enumerate(messages):
             check_tags(index, message, self._tags)
         begun = ""
@@ -66,7 +69,11 @@ class Llama2Format:
 def check_tags(index: int, message: Message, tags: Iterable[str]) -> None:
     """Raises InvalidRequest for a message that holds one of `tags`."""
     for tag in tags:
-        for field, text in (("content", message.text), ("name", message.name)):
+        for field, text in (
+            ("content", message.text),
+            ("reasoning_content", message.reasoning),
+            ("name", message.name),
+        ):
             if text is not None and tag in text:
                 raise InvalidRequest(
                     f"messages[{index}].{field} must not hold {tag}, a tag of the model's prompts. "

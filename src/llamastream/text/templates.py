@@ -58,8 +58,11 @@ class PromptBuilder:
         name: str = "none",
         warnings: Iterable[str] = (),
         template: str | None = None,
+        *,
+        reasons: bool = False,
     ) -> None:
         self._format = prompt_format
+        self.reasons = reasons  # whether answers may begin with reasoning
         self.template = template  # whose prompts these are, in Jinja, if there is one
         self.name = name  # of the format, for people
         self.warnings = tuple(warnings)  # what of model and template does not hold, one line each
@@ -93,7 +96,8 @@ class PromptBuilder:
         tokenizer.adopt(ends=[] if end is None else [end])
         warnings = [*_template_warnings(jinja), *_end_warnings(tokenizer)]
         _check_ids(tokenizer, jinja)
-        return cls(jinja, option or "the model's own template", warnings, source)
+        name = option or "the model's own template"
+        return cls(jinja, name, warnings, source, reasons=jinja.reasons)
 
     def build(
         self,
@@ -138,7 +142,11 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRequest("messages must hold at least 1 message. Given: 0.", param="messages")
     for index, message in enumerate(messages):
-        for field, text in (("content", message.text), ("name", message.name or "")):
+        for field, text in (
+            ("content", message.text),
+            ("reasoning_content", message.reasoning),
+            ("name", message.name or ""),
+        ):
             try:
                 text.encode()
             except UnicodeEncodeError as error:

@@ -19,6 +19,8 @@ from llamastream.text.pieces import METASPACE, PieceRules, piece_rules
 from llamastream.text.probe import CONTROL_SHAPE
 from llamastream.text.special import Segment, SpecialToken, SpecialTokens
 
+# Never left out of a text, whatever the file says: they are looked for in it.
+REASONING_TAGS = ("<think>", "</think>")
 # Files often name one of several; these end a turn in every model that has them.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>")
 # A conversation comes again with each of its turns: its texts are encoded once. 40 MB at most.
@@ -58,8 +60,9 @@ class Tokenizer:
         flagged = {i for i, token in self._added.items() if token.special}
         shaped = {i for i, t in self._added.items() if CONTROL_SHAPE.fullmatch(t.content)}
         self.special_ids = frozenset(self._with_twins(marks | flagged | shaped))
+        shown = {self._hf.token_to_id(tag) for tag in REASONING_TAGS}
         # Left out by skip_special_tokens.
-        self.hidden_ids = frozenset(self._with_twins(marks | flagged))
+        self.hidden_ids = frozenset(self._with_twins((marks | flagged) - shown))
         unknown = getattr(self._hf.model, "unk_token", None)  # stands for what has no token
         self._forgeable = self.special_ids - {self._hf.token_to_id(unknown) if unknown else None}
         self._special = SpecialTokens(

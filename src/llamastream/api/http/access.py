@@ -12,6 +12,7 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamastream.api.http.anthropic_errors import is_anthropic
 from llamastream.api.http.auth import KeyRing, authorization
 from llamastream.api.http.browsers import BrowserRules
 from llamastream.api.http.errors import error_response
@@ -42,7 +43,8 @@ class AccessCheck:
         label = given if LABEL.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state["label"] = label
-        labelled = _labelled(send, label.encode())
+        names = [b"x-request-id", *([b"request-id"] if is_anthropic(scope) else [])]
+        labelled = _labelled(send, [(name, label.encode()) for name in names])
         path = scope["path"]
         is_open = path in OPEN_PATHS or path.startswith(ASSETS)
         try:
@@ -53,15 +55,15 @@ class AccessCheck:
                 state["key_scope"] = key.scope
                 state["check_key"] = partial(self._keys.check, key)
         except ChatError as error:
-            await error_response(error)(scope, receive, labelled)
+            await error_response(error, scope)(scope, receive, labelled)
             return
         await self._app(scope, receive, labelled)
 
 
-def _labelled(send: Send, label: bytes) -> Send:
+def _labelled(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
     async def labelled(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), (b"x-request-id", label)]
+            message["headers"] = [*message.get("headers", []), *headers]
         await send(message)
 
     return labelled

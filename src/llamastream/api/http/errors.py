@@ -1,4 +1,5 @@
-"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, but on
+Anthropic's paths."""
 
 import logging
 
@@ -7,7 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import Scope
 
+from llamastream.api.http.anthropic_errors import anthropic_error, is_anthropic
 from llamastream.errors import (
     ChatError,
     EngineDead,
@@ -42,8 +45,8 @@ def error_body(error: ChatError) -> bytes:
     return orjson.dumps({"error": error_fields(error)})
 
 
-def error_response(error: ChatError) -> Response:
-    """The whole answer, with Retry-After where coming back helps."""
+def error_response(error: ChatError, scope: Scope | None = None) -> Response:
+    """The whole answer to the request of `scope`, with Retry-After where coming back helps."""
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(error.retry_after_s)
@@ -53,12 +56,16 @@ def error_response(error: ChatError) -> Response:
         headers["retry-after"] = "1"
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    return Response(error_body(error), error.status, headers, media_type="application/json")
+    status, body = error.status, error_body(error)
+    if scope is not None and is_anthropic(scope):
+        status, fields = anthropic_error(error, scope.get("state", {}).get("label"))
+        body = orjson.dumps(fields)
+    return Response(body, status, headers, media_type="application/json")
 
 
-async def on_chat_error(_: Request, error: Exception) -> Response:
+async def on_chat_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ChatError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -74,7 +81,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     refusal = ChatError(f"{request.method} {quoted(path, mark=False)}: {error.detail}.{hint}")
     refusal.status = error.status_code
     refusal.code = HTTP_CODES.get(error.status_code, "http_error")
-    response = error_response(refusal)
+    response = error_response(refusal, request.scope)
     response.headers.update(headers)
     return response
 
@@ -91,9 +98,10 @@ def _methods(request: Request, path: str) -> str:
     return ", ".join(sorted(method for route in named for method in route.methods or ()))
 
 
-async def on_bug(_: Request, error: Exception) -> Response:
+async def on_bug(request: Request, error: Exception) -> Response:
     """The last resort. Starlette raises the exception again, so its traceback is logged."""
-    return error_response(InternalError(f"Internal error: {type(error).__name__}."))
+    bug = InternalError(f"Internal error: {type(error).__name__}.")
+    return error_response(bug, request.scope)
 
 
 def check_model(name: str, served: str) -> None:

@@ -42,7 +42,7 @@ class Operation:
     streams: bool = False  # if asked to, as server-sent events
     is_open: bool = False  # without a key
     errors: tuple[int, ...] = ()  # beside those that any may have
-    error: str = "Error"
+    error: Any = None  # its type, where it is not that of all others
 
 
 class ApiRoute(Route):
@@ -113,7 +113,11 @@ def _operation(route: Route, operation: Operation, types: dict[str, Any]) -> Jso
         answers |= _content(EVENTS, types)
     errors = {*ALWAYS, *operation.errors, *(WITH_BODY if operation.body else ())}
     errors |= {404} if named else set()
-    failures = {str(status): _failure(status, operation) for status in sorted(errors)}
+    failed = "Error"
+    if operation.error is not None:
+        failed = operation.error.__name__
+        types[failed] = operation.error
+    failures = {str(status): _failure(status, failed) for status in sorted(errors)}
     described: Json = {
         "summary": operation.summary,
         "parameters": parameters,
@@ -137,10 +141,10 @@ def _content(kind: Any, types: dict[str, Any]) -> Json:
     return {JSON: {"schema": {"$ref": REF.format(model=kind.__name__)}}}
 
 
-def _failure(status: int, operation: Operation) -> Json:
-    schema = {"$ref": REF.format(model=operation.error)}
-    content = {JSON: {"schema": schema}}
-    return {"description": HTTPStatus(status).phrase, "content": content}
+def _failure(status: int, model: str) -> Json:
+    content = {JSON: {"schema": {"$ref": REF.format(model=model)}}}
+    is_known = status in set(HTTPStatus)
+    return {"description": HTTPStatus(status).phrase if is_known else "", "content": content}
 
 
 def _schemas(types: Mapping[str, Any]) -> Json:

@@ -21,19 +21,21 @@ from llamastream.api.wire.openai import (
     usage_fields,
 )
 from llamastream.api.wire.options import (
+    Effort,
     GenerationOptions,
     MaxTokens,
     Metadata,
     TemplateOptions,
+    thinking_of,
     validate,
 )
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
-from llamastream.generation.items import new_item, parts_of
+from llamastream.generation.items import new_item, parts_of, result_of
 from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Delta, FinishReason, Usage, text_of
+from llamastream.types import ChatRequest, Delta, FinishReason, Reasoning, Usage, text_of
 
 PREFIX = "chatcmpl-"
 
@@ -53,7 +55,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning_effort": ("none",),
         "service_tier": ("auto", "default"),
         "verbosity": ("medium",),
         "web_search_options": (),
@@ -61,6 +62,7 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
 
     messages: Messages
     max_completion_tokens: MaxTokens = None
+    reasoning_effort: Effort | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
@@ -75,7 +77,8 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         sampling = self.sampling(
             defaults, self._max_tokens(), self._num_logprobs(), self.logit_bias
         )
-        messages, options = parse_messages(self.messages), self.prompt_options()
+        thinking = thinking_of(self.reasoning_effort, "reasoning_effort")
+        messages, options = parse_messages(self.messages), self.prompt_options(thinking)
         request = self.build(messages, sampling, options, scope=scope, label=label)
         return replace(request, grammar=self.asked_grammar)
 
@@ -112,18 +115,19 @@ class ChatFormat(ChunkFormat):
         self._extras = answer.extras()
 
     def frames(self, delta: Delta) -> list[bytes]:
-        index, _, text, _, _, reason, _ = delta
-        if self._is_plain and reason is None and self._started[index]:  # nearly always
+        index, _, text, _, _, reason, parts = delta
+        if self._is_plain and reason is None and not parts and self._started[index]:  # mostly
             return [self._before[index] + orjson.dumps(text) + self._after] if text else []
         frames: list[bytes] = []
         if not self._started[index]:
             self._started[index] = True
             frames.append(self._first(index))
-        if self._is_plain:
-            if text:
-                frames.append(self._before[index] + orjson.dumps(text) + self._after)
-        elif text or delta.token_ids:
+        if not self._is_plain and (text or parts or delta.token_ids):
             frames.append(self._detailed(delta))
+        elif parts:
+            frames.append(self._chunk(index, _said(delta)))
+        elif text:
+            frames.append(self._before[index] + orjson.dumps(text) + self._after)
         if reason is not None:
             frames.append(self._chunk(index, {}, finish=reason))
         return frames
@@ -143,7 +147,7 @@ class ChatFormat(ChunkFormat):
         assert delta.finish_reason is not None
         choice: dict[str, Any] = {
             "index": delta.choice,
-            "message": {"role": "assistant", "content": delta.text, "refusal": None},
+            "message": {"role": "assistant", **_said(delta), "refusal": None},
             "logprobs": self._logprobs(delta),
             "finish_reason": FINISH_REASONS[delta.finish_reason],
         }
@@ -159,7 +163,7 @@ class ChatFormat(ChunkFormat):
         more: dict[str, Any] = {"logprobs": self._logprobs(delta)}
         if self._answer.return_token_ids:
             more["token_ids"] = delta.token_ids
-        return self._chunk(delta.choice, {"content": delta.text}, more=more)
+        return self._chunk(delta.choice, _said(delta), more=more)
 
     def _chunk(
         self,
@@ -267,15 +271,25 @@ def shown_of(record: Response) -> Shown:
 def completion_of(record: Response) -> dict[str, Any]:
     """A stored chat that has ended, as its record alone tells it."""
     assert record.result is not None
-    usage, text = Usage(*record.result["usage"]), record.result["text"]
+    usage = Usage(*record.result["usage"])
     shown = shown_of(record)
     dropped = record.request["num_dropped_turns"] if shown.shows_dropped_turns else None
     created = int(record.created_at)
     answer = Answer(record.id, created, shown.model, 1, ((),), num_dropped_turns=dropped)
-    delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status])
+    text, parts = result_of(record)
+    delta = Delta(0, 0, text, (), finish_reason=REASONS_OF[record.status], parts=parts)
     warnings = record.result.get("warnings")
     said = {"warnings": warnings} if warnings else {}
     return ChatFormat(answer, shown.metadata).completion([delta], usage) | said
+
+
+def _said(delta: Delta) -> dict[str, str]:
+    """Reasoning under DeepSeek's name and vLLM's."""
+    thought = "".join(part.text for part in delta.parts if isinstance(part, Reasoning))
+    if not thought:
+        return {"content": delta.text}
+    text = {"content": delta.text} if delta.text or delta.finish_reason else {}
+    return {**text, "reasoning_content": thought, "reasoning": thought}
 
 
 def message_of(item: Item) -> dict[str, Any]:

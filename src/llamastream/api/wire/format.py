@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from llamastream.api.wire.options import SamplingOptions
+from llamastream.api.wire.options import AnswerOptions
 from llamastream.errors import ChatError, InternalError, InvalidRequest
 from llamastream.generation import End, Generation, NewAnswer
 from llamastream.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
 from llamastream.types import ChatRequest, Delta
 
-Body = TypeVar("Body", bound=SamplingOptions)
+Body = TypeVar("Body", bound=AnswerOptions)
 
 START = -1  # the number before the first event
 

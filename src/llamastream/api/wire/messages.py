@@ -8,9 +8,9 @@ from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.options import NOTHING, asked, or_nothing
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.generation.items import new_item, parts_of
+from llamastream.generation.items import new_item
 from llamastream.records import Item
-from llamastream.types import Message, Role
+from llamastream.types import Message, Part, Reasoning, Role
 
 Json = dict[str, Any]
 
@@ -20,9 +20,9 @@ ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-# Fields of a message that are taken and change nothing: `cache_control` asks for what the prefix
-# cache does anyway, and no chat template reads again how an answer was found.
-HINTS = ("cache_control", "reasoning_content", "reasoning")
+# `cache_control` is taken and changes nothing: it asks for what the prefix cache does anyway.
+REASONING = ("reasoning_content", "reasoning")  # DeepSeek's name, and vLLM's
+HINTS = ("cache_control", *REASONING)
 MESSAGE_FIELDS = {"role", "content", "name", *HINTS}
 ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
@@ -90,26 +90,8 @@ def parse_input(value: object, where: str = "input") -> tuple[Item, ...]:
             f"{where} must be a string or a list of messages. Given: {given}.", param=where
         )
     _check_count(value, where)
-    return tuple(_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
-
-
-def wire_item(item: Item) -> Json:
-    body = item.body
-    texts = [part for part in parts_of(item) if isinstance(part, str)]
-    shown = message(item.id, body["role"], texts, status=body["status"])
-    return shown if item.follows is None else shown | {"after": item.follows}
-
-
-def message(id: str, role: str, parts: list[str], *, status: str) -> Json:
-    content = [
-        output_text(text) if role == "assistant" else {"type": "input_text", "text": text}
-        for text in parts
-    ]
-    return {"type": "message", "id": id, "status": status, "role": role, "content": content}
-
-
-def output_text(text: str, logprobs: list[Json] | None = None) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+    items = (_parse_item(raw, f"{where}[{k}]") for k, raw in enumerate(value))
+    return tuple(item for item in items if item is not None)
 
 
 def _check_count(raw: list[Any], where: str) -> None:
@@ -126,16 +108,22 @@ def _parse_message(raw: dict[str, Any], where: str) -> Message:
     raw = asked(raw)
     role = _parse_role(raw, where)
     _refuse_others(raw, MESSAGE_FIELDS, where)
-    return Message(role, "".join(_parse_content(raw, role, where)), _parse_name(raw, where))
+    text, name = "".join(_parse_content(raw, role, where)), _parse_name(raw, where)
+    thought = _parse_reasoning(raw, where) if role == "assistant" else ""
+    return Message(role, (Reasoning(thought), text) if thought else text, name)
 
 
-def _parse_item(raw: object, where: str) -> Item:
+def _parse_item(raw: object, where: str) -> Item | None:
+    """None for what no model reads again."""
     if not isinstance(raw, dict):
         raise InvalidRequest(
             f"{where} must be a message. Given: {type(raw).__name__}.", param=where
         )
     raw = asked(raw)
     kind = raw.get("type", "message")
+    if kind == "reasoning":
+        thoughts = _parse_thoughts(raw, f"{where}.content")
+        return new_item("assistant", thoughts) if thoughts else None
     if kind != "message":
         raise InvalidRequest(
             f"{where}.type must be 'message': other kinds of items are not supported. "
@@ -144,7 +132,33 @@ def _parse_item(raw: object, where: str) -> Item:
         )
     role = _parse_role(raw, where)
     _refuse_others(raw, ITEM_FIELDS, where)
-    return new_item(role, _parse_content(raw, role, where), name=_parse_name(raw, where))
+    parts: list[Part] = [*_parse_content(raw, role, where)]
+    if role == "assistant" and (thought := _parse_reasoning(raw, where)):
+        parts = [Reasoning(thought), *parts]
+    return new_item(role, parts, name=_parse_name(raw, where))
+
+
+def _parse_thoughts(raw: dict[str, Any], where: str) -> list[Reasoning]:
+    """Of a reasoning item: of a summary, and what only others can decrypt, nothing is read."""
+    content = raw.get("content") or []
+    for part in content if isinstance(content, list) else [content]:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{where} must be a list of texts.", param=where)
+    return [Reasoning(part["text"]) for part in content if part["text"]]
+
+
+def _parse_reasoning(raw: dict[str, Any], where: str) -> str:
+    """What was thought before an answer, under either name."""
+    for name in REASONING:
+        thought = raw.get(name)
+        if thought is not None and not isinstance(thought, str):
+            raise InvalidRequest(
+                f"{where}.{name} must be a string. Given: {type(thought).__name__}.",
+                param=f"{where}.{name}",
+            )
+        if thought:
+            return thought
+    return ""
 
 
 def _parse_name(raw: dict[str, Any], where: str) -> str | None:

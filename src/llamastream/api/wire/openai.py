@@ -175,13 +175,16 @@ def error_event(error: ChatError, number: int) -> bytes:
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:
-    prompt, cached, output = usage
-    return {
+    prompt, cached, output, reasoning = usage
+    fields = {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
+    return fields | (
+        {"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {}
+    )
 
 
 def token_string(token: TokenLogprob) -> str:

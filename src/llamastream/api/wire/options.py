@@ -34,7 +34,7 @@ from llamastream.errors import (
     requirement,
 )
 from llamastream.sampling import MAX_LOGPROBS, MAX_SEED, SamplingParams
-from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions
+from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions, Thinking
 
 MAX_CHOICES = 128  # n, OpenAI's limit
 MAX_STOPS = 16
@@ -175,6 +175,14 @@ def _token_biases(value: Any) -> Any:
     return {int(key): bias for key, bias in value.items()}
 
 
+Effort = Literal["none"]
+"""Of reasoning: a model can be told not to. It cannot be told how much."""
+
+
+def thinking_of(effort: Effort | None, param: str) -> Thinking | None:
+    return None if effort is None else Thinking(is_on=False, param=param)
+
+
 class TemplateOptions(WireModel):
     """How a conversation becomes a prompt, named as in vLLM."""
 
@@ -182,7 +190,7 @@ class TemplateOptions(WireModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
-    def prompt_options(self) -> PromptOptions:
+    def prompt_options(self, thinking: Thinking | None = None) -> PromptOptions:
         """Raises InvalidRequest."""
         if self.add_generation_prompt and self.continue_final_message:
             raise InvalidRequest(
@@ -193,14 +201,24 @@ class TemplateOptions(WireModel):
             self.chat_template_kwargs or {},
             add_generation_prompt=self.add_generation_prompt is not False,
             continues=bool(self.continue_final_message),
+            thinking=thinking,
         )
 
 
-class SamplingOptions(WireModel):
-    """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
+class AnswerOptions(WireModel):
+    """What all formats share."""
 
     model: ModelName
     stream: bool | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return False
+
+
+class SamplingOptions(AnswerOptions):
+    """What all endpoints take. `user` and `safety_identifier` are labels without any effect."""
+
     seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -219,10 +237,6 @@ class SamplingOptions(WireModel):
     allowed_token_ids: Annotated[list[int], Field(max_length=MAX_ALLOWED_TOKEN_IDS)] | None = None
     return_token_ids: bool | None = None
     truncation: Literal["disabled", "auto"] | None = None
-
-    @property
-    def is_stored(self) -> bool:
-        return False
 
     def sampling(
         self,

@@ -2,24 +2,33 @@
 
 The number of an event follows from the journal alone: 0 to 3 open the response, its message and the
 message's text; token n is event 4 + n, also where it completes no character; then come the closing
-ones. So a reader that comes again gets the same bytes as the first.
+ones. So a reader that comes again gets the same bytes as the first. Of an answer that may hold more
+than a message only 0 and 1 are so; see `response_items`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from typing import Self
 
 import orjson
 
 from llamastream.api.wire.format import START, Format
-from llamastream.api.wire.messages import Json, message, output_text
 from llamastream.api.wire.openai import DONE, error_event, logprob_entries
+from llamastream.api.wire.response_items import (
+    Event,
+    ItemEvents,
+    Json,
+    make_event,
+    message,
+    output_of,
+    output_text,
+)
 from llamastream.errors import ChatError
 from llamastream.generation import Generation
-from llamastream.generation.items import output_item_id
-from llamastream.types import Delta, TokenLogprob, Usage
+from llamastream.generation.items import ItemStatus, output_item_id
+from llamastream.types import Delta, Part, TokenLogprob, Usage
 
-NUM_OPENING = 4
+NUM_CREATED, NUM_OPENING = 2, 4
 INCOMPLETE_REASONS = {"incomplete": "max_output_tokens", "cancelled": "cancelled"}
 TERMINAL_TYPES = {
     "completed": "response.completed",
@@ -28,13 +37,6 @@ TERMINAL_TYPES = {
     "cancelled": "response.incomplete",
     "failed": "response.failed",
 }
-
-
-class Event(NamedTuple):
-    number: int
-    type: str
-    body: bytes  # JSON
-    is_last: bool = False
 
 
 Frame = Callable[[Event], bytes]
@@ -90,7 +92,7 @@ class Snapshot:
     usage: Usage | None = None
     error: str | None = None
     warnings: tuple[str, ...] = ()
-    text: str | None = None  # None: no message
+    parts: tuple[Part, ...] = ()  # none: no output
     logprobs: tuple[TokenLogprob, ...] = ()
 
     @classmethod
@@ -120,13 +122,16 @@ class Snapshot:
         )
         if end.error is not None:
             return ended
-        return replace(ended, text=generation.log.text(), logprobs=generation.log.logprobs())
+        log = generation.log
+        return replace(ended, parts=log.parts(), logprobs=log.text_logprobs())
 
-    def message(self) -> Json:
-        status = "completed" if self.status == "completed" else "incomplete"
-        content = output_text(self.text or "", logprob_entries(self.logprobs))
-        item = message(output_item_id(self.id), "assistant", [], status=status)
-        return item | {"content": [content]}
+    @property
+    def item_status(self) -> ItemStatus:
+        """The last item's."""
+        return "completed" if self.status == "completed" else "incomplete"
+
+    def output(self) -> list[Json]:
+        return output_of(self.id, self.parts, self.logprobs, self.item_status)
 
     def to_json(self) -> Json:
         reason = INCOMPLETE_REASONS.get(self.status)
@@ -141,7 +146,7 @@ class Snapshot:
             "conversation": self.conversation,
             "previous_response_id": self.previous_response_id,
             **self.shown.repeated(),
-            "output": [] if self.text is None else [self.message()],
+            "output": self.output(),
             "usage": None if self.usage is None else usage_json(self.usage),
             "max_tool_calls": None,
             "parallel_tool_calls": True,
@@ -170,14 +175,12 @@ class ResponseEvents:
         self._is_plain = not (shown.logprobs or shown.return_token_ids)
 
     def opening(self) -> list[Event]:
-        response = self._opened.to_json()
-        place = self._place
         item = message(output_item_id(self._opened.id), "assistant", [], status="in_progress")
+        part = self._place | {"part": output_text("")}
         return [
-            _event(0, "response.created", {"response": response}),
-            _event(1, "response.in_progress", {"response": response}),
-            _event(2, "response.output_item.added", {"output_index": 0, "item": item}),
-            _event(3, "response.content_part.added", place | {"part": output_text("")}),
+            *created(self._opened),
+            make_event(2, "response.output_item.added", {"output_index": 0, "item": item}),
+            make_event(3, "response.content_part.added", part),
         ]
 
     def delta(self, number: int, delta: Delta) -> Event:
@@ -188,14 +191,12 @@ class ResponseEvents:
         more = self._place | {"logprobs": logprob_entries(delta.logprobs), "delta": delta.text}
         if self._opened.shown.return_token_ids:
             more["token_ids"] = delta.token_ids
-        return _event(number, kind, more)
+        return make_event(number, kind, more)
 
     def closing(self, number: int, ended: Snapshot) -> list[Event]:
         """What follows the last delta, from `number` on. `ended` is the response as it then is."""
-        last = TERMINAL_TYPES[ended.status]
         bodies: list[tuple[str, Json]] = []
-        if ended.text is not None:
-            item = ended.message()
+        for item in ended.output():
             (part,) = item["content"]
             done = self._place | {"text": part["text"], "logprobs": part["logprobs"]}
             bodies = [
@@ -203,10 +204,40 @@ class ResponseEvents:
                 ("response.content_part.done", self._place | {"part": part}),
                 ("response.output_item.done", {"output_index": 0, "item": item}),
             ]
-        bodies.append((last, {"response": ended.to_json()}))
-        events = [_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
-        events[-1] = events[-1]._replace(is_last=True)
-        return events
+        events = [make_event(number + k, kind, body) for k, (kind, body) in enumerate(bodies)]
+        return [*events, last_event(number + len(events), ended)]
+
+
+class ManyItemsEvents:
+    """The same where an answer may hold more than a message; is told of all deltas."""
+
+    def __init__(self, opened: Snapshot) -> None:
+        self._opened = opened
+        shown = opened.shown
+        self._items = ItemEvents(
+            opened.id, NUM_CREATED, logprobs=shown.logprobs, token_ids=shown.return_token_ids
+        )
+
+    def opening(self) -> list[Event]:
+        return created(self._opened)
+
+    def delta(self, delta: Delta) -> list[Event]:
+        return self._items.delta(delta)
+
+    def closing(self, ended: Snapshot) -> list[Event]:
+        events = self._items.closing(ended.item_status) if ended.parts else []
+        return [*events, last_event(self._items.number, ended)]
+
+
+def created(opened: Snapshot) -> list[Event]:
+    response = {"response": opened.to_json()}
+    kinds = ("response.created", "response.in_progress")
+    return [make_event(number, kind, response) for number, kind in enumerate(kinds)]
+
+
+def last_event(number: int, ended: Snapshot) -> Event:
+    event = make_event(number, TERMINAL_TYPES[ended.status], {"response": ended.to_json()})
+    return event._replace(is_last=True)
 
 
 class ResponseFormat(Format):
@@ -216,8 +247,10 @@ class ResponseFormat(Format):
         self, generation: Generation, *, after: int = START, frame: Frame | None = None
     ) -> None:
         """`frame` makes the bytes of an event: without it, of a server-sent one."""
-        self.start = max(after + 1 - NUM_OPENING, 0)
-        self._events = ResponseEvents(Snapshot.opened(generation))
+        opened = Snapshot.opened(generation)
+        is_plain = generation.details.rules.reasoning is None
+        self.start = max(after + 1 - NUM_OPENING, 0) if is_plain else 0
+        self._events = ResponseEvents(opened) if is_plain else ManyItemsEvents(opened)
         self._after = after
         self._frame = frame or sse_frame
         self._last = START  # the number that was sent last
@@ -226,17 +259,22 @@ class ResponseFormat(Format):
         return self._unseen(self._events.opening())
 
     def frames(self, delta: Delta) -> list[bytes]:
+        if isinstance(self._events, ManyItemsEvents):
+            return self._unseen(self._events.delta(delta))
         if not (delta.text or delta.token_ids):
             return []
         self._last = NUM_OPENING + delta.sequence_number
         return [self._frame(self._events.delta(self._last, delta))]
 
     def closing(self, generation: Generation) -> list[bytes]:
+        ended = Snapshot.of(generation)
+        if isinstance(self._events, ManyItemsEvents):
+            return self._unseen(self._events.closing(ended))
         number = NUM_OPENING + len(generation.log)
         if number > NUM_OPENING:
             last = generation.log.delta(len(generation.log) - 1)
             number -= not (last.text or last.token_ids)  # it only said why, which no event shows
-        return self._unseen(self._events.closing(number, Snapshot.of(generation)))
+        return self._unseen(self._events.closing(number, ended))
 
     def error(self, error: ChatError) -> bytes:
         body = error_event(error, self._last)
@@ -266,22 +304,20 @@ def _conversation_of(generation: Generation) -> Json | None:
 
 
 def usage_json(usage: Usage) -> Json:
-    prompt, cached, output = usage
+    prompt, cached, output, reasoning = usage
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": prompt + output,
     }
 
 
-def _event(number: int, kind: str, body: Json) -> Event:
-    return Event(number, kind, orjson.dumps({"type": kind, "sequence_number": number} | body))
-
-
 def _split_delta(place: Json) -> tuple[bytes, bytes]:
     """A plain delta event's bytes before its number, and between that and its text."""
-    _, _, body, _ = _event(0, "response.output_text.delta", place | {"logprobs": [], "delta": 0})
+    _, _, body, _ = make_event(
+        0, "response.output_text.delta", place | {"logprobs": [], "delta": 0}
+    )
     before, _, rest = body.partition(b'"sequence_number":0')
     return before + b'"sequence_number":', rest.removesuffix(b"0}")

@@ -13,14 +13,16 @@ from llamastream.api.wire.grammars import GuidedOptions, TextFormat
 from llamastream.api.wire.messages import Input, parse_input
 from llamastream.api.wire.options import (
     LOGPROBS,
+    Effort,
     Includable,
     MaxTokens,
     Metadata,
     SamplingOptions,
     WireModel,
+    thinking_of,
     validate,
 )
-from llamastream.api.wire.response_events import ResponseFormat, ResponseShown
+from llamastream.api.wire.response_events import ResponseFormat, ResponseShown, Snapshot
 from llamastream.api.wire.summaries import COMPACTION, summary_message
 from llamastream.api.wire.turns import Turns
 from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
@@ -28,10 +30,9 @@ from llamastream.generation import Continued, Generation, History, NewAnswer, St
 from llamastream.generation.items import to_messages
 from llamastream.records import Item
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Message
+from llamastream.types import ChatRequest, Message, PromptOptions, Thinking
 
 PREFIX = "resp_"
-OUTPUT_PREFIX = "msg_"  # of the id of a response's message, which else is the response's own
 MAX_INSTRUCTIONS_CHARS = 2**20
 MAX_REFERENCES = 256  # in one input: each is looked up
 SEED_BITS = 53  # of a seed that is drawn: every reader of JSON takes it for what it is
@@ -52,6 +53,10 @@ class ItemReference(WireModel):
     id: str
 
 
+class ReasoningOptions(WireModel):
+    effort: Effort | None = None
+
+
 class ResponseStreamOptions(WireModel):
     include_obfuscation: Literal[False] | None = None
 
@@ -70,7 +75,6 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         "prompt": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
-        "reasoning": ({"effort": "none"},),
         "service_tier": ("auto", "default"),
     }
 
@@ -85,6 +89,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     max_output_tokens: MaxTokens = None
     truncation: Literal["disabled", "auto"] | None = None
     text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -124,11 +129,16 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             prompt=messages,
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
+            prompt_options=PromptOptions(thinking=self._thinking()),
             truncation=self.truncation or "disabled",
             grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
             scope=scope,
             label=label,
         )
+
+    def _thinking(self) -> Thinking | None:
+        given = self.reasoning
+        return None if given is None else thinking_of(given.effort, "reasoning.effort")
 
     def shown(self, sampling: SamplingParams) -> ResponseShown:
         return ResponseShown(
@@ -238,16 +248,17 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         if not _is_reference(item):
             return item
         reference = validate(ItemReference, item)
+        _, _, name = reference.id.partition("_")
         try:
-            id = check_id(reference.id, OUTPUT_PREFIX)
-            found = await self._stored.find(
-                PREFIX + id.removeprefix(OUTPUT_PREFIX), scope=caller.scope
-            )
+            found = await self._stored.find(PREFIX + name, scope=caller.scope)
         except NotFound:
             raise ItemNotFound(reference.id, where) from None
         if found.end is None or found.end.error is not None:
             raise ItemNotFound(reference.id, where)
-        return {"type": "message", "role": "assistant", "content": found.log.text()}
+        for item in Snapshot.of(found).output():
+            if item["id"] == reference.id:
+                return item
+        raise ItemNotFound(reference.id, where)
 
     async def _history(self, body: ResponseBody, caller: Caller) -> History:
         previous = body.previous_response_id

@@ -126,7 +126,7 @@ class Response(TypedDict):
     conversation: dict[str, str] | None
     previous_response_id: str | None
     model: str
-    output: list[ItemMessage]
+    output: list[dict[str, Any]]
     usage: dict[str, Any] | None
     metadata: dict[str, str]
     store: bool
@@ -194,6 +194,39 @@ class DryRun(TypedDict):
     code: int
     description: str
     exception: None
+
+
+class AnthropicErrorFields(TypedDict):
+    type: str
+    message: str
+
+
+class AnthropicError(TypedDict):
+    type: Literal["error"]
+    error: AnthropicErrorFields
+    request_id: str | None
+
+
+class AnthropicUsage(TypedDict):
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class AnthropicMessage(TypedDict):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "model_context_window_exceeded"]
+    stop_sequence: str | None
+    usage: AnthropicUsage
+
+
+class CountedTokens(TypedDict):
+    input_tokens: int
 
 
 class ChatCompletionList(Page):

@@ -57,7 +57,7 @@ async def read(generation: Generation) -> list[Delta]:
 
 
 def text_of(deltas: list[Delta]) -> str:
-    assert [delta.number for delta in deltas] == list(range(len(deltas)))
+    assert [delta.sequence_number for delta in deltas] == list(range(len(deltas)))
     return "".join(delta.text for delta in deltas)
 
 
@@ -137,7 +137,7 @@ async def test_a_server_that_stops_hands_over_and_its_readers_stay(postgres: Pos
     engines = [FakeEngine(says(TEXT), manual=True) for _ in range(2)]
     async with server(postgres, engines[0]) as leaver, server(postgres, engines[1]) as other:
         await see_each_other(leaver, other)
-        generation = await begin(leaver, "handed over")
+        generation = await begin(leaver, "handed-over")
         reader = asyncio.create_task(read(generation))
         engines[0].allow(4)
         await until(lambda: generation.num_public == 4)
@@ -179,8 +179,8 @@ async def test_one_taken_for_dead_follows_its_answers_and_is_back_under_a_new_na
 async def test_what_cannot_be_read_any_more_is_told(postgres: Postgres) -> None:
     engine = FakeEngine(says(TEXT), manual=True)
     async with server(postgres, engine) as owner, server(postgres, FakeEngine(says("-"))) as other:
-        await begin(owner, "cut off")
-        far = await other.find("cut off", scope="")
+        await begin(owner, "cut-off")
+        far = await other.find("cut-off", scope="")
         reader = asyncio.create_task(read(far))
         await until(lambda: far.num_readers)
 
@@ -190,4 +190,4 @@ async def test_what_cannot_be_read_any_more_is_told(postgres: Postgres) -> None:
         other._store.responses.grown = fail  # type: ignore[assignment,method-assign]
         with pytest.raises(StoreUnavailable):
             await reader
-        assert (await other.find("cut off", scope="")) is not far
+        assert (await other.find("cut-off", scope="")) is not far

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llamastream.errors import ChatError, DamagedRecord, Fenced
+from llamastream.errors import ChatError, DamagedRecord, Fenced, NotFound, StoreUnavailable
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.durable import Durability
 from llamastream.generation.elsewhere import Elsewhere
@@ -125,9 +125,14 @@ class Takeover:
 
     async def _generation(self, one: Interrupted) -> Generation | None:
         known = self._elsewhere.drop(one.response.id)
-        try:
-            return await self._replay.of_interrupted(one, self._store, self._durability, known)
-        except DamagedRecord as error:
-            failed = Outcome(Status.FAILED, FAILED_RESULT, error=error.message)
-            await self._store.responses.finish(one.response.id, failed)
-            return None
+        while True:
+            try:
+                return await self._replay.of_interrupted(one, self._store, self._durability, known)
+            except NotFound:  # deleted since
+                return None
+            except DamagedRecord as error:
+                failed = Outcome(Status.FAILED, FAILED_RESULT, error=error.message)
+                await self._store.responses.finish(one.response.id, failed)
+                return None
+            except StoreUnavailable:  # it is ours: nobody else would go on with it
+                await asyncio.sleep(LOOK_INTERVAL_S)

@@ -20,7 +20,7 @@ help:
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
 	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
-	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|hang|disk ROUNDS=20)"
+	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|hang|disk|takeover|... ROUNDS=20)"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 # Without the page the service is whole but for `/`, which then says how to build it.

@@ -119,7 +119,7 @@ async def test_database_that_postgres_does_not_have_is_not_waited_for(
 async def test_commands_do_not_wait(tmp_path: Path) -> None:
     settings = StoreSettings(store=f"postgresql://x@/x?host={tmp_path}", store_wait=600)
     with pytest.raises(StoreUnavailable):
-        await open_store(settings, data_dir=tmp_path)
+        await open_store(settings, data_dir=tmp_path, access="write")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from llamastream.errors import StoreUnavailable
@@ -80,6 +81,24 @@ async def test_a_server_that_hangs_is_given_up_until_it_goes_on(server: Postgres
         assert store.is_working
         await store.responses.finish("r1", DONE)
         assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 5)
+
+
+@pytest.mark.slow
+async def test_nothing_is_written_while_a_session_that_hangs_may_still_write(
+    server: Postgres,
+) -> None:
+    async with await Store.open(server.url) as store:
+        await start(store, "r1")
+        connection = store._writer._conn.connection.driver_connection  # type: ignore[union-attr]
+        session = psutil.Process(connection.info.backend_pid)  # type: ignore[union-attr]
+        session.suspend()
+        try:
+            with pytest.raises(StoreUnavailable, match="has not ended the session"):
+                await append(store, tokens("r1", 0, 1))
+        finally:
+            session.resume()
+        assert await append(store, tokens("r1", 0, 2)) == {}
+        assert await store.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 2)
 
 
 async def test_what_the_url_says_wins(server: Postgres) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, exc, insert, select, text, update
 
-from llamastream.errors import Fenced
+from llamastream.errors import Fenced, StoreUnavailable
 from llamastream.records import Asked, Status
 from llamastream.store.database import session_of
 from llamastream.store.tables import responses, servers
@@ -36,6 +36,11 @@ _END_SESSIONS = text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :session "
     "AND datname = current_database() AND usename = current_user"
 )
+_END_SESSION = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid "
+    "AND application_name = :session AND datname = current_database()"
+)
+SESSION_ENDS_S = 1.0
 
 
 def new_name(label: str) -> str:
@@ -62,6 +67,18 @@ def serve(conn: Connection, name: str, model: str) -> None:
 def unregister(conn: Connection, name: str) -> bool:
     """What it generates is nobody's once this is committed. False: it was fenced before."""
     return bool(conn.execute(delete(servers).where(servers.c.name == name)).rowcount)
+
+
+def end_session(conn: Connection, name: str, pid: int) -> None:
+    """Of a server's own that it gave up: what that has under way is over when this returns.
+
+    Raises StoreUnavailable when it does not end.
+    """
+    until_s = time.monotonic() + SESSION_ENDS_S
+    while conn.execute(_END_SESSION, {"pid": pid, "session": session_of(name)}).first():
+        if time.monotonic() > until_s:
+            raise StoreUnavailable("The database has not ended the session that failed before.")
+        time.sleep(0.02)
 
 
 class Sight(NamedTuple):

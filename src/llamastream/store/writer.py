@@ -23,7 +23,7 @@ from llamastream.records import Drawn
 from llamastream.store.damage import unreadable
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal, Refused, Step
-from llamastream.store.servers import check_lives
+from llamastream.store.servers import check_lives, end_session
 from llamastream.store.transaction import InProgress, Transaction
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._conn: Connection | None = None
+        self._session: tuple[str, int] | None = None  # the last one at PostgreSQL
         self._must_fold = False
         self._is_committing = False
         self._num_commits = 0
@@ -209,6 +210,12 @@ class Writer:
     def _connect(self) -> Connection:
         conn = self._database.connect()
         try:
+            if not self._database.is_sqlite:
+                # What was given up may still be under way, when the database hung.
+                driver: Any = conn.connection.driver_connection
+                if self._session is not None:
+                    end_session(conn, *self._session)
+                self._session = self._database.server, driver.info.backend_pid
             self._journal.attach(conn)
         except BaseException:
             conn.close()

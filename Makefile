@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JINA_BIN := .venv-jina/bin
+RAY_BIN := .venv-ray/bin
 STAMPS := .make
 JOBS ?= 2
 GPU_SITE := .gpu-site
@@ -11,7 +12,7 @@ PAGE := $(wildcard web/*.* web/src/*)
 NODE_OK := $(shell command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split("."); \
   console.log(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? "yes" : "")' 2>/dev/null)
 
-.PHONY: help serve web chat test test-jina test-gpu soak check format demo-model core protos clean
+.PHONY: help serve web chat test test-jina test-ray cluster-demo test-gpu soak check format demo-model core protos clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
@@ -21,6 +22,8 @@ help:
 	@echo "make check   the same without the slow tests"
 	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
 	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|hang|disk|takeover|... ROUNDS=20)"
+	@echo "make cluster-demo   three replicas on two Ray nodes here; one is killed under a stream"
+	@echo "make test-ray    the service under Ray Serve, in an environment of its own"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 # Without the page the service is whole but for `/`, which then says how to build it.
@@ -49,6 +52,13 @@ endif
 
 test-jina: $(STAMPS)/test $(STAMPS)/jina
 	$(BIN)/pytest tests/jina tests/jina_wire tests/test_schema.py $(ARGS)
+
+# Needs PostgreSQL's programs. Ray is 500 MB and pins much: an environment of its own.
+cluster-demo: $(STAMPS)/ray demo-model
+	$(RAY_BIN)/python -m tests.ray.demo
+
+test-ray: $(STAMPS)/ray demo-model
+	$(RAY_BIN)/pytest tests/ray $(ARGS)
 
 # Triton is 180 MB and its interpreter needs an older numpy: both stand apart from the environment.
 test-gpu: $(STAMPS)/test $(STAMPS)/gpu
@@ -110,6 +120,12 @@ $(STAMPS)/jina: pyproject.toml constraints-jina.txt $(CORE)
 	$(PYTHON) -m venv .venv-jina
 	$(JINA_BIN)/pip install --quiet --upgrade pip
 	$(JINA_BIN)/pip install --constraint constraints-jina.txt --editable '.[jina]'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/ray: pyproject.toml constraints-ray.txt $(CORE)
+	$(PYTHON) -m venv .venv-ray
+	$(RAY_BIN)/pip install --quiet --upgrade pip
+	$(RAY_BIN)/pip install --constraint constraints-ray.txt --editable '.[ray,postgres]' psutil pytest pytest-asyncio
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/gpu: constraints-gpu.txt | $(STAMPS)/venv

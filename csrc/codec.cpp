@@ -159,10 +159,10 @@ void pack(Format f, const RowSpan* rows, uint8_t* tile) {
   for (int g = 0; g < of.span / kGroup; g++) {
     for (int i = 0; i < kLanes; i++)
       for (int l = 0; l < kLines; l++) std::memcpy(lines + l * kLineBytes + i * 4, rows[i].u + g * kGroup + 4 * l, 4);
-    pack_group(of.bits, lines, tile + g * kGroupBytes * of.bits / 8);
+    pack_group(of.bits, lines, tile + of.head_bytes() + g * kGroupBytes * of.bits / 8);
   }
-  uint8_t *s = tile + of.code_bytes(), *t = s + scales * kLanes;
-  uint16_t *d = (uint16_t*)(s + of.scale_bytes()), *m = d + kLanes;
+  uint8_t *s = tile + of.half_bytes(), *t = s + scales * kLanes;
+  uint16_t *d = (uint16_t*)tile, *m = d + kLanes;
   for (int i = 0; i < kLanes; i++) {
     for (int g = 0; g < scales; g++) {
       s[g * kLanes + i] = (uint8_t)rows[i].s[g] | (of.packs_scales() ? rows[i].t[g] << 4 : 0);
@@ -187,10 +187,11 @@ static int code_at(int bits, const uint8_t* in, int line, int byte) {
 
 void unpack(Format f, const uint8_t* tile, int lane, RowSpan& x) {
   const FormatInfo& of = info(f);
+  const uint8_t* codes = tile + of.head_bytes();
   for (int i = 0; i < of.span; i++)
-    x.u[i] = code_at(of.bits, tile + i / kGroup * kGroupBytes * of.bits / 8, i % kGroup / 4, lane * 4 + i % 4);
-  const uint8_t *s = tile + of.code_bytes(), *t = s + of.scales() * kLanes;
-  const uint16_t* d = (const uint16_t*)(s + of.scale_bytes());
+    x.u[i] = code_at(of.bits, codes + i / kGroup * kGroupBytes * of.bits / 8, i % kGroup / 4, lane * 4 + i % 4);
+  const uint8_t *s = tile + of.half_bytes(), *t = s + of.scales() * kLanes;
+  const uint16_t* d = (const uint16_t*)tile;
   for (int g = 0; g < std::min(of.scales(), 16); g++) {  // gcc 12 does not see that they are not more
     const uint8_t both = s[g * kLanes + lane];
     x.s[g] = (int8_t)(of.packs_scales() ? both & 15 : both);

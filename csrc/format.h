@@ -44,8 +44,10 @@ struct FormatInfo {
   constexpr int scale_bytes() const {
     return kLanes * (scales() * (has_minima && !packs_scales() ? 2 : 1) + has_zeros);
   }
-  // Of one span of one tile: codes, s, t or z, then d and m or dm.
-  constexpr int tile_bytes() const { return code_bytes() + scale_bytes() + 2 * kLanes * (has_minima ? 2 : 1); }
+  // Of one span of one tile: d and m or dm, then s, t or z, then codes: read in the order of addresses.
+  constexpr int half_bytes() const { return 2 * kLanes * (has_minima ? 2 : 1); }
+  constexpr int head_bytes() const { return half_bytes() + scale_bytes(); }
+  constexpr int tile_bytes() const { return head_bytes() + code_bytes(); }
 };
 
 constexpr FormatInfo kFormatInfo[kFormats] = {

@@ -73,7 +73,7 @@ template <Format format>
 inline const uint8_t* group_at(const uint8_t* block, int g) {
   constexpr FormatInfo of = info(format);
   constexpr int in_span = of.span / kGroup;
-  return block + g / in_span * of.tile_bytes() + g % in_span * (kGroupBytes * of.bits / 8);
+  return block + g / in_span * of.tile_bytes() + of.head_bytes() + g % in_span * (kGroupBytes * of.bits / 8);
 }
 
 // Where the products read a block's codes: in the image,
@@ -84,12 +84,12 @@ struct InImage {
   const uint8_t* block;
 
   // Of group g, where a format is smaller than the block.
-  const uint8_t* scales(int g) const { return block + g / in_span * of.tile_bytes() + of.code_bytes(); }
-  F d(int g) const { return load_half((const uint16_t*)(scales(g) + of.scale_bytes())); }
-  F m(int g) const { return load_half((const uint16_t*)(scales(g) + of.scale_bytes()) + kLanes); }
+  const uint8_t* span(int g) const { return block + g / in_span * of.tile_bytes(); }
+  F d(int g) const { return load_half((const uint16_t*)span(g)); }
+  F m(int g) const { return load_half((const uint16_t*)span(g) + kLanes); }
   I z(int g) const {
     int32_t z[kLanes];
-    for (int i = 0; i < kLanes; i++) z[i] = scales(g)[i];
+    for (int i = 0; i < kLanes; i++) z[i] = span(g)[of.half_bytes() + i];
     return load(z);
   }
 
@@ -125,11 +125,11 @@ struct InCache {
 template <Format format>
 static void unpack_codes(const uint8_t* block, int groups, Unpacked& u) {
   constexpr FormatInfo of = info(format);
-  constexpr int bytes = kGroupBytes * of.bits / 8;
+  constexpr int bytes = of.tile_bytes() * kGroup / of.span;  // of a group, with its share of the scales
   for (int g = 0; g < groups; g++) {
     const uint8_t* in = group_at<format>(block, g);
     uint8_t* out = u.codes + g * kGroupBytes;
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(in + kAhead + i, 0, 3);
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(block + kAhead + g * bytes + i, 0, 3);
     u.line[g] = of.bits == 8 ? in : out;
     if (of.bits != 8) unpack_group<of.bits>(in, out);
     if (of.has_table) look_up(kTable, out, kGroupBytes);
@@ -148,8 +148,8 @@ static void unpack_scales(const uint8_t* block, int groups, Unpacked& u) {
     }
   } else {
     constexpr int scales = of.scales();
-    const uint8_t *s = block + of.code_bytes(), *t = s + scales * kLanes;
-    const uint16_t* half = (const uint16_t*)(s + of.scale_bytes());
+    const uint8_t *s = block + of.half_bytes(), *t = s + scales * kLanes;
+    const uint16_t* half = (const uint16_t*)block;
     for (int i = 0; i < scales * kLanes; i++)
       u.s[i] = D::scale_word(of.packs_scales() ? s[i] & 15 : (int8_t)s[i]);
     for (int g = 0; g < scales; g += 2) {
@@ -312,11 +312,7 @@ static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, f
     const int left = (g.a.k - block * kBlock) / kGroup, groups = left < kBlock / kGroup ? left : kBlock / kGroup;
     if (!of.has_table && rows <= kDirectRows) {
       const InImage<format> from{tile};
-      if (of.is_block()) {  // its scales are read before its codes: out of order, which nothing foresees
-        const uint8_t* later = tile + 2 * of.tile_bytes() + of.code_bytes();
-        for (int i = 0; i < of.tile_bytes() - of.code_bytes(); i += 64) __builtin_prefetch(later + i, 0, 3);
-        unpack_scales<D, format>(tile, groups, u);
-      }
+      if (of.is_block()) unpack_scales<D, format>(tile, groups, u);
       last_rows<D, format, kDirectRows>(rows, u, from, groups, g.a.row(first), block, results);
     } else {
       unpack_codes<format>(tile, groups, u);

@@ -18,6 +18,7 @@ GROUPS = (
     Group("other machines (qemu)", r"qemu-user", "apt-get install qemu-user g++-aarch64-linux-gnu"),
     Group("PostgreSQL", r"PostgreSQL server|initdb", "apt-get install postgresql"),
     Group("Jina", r"jina's environment", "make test-jina"),
+    Group("Ray", r"Ray's environment", "make test-ray"),
     Group("GPU", r"make test-gpu|CUDA device|[Tt]riton", "make test-gpu"),
     Group("chat page", r"needs a browser", "apt-get install chromium"),
     Group("chat page", r"page is not built", "make web"),

@@ -120,7 +120,10 @@ def make_prompts(
     """The prompts, and the tokenizer, which has learned from them. Raises ModelError."""
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(
-        tokenizer, settings.chat_template, allow_prompt_tags=settings.allow_prompt_tags
+        tokenizer,
+        settings.chat_template,
+        allow_prompt_tags=settings.allow_prompt_tags,
+        tool_format=settings.tool_format,
     )
     return tokenizer, prompts
 
@@ -239,8 +242,8 @@ def _remote_engine(
 
     logger.warning(
         "engines at %s compute: an interrupted answer goes on at its next token, but the same "
-        "request need not give the same tokens, and structured output and prompt_logprobs are "
-        "refused (docs/remote-engines.md)",
+        "request need not give the same tokens, and structured output, tools and prompt_logprobs "
+        "are refused (docs/remote-engines.md)",
         ", ".join(engines.engine_url),
     )
     probe = ProbeText(PROBE, tokenizer.encode(PROBE, add_bos=False))

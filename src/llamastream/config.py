@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from llamastream.errors import ConfigError
 from llamastream.settings import COMMAS, Settings, default_data_dir, split_commas
+from llamastream.tools import CallSyntax
 
 DType = Literal["int8", "int4", "float32", "bfloat16"]
 Speculation = Literal["auto", "off"]
@@ -173,6 +174,11 @@ class ModelSettings(Settings):
     threads: int | None = Field(None, ge=1, le=256, description="CPU threads. [all cores]")
     chat_template: str | None = Field(
         None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."
+    )
+    tool_format: CallSyntax | None = Field(
+        None,
+        description="How the model writes calls: llama, pythonic, hermes, mistral or generic. "
+        "[as its chat template does]",
     )
     allow_prompt_tags: bool = Field(
         False, description="Accept Llama 2's [INST] and <<SYS>> tags inside messages."

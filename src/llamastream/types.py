@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from llamastream.errors import ChatError
 from llamastream.sampling import SamplingParams
+from llamastream.tools import AUTO, Tool, ToolChoice
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+CallKind = Literal["function", "custom"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """`arguments` are JSON as the model wrote it: of a delta, a piece of that."""
+    """`arguments` are JSON as the model wrote it, of a custom tool a text: of a delta, a piece."""
 
     id: str
     name: str
     arguments: str
+    kind: CallKind = "function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class ToolResult:
 
     call_id: str
     text: str
+    kind: CallKind = "function"
 
 
 OtherPart = Reasoning | Refusal | ToolCall | ToolResult
@@ -69,14 +73,37 @@ class Message:
         return text_of(self.parts)
 
     @property
+    def size(self) -> int:
+        """Characters of all that it holds."""
+        return sum(map(_size, self.parts))
+
+    @property
     def reasoning(self) -> str:
         """What was thought before it."""
         return "\n".join(part.text for part in self.parts if isinstance(part, Reasoning))
 
 
+def _size(part: Part) -> int:
+    match part:
+        case str():
+            return len(part)
+        case ToolCall():
+            return len(part.name) + len(part.arguments)
+        case _:
+            return len(part.text)
+
+
 def text_of(parts: Iterable[Part]) -> str:
     """The text among parts of other kinds."""
     return "".join([part for part in parts if isinstance(part, str)])
+
+
+class ReasoningStart(StrEnum):
+    """Where an answer of a model that reasons begins."""
+
+    OPENED = "opened"  # amid the reasoning: its prompt opens it
+    POSSIBLE = "possible"  # the model opens it, if it wants to
+    CLOSED = "closed"  # behind it: the prompt says that there shall be none
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +121,13 @@ class PromptOptions:
 
     `continues`: the last message is the beginning of the answer. Else the prompt ends with what
     asks for an answer, unless `add_generation_prompt` is False and the template knows of that.
+    `tools`: what the model is told that it may call.
     """
 
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continues: bool = False
+    tools: tuple[Tool, ...] = ()
     thinking: Thinking | None = None
 
 
@@ -120,13 +149,15 @@ class GrammarKind(StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     LARK = "grammar"
+    CALLS = "calls"
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarSpec:
     """What an answer must keep to, as it was asked for.
 
-    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark.
+    `text`: the schema or the list of choices as JSON, the pattern, or the grammar in Lark; of calls
+    a JSON object with the tools, their format, and what an answer that is no call must keep to.
     `strict`: refused where not all of it can be enforced; else that is checked at the end, and
     named in warnings. `param`: the request's field.
     """
@@ -162,6 +193,8 @@ class ChatRequest:
     max_prompt_tokens: int | None = None  # the last so many; -1: as many as there is room for
     prompt_options: PromptOptions = PLAIN_PROMPT
     grammar: GrammarSpec | None = None
+    tool_choice: ToolChoice = AUTO  # of the tools of `prompt_options`
+    thinking_budget: int | None = None  # most tokens of reasoning
     prompt_logprobs: int | None = None  # see GenerationRequest
     scope: str = ""
     label: str = ""
@@ -204,7 +237,10 @@ class Constraint(Protocol):
 
 
 class Grammar(Protocol):
-    """What an answer must keep to, compiled. Immutable."""
+    """What an answer must keep to, compiled. Immutable. `param`: the request's field."""
+
+    @property
+    def param(self) -> str: ...
 
     def start(self) -> Constraint: ...
 

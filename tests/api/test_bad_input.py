@@ -18,6 +18,13 @@ CHAT = "/v1/chat/completions"
 HUGE = 10**30
 USER = {"role": "user", "content": "hi"}
 
+
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **fields}}
+
+
+TOOL = tool()
+
 # option, value, what the message must hold, param (None: the option)
 OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("frobnicate", 1, "Unknown option: 'frobnicate'", None),
@@ -74,7 +81,13 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("messages", [{}], "Given: nothing", "messages[0].role"),
     ("messages", [{**USER, "name": False}], "Given: False", "messages[0].name"),
     ("messages", [{"role": "king", "content": "x"}], "'king'", "messages[0].role"),
-    ("messages", [{"role": "tool", "content": "x"}], "'tool'", "messages[0].role"),
+    ("messages", [{"role": "tool", "content": "x"}], "a string", "messages[0].tool_call_id"),
+    (
+        "messages",
+        [USER, {"role": "tool", "tool_call_id": "a", "content": "x"}],
+        "call 'a', which no message",
+        "messages[1].tool_call_id",
+    ),
     ("messages", [{"role": "user"}], "Given: nothing", "messages[0].content"),
     ("messages", [{"role": "user", "content": 5}], "Given: int", "messages[0].content"),
     ("messages", [{"role": "user", "content": []}], "Given: nothing", "messages[0].content"),
@@ -95,8 +108,19 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ("messages", [USER | {"name": "x" * 257}], "256 characters", "messages[0].name"),
     ("messages", [USER | {"name": 5}], "Given: 5", "messages[0].name"),
     # OpenAI's, not ours yet.
-    ("tools", [{"type": "function"}], "tools is not supported", None),
-    ("tool_choice", "required", "tool_choice is not supported", None),
+    ("tools", [{"type": "function"}], "function is required", "tools[0].function"),
+    ("tools", [{"type": "web_search"}], "'function' or 'custom'", "tools[0].type"),
+    ("tools", [TOOL, TOOL], "Given twice: 'f'", "tools[1].name"),
+    ("tools", [tool(name="a b")], "pattern", "tools[0].function.name"),
+    ("tools", [TOOL] * 129, "at most 128", "tools"),
+    (
+        "tools",
+        [tool(parameters={"type": "string"})],
+        "of type object",
+        "tools[0].function.parameters",
+    ),
+    ("tool_choice", "required", "needs tools", "tool_choice"),
+    ("tool_choice", {"type": "function", "function": {"name": "f"}}, "needs tools", None),
     ("functions", [{"name": "f"}], "functions is not supported", None),
     ("response_format", {"type": "json"}, "response_format.type must be", "response_format.type"),
     ("modalities", ["text", "audio"], "modalities is not supported", None),

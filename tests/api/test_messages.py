@@ -13,7 +13,7 @@ from tests.api.conftest import Connect
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.doubles.templates import ALWAYS, HYBRID
-from tests.doubles.tokenizer import CHATML
+from tests.doubles.tokenizer import CHATML, text_of
 from tests.doubles.waiting import until
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
@@ -36,6 +36,7 @@ def events_of(text: str) -> list[dict[str, Any]]:
 def added_up(events: list[dict[str, Any]]) -> dict[str, Any]:
     """The message, as the SDKs make it of its events."""
     message: dict[str, Any] = {}
+    partial = ""
     for event in events:
         match event["type"]:
             case "message_start":
@@ -46,7 +47,14 @@ def added_up(events: list[dict[str, Any]]) -> dict[str, Any]:
             case "content_block_delta":
                 assert event["index"] == len(message["content"]) - 1
                 kind = event["delta"]["type"].removesuffix("_delta")
-                message["content"][-1][kind] += event["delta"][kind]
+                if kind == "input_json":
+                    partial += event["delta"]["partial_json"]
+                else:
+                    message["content"][-1][kind] += event["delta"][kind]
+            case "content_block_stop":
+                if partial:
+                    message["content"][-1]["input"] = json.loads(partial)
+                partial = ""
             case "message_delta":
                 message |= event["delta"]
                 message["usage"] |= event["usage"]
@@ -54,7 +62,7 @@ def added_up(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prompt_of(engine: FakeEngine) -> str:
-    return bytes(i for i in engine.submitted[-1].prompt_ids if i < 256).decode()
+    return text_of(engine.submitted[-1].prompt_ids)
 
 
 @pytest.fixture
@@ -403,3 +411,152 @@ async def test_an_answer_keeps_to_a_schema(connect: Connect) -> None:
     options = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
     assert (await client.post(MESSAGES, json=body(**options))).status_code == 200
     assert engine.submitted[-1].grammar is not None
+
+
+WEATHER = {
+    "name": "weather",
+    "description": "Of a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    },
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "kinds"),
+    [
+        (CHATML, CALL, ["tool_use"]),
+        (CHATML, f"I look.\n{CALL}\n{CALL}", ["text", "tool_use", "tool_use"]),
+        (ALWAYS, f"Hm.</think>\n{CALL}", ["thinking", "tool_use"]),
+        (ALWAYS, f"Or {CALL}?</think>No.", ["thinking", "text"]),
+    ],
+)
+async def test_calls(connect: Connect, template: str, text: str, kinds: list[str]) -> None:
+    client = await connect(FakeEngine(says(text)), template=template)
+    options = {"tools": [WEATHER], "max_tokens": 300}
+    whole = (await client.post(MESSAGES, json=body(**options))).json()
+    assert [block["type"] for block in whole["content"]] == kinds
+    calls = [block for block in whole["content"] if block["type"] == "tool_use"]
+    assert all((c["name"], c["input"]) == ("weather", {"city": "Rome"}) for c in calls)
+    assert len({call["id"] for call in calls}) == len(calls)
+    assert whole["stop_reason"] == ("tool_use" if calls else "end_turn")
+    answer = await client.post(MESSAGES, json=body(stream=True, **options))
+    streamed = added_up(events_of(answer.text))
+    for block, other in zip(streamed["content"], whole["content"], strict=True):
+        assert block | {"id": other.get("id")} == other | {"id": other.get("id")}
+    assert streamed["stop_reason"] == whole["stop_reason"]
+
+
+CALLED = {
+    "role": "assistant",
+    "content": [
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}},
+    ],
+}
+
+
+def result(**fields: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "toolu_1", **fields}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([result(content="Sun.")], "Sun."),
+        ([result(content=[{"type": "text", "text": "Sun."}])], "Sun."),
+        ([result()], ""),
+        ([result(content=[])], ""),
+        ([result(content="no such city", is_error=True)], "Error: no such city"),
+        ([result(content="An error.", is_error=True)], "An error."),
+        ([{"type": "text", "text": "Here."}, result(content="Sun.")], "Sun."),
+    ],
+)
+async def test_results(
+    client: httpx.AsyncClient, engine: FakeEngine, content: Any, said: str
+) -> None:
+    messages = [ASKED, CALLED, {"role": "user", "content": content}]
+    answer = await client.post(MESSAGES, json=body(messages=messages, tools=[WEATHER]))
+    assert answer.status_code == 200, answer.text
+    prompt = prompt_of(engine)
+    assert f"<tool_response>\n{said}\n</tool_response>" in prompt
+    assert '{"city": "Rome"}' in prompt
+    assert len(content) == 1 or prompt.endswith("Here.\nassistant\n")
+    count = {"model": "demo", "messages": messages, "tools": [WEATHER]}
+    counted = (await client.post(COUNT, json=count)).json()
+    assert counted["input_tokens"] == len(engine.submitted[-1].prompt_ids)
+
+
+@pytest.mark.parametrize(
+    ("choice", "is_required", "names"),
+    [
+        (None, False, None),
+        ({"type": "auto", "disable_parallel_tool_use": True}, False, None),
+        ({"type": "any"}, True, None),
+        ({"type": "tool", "name": "weather"}, True, ("weather",)),
+    ],
+)
+async def test_choices(
+    client: httpx.AsyncClient,
+    engine: FakeEngine,
+    choice: Any,
+    is_required: bool,
+    names: tuple[str, ...] | None,
+) -> None:
+    answer = await client.post(MESSAGES, json=body(tools=[WEATHER], tool_choice=choice))
+    assert answer.status_code == 200, answer.text
+    grammar = engine.submitted[-1].grammar
+    assert grammar is not None
+    text = bytes(grammar.start().mask())
+    assert bool(text[ord("F") // 8] >> ord("F") % 8 & 1) is not is_required  # prose
+
+
+async def test_no_tool_is_offered_with_none(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    options = {"tools": [WEATHER], "tool_choice": {"type": "none"}}
+    assert (await client.post(MESSAGES, json=body(**options))).status_code == 200
+    assert "weather" not in prompt_of(engine)
+    assert engine.submitted[-1].grammar is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search_20250305"),
+        ({"tools": [{"name": "a"}]}, "tools[0].input_schema"),
+        ({"tools": [WEATHER, WEATHER]}, "Given twice: 'weather'"),
+        ({"tools": [WEATHER | {"input_examples": [{"city": "Rome"}]}]}, "input_examples"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "'x'"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"messages": [ASKED, CALLED, ASKED]}, "`tool_use` ids were found without"),
+        ({"messages": [ASKED, CALLED]}, "`tool_use` ids were found without"),
+        ({"messages": [{"role": "user", "content": [result()]}]}, "unexpected `tool_use_id`"),
+        (
+            {
+                "messages": [
+                    ASKED,
+                    CALLED,
+                    {"role": "user", "content": [result(content=[IMAGE])]},
+                ]
+            },
+            "messages[2].content[0].content[0].type: must be 'text'",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": [CALLED["content"][1] | {"input": "x"}]}
+                ]
+            },
+            "input: must be an object",
+        ),
+    ],
+)
+async def test_tools_that_are_refused(
+    client: httpx.AsyncClient, options: dict[str, Any], said: str
+) -> None:
+    answer = await client.post(MESSAGES, json=body(**options))
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["error"]["message"]

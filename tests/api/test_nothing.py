@@ -30,6 +30,8 @@ REQUIRED: dict[str, Any] = {
     "model": "demo",
     "prompt": "hi",
     "response_id": "resp_1",
+    "definition": "start: /a/",
+    "name": "f",
     "tokens": [1],
     "type": "text",
 }

@@ -54,7 +54,7 @@ async def test_bodies_are_described_by_what_checks_them(connect: Connect) -> Non
     assert chat["properties"]["model"] == {"enum": ["demo"]}
     limited = chat["properties"]["n"]["anyOf"][0]["anyOf"][0]
     assert (limited["minimum"], limited["maximum"]) == (1, 128)
-    assert {"enum": ["none", "auto"]} in chat["properties"]["tool_choice"]["anyOf"]
+    assert {"enum": ["none", "auto"]} in chat["properties"]["function_call"]["anyOf"]
     assert chat["additionalProperties"] == {"$ref": "#/components/schemas/Nothing"}
 
 

@@ -12,7 +12,7 @@ from tests.api.sse import chat_body, stream_chat
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
 from tests.doubles.templates import ALWAYS, HYBRID
-from tests.doubles.tokenizer import CHATML
+from tests.doubles.tokenizer import CHATML, text_of
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 THOUGHT, TEXT = "Two and two.", "Four, é."
@@ -23,7 +23,7 @@ ASKED = {"role": "user", "content": "hi"}
 
 
 def prompt_of(engine: FakeEngine) -> str:
-    return bytes(i for i in engine.submitted[-1].prompt_ids if i < 256).decode()
+    return text_of(engine.submitted[-1].prompt_ids)
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,9 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function.name"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"text": {"format": {"type": "json"}}}, "text.format.type"),
@@ -300,7 +302,7 @@ async def test_deleting_ends_what_is_in_progress(connect_stored: Connect) -> Non
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": 3}, "input"),
-        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].type"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         ({"input": part_of_type("input_image")}, "input[0].content[0].type"),
         ({"input": part_of_type("input_text")}, "input[0].content[0].text"),

@@ -107,7 +107,7 @@ async def test_leaving_stops_what_is_not_stored_only(connect_stored: Connect) ->
         ('{"type": "response.steer"}', 400, "type"),
         ('{"input": "x"}', 400, "type"),
         ('{"type": "response.create", "model": "other", "input": "x"}', 404, "model"),
-        ('{"type": "response.create", "model": "demo", "tools": [{}]}', 400, "tools"),
+        ('{"type": "response.create", "model": "demo", "tools": [{}]}', 400, "tools[0].type"),
         ('{"type": "response.create", "model": "demo", "stream": false}', 400, "stream"),
         ('{"type": "response.resume", "response_id": "resp_x"}', 404, "response_id"),
         ('{"type": "response.resume"}', 400, "response_id"),

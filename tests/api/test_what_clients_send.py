@@ -122,9 +122,8 @@ async def test_a_context_overflow_is_told_in_the_words_that_clients_look_for(
 
 
 async def test_the_first_cause_is_named(client: httpx.AsyncClient) -> None:
-    tool = {"type": "function", "function": {"name": "f"}}
-    body = chat_body(tool_choice="required", tools=[tool], parallel_tool_calls=None)
-    assert (await client.post(CHAT, json=body)).json()["error"]["param"] == "tools"
+    body = chat_body(function_call="required", functions=[{"name": "f"}])
+    assert (await client.post(CHAT, json=body)).json()["error"]["param"] == "functions"
 
 
 async def test_every_part_of_includable_is_taken_in_responses(connect_stored: Connect) -> None:

@@ -74,15 +74,18 @@ class FakeEngine:
             self._news.clear()
             await self._news.wait()
 
-    def submit(self, request: GenerationRequest) -> None:
-        if self.state is not EngineState.READY:
-            raise EngineDead("The engine has stopped.")
+    def check_room(self, scope: str, count: int) -> None:
         limit = self.max_num_seqs + self.max_num_waiting
-        if len(self._alive) >= limit:
+        if len(self._alive) + count > limit:
             self.num_refused += 1
             raise Overloaded(
                 f"The queue is full: {self.max_num_waiting}.", retry_after_s=self.retry_after_s
             )
+
+    def submit(self, request: GenerationRequest) -> None:
+        if self.state is not EngineState.READY:
+            raise EngineDead("The engine has stopped.")
+        self.check_room(request.scope, 1)
         if len(request.prompt_ids) + (request.sampling.max_tokens or 1) > self.max_model_len:
             raise ContextLengthExceeded("prompt + max_tokens do not fit.", param="max_tokens")
         self.submitted.append(request)

@@ -43,7 +43,7 @@ def make_service(
     template: str | None = None,
 ) -> Answers:
     """Not started. `template`: in place of ChatML."""
-    config = byte_tokenizer_config()
+    config = byte_tokenizer_config(reasons=template is not None and "<think>" in template)
     tokenizer = Tokenizer(config if template is None else replace(config, chat_template=template))
     return Answers(
         engine,

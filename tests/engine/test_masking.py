@@ -145,7 +145,7 @@ def test_nobody_waits_for_a_mask_that_is_late() -> None:
     while outcomes["b"].end is None:
         sort_events(engine.step(), outcomes)
         engine.check_integrity()
-    assert gate.reached.is_set() and len(outcomes["a"].tokens) <= 3
+    assert gate.reached.wait(30) and len(outcomes["a"].tokens) <= 3
     gate.open()
     run_all(engine, outcomes=outcomes)
     assert outcomes["a"].token_ids == expected(late) and outcomes["b"].token_ids == expected(other)

@@ -265,6 +265,8 @@ async def test_what_it_refuses_is_refused_with_its_words() -> None:
 
 
 class _AnyGrammar:
+    param = "tools"
+
     def start(self) -> Any:
         raise AssertionError("it is not started")
 
@@ -272,7 +274,7 @@ class _AnyGrammar:
 @pytest.mark.parametrize(
     ("changes", "sampling", "error", "words"),
     [
-        ({"grammar": _AnyGrammar()}, {}, InvalidRequest, "Leave response_format out"),
+        ({"grammar": _AnyGrammar()}, {}, InvalidRequest, "Leave tools out"),
         ({"prompt_logprobs": 1}, {}, InvalidRequest, "Leave prompt_logprobs out"),
         ({}, {"logprobs": 20}, InvalidRequest, "logprobs must be <= 19 .* Given: 20"),
         ({}, {"max_tokens": 600}, ContextLengthExceeded, "512"),

@@ -126,13 +126,15 @@ async def test_api_keys_do_not_share_prefix_caches() -> None:
     assert len({request.cache_salt for request in engine.submitted}) == 3
 
 
-async def test_a_refused_choice_takes_the_admitted_ones_with_it() -> None:
+async def test_choices_without_room_for_all_are_refused_before_anything_is_done_for_them() -> None:
     engine = FakeEngine(says("abc"), max_num_seqs=1, max_num_waiting=1)
     async with running_service(engine) as service:
         with pytest.raises(Overloaded):
             await open_answer(service, ChatRequest(HI, n=3))
-        assert engine.num_alive == 0
-        assert (await answer(service, ChatRequest(HI, n=2)))[0] == "abcabc"
+        too_long = ChatRequest((Message("user", "Hi" * engine.max_model_len),), n=3)
+        with pytest.raises(Overloaded):  # its prompt was not read: that would say it does not fit
+            await open_answer(service, too_long)
+        assert not engine.submitted and not engine.cancelled
 
 
 async def test_a_reader_that_leaves_cancels_all_its_choices_and_nobody_elses() -> None:

@@ -48,7 +48,7 @@ def test_published_schemas_that_are_not_strict_are_checked_at_the_end() -> None:
             grammar = schema("bytes", case["schema"], strict=False)
         except InvalidRequest:
             continue
-        if not grammar.unenforced:
+        if not grammar.of_text.unenforced:
             assert grammar.warnings("{}") == ()
             continue
         for instance in case["tests"]:
@@ -81,7 +81,7 @@ def test_what_is_not_strict_is_named_and_checked() -> None:
     inner = {"type": "string", "not": {"const": "x"}}
     wanted = {"type": "object", "properties": {"a": inner}, "required": ["a"]}
     grammar = schema("bytes", wanted, strict=False)
-    assert grammar.unenforced == ('unsupported keywords ["not"]',)
+    assert grammar.of_text.unenforced == ('unsupported keywords ["not"]',)
     named = 'Not enforced: unsupported keywords ["not"]'
     assert grammar.warnings('{"a":"y"}') == (named,)
     assert grammar.warnings('{"a":"x"}') == (

@@ -17,7 +17,7 @@ from vocabularies import (
 )
 
 from llamastream.errors import InternalError, InvalidRequest
-from llamastream.grammar import Compiled, Grammars
+from llamastream.grammar import Compiled, Grammars, version_of
 from llamastream.types import GrammarKind, GrammarSpec
 
 PERSON = {
@@ -214,6 +214,6 @@ def test_what_is_compiled_is_kept_for_all_who_ask_for_the_same() -> None:
 def test_an_answer_goes_on_with_its_own_version_alone() -> None:
     grammars, spec = grammars_of("bytes"), GrammarSpec(GrammarKind.REGEX, "[0-9]+")
     mask = grammars.compile(spec, True).start().mask()
-    assert grammars.later(spec, True, grammars.version).start().mask() == mask
+    assert grammars.later(spec, True, version_of(spec.kind)).start().mask() == mask
     with pytest.raises(InternalError, match=r"begun with the grammars of llguidance@0\.1"):
         grammars.later(spec, True, "llguidance@0.1").start()

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.doubles.tokenizer import byte_tokenizer_config
 
-from llamastream.text import ReasoningSplitter, ReasoningStart, Tokenizer, reasoning_start
-from llamastream.types import Message
+from llamastream.text import ReasoningSplitter, Tokenizer, reasoning_start
+from llamastream.types import Message, ReasoningStart
 
 OPENED, POSSIBLE, CLOSED = ReasoningStart
 PIECES = ["<think>", "</think>", "\n", "\n\n", " ", "<", "</", "</thi", "think>", "a", "b c", "é"]

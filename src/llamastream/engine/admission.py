@@ -65,14 +65,18 @@ class Admission:
                 param="prompt_logprobs",
             )
         seq = self._sequence(request)
-        if self._is_full_for(request.scope):
+        self.check_room(request.scope)
+        self._active[request.request_id] = request.scope
+        return seq
+
+    def check_room(self, scope: str, count: int = 1) -> None:
+        """Raises Overloaded where so many more requests of a key would not be admitted."""
+        if self._is_full_for(scope, count):
             raise Overloaded(
                 f"The queue is full: {self._max_num_waiting} requests (max_num_waiting) wait behind"
                 f" {self._max_num_seqs} running ones. Try again later.",
                 retry_after_s=self._retry_after_s(),
             )
-        self._active[request.request_id] = request.scope
-        return seq
 
     def release(self, request_id: str) -> None:
         """The request ended. Unknown ids are ignored."""
@@ -83,15 +87,15 @@ class Admission:
             self._finish_interval_s += FINISH_INTERVAL_WEIGHT * (newest - self._finish_interval_s)
         self._last_finish_s = now
 
-    def _is_full_for(self, scope: str) -> bool:
+    def _is_full_for(self, scope: str, count: int) -> bool:
         """Whether the queue is full, and the key has its equal part of it: with less it is let in,
         so that none can keep the others out."""
         # A request that finds a free seat does not wait, so seats and queue count together.
         limit = self._max_num_seqs + self._max_num_waiting
-        if len(self._active) < limit:
+        if len(self._active) + count <= limit:
             return False
         counts = Counter(list(self._active.values()))
-        counts[scope] += 1
+        counts[scope] += count
         return counts[scope] * len(counts) > limit
 
     def _sequence(self, request: GenerationRequest) -> Sequence:

@@ -82,6 +82,10 @@ class AsyncEngine:
             await asyncio.to_thread(self._thread.join)
             await self._closed.wait()
 
+    def check_room(self, scope: str, count: int) -> None:
+        if self._engine is not None:
+            self._engine.admission.check_room(scope, count)
+
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request, without waiting for the engine thread.
 

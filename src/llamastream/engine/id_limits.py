@@ -19,6 +19,8 @@ Words = NDArray[np.uint32]
 class IdLimits(Grammar):
     """Raises InvalidRequest where nothing could come first."""
 
+    param = "allowed_token_ids"
+
     def __init__(self, sampling: SamplingParams, vocab_size: int) -> None:
         self._min_tokens, given = sampling.min_tokens, sampling.allowed_token_ids
         allowed = np.full(vocab_size, given is None)

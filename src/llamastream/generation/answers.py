@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llamastream.errors import ChatError, InternalError
+from llamastream.generation.calling import call_rules, check_results, spec_of
 from llamastream.generation.choice import Choice, TextRules
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.engine import Engine
@@ -156,6 +157,7 @@ class Answers:
 
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
+        self.check_room(request)
         fitted = [await self.fit(replace(request, prompt=prompt)) for prompt in request.prompts]
         generation = await self.make(request, new, fitted)
         try:
@@ -165,8 +167,18 @@ class Answers:
             raise
         return generation
 
+    def check_room(self, request: ChatRequest) -> None:
+        """Raises Overloaded or RateLimited before anything was done for a request that they will
+        refuse: refusals must not cost the others their turns."""
+        try:
+            self.dispatcher.engine.check_room(request.scope, request.num_choices)
+        except ChatError as error:
+            self.count_refusal(error)
+            raise
+
     async def fit(self, request: ChatRequest) -> FittedPrompt:
         """The prompt's ids. Raises as `open` does, but for Overloaded."""
+        check_results(request)
         fitted = await self.prompting.fit(request, self.check_ready())
         num_dropped = fitted.num_dropped_turns + request.num_unread_turns
         return fitted._replace(num_dropped_turns=num_dropped)
@@ -178,13 +190,14 @@ class Answers:
         first = fitted[0]
         if request.cuts_max_tokens:
             request = _cut(request, self.status().max_model_len - len(first.ids))
+        calls = call_rules(request, self.prompting.tool_format)
+        spec = spec_of(request, calls)
+        starts = [self.prompting.reasoning(request, prompt.ids) for prompt in fitted]
         rules = [
-            TextRules.of(
-                request, prompt.ids, self.tokenizer, self.prompting.reasoning(request, prompt.ids)
-            )
-            for prompt in fitted
+            TextRules.of(request, prompt.ids, self.tokenizer, start, calls)
+            for prompt, start in zip(fitted, starts, strict=True)
         ]
-        grammars = await self.grammars.of_request(request, rules)
+        grammars = await self.grammars.of_request(request, spec, rules)
         details = Details(
             wire=new.wire,
             rules=rules[0],
@@ -194,16 +207,25 @@ class Answers:
             prompt_token_ids=tuple(first.ids) if new.shows_prompt_ids else None,
             after=new.after,
             has_input=bool(new.input_items),
-            grammar=self.grammars.recorded(request.grammar),
+            grammar=self.grammars.recorded(spec),
         )
+        given = request.sampling.seed
+        seeds = [secrets.randbits(64) if given is None else given for _ in fitted]
         choices = [
             Choice(
                 p * request.n + i,
                 self.tokenizer,
                 rules[p],
                 _asked(
-                    request, new.id, tuple(prompt.ids), rules[p], grammars[p], p * request.n + i
+                    request,
+                    new.id,
+                    tuple(prompt.ids),
+                    rules[p],
+                    grammars[p],
+                    p * request.n + i,
+                    seeds[p],
                 ),
+                new.id,
             )
             for p, prompt in enumerate(fitted)
             for i in range(request.n)
@@ -243,12 +265,13 @@ def _asked(
     rules: TextRules,
     grammar: "AnyGrammar | None",
     index: int,
+    seed: int,
 ) -> GenerationRequest:
     """One choice's. It draws what it would with its prompt alone."""
     return GenerationRequest(
         request_id=f"{id}-{index}" if request.num_choices > 1 else id,
         prompt_ids=prompt_ids,
-        sampling=_for_choice(request.sampling, index % request.n, rules.stop_token_ids),
+        sampling=_for_choice(request.sampling, seed, index % request.n, rules.stop_token_ids),
         cache_salt=request.scope.encode(),
         scope=request.scope,
         prompt_logprobs=request.prompt_logprobs,
@@ -257,9 +280,8 @@ def _asked(
 
 
 def _for_choice(
-    sampling: SamplingParams, index: int, stop_token_ids: frozenset[int]
+    sampling: SamplingParams, seed: int, index: int, stop_token_ids: frozenset[int]
 ) -> SamplingParams:
-    """`sampling` with one choice's own seed, drawn here when none was given."""
-    seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+    """`sampling` with one choice's own seed."""
     seed = (seed + index * CHOICE_SEED_STEP) & MAX_SEED
     return replace(sampling, seed=seed, stop_token_ids=stop_token_ids)

@@ -6,15 +6,17 @@ in. Nothing after a matched stop string is shown or counted.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from llamastream.text import (
+    CallReader,
     IncrementalDetokenizer,
     ReasoningSplitter,
-    ReasoningStart,
     StopMatcher,
     Tokenizer,
 )
+from llamastream.tools import CallRules, call_id
 from llamastream.types import (
     ChatRequest,
     FinishReason,
@@ -22,9 +24,12 @@ from llamastream.types import (
     Message,
     OtherPart,
     Reasoning,
+    ReasoningStart,
     Token,
     TokenLogprob,
 )
+
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class TextRules:
     skip_special_tokens: bool
     continues: bool  # the prompt's text, rather than being a text of its own
     reasoning: ReasoningStart | None = None  # None: it has none, whatever it looks like
+    calls: CallRules | None = None
     min_tokens: int = 0  # these complete no stop string, as in vLLM; 0 in older databases
 
     @classmethod
@@ -46,6 +52,7 @@ class TextRules:
         prompt_ids: Sequence[int],
         tokenizer: Tokenizer,
         reasoning: ReasoningStart | None = None,
+        calls: CallRules | None = None,
     ) -> Self:
         stop_ids = request.sampling.stop_token_ids
         if not request.ignore_eos:
@@ -59,16 +66,19 @@ class TextRules:
             continues=(request.prompt_options.continues or not is_chat)
             and prompt_ids[-1] not in tokenizer.special_ids,
             reasoning=reasoning,
+            calls=calls,
             min_tokens=request.sampling.min_tokens,
         )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        start = fields.get("reasoning")  # unknown of answers that were stored without any
+        # Unknown of answers that were stored without any.
+        start, calls = fields.get("reasoning"), fields.get("calls")
         typed = {
             "stop": tuple(fields["stop"]),
             "stop_token_ids": frozenset(fields["stop_token_ids"]),
             "reasoning": None if start is None else ReasoningStart(start),
+            "calls": None if calls is None else CallRules.from_json(calls),
         }
         return cls(**fields | typed)
 
@@ -77,11 +87,17 @@ class Choice:
     """Fed with the events of one engine request."""
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer, rules: TextRules, request: GenerationRequest
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        rules: TextRules,
+        request: GenerationRequest,
+        response_id: str = "",
     ) -> None:
         """`request` is what the engine is asked for. Raises InvalidRequest for an empty stop
         string."""
         self.index = index
+        self._response_id = response_id  # of which the ids of calls are made
         self.request = request
         self.num_output_tokens = 0
         self.num_reasoning_tokens = 0
@@ -98,10 +114,12 @@ class Choice:
         )
         self._matcher = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
         self._splitter = None if rules.reasoning is None else ReasoningSplitter(rules.reasoning)
+        make_id = partial(call_id, response_id, index)
+        self._calls = None if rules.calls is None else CallReader(rules.calls, make_id)
 
     def again(self, request: GenerationRequest) -> "Choice":
         """The same choice before its first token."""
-        return Choice(self.index, self._tokenizer, self._rules, request)
+        return Choice(self.index, self._tokenizer, self._rules, request, self._response_id)
 
     @property
     def stop_string(self) -> str | None:
@@ -113,10 +131,14 @@ class Choice:
         self.num_output_tokens += 1
         is_hidden = token_id in self._hidden_ids
         if self._splitter is None and is_hidden:
+            self.parts = ()
             return ""
         text = "" if is_hidden else self._detokenizer.add(token_id)
         if self._splitter is not None:
+            token_id = NO_TOKEN if self._splitter.is_reasoning else token_id
             text = self._split(text)
+        if self._calls is not None:
+            return self._without_calls(self._calls, text, token_id)
         is_early = self.num_output_tokens <= self._rules.min_tokens
         return text if self._matcher is None or not text or is_early else self._match(text)
 
@@ -139,7 +161,11 @@ class Choice:
             (thought, text), held = self._splitter.add(text), self._splitter.finish()
             self._think(thought + held[0])
             text += held[1]
-        text = self._match(text)
+        if self._calls is not None:
+            text = self._without_calls(self._calls, text, NO_TOKEN)
+            text += self._match(self._calls.finish())
+        else:
+            text = self._match(text)
         if self._matcher is not None and self.finish_reason is None:
             text += self._matcher.finish()
         # Text flushed at the end may still complete a stop string.
@@ -163,6 +189,19 @@ class Choice:
         self._think(thought)
         if was_reasoning or splitter.is_reasoning:
             self.num_reasoning_tokens = self.num_output_tokens
+        return text
+
+    def _without_calls(self, calls: CallReader, text: str, token_id: int) -> str:
+        """What of a token's text is none of a call: there alone stop strings end the answer."""
+        thoughts = self.parts if self._splitter is not None else ()
+        text = self._match(calls.add(text, token_id))
+        made = calls.take()
+        if self.finish_reason is not None:
+            made = ()
+        elif made and self._matcher is not None:
+            text += self._matcher.finish()
+            self._matcher = None
+        self.parts = (*thoughts, *made)
         return text
 
     def _think(self, thought: str) -> None:

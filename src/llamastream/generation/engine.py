@@ -1,4 +1,4 @@
-"""What the service needs of an engine: three members to talk to it, three for its life.
+"""What the service needs of an engine: four members to talk to it, three for its life.
 
 The in-process AsyncEngine is one; an engine on another machine or a scripted double is another.
 """
@@ -26,6 +26,11 @@ class Engine(Protocol):
 
     async def ready(self) -> None:
         """Return once requests are accepted. Raises what went wrong with loading."""
+        ...
+
+    def check_room(self, scope: str, count: int) -> None:
+        """Raises Overloaded where it knows that so many more requests of a key would be refused:
+        asked before anything is done for them."""
         ...
 
     def submit(self, request: GenerationRequest) -> None:

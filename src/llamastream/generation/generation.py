@@ -19,7 +19,7 @@ from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
 from llamastream.records import Status
-from llamastream.types import Delta, Finished, FinishReason, Token, Usage
+from llamastream.types import Delta, Finished, FinishReason, Token, ToolCall, Usage
 
 if TYPE_CHECKING:
     from llamastream.grammar import AnyGrammar
@@ -188,8 +188,12 @@ class Generation:
         """What is to be said of its texts, once all is drawn; each once."""
         if self.grammar is None:
             return ()
-        texts = [delta.text for delta in self.log.joined(len(self.choices))]
-        return tuple(dict.fromkeys(said for text in texts for said in self.grammar.warnings(text)))
+        warnings = self.grammar.warnings
+        said = (
+            warnings(delta.text, [part for part in delta.parts if isinstance(part, ToolCall)])
+            for delta in self.log.joined(len(self.choices))
+        )
+        return tuple(dict.fromkeys(warning for found in said for warning in found))
 
     # What the engine says, by the dispatcher.
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from llamastream.errors import InvalidRequest
 from llamastream.generation.choice import TextRules
 from llamastream.generation.pool import FairPool
-from llamastream.text import Tokenizer
-from llamastream.types import ChatRequest, GrammarKind, GrammarSpec
+from llamastream.text import REASONING_TAGS, Tokenizer
+from llamastream.types import ChatRequest, GrammarKind, GrammarSpec, ReasoningStart
 
 if TYPE_CHECKING:
-    from llamastream.grammar import AnyGrammar, Grammars, Vocabulary
+    from llamastream.grammar import AnyGrammar, Grammars, Tags, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +41,64 @@ class Compiling:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._pool = FairPool("grammars")
         self._grammars: Grammars | None = None
+        self._tags: Tags | None = None
 
     def close(self) -> None:
         self._pool.close()
 
     async def of_request(
-        self, request: ChatRequest, rules: Sequence[TextRules]
+        self, request: ChatRequest, spec: GrammarSpec | None, rules: Sequence[TextRules]
     ) -> "list[AnyGrammar | None]":
         """A grammar for each prompt. rules: of each. Raises InvalidRequest and Overloaded."""
-        spec = request.grammar
-        if spec is None:
-            return [None] * len(rules)
-        _check(request, spec)
-        return [await self._compiled(spec, not of.continues, request.scope) for of in rules]
+        if spec is not None:
+            _check(request, spec)
+        return [await self._of_prompt(request, spec, of) for of in rules]
 
     def of_record(self, record: GrammarRecord | None, rules: TextRules) -> "AnyGrammar | None":
         """Of an answer to go on with."""
         if record is None:
             return None
-        return self._loaded().later(record.spec, not rules.continues, record.version)
+        later = self._loaded().later(record.spec, _has_prefix(rules), record.version)
+        return self._behind_reasoning(later, rules, None, record.param)
 
     def recorded(self, spec: GrammarSpec | None) -> GrammarRecord | None:
         """Once it is compiled here."""
         if spec is None:
             return None
-        return GrammarRecord(
-            spec.kind.value, spec.text, spec.strict, spec.param, self._loaded().version
-        )
+        version = import_module("llamastream.grammar").version_of(spec.kind)
+        return GrammarRecord(spec.kind.value, spec.text, spec.strict, spec.param, version)
+
+    async def _of_prompt(
+        self, request: ChatRequest, spec: GrammarSpec | None, rules: TextRules
+    ) -> "AnyGrammar | None":
+        found: AnyGrammar | None = None
+        if spec is not None:
+            found = await self._compiled(spec, _has_prefix(rules), request.scope)
+        param = "thinking.budget_tokens" if spec is None else spec.param
+        return self._behind_reasoning(found, rules, request.thinking_budget, param)
+
+    def _behind_reasoning(
+        self, grammar: "AnyGrammar | None", rules: TextRules, budget: int | None, param: str
+    ) -> "AnyGrammar | None":
+        """What holds for the answer alone, and how long the model may think before. Raises
+        InvalidRequest for a vocabulary that cannot tell where that ends."""
+        start = rules.reasoning
+        if start in (None, ReasoningStart.CLOSED) or (grammar is None and budget is None):
+            return grammar
+        open, close = map(self._tokenizer.token_id, REASONING_TAGS)
+        if open is None or close is None:
+            if start is ReasoningStart.POSSIBLE and grammar is not None:
+                return grammar  # it cannot be opened in tokens that the grammar refuses
+            raise InvalidRequest(
+                f"{param} needs a model whose vocabulary has a token for "
+                f"{' and '.join(REASONING_TAGS)}, and this one's has none. Leave it out.",
+                param=param,
+            )
+        module = import_module("llamastream.grammar")
+        if self._tags is None:
+            self._tags = module.Tags(open, close, lambda: self._loaded().vocabulary())
+        reasoned: AnyGrammar = module.Reasoned(grammar, self._tags, start, budget)
+        return reasoned
 
     async def _compiled(self, spec: GrammarSpec, has_prefix: bool, scope: str) -> "AnyGrammar":
         if self._grammars is not None:
@@ -84,6 +115,11 @@ class Compiling:
 
     def _vocabulary(self) -> "Vocabulary":
         return vocabulary_of(self._tokenizer, self._vocab_size())
+
+
+def _has_prefix(rules: TextRules) -> bool:
+    """Whether the grammar's text is one of its own from the first token on."""
+    return not rules.continues and rules.reasoning is not ReasoningStart.OPENED
 
 
 def vocabulary_of(tokenizer: Tokenizer, size: int) -> "Vocabulary":

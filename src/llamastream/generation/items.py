@@ -41,15 +41,27 @@ def new_item(
     }
     if name is not None:
         body["name"] = name
-    prefix = "rs" if parts and all(isinstance(part, Reasoning) for part in parts) else "msg"
-    return Item(id or f"{prefix}_{uuid.uuid4().hex}", body)
+    return Item(id or f"{_prefix(parts)}_{uuid.uuid4().hex}", body)
+
+
+def _prefix(parts: Sequence[Part]) -> str:
+    match parts:
+        case [ToolCall()]:
+            return "fc"
+        case [ToolResult()]:
+            return "fco"
+        case [Reasoning(), *others] if all(isinstance(part, Reasoning) for part in others):
+            return "rs"
+        case _:
+            return "msg"
 
 
 def output_items(response_id: str, parts: Sequence[Part], status: ItemStatus) -> list[Item]:
-    """What an answer consists of: what was thought, and a message of its text. `status`: the last
-    one's."""
+    """What an answer consists of: what was thought, a message of its text, and its calls.
+    `status`: the last one's."""
     thoughts = [part for part in parts if isinstance(part, Reasoning)]
-    said = [part for part in parts if not isinstance(part, Reasoning)]
+    calls = [part for part in parts if isinstance(part, ToolCall)]
+    said = [part for part in parts if not isinstance(part, Reasoning | ToolCall)]
     items = [
         new_item("assistant", own, id=id)
         for own, id in (
@@ -57,6 +69,10 @@ def output_items(response_id: str, parts: Sequence[Part], status: ItemStatus) ->
             (said, output_item_id(response_id)),
         )
         if own
+    ]
+    items += [
+        new_item("assistant", [call], id=call_item_id(response_id, k))
+        for k, call in enumerate(calls)
     ]
     items[-1].body["status"] = status
     return items
@@ -71,24 +87,37 @@ def reasoning_item_id(response_id: str) -> str:
     return f"rs_{response_id.partition('_')[2]}"
 
 
+def call_item_id(response_id: str, index: int) -> str:
+    """The id of its n-th call."""
+    return f"fc_{response_id.partition('_')[2]}_{index}"
+
+
+def response_of(item_id: str) -> str:
+    """Of the id of a response's item the part that is the response's own."""
+    _, _, rest = item_id.partition("_")
+    return rest.partition("_")[0]
+
+
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
     return join_messages((), map(_message, items))
 
 
 def join_messages(before: tuple[Message, ...], more: Iterable[Message]) -> tuple[Message, ...]:
-    """What an assistant thinks is part of the message behind it."""
+    """What an assistant thinks is part of the message behind it, and so are calls of that before
+    them."""
     messages = [*before]
     for message in more:
         last = messages[-1] if messages else None
-        if last is not None and last.role == message.role == "assistant" and _is_thought(last):
+        is_own = last is not None and last.role == message.role == "assistant"
+        if last and is_own and (_is_all(Reasoning, last) or _is_all(ToolCall, message)):
             messages[-1] = replace(message, content=(*last.parts, *message.parts))
         else:
             messages.append(message)
     return tuple(messages)
 
 
-def _is_thought(message: Message) -> bool:
-    return bool(message.parts) and all(isinstance(part, Reasoning) for part in message.parts)
+def _is_all(kind: type[OtherPart], message: Message) -> bool:
+    return bool(message.parts) and all(isinstance(part, kind) for part in message.parts)
 
 
 def parts_of(item: Item) -> tuple[Part, ...]:

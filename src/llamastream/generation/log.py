@@ -109,11 +109,19 @@ class Log:
         return tuple(entry for entry in self._logprobs if entry is not None)
 
     def text_logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Of the one choice: without those of what was thought before its text."""
+        """Of the one choice: without those of what was thought before its text, and of calls."""
         if not (self._parts and self._logprobs):
             return self.logprobs()
-        first = next((k for k, text in enumerate(self._texts) if text), len(self._texts))
-        return tuple(entry for entry in self._logprobs[first:] if entry is not None)
+        first, end = 0, len(self._texts)
+        if self._places(Reasoning):
+            first = next((k for k, text in enumerate(self._texts) if text), end)
+        if calls := self._places(ToolCall):
+            end = calls[0] + bool(self._texts[calls[0]])
+        return tuple(entry for entry in self._logprobs[first:end] if entry is not None)
+
+    def _places(self, kind: type[OtherPart]) -> list[int]:
+        """Of the parts of a kind."""
+        return [k for k, parts in sorted(self._parts.items()) if isinstance(parts[0], kind)]
 
     def token_ids(self) -> tuple[int, ...]:
         return tuple(token_id for token_id in self._ids if token_id != NO_TOKEN)

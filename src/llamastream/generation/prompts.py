@@ -12,7 +12,6 @@ from llamastream.text import (
     DoesNotFit,
     FittedPrompt,
     PromptBuilder,
-    ReasoningStart,
     Tokenizer,
     check_prompt,
     check_room,
@@ -21,6 +20,7 @@ from llamastream.text import (
     reasoning_start,
     too_long,
 )
+from llamastream.tools import ToolFormat
 from llamastream.types import (
     PLAIN_PROMPT,
     ChatRequest,
@@ -28,6 +28,7 @@ from llamastream.types import (
     Message,
     Prompt,
     PromptOptions,
+    ReasoningStart,
 )
 
 # Characters or ids. They cost some microseconds each: more would hold up all streams.
@@ -52,6 +53,11 @@ class Prompting:
 
     def close(self) -> None:
         self._pool.close()
+
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls."""
+        return self._prompts.tool_format
 
     def reasoning(self, request: ChatRequest, prompt_ids: Sequence[int]) -> ReasoningStart | None:
         """Where an answer to this prompt begins, if it is a chat's and the model may reason."""
@@ -211,8 +217,8 @@ def _size(prompt: Prompt, options: PromptOptions = PLAIN_PROMPT) -> int:
     messages = _messages(prompt)
     if not messages:
         return len(prompt)
-    variables = MAX_INLINE if options.variables else 0  # whatever is in them
-    return variables + sum(len(m.text) + len(m.reasoning) + MESSAGE_SIZE for m in messages)
+    variables = MAX_INLINE if options.variables or options.tools else 0  # whatever is in them
+    return variables + sum(m.size + MESSAGE_SIZE for m in messages)
 
 
 def _check_ids(name: str, ids: Collection[int], vocab_size: int) -> None:

@@ -163,6 +163,11 @@ class _LimitedEngine(Engine):
     async def ready(self) -> None:
         await self._engine.ready()
 
+    def check_room(self, scope: str, count: int) -> None:
+        """Raises RateLimited, or what the engine raises."""
+        self._quotas.check(scope)
+        self._engine.check_room(scope, count)
+
     def submit(self, request: GenerationRequest) -> None:
         """Raises RateLimited, or what the engine raises."""
         is_new = not request.output_ids

@@ -90,7 +90,7 @@ class Replay:
             cache_salt=record.scope.encode(),
             scope=record.scope,
         )
-        choice = Choice(0, self._tokenizer, details.rules, asked)
+        choice = Choice(0, self._tokenizer, details.rules, asked, record.id)
         generation = Generation(record.id, details, [choice], keeper, created_at=record.created_at)
         generation.scope, generation.is_stored = record.scope, True
         generation.conversation_id = record.conversation_id

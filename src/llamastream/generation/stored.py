@@ -164,6 +164,8 @@ class StoredAnswers:
         ContextLengthExceeded, Overloaded, RateLimited, EngineDead or StoreUnavailable, with nothing
         stored.
         """
+        if new.idempotency is None:  # what it began before is found in a full house as well
+            self.answers.check_room(request)
         fitted = await self.answers.fit(request)
         generation = await self.answers.make(request, new, [fitted])
         creating = asyncio.create_task(self._create(generation, new, request.scope))

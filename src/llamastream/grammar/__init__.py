@@ -5,7 +5,10 @@ Knows no engine and no text of anybody, only a vocabulary. `Grammars` compiles; 
 ours.
 """
 
-from llamastream.grammar.compiling import AnyGrammar, Compiled, Grammars
+from llamastream.grammar.compiling import Compiled, Grammars, Later, version_of
+from llamastream.grammar.reasoning import Reasoned, Tags
 from llamastream.grammar.vocabulary import Vocabulary
 
-__all__ = ["AnyGrammar", "Compiled", "Grammars", "Vocabulary"]
+AnyGrammar = Compiled | Later | Reasoned
+
+__all__ = ["AnyGrammar", "Compiled", "Grammars", "Reasoned", "Tags", "Vocabulary", "version_of"]

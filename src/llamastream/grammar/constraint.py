@@ -10,17 +10,24 @@ import llguidance
 import numpy as np
 
 from llamastream.errors import InvalidRequest
-from llamastream.grammar.vocabulary import Vocabulary
+from llamastream.grammar.vocabulary import Mask, Vocabulary
 
 
 class MatcherConstraint:
     """See types.Constraint. Never rolled back: a fork is thrown away instead."""
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary, *, is_first: bool, param: str
+        self,
+        matcher: llguidance.LLMatcher,
+        vocabulary: Vocabulary,
+        *,
+        is_first: bool,
+        param: str,
+        triggers: Mask | None = None,
     ) -> None:
         """`is_first`: what comes is the first token of a text of its own. `param`: the field of the
-        request that errors name."""
+        request that errors name. `triggers`: control tokens that the grammar may use."""
+        self._triggers = triggers
         self._matcher, self._vocabulary = matcher, vocabulary
         self._is_first = is_first
         self._param = param
@@ -34,6 +41,8 @@ class MatcherConstraint:
     def mask(self) -> bytes:
         vocabulary = self._vocabulary
         allowed = vocabulary.first_ids if self._is_first else vocabulary.text_ids
+        if self._triggers is not None:
+            allowed = allowed | self._triggers
         words = np.frombuffer(self._matcher.compute_bitmask(), "<u4")[: vocabulary.num_words]
         mask = words & allowed
         if self._matcher.is_accepting():
@@ -47,8 +56,7 @@ class MatcherConstraint:
         return self._matcher.compute_ff_tokens()
 
     def num_allowed(self, token_ids: Sequence[int]) -> int:
-        is_text = self._vocabulary.is_text
-        text = next((k for k, i in enumerate(token_ids) if not is_text(i)), len(token_ids))
+        text = next((k for k, i in enumerate(token_ids) if not self._is_own(i)), len(token_ids))
         return self._matcher.validate_tokens(list(token_ids[:text])) if text else 0
 
     def fork(self) -> "MatcherConstraint":
@@ -57,7 +65,13 @@ class MatcherConstraint:
             self._vocabulary,
             is_first=self._is_first,
             param=self._param,
+            triggers=self._triggers,
         )
+
+    def _is_own(self, token_id: int) -> bool:
+        triggers = self._triggers
+        is_trigger = triggers is not None and bool(triggers[token_id // 32] >> token_id % 32 & 1)
+        return is_trigger or self._vocabulary.is_text(token_id)
 
     def _check(self) -> None:
         """The parser tells of what went wrong only if asked."""

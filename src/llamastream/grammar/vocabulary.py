@@ -52,6 +52,16 @@ class Vocabulary:
         )
 
     @cached_property
+    def all_ids(self) -> Mask:
+        return self.mask_of(range(self.size))
+
+    @cached_property
+    def new_line_ids(self) -> Mask:
+        """Tokens of nothing else."""
+        texts = ((i, self.token_bytes(i)) for i in range(self.size))
+        return self.mask_of(i for i, raw in texts if raw and not raw.strip(b"\n"))
+
+    @cached_property
     def stops(self) -> Mask:
         return self.mask_of(i for i in self.stop_ids if i < self.size)
 

@@ -6,6 +6,7 @@ text.
 """
 
 from llamastream.text.bounds import DoesNotFit, check_room
+from llamastream.text.calls import CallReader
 from llamastream.text.context import (
     FittedPrompt,
     check_prompt,
@@ -14,18 +15,19 @@ from llamastream.text.context import (
     too_long,
 )
 from llamastream.text.detokenizer import IncrementalDetokenizer
-from llamastream.text.reasoning import ReasoningSplitter, ReasoningStart, reasoning_start
+from llamastream.text.reasoning import ReasoningSplitter, reasoning_start
 from llamastream.text.stops import StopMatcher
 from llamastream.text.templates import PromptBuilder
-from llamastream.text.tokenizer import Tokenizer
+from llamastream.text.tokenizer import REASONING_TAGS, Tokenizer
 
 __all__ = [
+    "CallReader",
+    "REASONING_TAGS",
     "DoesNotFit",
     "FittedPrompt",
     "IncrementalDetokenizer",
     "PromptBuilder",
     "ReasoningSplitter",
-    "ReasoningStart",
     "StopMatcher",
     "Tokenizer",
     "check_prompt",

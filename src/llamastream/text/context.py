@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from llamastream.errors import ContextLengthExceeded
 from llamastream.text.bounds import CHARS_PER_TOKEN, DoesNotFit, check_room
+from llamastream.text.conversation import strings_of
 from llamastream.text.templates import PromptBuilder
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
@@ -82,7 +83,7 @@ def fit_context(
         if not may_drop or len(ids) <= room:
             check_prompt(len(ids), max_tokens=max_tokens, max_model_len=max_model_len)
             return FittedPrompt(ids, 0)
-    first = _first_to_try(builder, tokenizer, system, turns, room)
+    first = _first_to_try(builder, tokenizer, system, turns, room, options)
 
     @cache
     def without(num_dropped: int) -> list[int] | None:
@@ -105,13 +106,15 @@ def _first_to_try(
     system: list[Message],
     turns: list[list[Message]],
     room: int,
+    options: PromptOptions,
 ) -> int:
     """Index of the first turn to keep by the sizes of the turns' texts, one at least being dropped.
 
     Turns so far back that they hardly fit, whatever their text, are left out unread.
     """
-    fixed = len(builder.build([*system, Message("user", "")]))
-    least = [sum(len(m.text) // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
+    empty = [*system, Message("user", "")]
+    fixed = len(builder.build(empty, PromptOptions(tools=options.tools)))
+    least = [sum(m.size // CHARS_PER_TOKEN + 1 for m in turn) for turn in turns]
     start = _first_kept(least, room=room - fixed)
     sizes = [sum(_num_tokens(tokenizer, m, room) for m in turn) for turn in turns[start:]]
     return max(1, start + _first_kept(sizes, room=room - fixed))
@@ -167,8 +170,9 @@ def _split(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
 
 
 def _num_tokens(tokenizer: Tokenizer, message: Message, room: int) -> int:
+    text = "".join(text for _, text in strings_of(message))
     try:
-        check_room(tokenizer, message.text, room)
+        check_room(tokenizer, text, room)
     except DoesNotFit as error:
         return error.num_tokens
-    return len(tokenizer.encode(message.text, add_bos=False)) + MESSAGE_OVERHEAD
+    return len(tokenizer.encode(text, add_bos=False)) + MESSAGE_OVERHEAD

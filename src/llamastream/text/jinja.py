@@ -20,6 +20,7 @@ from llamastream.text.conversation import (
     Conversation,
     check_known,
     check_thinking,
+    check_tools,
     check_variables,
 )
 from llamastream.text.llama2 import TAGS, check_tags
@@ -27,6 +28,8 @@ from llamastream.text.probe import Probe, control_texts, probe
 from llamastream.text.provenance import Literals, mask_contents, refuse_risky
 from llamastream.text.sandbox import BoundedEnvironment
 from llamastream.text.tokenizer import REASONING_TAGS, Tokenizer
+from llamastream.text.tool_prompts import definition, find_format, template_messages
+from llamastream.tools import Tool
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 MAX_SOURCE_CHARS = 256 * 1024  # the longest published templates are a tenth of it
@@ -36,7 +39,14 @@ OTHER_TEMPLATE = "Choose another one: --chat-template llama2|llama3|chatml|FILE.
 class JinjaFormat:
     """One compiled template. Thread-safe."""
 
-    def __init__(self, tokenizer: Tokenizer, source: str, *, allow_prompt_tags: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        source: str,
+        *,
+        allow_prompt_tags: bool,
+        tool_format: str | None = None,
+    ) -> None:
         """Raises ModelError for a template that does not compile, or does not end."""
         self._tokenizer = tokenizer
         self._environment = BoundedEnvironment({"tojson": _to_json})
@@ -59,6 +69,7 @@ class JinjaFormat:
         )
         self.probe = Probe()
         self.probe = probe(self._render_probe)
+        self.tool_format = find_format(self._render_tools, tokenizer, tool_format)
 
     def build(
         self,
@@ -112,6 +123,7 @@ class JinjaFormat:
     def _check(self, given: Conversation) -> None:
         variables = given.options.variables
         check_variables(variables, frozenset(self._variables), self._tags)
+        check_tools(given.options.tools, self._tags)
         for index, message in enumerate(given.messages):
             check_tags(index, message, self._tags)
             if self.probe.drops_system and message.role == "system":
@@ -124,6 +136,11 @@ class JinjaFormat:
     def _render_probe(self, messages: Sequence[Message], as_parts: bool) -> str:
         self.probe = Probe(as_parts=as_parts)
         given = Conversation(messages, PLAIN_PROMPT)
+        self._start(given)
+        return self._render(given)
+
+    def _render_tools(self, messages: Sequence[Message], tools: tuple[Tool, ...]) -> str:
+        given = Conversation(messages, PromptOptions(tools=tools))
         self._start(given)
         return self._render(given)
 
@@ -200,10 +217,10 @@ class JinjaFormat:
             return (template or self._template).render(
                 {
                     **options.variables,
-                    "messages": list(map(self._message, given.messages)),
+                    "messages": template_messages(given.messages, as_parts=self.probe.as_parts),
                     "add_generation_prompt": options.add_generation_prompt
                     and not options.continues,
-                    "tools": None,
+                    "tools": list(map(definition, options.tools)) or None,
                     "documents": None,
                     **(variables or self._variables),
                 }
@@ -224,14 +241,6 @@ class JinjaFormat:
                 f"{type(error).__name__}: {error}",
                 param="messages",
             ) from error
-
-    def _message(self, message: Message) -> dict[str, Any]:
-        """A message as the template knows it."""
-        name = {} if message.name is None else {"name": message.name}
-        parts = [{"type": "text", "text": message.text}]
-        content = parts if self.probe.as_parts else message.text
-        thought = {"reasoning_content": message.reasoning} if message.reasoning else {}
-        return {"role": message.role, "content": content, **thought, **name}
 
     def _strftime_now(self, form: str) -> str:
         now: datetime = self._moment.now

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text.bounds import check_room
-from llamastream.text.conversation import check_known, check_thinking
+from llamastream.text.conversation import check_known, check_thinking, strings_of
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
@@ -69,12 +69,8 @@ class Llama2Format:
 def check_tags(index: int, message: Message, tags: Iterable[str]) -> None:
     """Raises InvalidRequest for a message that holds one of `tags`."""
     for tag in tags:
-        for field, text in (
-            ("content", message.text),
-            ("reasoning_content", message.reasoning),
-            ("name", message.name),
-        ):
-            if text is not None and tag in text:
+        for field, text in strings_of(message):
+            if tag in text:
                 raise InvalidRequest(
                     f"messages[{index}].{field} must not hold {tag}, a tag of the model's prompts. "
                     "Remove it, or start the server with --allow-prompt-tags.",

@@ -28,7 +28,8 @@ Render = Callable[[Sequence[Message], bool], str]
 
 
 class Probe(NamedTuple):
-    """as_parts: contents must be lists of parts. after_answer: what follows an assistant's content.
+    """as_parts: contents must be lists of parts. lacks_system: it leaves such messages out
+    (drops_system), or refuses them. after_answer: what follows an assistant's content.
     refusal: why it took no conversation at all, in which case nothing else was found out.
     """
 
@@ -36,6 +37,7 @@ class Probe(NamedTuple):
     drops_system: bool = False
     after_answer: str = ""
     refusal: str = ""
+    lacks_system: bool = False
 
 
 def probe(render: Render) -> Probe:
@@ -51,7 +53,8 @@ def probe(render: Render) -> Probe:
                 continue
             missing = [m for m in messages if m.text not in text.lower()]
             if all(message.role == "system" for message in missing):
-                return Probe(as_parts, bool(missing), _after_answer(text))
+                lacks = bool(missing) or messages is not CONVERSATION
+                return Probe(as_parts, bool(missing), _after_answer(text), lacks_system=lacks)
             lost = lost or missing
     if lost:
         raise ModelError(

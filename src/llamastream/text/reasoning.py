@@ -5,21 +5,13 @@ it was cut. New lines beside the tags are the tags' own.
 """
 
 from collections.abc import Sequence
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 
 from llamastream.text.tokenizer import REASONING_TAGS, Tokenizer
-from llamastream.types import Message
+from llamastream.types import Message, ReasoningStart
 
 OPEN, CLOSE = REASONING_TAGS
 MAX_TAIL = 24  # tokens at a prompt's end in which a tag is looked for, with white space behind it
-
-
-class ReasoningStart(StrEnum):
-    """Where an answer of a model that reasons begins."""
-
-    OPENED = "opened"  # amid the reasoning: its prompt opens it
-    POSSIBLE = "possible"  # the model opens it, if it wants to
-    CLOSED = "closed"  # behind it: the prompt says that there shall be none
 
 
 def reasoning_start(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from llamastream.errors import InvalidRequest, ModelError
+from llamastream.text.conversation import check_tools, strings_of
 from llamastream.text.jinja import JinjaFormat
 from llamastream.text.llama2 import TAGS, Llama2Format
 from llamastream.text.probe import CONVERSATION, control_texts, end_mark
 from llamastream.text.tokenizer import Tokenizer
+from llamastream.text.tool_prompts import find_format, prepared
+from llamastream.tools import GENERIC, ToolFormat
 from llamastream.types import PLAIN_PROMPT, Message, PromptOptions
 
 # Sources: github.com/meta-llama/llama3, llama/tokenizer.py, ChatFormat; and OpenAI's ChatML.
@@ -60,8 +63,13 @@ class PromptBuilder:
         template: str | None = None,
         *,
         reasons: bool = False,
+        tool_format: ToolFormat = GENERIC,
+        takes_system: bool = True,
     ) -> None:
+        """`takes_system`: whether the format writes system messages."""
         self._format = prompt_format
+        self.tool_format = tool_format
+        self._takes_system = takes_system
         self.reasons = reasons  # whether answers may begin with reasoning
         self.template = template  # whose prompts these are, in Jinja, if there is one
         self.name = name  # of the format, for people
@@ -74,6 +82,7 @@ class PromptBuilder:
         chat_template_option: str | None = None,
         *,
         allow_prompt_tags: bool = False,
+        tool_format: str | None = None,
     ) -> Self:
         """Choose the format: the operator's option, else the checkpoint's own template.
 
@@ -82,13 +91,16 @@ class PromptBuilder:
         """
         option = chat_template_option
         if option == "llama2":
+            find_format(None, tokenizer, tool_format)
             return cls(Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags), "llama2")
         own = tokenizer.config.chat_template
         source = own if option is None else _template(option, tokenizer)
         if source is None:
             return cls(_NoFormat(), warnings=_end_warnings(tokenizer))
         tokenizer.adopt(texts=control_texts(source))
-        jinja = JinjaFormat(tokenizer, source, allow_prompt_tags=allow_prompt_tags)
+        jinja = JinjaFormat(
+            tokenizer, source, allow_prompt_tags=allow_prompt_tags, tool_format=tool_format
+        )
         if option is None and _is_llama2(jinja, source, tokenizer):
             reference = Llama2Format(tokenizer, allow_prompt_tags=allow_prompt_tags)
             return cls(reference, "llama2, which the model's own template writes", (), source)
@@ -96,8 +108,15 @@ class PromptBuilder:
         tokenizer.adopt(ends=[] if end is None else [end])
         warnings = [*_template_warnings(jinja), *_end_warnings(tokenizer)]
         _check_ids(tokenizer, jinja)
-        name = option or "the model's own template"
-        return cls(jinja, name, warnings, source, reasons=jinja.reasons)
+        return cls(
+            jinja,
+            option or "the model's own template",
+            warnings,
+            source,
+            reasons=jinja.reasons,
+            tool_format=jinja.tool_format,
+            takes_system=not jinja.probe.lacks_system,
+        )
 
     def build(
         self,
@@ -110,13 +129,20 @@ class PromptBuilder:
         Raises InvalidRequest with the index of the message at fault, and DoesNotFit for what is
         sure to take more than `room` tokens; what takes a little more is returned.
         """
-        _check(messages)
+        messages, options = self._prepared(messages, options)
         return self._format.build(messages, options, room)
 
     def render(self, messages: Sequence[Message], options: PromptOptions = PLAIN_PROMPT) -> str:
         """The prompt as text, for people: contents cannot be told from control tokens in it."""
-        _check(messages)
+        messages, options = self._prepared(messages, options)
         return self._format.render(messages, options)
+
+    def _prepared(
+        self, messages: Sequence[Message], options: PromptOptions
+    ) -> tuple[Sequence[Message], PromptOptions]:
+        _check(messages)
+        check_tools(options.tools, ())
+        return prepared(messages, options, self.tool_format, takes_system=self._takes_system)
 
 
 class _NoFormat:
@@ -142,11 +168,7 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRequest("messages must hold at least 1 message. Given: 0.", param="messages")
     for index, message in enumerate(messages):
-        for field, text in (
-            ("content", message.text),
-            ("reasoning_content", message.reasoning),
-            ("name", message.name or ""),
-        ):
+        for field, text in strings_of(message):
             try:
                 text.encode()
             except UnicodeEncodeError as error:

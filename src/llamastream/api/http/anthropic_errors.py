@@ -19,7 +19,7 @@ Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 PREFIX = "/v1/messages"
 VERSION = b"anthropic-version"  # what its clients send with all requests
-VERSIONS = ("2023-06-01", "2023-01-01")  # of which the second streams the same here
+VERSIONS = ("2023-06-01", "2026-10-21")
 OVERLOADED = 529
 TYPES = {
     401: "authentication_error",

@@ -29,13 +29,30 @@ from llamastream.api.wire.options import (
     thinking_of,
     validate,
 )
+from llamastream.api.wire.tools import (
+    ChatTools,
+    chat_call,
+    chat_piece,
+    read_choice,
+    read_tools,
+)
 from llamastream.errors import ChatError, InvalidRequest
 from llamastream.generation import Generation, NewAnswer
 from llamastream.generation.generation import FINISH_REASONS as REASONS_OF
 from llamastream.generation.items import new_item, parts_of, result_of
 from llamastream.records import Item, Response
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
-from llamastream.types import ChatRequest, Delta, FinishReason, Reasoning, Usage, text_of
+from llamastream.tools import AUTO
+from llamastream.types import (
+    ChatRequest,
+    Delta,
+    FinishReason,
+    Reasoning,
+    ToolCall,
+    ToolResult,
+    Usage,
+    text_of,
+)
 
 PREFIX = "chatcmpl-"
 
@@ -44,9 +61,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     """`metadata` comes back in a whole answer, as OpenAI's does."""
 
     UNSUPPORTED = {
-        "tools": (),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),  # says nothing without tools
         "functions": (),
         "function_call": ("none", "auto"),
         "audio": (),
@@ -61,6 +75,9 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
     }
 
     messages: Messages
+    tools: ChatTools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None  # says nothing without tools
     max_completion_tokens: MaxTokens = None
     reasoning_effort: Effort | None = None
     logprobs: bool | None = None
@@ -79,8 +96,12 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         )
         thinking = thinking_of(self.reasoning_effort, "reasoning_effort")
         messages, options = parse_messages(self.messages), self.prompt_options(thinking)
+        tools = read_tools(self.tools)
+        choice = read_choice(self.tool_choice, tools, self.parallel_tool_calls)
+        if choice is not None:
+            options = replace(options, tools=tools)
         request = self.build(messages, sampling, options, scope=scope, label=label)
-        return replace(request, grammar=self.asked_grammar)
+        return replace(request, grammar=self.asked_grammar, tool_choice=choice or AUTO)
 
     def _max_tokens(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
@@ -110,13 +131,15 @@ class ChatFormat(ChunkFormat):
         self._metadata = metadata
         self._is_plain = not (answer.logprobs or answer.return_token_ids)
         self._started = [False] * answer.n
+        self._calls: list[list[str]] = [[] for _ in range(answer.n)]  # ids of those that began
         self._before = [self._split(index)[0] for index in range(answer.n)]
         self._after = self._split(0)[1]
         self._extras = answer.extras()
 
     def frames(self, delta: Delta) -> list[bytes]:
         index, _, text, _, _, reason, parts = delta
-        if self._is_plain and reason is None and not parts and self._started[index]:  # mostly
+        is_text = self._is_plain and reason is None and not parts
+        if is_text and self._started[index]:  # nearly always
             return [self._before[index] + orjson.dumps(text) + self._after] if text else []
         frames: list[bytes] = []
         if not self._started[index]:
@@ -124,13 +147,30 @@ class ChatFormat(ChunkFormat):
             frames.append(self._first(index))
         if not self._is_plain and (text or parts or delta.token_ids):
             frames.append(self._detailed(delta))
-        elif parts:
+        elif any(isinstance(part, Reasoning) for part in parts):
             frames.append(self._chunk(index, _said(delta)))
         elif text:
             frames.append(self._before[index] + orjson.dumps(text) + self._after)
+        calls = (part for part in parts if isinstance(part, ToolCall))
+        frames += [self._chunk(index, self._piece(index, call)) for call in calls]
         if reason is not None:
-            frames.append(self._chunk(index, {}, finish=reason))
+            frames.append(self._chunk(index, {}, finish=self._finish(index, reason)))
         return frames
+
+    def _piece(self, index: int, call: ToolCall) -> dict[str, Any]:
+        """What is new of a call."""
+        known = self._calls[index]
+        if known and known[-1] == call.id:
+            piece = chat_piece(call)
+        else:
+            known.append(call.id)
+            piece = chat_call(call)
+        return {"tool_calls": [{"index": len(known) - 1, **piece}]}
+
+    def _finish(self, index: int, reason: FinishReason) -> str:
+        if self._calls[index] and reason is FinishReason.STOP:
+            return "tool_calls"
+        return FINISH_REASONS[reason]
 
     def completion(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
         choices = [self._whole_choice(delta) for delta in deltas]
@@ -145,11 +185,16 @@ class ChatFormat(ChunkFormat):
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
         assert delta.finish_reason is not None
+        calls = [part for part in delta.parts if isinstance(part, ToolCall)]
+        self._calls[delta.choice] = [call.id for call in calls]
+        message: dict[str, Any] = {"role": "assistant", **_said(delta), "refusal": None}
+        if calls:
+            message |= {"content": delta.text or None, "tool_calls": list(map(chat_call, calls))}
         choice: dict[str, Any] = {
             "index": delta.choice,
-            "message": {"role": "assistant", **_said(delta), "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(delta),
-            "finish_reason": FINISH_REASONS[delta.finish_reason],
+            "finish_reason": self._finish(delta.choice, delta.finish_reason),
         }
         if self._answer.return_token_ids:
             choice["token_ids"] = delta.token_ids
@@ -170,12 +215,11 @@ class ChatFormat(ChunkFormat):
         index: int,
         content: dict[str, Any],
         *,
-        finish: FinishReason | None = None,
+        finish: str | None = None,
         more: dict[str, Any] | None = None,
         extras: dict[str, Any] | None = None,
     ) -> bytes:
-        reason = None if finish is None else FINISH_REASONS[finish]
-        choice = {"index": index, "delta": content, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": content, "logprobs": None, "finish_reason": finish}
         choice |= more or {}
         chunk = {**self._answer.head("chat.completion.chunk"), "choices": [choice]}
         if self._answer.include_usage:
@@ -294,6 +338,12 @@ def _said(delta: Delta) -> dict[str, str]:
 
 def message_of(item: Item) -> dict[str, Any]:
     """A message of a stored chat's request."""
-    role, content = item.body["role"], text_of(parts_of(item))
-    common = {"name": None, "refusal": None, "content_parts": None}
-    return {"id": item.id, "role": role, "content": content, **common}
+    parts = parts_of(item)
+    shown: dict[str, Any] = {"id": item.id, "role": item.body["role"], "content": text_of(parts)}
+    shown |= {"name": None, "refusal": None, "content_parts": None}
+    for part in parts:
+        if isinstance(part, ToolCall):
+            shown.setdefault("tool_calls", []).append(chat_call(part))
+        elif isinstance(part, ToolResult):
+            shown |= {"tool_call_id": part.call_id, "content": part.text}
+    return shown

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from llamastream.api.wire.options import NOTHING, asked, or_nothing
+from llamastream.api.wire.tools import read_calls, text_field
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
 from llamastream.records import Item
-from llamastream.types import Message, Part, Reasoning, Role
+from llamastream.types import CallKind, Message, Part, Reasoning, Role, ToolCall, ToolResult
 
 Json = dict[str, Any]
 
@@ -24,20 +25,39 @@ ROLES: dict[str, Role] = {
 REASONING = ("reasoning_content", "reasoning")  # DeepSeek's name, and vLLM's
 HINTS = ("cache_control", *REASONING)
 MESSAGE_FIELDS = {"role", "content", "name", *HINTS}
+ASSISTANT_FIELDS = {*MESSAGE_FIELDS, "tool_calls"}
+RESULT_FIELDS = {*MESSAGE_FIELDS, "tool_call_id"}
 ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
 PART_TYPES = ("text", "input_text", "output_text")
 MAX_NAME_CHARS = 256
+# Items that are no messages: calls, with the field of their arguments, and results.
+CALL_ITEMS = {"function_call": "arguments", "custom_tool_call": "input"}
+RESULT_ITEMS: dict[str, CallKind] = {
+    "function_call_output": "function",
+    "custom_tool_call_output": "custom",
+}
 # For the OpenAPI document; what is wrong with a message is told in words of our own.
 PART_SCHEMA: Json = {
     "type": "object",
     "properties": {"type": {"enum": PART_TYPES}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
+CALL_SCHEMA: Json = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "type": {"enum": ("function", "custom")},
+        "function": {"type": "object", "properties": {"name": {"type": "string"}}},
+    },
+    "required": ["id"],
+}
 MESSAGE_SCHEMA: Json = {
     "type": "object",
     "properties": {
-        "role": {"enum": tuple(ROLES)},
+        "role": {"enum": (*ROLES, "tool")},
+        "tool_calls": or_nothing({"type": "array", "items": CALL_SCHEMA}),
+        "tool_call_id": or_nothing({"type": "string"}),
         "content": or_nothing(
             {"anyOf": [{"type": "string"}, PART_SCHEMA, {"type": "array", "items": PART_SCHEMA}]}
         ),
@@ -106,11 +126,21 @@ def _check_count(raw: list[Any], where: str) -> None:
 
 def _parse_message(raw: dict[str, Any], where: str) -> Message:
     raw = asked(raw)
-    role = _parse_role(raw, where)
-    _refuse_others(raw, MESSAGE_FIELDS, where)
+    if raw.get("role") == "tool":
+        _refuse_others(raw, RESULT_FIELDS, where)
+        text = "".join(_parse_content(raw, "tool", where))
+        id, name = text_field(raw, "tool_call_id", where), _parse_name(raw, where)
+        return Message("tool", (ToolResult(id, text),), name)
+    role = _parse_role(raw, where, ("tool",))
+    _refuse_others(raw, ASSISTANT_FIELDS if role == "assistant" else MESSAGE_FIELDS, where)
     text, name = "".join(_parse_content(raw, role, where)), _parse_name(raw, where)
-    thought = _parse_reasoning(raw, where) if role == "assistant" else ""
-    return Message(role, (Reasoning(thought), text) if thought else text, name)
+    parts: list[Part] = [text]
+    if role == "assistant" and (thought := _parse_reasoning(raw, where)):
+        parts = [Reasoning(thought), text]
+    if "tool_calls" in raw:
+        calls = read_calls(raw["tool_calls"], f"{where}.tool_calls")
+        parts = [*(part for part in parts if part), *calls]
+    return Message(role, text if parts == [text] else tuple(parts), name)
 
 
 def _parse_item(raw: object, where: str) -> Item | None:
@@ -124,9 +154,12 @@ def _parse_item(raw: object, where: str) -> Item | None:
     if kind == "reasoning":
         thoughts = _parse_thoughts(raw, f"{where}.content")
         return new_item("assistant", thoughts) if thoughts else None
+    if kind in CALL_ITEMS or kind in RESULT_ITEMS:
+        return _parse_call(raw, kind, where)
     if kind != "message":
+        kinds = ", ".join(("message", "reasoning", *CALL_ITEMS, *RESULT_ITEMS))
         raise InvalidRequest(
-            f"{where}.type must be 'message': other kinds of items are not supported. "
+            f"{where}.type must be one of {kinds}: other kinds of items are not supported. "
             f"Given: {quoted(kind)}.",
             param=f"{where}.type",
         )
@@ -161,6 +194,21 @@ def _parse_reasoning(raw: dict[str, Any], where: str) -> str:
     return ""
 
 
+def _parse_call(raw: Json, kind: str, where: str) -> Item:
+    """A call, or a result."""
+    call_id = text_field(raw, "call_id", where)
+    if kind in RESULT_ITEMS:
+        _refuse_others(raw, {"type", "id", "status", "call_id", "output", "name"}, where)
+        text = "".join(_parse_content({"content": raw.get("output")}, "tool", where, "output"))
+        return new_item("tool", [ToolResult(call_id, text, RESULT_ITEMS[kind])])
+    field = CALL_ITEMS[kind]
+    _refuse_others(raw, {"type", "id", "status", "call_id", "name", field}, where)
+    arguments = text_field({field: ""} | raw, field, where)
+    call_kind: CallKind = "custom" if kind == "custom_tool_call" else "function"
+    call = ToolCall(call_id, text_field(raw, "name", where), arguments, call_kind)
+    return new_item("assistant", [call])
+
+
 def _parse_name(raw: dict[str, Any], where: str) -> str | None:
     name = raw.get("name")
     if name == "":
@@ -174,24 +222,27 @@ def _parse_name(raw: dict[str, Any], where: str) -> str | None:
     return name
 
 
-def _parse_role(raw: dict[str, Any], where: str) -> Role:
+def _parse_role(raw: dict[str, Any], where: str, others: tuple[str, ...] = ()) -> Role:
+    """others: roles that may be there besides."""
     role = raw.get("role")
     if not isinstance(role, str) or role not in ROLES:
         given = "nothing" if role is None else quoted(role)
         raise InvalidRequest(
-            f"{where}.role must be one of {', '.join(ROLES)}. Given: {given}.",
+            f"{where}.role must be one of {', '.join((*ROLES, *others))}. Given: {given}.",
             param=f"{where}.role",
         )
     return ROLES[role]
 
 
-def _parse_content(raw: dict[str, Any], role: Role, where: str) -> list[str]:
+def _parse_content(
+    raw: dict[str, Any], role: Role, where: str, field: str = "content"
+) -> list[str]:
     """The texts of a string, of parts or of one part. Only an answer may be without any: what it
-    said was a call."""
-    content, where = raw.get("content"), f"{where}.content"
+    said was a call. A tool may have nothing to say."""
+    content, where = raw.get("content"), f"{where}.{field}"
     if isinstance(content, str):
         return [content]
-    if content is None and role == "assistant":
+    if content is None and role in ("assistant", "tool"):
         return [""]
     if isinstance(content, dict):
         return [_parse_part(content, where)]

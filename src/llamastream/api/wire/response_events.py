@@ -8,7 +8,7 @@ than a message only 0 and 1 are so; see `response_items`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
@@ -65,17 +65,18 @@ class ResponseShown:
     logprobs: bool
     return_token_ids: bool
     text_format: Json | None = None
+    tools: tuple[Json, ...] = ()
+    tool_choice: Any = "auto"
+    parallel_tool_calls: bool = True
     seed: int | None = None  # unknown of responses that were stored without it
 
     def repeated(self) -> Json:
         return {name: getattr(self, name) for name in REPEATED}
 
 
-REPEATED = tuple(
-    field.name
-    for field in fields(ResponseShown)
-    if field.name not in ("logprobs", "return_token_ids", "text_format")
-)
+SHOWN_ELSEWHERE = {"logprobs", "return_token_ids", "text_format"}
+SHOWN_ELSEWHERE |= {"tools", "tool_choice", "parallel_tool_calls"}
+REPEATED = tuple(field.name for field in fields(ResponseShown) if field.name not in SHOWN_ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +150,12 @@ class Snapshot:
             "output": self.output(),
             "usage": None if self.usage is None else usage_json(self.usage),
             "max_tool_calls": None,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": self.shown.parallel_tool_calls,
             "reasoning": None,
             "service_tier": "default",
             "text": {"format": self.shown.text_format or {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": self.shown.tool_choice,
+            "tools": self.shown.tools,
             **({"warnings": self.warnings} if self.warnings else {}),
         }
 
@@ -248,7 +249,8 @@ class ResponseFormat(Format):
     ) -> None:
         """`frame` makes the bytes of an event: without it, of a server-sent one."""
         opened = Snapshot.opened(generation)
-        is_plain = generation.details.rules.reasoning is None
+        rules = generation.details.rules
+        is_plain = rules.reasoning is None and rules.calls is None
         self.start = max(after + 1 - NUM_OPENING, 0) if is_plain else 0
         self._events = ResponseEvents(opened) if is_plain else ManyItemsEvents(opened)
         self._after = after

@@ -6,6 +6,7 @@ on: a piece is an event, and so are an item's beginning and its end.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -13,6 +14,7 @@ import orjson
 from llamastream.api.wire.openai import logprob_entries
 from llamastream.generation.items import (
     ItemStatus,
+    call_item_id,
     output_item_id,
     output_items,
     parts_of,
@@ -20,7 +22,7 @@ from llamastream.generation.items import (
 )
 from llamastream.generation.log import with_text
 from llamastream.records import Item
-from llamastream.types import Delta, Part, Reasoning, TokenLogprob
+from llamastream.types import Delta, Part, Reasoning, TokenLogprob, ToolCall, ToolResult
 
 Json = dict[str, Any]
 
@@ -43,6 +45,18 @@ def wire_item(item: Item) -> Json:
 
 def _shown(item: Item) -> Json:
     body, parts = item.body, parts_of(item)
+    match parts:
+        case (ToolCall() as call,):
+            return call_item(item.id, call, status=body["status"])
+        case (ToolResult() as result,):
+            is_custom = result.kind == "custom"
+            return {
+                "type": "custom_tool_call_output" if is_custom else "function_call_output",
+                "id": item.id,
+                "call_id": result.call_id,
+                "output": result.text,
+                "status": body["status"],
+            }
     texts = [part for part in parts if isinstance(part, str)]
     thoughts = [_reasoning_text(part.text) for part in parts if isinstance(part, Reasoning)]
     if thoughts and not texts:
@@ -68,6 +82,18 @@ def reasoning_item(id: str, content: list[Json], *, status: str) -> Json:
 
 def _reasoning_text(text: str, _: list[Json] | None = None) -> Json:
     return {"type": "reasoning_text", "text": text}
+
+
+def call_item(id: str, call: ToolCall, *, status: str) -> Json:
+    is_custom = call.kind == "custom"
+    return {
+        "type": "custom_tool_call" if is_custom else "function_call",
+        "id": id,
+        "call_id": call.id,
+        "name": call.name,
+        "input" if is_custom else "arguments": call.arguments,
+        "status": status,
+    }
 
 
 class Kind(NamedTuple):
@@ -100,6 +126,12 @@ def _kind_of(piece: Part) -> tuple[Kind, str]:
     return REASONING, piece.text
 
 
+def _name_of(call: ToolCall) -> str:
+    """Of its events."""
+    name = "custom_tool_call_input" if call.kind == "custom" else "function_call_arguments"
+    return f"response.{name}"
+
+
 def output_of(
     response_id: str, parts: Sequence[Part], logprobs: Sequence[TokenLogprob], status: ItemStatus
 ) -> list[Json]:
@@ -122,6 +154,8 @@ class ItemEvents:
         self._response_id = response_id
         self._shows_logprobs, self._shows_ids = logprobs, token_ids
         self._open: Kind | None = None
+        self._call: ToolCall | None = None  # that is open, so far
+        self._num_calls = 0
         self._index = -1  # of the item
         self._place: Json = {}
         self._text: list[str] = []  # of what is open, with its log-probabilities
@@ -135,6 +169,9 @@ class ItemEvents:
         pieces = with_text(delta.parts, delta.text) if delta.parts or delta.text else ()
         events: list[Event] = []
         for piece in pieces:
+            if isinstance(piece, ToolCall):
+                events += self._call_piece(piece)
+                continue
             kind, text = _kind_of(piece)
             if kind is not self._open:
                 events += [*self._close("completed"), *self._begin(kind)]
@@ -150,7 +187,7 @@ class ItemEvents:
 
     def closing(self, status: str) -> list[Event]:
         """There is an item at least, and the last has this status."""
-        begun = [] if self._open else self._begin(MESSAGE)
+        begun = [] if self._open or self._call else self._begin(MESSAGE)
         return [*begun, *self._close(status)]
 
     def _begin(self, kind: Kind) -> list[Event]:
@@ -177,7 +214,9 @@ class ItemEvents:
         return self._event(kind.event + ".delta", body)
 
     def _close(self, status: str) -> list[Event]:
-        kind = self._open
+        kind, call = self._open, self._call
+        if call is not None:
+            return self._close_call(call, status)
         if kind is None:
             return []
         part = kind.content("".join(self._text), self._logprobs)
@@ -186,6 +225,38 @@ class ItemEvents:
         return [
             self._event(kind.event + ".done", self._place | done),
             self._event("response.content_part.done", self._place | {"part": part}),
+            self._event("response.output_item.done", {"output_index": self._index, "item": item}),
+        ]
+
+    def _call_piece(self, piece: ToolCall) -> list[Event]:
+        events: list[Event] = []
+        call = self._call
+        if call is None or call.id != piece.id:
+            events = self._close("completed")
+            self._open, self._index, self._num_calls = None, self._index + 1, self._num_calls + 1
+            call = replace(piece, arguments="")
+            id = call_item_id(self._response_id, self._num_calls - 1)
+            self._place = {"item_id": id, "output_index": self._index}
+            item = call_item(id, call, status="in_progress")
+            added = {"output_index": self._index, "item": item}
+            events.append(self._event("response.output_item.added", added))
+        self._call = replace(call, arguments=call.arguments + piece.arguments)
+        if piece.arguments:
+            body = self._place | {"delta": piece.arguments}
+            if self._shows_ids:
+                body["token_ids"] = self._new_ids
+                self._new_ids = []
+            events.append(self._event(f"{_name_of(piece)}.delta", body))
+        return events
+
+    def _close_call(self, call: ToolCall, status: str) -> list[Event]:
+        field = "input" if call.kind == "custom" else "arguments"
+        done = self._place | {field: call.arguments}
+        if call.kind == "function":
+            done["name"] = call.name
+        item = call_item(self._place["item_id"], call, status=status)
+        return [
+            self._event(f"{_name_of(call)}.done", done),
             self._event("response.output_item.done", {"output_index": self._index, "item": item}),
         ]
 

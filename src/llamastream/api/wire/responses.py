@@ -24,12 +24,14 @@ from llamastream.api.wire.options import (
 )
 from llamastream.api.wire.response_events import ResponseFormat, ResponseShown, Snapshot
 from llamastream.api.wire.summaries import COMPACTION, summary_message
+from llamastream.api.wire.tools import ResponseTools, check_tool_kinds, read_choice, read_tools
 from llamastream.api.wire.turns import Turns
 from llamastream.errors import InvalidRequest, ItemNotFound, NotFound, PreviousResponseNotFound
 from llamastream.generation import Continued, Generation, History, NewAnswer, StoredAnswers
-from llamastream.generation.items import to_messages
+from llamastream.generation.items import join_messages, response_of, to_messages
 from llamastream.records import Item
 from llamastream.sampling import MAX_LOGPROBS, SamplingParams
+from llamastream.tools import AUTO
 from llamastream.types import ChatRequest, Message, PromptOptions, Thinking
 
 PREFIX = "resp_"
@@ -63,9 +65,6 @@ class ResponseStreamOptions(WireModel):
 
 class ResponseBody(SamplingOptions, GuidedOptions):
     UNSUPPORTED = {
-        "tools": (),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
         "max_tool_calls": (),
         "access_programs": (),
         "background_options": (),
@@ -92,6 +91,9 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     reasoning: ReasoningOptions | None = None
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: ResponseTools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -125,13 +127,18 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         logprobs = (self.top_logprobs or 0) if self.wants_logprobs else None
         if self.instructions is not None:
             messages = (Message("system", self.instructions), *messages)
+        tools = read_tools(self.tools)
+        choice = read_choice(self.tool_choice, tools, self.parallel_tool_calls)
         return ChatRequest(
             prompt=messages,
             sampling=self.sampling(defaults, self.max_output_tokens, logprobs),
             ignore_eos=bool(self.ignore_eos),
-            prompt_options=PromptOptions(thinking=self._thinking()),
+            prompt_options=PromptOptions(
+                thinking=self._thinking(), tools=() if choice is None else tools
+            ),
             truncation=self.truncation or "disabled",
             grammar=self.grammar(None if self.text_format is None else self.text_format.spec()),
+            tool_choice=choice or AUTO,
             scope=scope,
             label=label,
         )
@@ -161,11 +168,15 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
             text_format=None if self.text_format is None else self.text_format.shown(),
+            tools=tuple(tool.shown() for tool in self.tools or ()),
+            tool_choice=self.tool_choice or "auto",
+            parallel_tool_calls=self.parallel_tool_calls is not False,
         )
 
 
 def parse_response(body: dict[str, Any]) -> ResponseBody:
     """Raises InvalidRequest."""
+    check_tool_kinds(body.get("tools"))
     parsed = validate(ResponseBody, body)
     if parsed.conversation is not None and parsed.previous_response_id is not None:
         raise InvalidRequest(
@@ -199,7 +210,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         if items and body.after is not None:
             items = (items[0]._replace(follows=body.after), *items[1:])
         history = await self._history(body, caller)
-        messages = history.messages + to_messages(items)
+        messages = join_messages(history.messages, to_messages(items))
         request = body.to_request(messages, defaults, caller.scope, caller.label)
         sampling = request.sampling
         if sampling.seed is None:  # drawn here, so that the answer can say how to get it again
@@ -248,9 +259,9 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
         if not _is_reference(item):
             return item
         reference = validate(ItemReference, item)
-        _, _, name = reference.id.partition("_")
         try:
-            found = await self._stored.find(PREFIX + name, scope=caller.scope)
+            id = PREFIX + response_of(reference.id)
+            found = await self._stored.find(id, scope=caller.scope)
         except NotFound:
             raise ItemNotFound(reference.id, where) from None
         if found.end is None or found.end.error is not None:

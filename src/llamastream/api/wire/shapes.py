@@ -39,7 +39,7 @@ class Usage(TypedDict):
     prompt_tokens_details: dict[str, int]
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Compaction(TypedDict):
@@ -57,8 +57,9 @@ class InputTokens(TypedDict):
 
 class ChatMessage(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[dict[str, Any]]]
 
 
 class ChatChoice(TypedDict):
@@ -101,9 +102,11 @@ class Completion(TypedDict):
 
 class StoredChatMessage(TypedDict):
     id: str
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     name: str | None
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
 
 
 class ItemMessage(TypedDict):
@@ -220,7 +223,9 @@ class AnthropicMessage(TypedDict):
     role: Literal["assistant"]
     model: str
     content: list[dict[str, Any]]
-    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "model_context_window_exceeded"]
+    stop_reason: Literal[
+        "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+    ]
     stop_sequence: str | None
     usage: AnthropicUsage
 

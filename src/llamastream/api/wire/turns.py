@@ -25,7 +25,7 @@ class Turns:
         if messages is None or end is None or end.status is Status.FAILED:
             return
         self._ended.add(generation.id)
-        self._keep(generation.id, (*messages, Message("assistant", generation.log.text())))
+        self._keep(generation.id, (*messages, _said(generation)))
 
     def find(self, id: str) -> tuple[Message, ...] | None:
         """All that was said up to the end of a response."""
@@ -43,5 +43,10 @@ class Turns:
             self.forget(next(iter(self._said)))
 
 
+def _said(generation: Generation) -> Message:
+    parts, text = generation.log.parts(), generation.log.text()
+    return Message("assistant", text if parts == (text,) else parts)
+
+
 def _size(messages: tuple[Message, ...]) -> int:
-    return sum(len(message.text) for message in messages)
+    return sum(message.size for message in messages)

@@ -78,6 +78,10 @@ class RemoteEngine:
         await self._replicas.stop()
         self._on_end()
 
+    def check_room(self, scope: str, count: int) -> None:
+        if self._admission is not None:
+            self._admission.check_room(scope, count)
+
     def submit(self, request: GenerationRequest) -> None:
         """Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead."""
         if self._is_stopped:

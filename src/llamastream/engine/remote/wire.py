@@ -42,7 +42,7 @@ def check(request: GenerationRequest) -> None:
     """Raises InvalidRequest for what vLLM does not do as we do it."""
     asked = request.sampling.logprobs
     if request.grammar is not None:
-        name, what = "response_format", "Structured output does not keep to our grammars on"
+        name, what = request.grammar.param, "Nothing makes answers keep to our grammars on"
     elif request.prompt_logprobs is not None:
         name, what = "prompt_logprobs", "Log-probabilities of the prompt are not streamed by"
     elif asked is not None and asked > MOST_LOGPROBS:

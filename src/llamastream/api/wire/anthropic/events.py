@@ -5,16 +5,26 @@ SDKs' accumulators: what they add up to is the whole message.
 """
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import orjson
+from pydantic_core import from_json
 
 from llamastream.api.http.anthropic_errors import anthropic_error
 from llamastream.api.wire.format import Format, end_of
 from llamastream.errors import ChatError
 from llamastream.generation import Generation
 from llamastream.generation.log import with_text
-from llamastream.types import Delta, FinishReason, Part, Reasoning, Usage
+from llamastream.types import (
+    Delta,
+    FinishReason,
+    OtherPart,
+    Part,
+    Reasoning,
+    ToolCall,
+    Usage,
+)
 
 Json = dict[str, Any]
 
@@ -31,7 +41,7 @@ class MessageFormat(Format):
         self._id = generation.id
         self._num_prompt_tokens = generation.usage().num_prompt_tokens
         self._index = -1  # of the open block
-        self._open: type[Part] | None = None
+        self._open: object = None  # what tells the open block from others
         self._before, self._after = b"", b""  # a piece's text, in its event
         self._thought: list[str] = []
 
@@ -41,16 +51,16 @@ class MessageFormat(Format):
         return [event("message_start", {"message": message}), self.ping]
 
     def frames(self, delta: Delta) -> list[bytes]:
-        if not delta.parts and self._open is str:  # mostly
+        if not delta.parts and self._open == "text":  # mostly
             return [self._piece(delta.text)] if delta.text else []
         pieces = with_text(delta.parts, delta.text) if delta.parts or delta.text else ()
         frames: list[bytes] = []
         for piece in pieces:
-            if type(piece) is not self._open:
+            if _whose(piece) != self._open:
                 frames += [*self._close(), self._begin(piece)]
             if isinstance(piece, Reasoning):
                 self._thought.append(piece.text)
-            frames.append(self._piece(piece if isinstance(piece, str) else _text_of(piece)))
+            frames.append(self._piece(_text_of(piece)))
         return frames
 
     def closing(self, generation: Generation) -> list[bytes]:
@@ -94,15 +104,17 @@ class MessageFormat(Format):
             is_asked = choice.num_output_tokens >= self._max_tokens
             return "max_tokens" if is_asked else "model_context_window_exceeded", None
         stop = choice.stop_string
+        if stop is None and any(isinstance(part, ToolCall) for part in generation.log.parts()):
+            return "tool_use", None
         return ("end_turn" if stop is None else "stop_sequence"), stop
 
     def _begin(self, piece: Part) -> bytes:
-        self._open, self._index, self._thought = type(piece), self._index + 1, []
-        name = _DELTAS[self._open]
-        body = {"index": self._index, "delta": {"type": f"{name}_delta", name: 0}}
+        self._open, self._index, self._thought = _whose(piece), self._index + 1, []
+        kind, name = _DELTAS[type(piece)]
+        body = {"index": self._index, "delta": {"type": kind, name: 0}}
         self._before, _, self._after = event("content_block_delta", body).partition(b"0}}")
         self._after = b"}}" + self._after
-        empty = _block("" if isinstance(piece, str) else Reasoning(""))
+        empty = _block("" if isinstance(piece, str) else _emptied(piece))
         return event("content_block_start", {"index": self._index, "content_block": empty})
 
     def _piece(self, text: str) -> bytes:
@@ -112,7 +124,7 @@ class MessageFormat(Format):
         if self._open is None:
             return []
         frames = [event("content_block_stop", {"index": self._index})]
-        if self._open is Reasoning:
+        if self._open == "thinking":
             signed = {"type": "signature_delta", "signature": signature("".join(self._thought))}
             body = {"index": self._index, "delta": signed}
             frames.insert(0, event("content_block_delta", body))
@@ -120,20 +132,45 @@ class MessageFormat(Format):
         return frames
 
 
-_DELTAS: dict[type[Part], str] = {str: "text", Reasoning: "thinking"}
+_DELTAS: dict[type[Part], tuple[str, str]] = {
+    str: ("text_delta", "text"),
+    Reasoning: ("thinking_delta", "thinking"),
+    ToolCall: ("input_json_delta", "partial_json"),
+}
+
+
+def _whose(piece: Part) -> object:
+    """The same for pieces of one block."""
+    if isinstance(piece, ToolCall):
+        return "tool_use", piece.id
+    return "text" if isinstance(piece, str) else "thinking"
+
+
+def _emptied(piece: OtherPart) -> OtherPart:
+    return replace(piece, arguments="") if isinstance(piece, ToolCall) else Reasoning("")
 
 
 def _text_of(piece: Part) -> str:
-    assert isinstance(piece, Reasoning)
-    return piece.text
+    match piece:
+        case str():
+            return piece
+        case ToolCall():
+            return piece.arguments
+        case _:
+            return piece.text
 
 
 def _block(part: Part) -> Json:
-    if isinstance(part, str):
-        return {"type": "text", "text": part, "citations": None}
-    assert isinstance(part, Reasoning)
-    signed = signature(part.text) if part.text else ""
-    return {"type": "thinking", "thinking": part.text, "signature": signed}
+    match part:
+        case str():
+            return {"type": "text", "text": part, "citations": None}
+        case ToolCall():
+            # Of a call that was cut off, what there is: as the SDKs read a stream of it.
+            given = from_json(part.arguments or "{}", allow_partial=True)
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
+        case _:
+            signed = signature(part.text) if part.text else ""
+            return {"type": "thinking", "thinking": part.text, "signature": signed}
 
 
 def signature(thought: str) -> str:

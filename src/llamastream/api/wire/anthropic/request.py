@@ -1,15 +1,14 @@
 """The body of POST /v1/messages, checked and turned into what the service takes."""
 
-import json
 import uuid
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from llamastream.api.wire.anthropic.blocks import (
-    CONTENT_SCHEMA,
     MESSAGES_SCHEMA,
+    SYSTEM_SCHEMA,
     parse_system,
     parse_turns,
 )
@@ -23,9 +22,11 @@ from llamastream.api.wire.options import (
     WireModel,
     validate,
 )
-from llamastream.errors import InvalidRequest
+from llamastream.api.wire.tools import MAX_TOOLS, Description, Name, schema_text, unique
+from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation import Generation, NewAnswer
 from llamastream.sampling import MAX_SEED, SamplingParams
+from llamastream.tools import AUTO, Tool, ToolChoice
 from llamastream.types import (
     ChatRequest,
     GrammarKind,
@@ -67,6 +68,62 @@ class ThinkingOptions(WireModel):
         return Thinking(is_on=True, param="thinking")
 
 
+class ToolParam(WireModel):
+    """One that the client runs. Its input is always streamed as it comes."""
+
+    name: Name
+    type: Literal["custom"] | None = None
+    description: Description | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+    cache_control: Any = None
+    eager_input_streaming: bool | None = None
+    defer_loading: Literal[False] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+
+    def tool(self, where: str) -> Tool:
+        """Raises InvalidRequest."""
+        param = f"{where}.input_schema"
+        schema = schema_text(self.input_schema, param)
+        return Tool(self.name, self.description, schema, strict=bool(self.strict), param=param)
+
+
+def _client_tools(given: Any) -> Any:
+    """Raises ValueError for one that Anthropic's servers run or know."""
+    for k, tool in enumerate(given if isinstance(given, list) else ()):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind not in (None, "custom"):
+            raise ValueError(
+                f"must hold tools with an input_schema, which the client runs. Given: "
+                f"tools[{k}].type {quoted(kind)}"
+            )
+    return given
+
+
+class ToolChoiceOptions(WireModel):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+    def choice(self, names: tuple[str, ...]) -> ToolChoice | None:
+        """None: no tool may be called. Raises InvalidRequest."""
+        parallel = False if self.disable_parallel_tool_use else None
+        if (self.name is None) == (self.type == "tool"):
+            raise InvalidRequest(
+                "tool_choice.name goes with `type: tool` alone, and with that it is required.",
+                param="tool_choice.name",
+            )
+        if self.type == "none" or (self.type == "auto" and not names):
+            return None
+        if not names or (self.name is not None and self.name not in names):
+            given = f" Given: {quoted(self.name)}" if self.name else ""
+            raise InvalidRequest(
+                f"tool_choice must be of the tools that are given.{given}", param="tool_choice"
+            )
+        chosen = None if self.name is None else (self.name,)
+        return ToolChoice(self.type in ("any", "tool"), chosen, parallel)
+
+
 class OutputFormat(WireModel):
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
@@ -83,8 +140,6 @@ class PromptBody(AnswerOptions):
     """What makes a prompt: the body of /v1/messages/count_tokens."""
 
     UNSUPPORTED = {
-        "tools": (),
-        "tool_choice": ({"type": "auto"}, {"type": "none"}),
         "container": (),
         # What keeps all that was thought asks for nothing.
         "context_management": ({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},),
@@ -95,7 +150,12 @@ class PromptBody(AnswerOptions):
     }
 
     messages: Annotated[list[Any], Field(min_length=1), WithJsonSchema(MESSAGES_SCHEMA)]
-    system: Annotated[Any, WithJsonSchema(CONTENT_SCHEMA)] = None
+    system: Annotated[Any, WithJsonSchema(SYSTEM_SCHEMA)] = None
+    tools: (
+        Annotated[list[ToolParam], Field(max_length=MAX_TOOLS), BeforeValidator(_client_tools)]
+        | None
+    ) = None
+    tool_choice: ToolChoiceOptions | None = None
     thinking: ThinkingOptions | None = None
     output_config: OutputConfig | None = None
     cache_control: dict[str, Any] | None = None  # a hint; the prefix cache needs none
@@ -117,14 +177,26 @@ class PromptBody(AnswerOptions):
                 "messages: the final message must not be the assistant's when thinking is enabled.",
                 param="messages",
             )
-        return PromptOptions(thinking=thinking, continues=continues)
+        offered = self.offered() if self.choice() else ()
+        return PromptOptions(thinking=thinking, continues=continues, tools=offered)
+
+    def offered(self) -> tuple[Tool, ...]:
+        """Raises InvalidRequest."""
+        return unique(one.tool(f"tools[{k}]") for k, one in enumerate(self.tools or ()))
+
+    def choice(self) -> ToolChoice | None:
+        """None: no tool may be called. Raises InvalidRequest."""
+        names = tuple(tool.name for tool in self.tools or ())
+        if self.tool_choice is None:
+            return AUTO if names else None
+        return self.tool_choice.choice(names)
 
     def grammar(self) -> GrammarSpec | None:
         given = None if self.output_config is None else self.output_config.format
         if given is None:
             return None
-        text = json.dumps(given.schema_, separators=(",", ":"), ensure_ascii=False)
-        return GrammarSpec(GrammarKind.JSON_SCHEMA, text, param="output_config.format")
+        param = "output_config.format"
+        return GrammarSpec(GrammarKind.JSON_SCHEMA, schema_text(given.schema_, param), param=param)
 
 
 class MessagesBody(PromptBody):
@@ -159,6 +231,8 @@ class MessagesBody(PromptBody):
             stop=tuple(self.stop_sequences or ()),
             prompt_options=self.prompt_options(turns, self.max_tokens),
             grammar=self.grammar(),
+            tool_choice=self.choice() or AUTO,
+            thinking_budget=None if self.thinking is None else self.thinking.budget_tokens,
             scope=scope,
             label=label,
         )

@@ -97,7 +97,8 @@ class Database:
         )
         event.listen(self.engine, "connect", self._configure)
         if not self.is_sqlite:
-            event.listen(self.engine, "do_connect", self._connect_postgres)
+            event.listen(self.engine, "do_connect", _connect_postgres)
+            event.listen(self.engine, "checkout", self._name_session)
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
 
     @property
@@ -225,10 +226,17 @@ class Database:
             cursor.execute(f"SET SESSION synchronous_commit TO {level}")
         cursor.close()
 
-    def _connect_postgres(self, dialect: Any, record: Any, args: Any, options: Any) -> Any:
-        if self.server:
-            options["application_name"] = session_of(self.server)
-        return _postgres().ImpatientConnection.connect(*args, **options)
+    def _name_session(self, raw: Any, record: Any, _: Any) -> None:
+        """PostgreSQL: a server's sessions have its name, by which others know that it lives."""
+        if record.info.get("server", "") == self.server:
+            return
+        try:
+            raw.execute(
+                "SELECT set_config('application_name', %s, false)", (session_of(self.server),)
+            )
+        except Exception as error:  # lost just now: another is tried
+            raise exc.DisconnectionError from error
+        record.info["server"] = self.server
 
 
 def session_of(server: str) -> str:
@@ -262,3 +270,7 @@ def _postgres() -> ModuleType:
         raise StoreError(
             f"PostgreSQL needs {error.name}: pip install 'llamastream[postgres]'."
         ) from error
+
+
+def _connect_postgres(dialect: Any, record: Any, args: Any, options: Any) -> Any:
+    return _postgres().ImpatientConnection.connect(*args, **options)

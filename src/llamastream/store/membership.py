@@ -88,12 +88,13 @@ class Membership:
         self._model = self._model if stays else ""
         self._is_serving = False
         self._database.server = name = servers.new_name(self._label)
-        self._database.forget_idle()  # whose sessions have the old name
 
         def begin_anew(tx: Transaction) -> None:
             self._leave(tx)
             tx.in_progress.clear()
             servers.register(tx.conn, name)
+            if not self._database.is_sqlite:
+                servers.name_session(tx.conn, name)
 
         await self._writer.rename(name, begin_anew)
 

@@ -69,6 +69,11 @@ def unregister(conn: Connection, name: str) -> bool:
     return bool(conn.execute(delete(servers).where(servers.c.name == name)).rowcount)
 
 
+def name_session(conn: Connection, name: str) -> None:
+    session = {"session": session_of(name)}
+    conn.execute(text("SELECT set_config('application_name', :session, false)"), session)
+
+
 def end_session(conn: Connection, name: str, pid: int) -> None:
     """Of a server's own that it gave up: what that has under way is over when this returns.
 

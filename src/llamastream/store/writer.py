@@ -176,6 +176,8 @@ class Writer:
         self.in_progress = tx.in_progress
         if name is not None and not isinstance(outcomes[0], Exception):
             self._journal.owner = name
+            if self._session is not None:
+                self._session = name, self._session[1]
         self._must_fold = self._journal.wants_fold(tx)
         self._num_commits += 1
         if self._num_commits % CHECKPOINT_AFTER == 0:

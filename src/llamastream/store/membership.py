@@ -23,6 +23,7 @@ from llamastream.store.writer import Writer
 T = TypeVar("T")
 
 LOOK_INTERVAL_S = 0.25
+UNSURE_LOOKS = 8  # at the start, until who has no session is dead or back
 NOTHING = Recovery((), ())
 
 
@@ -38,6 +39,7 @@ class Membership:
         self._model = model
         self._label = journal.owner.rpartition("-")[0]
         self._is_serving = False
+        self._in_progress: set[str] = set()  # here, before the last look
         self._claims = Claims(journal, clock)
         self._lookout = servers.Lookout()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-look")
@@ -56,10 +58,12 @@ class Membership:
 
     async def recover(self) -> Recovery:
         """At the start: what nobody generates, unless there are others who can go on at once."""
-        sight = await self._look()
-        while not self._database.is_sqlite and await self._run(self._lookout.is_unsure):
+        sight = await self.look()
+        for _ in range(UNSURE_LOOKS):
+            if self._database.is_sqlite or not await self._run(self._lookout.is_unsure):
+                break
             await asyncio.sleep(LOOK_INTERVAL_S)
-            sight = await self._look()
+            sight = await self.look()
         return await self._take(sight)
 
     async def serve(self) -> None:
@@ -69,12 +73,19 @@ class Membership:
             await self._run(lambda conn: servers.serve(conn, name, model))
             self._is_serving = True
 
-    async def look(self) -> News:
-        """To be called every LOOK_INTERVAL_S: it is the beat by which others know that we live."""
-        before = set(self._writer.in_progress)
-        sight = await self._look()
+    async def look(self) -> servers.Sight:
+        """To be called every LOOK_INTERVAL_S: it is the beat by which others know that we live.
+
+        It waits for no lock.
+        """
+        self._in_progress = set(self._writer.in_progress)
+        name, model, takes = self._journal.owner, self._model, self._is_serving
+        return await self._run(lambda conn: self._lookout.look(conn, name, model, takes=takes))
+
+    async def heed(self, sight: servers.Sight) -> News:
+        """Take over what was seen last, and see what was removed."""
+        missing = self._in_progress - {one.id for one in sight.own}
         recovery = await self._take(sight)
-        missing = before - {one.id for one in sight.own}
         if self._database.is_sqlite or not missing:
             return News(recovery, sight.own, ())
         removed = await self._writer.run(lambda tx: _removed(tx, missing))
@@ -114,10 +125,6 @@ class Membership:
     def _leave(self, tx: Transaction) -> None:
         if servers.unregister(tx.conn, self._journal.owner):
             park(tx, self._journal)
-
-    async def _look(self) -> servers.Sight:
-        name, model, takes = self._journal.owner, self._model, self._is_serving
-        return await self._run(lambda conn: self._lookout.look(conn, name, model, takes=takes))
 
     async def _run(self, fn: Callable[[Connection], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -107,7 +107,8 @@ class ToolChoiceOptions(WireModel):
 
     def choice(self, names: tuple[str, ...]) -> ToolChoice | None:
         """None: no tool may be called. Raises InvalidRequest."""
-        parallel = False if self.disable_parallel_tool_use else None
+        is_one = self.disable_parallel_tool_use or self.type == "tool"
+        parallel = False if is_one else None
         if (self.name is None) == (self.type == "tool"):
             raise InvalidRequest(
                 "tool_choice.name goes with `type: tool` alone, and with that it is required.",

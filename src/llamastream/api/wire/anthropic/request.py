@@ -127,7 +127,7 @@ class ToolChoiceOptions(WireModel):
 
 class OutputFormat(WireModel):
     type: Literal["json_schema"]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class OutputConfig(WireModel):
@@ -197,6 +197,8 @@ class PromptBody(AnswerOptions):
         if given is None:
             return None
         param = "output_config.format"
+        if given.schema_ is None:
+            raise InvalidRequest(f"{param}.schema is required.", param=f"{param}.schema")
         return GrammarSpec(GrammarKind.JSON_SCHEMA, schema_text(given.schema_, param), param=param)
 
 

@@ -19,6 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonschema
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.doubles.call_formats import FORMATS, Call, Piece, written
@@ -79,7 +81,8 @@ def questions(folder: Path) -> Iterator[Question]:
             for call in right[entry["id"]]:
                 ((name, given),) = call.items()
                 calls.append((name, arguments(given, schemas[name])))
-            yield Question(tools, calls)
+            fits = all(jsonschema.Draft202012Validator(schemas[n]).is_valid(a) for n, a in calls)
+            yield Question(tools, calls if fits else [])
 
 
 def arguments(allowed: dict[str, list[Any]], schema: Any) -> dict[str, Any]:
@@ -87,10 +90,11 @@ def arguments(allowed: dict[str, list[Any]], schema: Any) -> dict[str, Any]:
     order = list(schema.get("properties", {}))
     chosen = {}
     for name in sorted(allowed, key=lambda n: order.index(n) if n in order else len(order)):
-        values = [value for value in allowed[name] if value != ""]
         part = schema["properties"].get(name, {})
+        values = [typed(value, part) for value in allowed[name] if value != ""]
         if values and (name in schema.get("required", ()) or "" not in allowed[name]):
-            chosen[name] = typed(values[0], part)
+            fits = jsonschema.Draft202012Validator(part).is_valid
+            chosen[name] = next(filter(fits, values), values[0])
     return chosen
 
 
@@ -104,8 +108,6 @@ def typed(value: Any, schema: Any) -> Any:
         return {k: typed(found[k], inner.get(k, {})) for k in keys if found[k] != ""}
     if isinstance(value, list):
         return [typed(part, schema.get("items", {})) for part in value]
-    if isinstance(value, int) and not isinstance(value, bool) and schema.get("type") == "number":
-        return value
     return value
 
 
@@ -170,7 +172,7 @@ def main() -> None:
         for question in asked:
             verdict = check(question, name, format, grammars, tokenizer, compile_ms, ids)
             counts[f"{name}: {verdict}"] += 1
-            if verdict not in ("equal", "refused at compile"):
+            if verdict.startswith(("not", "read")):
                 failed.append(f"{name} {verdict}: {question.calls}")
     for line in failed[:20]:
         print(line[:600])
@@ -197,6 +199,8 @@ def check(
     compile_ms: list[float],
     ids: dict[int, int],
 ) -> str:
+    if not question.calls:
+        return "left out: its answer does not fit its own schema"
     calls = question.calls if format.takes_several else question.calls[:1]
     rules, spec = spec_of(question, format)
     began = time.perf_counter()

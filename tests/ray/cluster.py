@@ -1,16 +1,8 @@
 """A Ray cluster on this machine, for the demonstration and its test: nodes are processes here."""
 
 import contextlib
-import os
-import socket
 import time
 from collections.abc import Iterator
-
-os.environ |= {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",  # of all its processes, and read when Ray is imported
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30: for balancers that are told late
-}
 
 import psutil
 import ray
@@ -19,6 +11,7 @@ from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
 from llamastream.ray import build
+from tests.ray import free_port
 
 REPLICA = "ServeReplica:llamastream:llamastream"
 
@@ -32,12 +25,11 @@ def running_cluster(num_nodes: int = 2, cpus_per_node: int = 2) -> Iterator[str]
         for _ in range(num_nodes - 1):
             cluster.add_node(**nodes)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        port = _free_port()
+        port = free_port()
         # One ingress: on this machine two would want the same port.
         http = {"host": "127.0.0.1", "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http)
         yield f"http://127.0.0.1:{port}"
-        serve.shutdown()
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -64,10 +56,3 @@ def busiest(processes: list[psutil.Process], seconds: float = 0.3) -> psutil.Pro
         process.cpu_percent()  # since when to count
     time.sleep(seconds)
     return max(processes, key=lambda process: process.cpu_percent())
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

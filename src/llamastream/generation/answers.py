@@ -30,6 +30,7 @@ from llamastream.keys import Keys
 from llamastream.records import IdempotencyKey, Item
 from llamastream.sampling import MAX_SEED, SamplingParams
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer
+from llamastream.tools import CallRules
 from llamastream.types import (
     ChatRequest,
     EngineState,
@@ -192,11 +193,7 @@ class Answers:
             request = _cut(request, self.status().max_model_len - len(first.ids))
         calls = call_rules(request, self.prompting.tool_format)
         spec = spec_of(request, calls)
-        starts = [self.prompting.reasoning(request, prompt.ids) for prompt in fitted]
-        rules = [
-            TextRules.of(request, prompt.ids, self.tokenizer, start, calls)
-            for prompt, start in zip(fitted, starts, strict=True)
-        ]
+        rules = [self._rules(request, prompt.ids, calls) for prompt in fitted]
         grammars = await self.grammars.of_request(request, spec, rules)
         details = Details(
             wire=new.wire,
@@ -244,6 +241,13 @@ class Answers:
         generation.conversation_id = new.conversation_id
         generation.previous_response_id = new.previous_response_id
         return generation
+
+    def _rules(
+        self, request: ChatRequest, ids: Sequence[int], calls: CallRules | None
+    ) -> TextRules:
+        """Of answers to one prompt."""
+        start = self.prompting.reasoning(request, ids)
+        return TextRules.of(request, ids, self.tokenizer, start, calls)
 
     def count_refusal(self, error: Exception) -> None:
         outcome = error.code if isinstance(error, ChatError) else InternalError.code

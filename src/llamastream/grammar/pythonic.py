@@ -11,9 +11,14 @@ from llamastream.errors import InvalidRequest, quoted
 from llamastream.grammar.spelling import SPACED, Json, of_schema, quote
 from llamastream.tools import WHITE
 
-# Keywords that say nothing of a value.
-_LABELS = {"title", "description", "default", "example", "examples", "deprecated", "readOnly"}
-_LABELS |= {"$schema", "$id", "$comment", "writeOnly", "strict"}
+# Keywords that say something of a value; others are labels, or nobody's.
+_KEYWORDS = {"type", "enum", "const", "properties", "required", "additionalProperties", "items"}
+_KEYWORDS |= {"anyOf", "allOf", "oneOf", "not", "if", "then", "else", "$ref", "pattern", "format"}
+_KEYWORDS |= {"minLength", "maxLength", "minItems", "maxItems", "uniqueItems", "prefixItems"}
+_KEYWORDS |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+_KEYWORDS |= {"minProperties", "maxProperties", "patternProperties", "propertyNames", "contains"}
+_KEYWORDS |= {"dependencies", "dependentRequired", "dependentSchemas", "unevaluatedProperties"}
+_KEYWORDS |= {"unevaluatedItems", "additionalItems", "$dynamicRef"}
 _NO_NAME = set("=(),'\"[]{}" + WHITE)
 # Between single quotes JSON's escapes, and that of the quote: the reader makes JSON of it.
 _STRING = (
@@ -30,6 +35,13 @@ _SIMPLE = {
     "null": '"None"',
     "array": "any_list",
     "object": "any_dict",
+}
+_CLASSES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list,),
+    "object": (dict,),
 }
 # Of values of which nothing is known.
 _ANY = (
@@ -50,7 +62,9 @@ class Pythonic:
         self.bodies: list[Json] = []
         self._name, self._is_lenient = name, is_lenient
         self._definitions = {k: schema[k] for k in ("$defs", "definitions") if k in schema}
-        properties = schema.get("properties", {})
+        required = set(schema.get("required", ()))
+        given = schema.get("properties", {})
+        properties = {k: part for k, part in given.items() if k in required or _can_be(part)}
         for key in properties:
             if not key or _NO_NAME & set(key):
                 raise InvalidRequest(
@@ -61,7 +75,7 @@ class Pythonic:
         items = [
             (f"{quote(key + '=')} {self._value(part)}", key) for key, part in properties.items()
         ]
-        self._list(name, items, set(schema.get("required", ())), quote(")"))
+        self._list(name, items, required, quote(")"))
 
     def _list(self, name: str, items: list[tuple[str, str]], required: set[str], end: str) -> None:
         """A rule for items in order, with commas between those that are there."""
@@ -80,7 +94,9 @@ class Pythonic:
     def _value(self, schema: Any) -> str:
         """An expression for one value."""
         said = schema if isinstance(schema, dict) else {}
-        keys, kind = said.keys() - _LABELS, said.get("type")
+        keys, kind = said.keys() & _KEYWORDS, said.get("type")
+        if "enum" in said and isinstance(kind, str):
+            said = said | {"enum": [value for value in said["enum"] if _is_of(value, kind)]}
         if not keys and schema is not False:
             return "any"
         if keys <= {"type", "enum"} and "enum" in said and all(map(_is_plain, said["enum"])):
@@ -120,6 +136,19 @@ class Pythonic:
         body = of_schema(schema, is_lenient=self._is_lenient, separators=SPACED)
         self.bodies.append(body | {"name": name})
         return f"@{name}"
+
+
+def _can_be(schema: Any) -> bool:
+    """False where it is plain that nothing can be given: it is then left out."""
+    if not isinstance(schema, dict) or not isinstance(kind := schema.get("type"), str):
+        return schema is not False
+    return any(_is_of(value, kind) for value in schema["enum"]) if "enum" in schema else True
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    return isinstance(value, _CLASSES.get(kind, ()))
 
 
 def _is_plain(value: Any) -> bool:

@@ -20,7 +20,6 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
-    "--in-process-gpu",  # one process less to wait for
     "--disable-background-networking",
 )
 VIEW = {"width": 1000, "height": 700}
@@ -114,8 +113,12 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     """`await serve(engine, settings)`: the address of a running server with a store."""
     async with AsyncExitStack() as stack:
 
-        async def start(engine: FakeEngine, settings: ServeSettings | None = None) -> str:
-            service = make_service(engine)
+        async def start(
+            engine: FakeEngine,
+            settings: ServeSettings | None = None,
+            template: str | None = None,
+        ) -> str:
+            service = make_service(engine, template=template)
             responses = make_responses(service, tmp_path)
             url = await stack.enter_async_context(running_server(service, settings, responses))
             return f"{url}/"

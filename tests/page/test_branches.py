@@ -12,8 +12,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 
 
 async def done(page: Page) -> None:
+    """What was sent has its answer: it has left its field, which may take until ids are learnt."""
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("")
     await expect(page.get_by_label("Send", exact=True)).to_be_visible()
-    await expect(page.locator("article.assistant .facts").last).to_be_attached()
+    await expect(page.locator("article").last.locator(".facts")).to_be_attached()
 
 
 async def edit(page: Page, index: int, text: str) -> None:

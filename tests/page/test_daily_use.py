@@ -8,6 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
+from llamastream.types import EngineState
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import last_user_words
 from tests.doubles.waiting import LIMIT_S
@@ -46,12 +47,15 @@ async def test_drafts_belong_to_their_conversations(serve: Serve, open_page: Ope
 async def test_a_file_becomes_a_quotation(
     serve: Serve, open_page: OpenPage, tmp_path: Path
 ) -> None:
-    page = await open_page(await serve(FakeEngine(last_user_words)))
+    engine = FakeEngine(last_user_words, state=EngineState.LOADING)
+    page = await open_page(await serve(engine))
     (tmp_path / "a.py").write_text("x = '```'\n")
     (tmp_path / "b.bin").write_bytes(b"\xff\x00")
     choose = page.get_by_label("Text files", exact=True)
     await choose.set_input_files([tmp_path / "a.py", tmp_path / "b.bin"])
     files = page.get_by_role("list", name="Attached files")
+    await expect(files).to_contain_text("a.py…")  # it is counted when there is a model
+    engine.become_ready()
     quoted = "a.py:\n````py\nx = '```'\n````"
     await expect(files).to_contain_text(f"a.py{len(quoted)} tokens")
     await expect(page.get_by_role("alert")).to_contain_text("b.bin is no text")

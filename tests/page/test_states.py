@@ -86,7 +86,7 @@ async def test_text_runs_from_right_to_left_where_it_is_so_written(
         questions(page): "rtl",
         page.get_by_label("Title of the conversation"): "rtl",
         page.get_by_role("link", name="مرحبا"): "rtl",
-        body.locator("> p"): "rtl",
+        body.locator("div > p"): "rtl",
         body.get_by_text("ثلاثة"): "rtl",
         body.get_by_text("three"): "ltr",
         body.locator("ul"): "rtl",

@@ -7,7 +7,8 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.doubles.engine import FakeEngine
-from tests.doubles.service import last_user_words
+from tests.doubles.service import last_user_words, says
+from tests.doubles.templates import ALWAYS
 from tests.page.conftest import OpenPage, Serve
 from tests.page.test_branches import done
 from tests.page.test_chat_page import answers, questions, send
@@ -121,3 +122,24 @@ async def test_a_call_waits_for_its_result(serve: Serve, open_page: OpenPage) ->
     body = json.loads((await asked.value).post_data or "")
     assert body["conversation"]["after"] == "fc_1"
     await expect(questions(page)).to_have_count(2)
+
+
+async def test_a_model_thinks_before_it_answers(serve: Serve, open_page: OpenPage) -> None:
+    engine = FakeEngine(says("Two and *two*.\n</think>\n\nFour."), manual=True)
+    page = await open_page(await serve(engine, template=ALWAYS))
+    await send(page, "2 + 2?")
+    engine.allow(5)
+    step = page.locator("article.assistant details.step")
+    await expect(step.locator("summary")).to_have_text("Thinking…")
+    await step.locator("summary").click()
+    await expect(step.locator(".markdown")).to_have_text("Two a")
+    engine.allow(100)
+    await expect(answers(page).last).to_have_text("Four.")
+    await expect(step.locator("summary")).to_have_text("Thoughts")
+    await expect(step.locator("em")).to_be_visible()  # it stays open
+    await expect(page.locator("#spoken")).to_have_text("Four.")
+    await page.reload()
+    await expect(answers(page)).to_have_text(["Two and two.", "Four."])
+    await expect(step.locator("em")).to_be_hidden()
+    await page.locator("article.assistant .facts summary").click()
+    await expect(page.get_by_role("button", name="The same again")).to_be_visible()

@@ -239,8 +239,8 @@ export class Chat {
 
   /** What the server knows of an answer that this page did not hear. */
   async facts({ ids, answer }: Message): Promise<Facts> {
-    const item = ids.find((id) => id.startsWith("msg_"));
-    const { usage, seed } = await this.api.response(answer?.id ?? item?.replace(/^msg_/, "resp_") ?? "");
+    const id = answer?.id ?? ids.find((id) => /^(msg|rs)_/.test(id))?.replace(/^[a-z]+/, "resp");
+    const { usage, seed } = await this.api.response(id ?? "");
     return { usage, seed: seed ?? null };
   }
 

@@ -12,7 +12,7 @@ export class Composer {
   private numReading = 0;
   private place = ""; // the conversation whose draft this is
   private isOpen = false;
-  model: Model | null = null;
+  private model: Model | null = null;
 
   constructor(
     private readonly api: Api,
@@ -48,6 +48,12 @@ export class Composer {
   /** What is to be sent: the words, and each file as a quotation. */
   get message(): string {
     return [this.text.value, ...this.files.map(quoted)].filter((part) => part.trim()).join("\n\n");
+  }
+
+  /** The server takes requests, for this model. */
+  async ready(model: Model): Promise<void> {
+    this.model = model;
+    await this.count([...this.filesOf.values()].flat());
   }
 
   write(words: string): void {
@@ -118,8 +124,12 @@ export class Composer {
     this.filesOf.set(place, [...(this.filesOf.get(place) ?? []), ...files]);
     for (const one of read) if (one.status === "rejected") this.onError(one.reason);
     this.drawFiles();
+    await this.count(files);
+  }
+
+  private async count(files: TextFile[]): Promise<void> {
     for (const file of files) {
-      if (!this.model) return;
+      if (!this.model) return; // they are counted when it is known
       try {
         file.numTokens = await this.api.numTokens(this.model.id, quoted(file));
       } catch (error) {

@@ -25,7 +25,7 @@ export function factsOf(
     known.then(
       (facts) => list.append(...rows(message, facts, again)),
       () => list.append(row("Details", "The server no longer keeps them.")),
-    );
+    ).then(() => details.scrollIntoView({ block: "nearest" }));
   });
   return details;
 }

@@ -321,7 +321,7 @@ async function start(): Promise<void> {
     model = await api.model();
     byId("model").textContent = model.id;
     byId("model").hidden = false;
-    composer.model = model;
+    void composer.ready(model);
     settings.show(model);
     await sidebar.load();
     await openAddress();

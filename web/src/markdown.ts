@@ -21,6 +21,7 @@ const ENTITIES: Record<string, string> = {
 };
 
 const MAX_AT_ONCE = 10_000; // characters
+const GROUP = 32; // blocks: what holds them all lays out those of the last group, and groups
 const BESIDE = new Set(["list", "quote"]); // blocks with marks beside their text
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
@@ -70,7 +71,7 @@ export class MarkdownView {
 
   private start(): Container {
     const { root, references } = this.parser;
-    return new Container(root, this.element, new InlineReader(references));
+    return new Container(root, this.element, new InlineReader(references), this.element, true);
   }
 }
 
@@ -85,6 +86,7 @@ class Container implements View {
     readonly node: HTMLElement,
     private readonly reader: InlineReader,
     private readonly place = node, // of the children
+    private readonly isGrouped = false,
   ) {}
 
   draw(): void {
@@ -94,7 +96,7 @@ class Container implements View {
     for (const view of this.views.splice(same)) view.node.remove();
     this.numClosed = Math.min(this.numClosed, same);
     for (let k = this.numSettled; k < children.length; k++) {
-      const view = (this.views[k] ??= this.append(children[k]!));
+      const view = (this.views[k] ??= this.append(children[k]!, k));
       view.draw();
       if (k < children.length - 1 && k >= this.numClosed) view.close();
     }
@@ -114,9 +116,13 @@ class Container implements View {
     if (letter !== undefined) this.node.dir = RIGHT_TO_LEFT.test(letter) ? "rtl" : "ltr";
   }
 
-  private append(block: Block): View {
+  private append(block: Block, k: number): View {
     const view = viewOf(block, this.reader, this.block);
-    this.place.append(view.node);
+    if (this.isGrouped && k % GROUP === 0 && k / GROUP === this.place.childElementCount) {
+      this.place.append(el("div"));
+    }
+    const place = this.isGrouped ? this.place.lastElementChild! : this.place;
+    place.append(view.node);
     return view;
   }
 }

@@ -14,6 +14,7 @@ export interface Actions {
   giveBack(text: string, conversation: string): void;
 }
 
+const MAX_AT_ONCE = 30_000; // characters of a frame
 const NEAR_PX = 40; // from the end: a reader who is that close wants to stay there
 
 /** Keeps to the end while the reader is there. */
@@ -35,7 +36,14 @@ export class MessageList {
   ) {
     scroller.addEventListener("scroll", () => this.onScroll(), { passive: true });
     toEnd.addEventListener("click", () => this.scrollToEnd());
-    new ResizeObserver(() => this.keepToEnd()).observe(scroller);
+    const sizes = new ResizeObserver(() => this.keepToEnd());
+    sizes.observe(scroller);
+    sizes.observe(list); // formulas and colours come late
+    list.addEventListener("click", ({ target }) => {
+      if ((target as Element).closest(".step > summary")) this.isAtEnd = false; // to read it
+    });
+    const onToggle = () => (this.isAtEnd = this.distance() < NEAR_PX);
+    list.addEventListener("toggle", onToggle, { capture: true });
   }
 
   /** Show the chat as it is, with the next frame. */
@@ -73,14 +81,22 @@ export class MessageList {
       view.remove();
       this.views.delete(message);
     }
-    let isAll = true;
     messages.forEach((message, index) => {
       const view = this.views.get(message) ?? new MessageView(message, this.chat, this.actions);
       this.views.set(message, view);
       const place = this.list.children[index] ?? null;
       if (place !== view.element) this.list.insertBefore(view.element, place);
-      isAll = view.update(index === messages.length - 1) && isAll;
     });
+    // The newest first: that is where the reader is.
+    let budget = MAX_AT_ONCE;
+    let isAll = true;
+    for (let k = messages.length - 1; k >= 0; k--) {
+      const view = this.views.get(messages[k]!)!;
+      const isNew = !view.isWhole;
+      if (!isNew || budget > 0) isAll = view.update(k === messages.length - 1) && isAll;
+      else isAll = false; // with the next frame
+      if (isNew) budget -= messages[k]!.text.length;
+    }
     return isAll;
   }
 
@@ -108,6 +124,7 @@ class MessageView {
   private readonly body: HTMLElement;
   private readonly parts: PartsView | null;
   private readonly footer = el("footer");
+  isWhole = false;
   private shown: string | null = null;
   private state = "";
   private unsent = () => {}; // gives back what is written to replace this
@@ -127,7 +144,7 @@ class MessageView {
   /** Whether all of it is shown by now. */
   update(isLast: boolean): boolean {
     const isLive = isLast && this.chat.isAnswering && this.message.answer?.hasEnded === false;
-    const isAll = this.show(isLive);
+    const isAll = (this.isWhole = this.show(isLive));
     const versions = this.chat.versions(this.message);
     const state = [isLast, isLive, this.chat.isAnswering, ...versions].join();
     if (state === this.state) return isAll;

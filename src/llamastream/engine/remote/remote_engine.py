@@ -94,13 +94,13 @@ class RemoteEngine:
         self._shares.add(seq)
         reason = seq.finish_reason()  # what is resumed may have been complete
         if reason is not None:
-            self._end(seq, self._finished(seq, reason))
+            self._end(seq, _finished(seq, reason))
         self._fill()
 
     def cancel(self, request_id: str) -> None:
         seq = self._sequences.get(request_id)
         if seq is not None:
-            self._end(seq, self._finished(seq, FinishReason.CANCELLED))
+            self._end(seq, _finished(seq, FinishReason.CANCELLED))
 
     def status(self) -> EngineStatus:
         state = EngineState.READY if self._replicas.is_any_up else EngineState.LOADING
@@ -142,7 +142,7 @@ class RemoteEngine:
             logger.exception("failed on request_id=%s", seq.request_id)
             self._end(seq, Failed(seq.request_id, InternalError("Internal error. Try again.")))
         else:
-            self._end(seq, self._finished(seq, reason))
+            self._end(seq, _finished(seq, reason))
 
     async def _draw(self, seq: Sequence) -> FinishReason:
         """All tokens of a sequence, from as many replicas as it takes."""
@@ -185,10 +185,6 @@ class RemoteEngine:
                 return reason
         return None
 
-    def _finished(self, seq: Sequence, reason: FinishReason) -> Finished:
-        num_output_tokens = 0 if seq.sampling.max_tokens == 0 else seq.num_output_tokens
-        return Finished(seq.request_id, reason, seq.num_prompt_tokens, 0, num_output_tokens)
-
     def _end(self, seq: Sequence, event: Finished | Failed) -> None:
         """The last event of a sequence, once; its connection is closed, which ends it there."""
         if self._sequences.pop(seq.request_id, None) is None:
@@ -217,3 +213,8 @@ class RemoteEngine:
 
 def _stopped() -> EngineDead:
     return EngineDead("The engine stopped before the answer was complete.")
+
+
+def _finished(seq: Sequence, reason: FinishReason) -> Finished:
+    num_output_tokens = 0 if seq.sampling.max_tokens == 0 else seq.num_output_tokens
+    return Finished(seq.request_id, reason, seq.num_prompt_tokens, 0, num_output_tokens)

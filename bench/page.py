@@ -1,0 +1,208 @@
+"""What an answer costs the chat page, in the Chromium that is installed, by its own counters.
+
+    PYTHONPATH=. python bench/page.py [--tokens 10000] [--rate 1000] [--rounds 3]
+
+The server is the real one on a scripted engine, which gives tokens of four characters at `--rate` a
+second (0: as fast as they are taken). A row is a quarter of the answer: processor time of the
+page's main thread for each token, its heap and its elements when garbage is collected, and its
+longest task by the trace; then what the page takes to be shown first. The last line is JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from playwright.async_api import Browser, CDPSession, Page, async_playwright
+from tests.doubles.engine import FakeEngine
+from tests.doubles.server import running_server
+from tests.doubles.service import make_responses, make_service, says
+from tests.page.conftest import NAMES, VIEW
+
+TOKEN = 4  # characters
+QUARTERS = 4
+BLOCK = """\
+### A heading
+
+Some **words** of a sentence, with `code`, a [link](https://example.org) and more of it, as models
+write them: *one* after the other, to the end of the line and on to the next.
+
+- an item
+- another, with **strong** words
+  1. and one within
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```python
+def f(x):
+    return x + 1
+```
+
+"""
+TRACED = "devtools.timeline,disabled-by-default-devtools.timeline,toplevel"
+
+
+LONG_MS = 50
+TIMES = ("TaskDuration", "ScriptDuration", "LayoutDuration", "RecalcStyleDuration")
+
+
+class Row(NamedTuple):
+    tokens: int
+    us_per_token: int  # of the main thread's processor time
+    script: int  # of it
+    layout: int
+    style: int
+    heap_mb: float
+    nodes: int
+    longest_ms: float
+    over_50_ms: int
+
+
+class Trace:
+    """Tasks of the page's main thread between two moments, in milliseconds."""
+
+    def __init__(self, session: CDPSession) -> None:
+        self._session = session
+        self._events: list[dict[str, Any]] = []
+        session.on("Tracing.dataCollected", lambda data: self._events.extend(data["value"]))
+
+    async def start(self) -> None:
+        config = {"includedCategories": TRACED.split(","), "excludedCategories": ["*"]}
+        await self._session.send("Tracing.start", {"traceConfig": config})
+
+    async def stop(self) -> list[float]:
+        ended = asyncio.Event()
+        self._session.once("Tracing.tracingComplete", lambda _: ended.set())
+        await self._session.send("Tracing.end")
+        await ended.wait()
+        names = {
+            (event["pid"], event["tid"]): event["args"]["name"]
+            for event in self._events
+            if event["name"] == "thread_name"
+        }
+        return [
+            event["dur"] / 1000
+            for event in self._events
+            if event["name"] in ("RunTask", "ThreadControllerImpl::RunTask")
+            and event.get("dur")
+            and names.get((event["pid"], event["tid"])) == "CrRendererMain"
+        ]
+
+
+async def metrics(session: CDPSession) -> dict[str, float]:
+    await session.send("HeapProfiler.collectGarbage")
+    found = await session.send("Performance.getMetrics")
+    return {metric["name"]: metric["value"] for metric in found["metrics"]}
+
+
+async def give(engine: FakeEngine, num_steps: int, rate: float) -> None:
+    start = time.perf_counter()
+    given = 0
+    while given < num_steps:
+        due = num_steps if not rate else int((time.perf_counter() - start) * rate)
+        due = min(num_steps, due)
+        engine.allow(due - given)
+        given = due
+        await asyncio.sleep(0.005)
+
+
+async def first_paint(browser: Browser, url: str) -> float:
+    context = await browser.new_context(viewport=VIEW)  # nothing is kept of the files
+    page = await context.new_page()
+    await page.goto(url)
+    name = "first-contentful-paint"
+    ms = await page.wait_for_function(
+        f"performance.getEntriesByName('{name}')[0]?.startTime", polling=20
+    )
+    value = float(await ms.json_value())
+    await context.close()
+    return value
+
+
+async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float) -> list[Row]:
+    session = await page.context.new_cdp_session(page)
+    await session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    await page.get_by_label("Message").fill("go")
+    await page.keyboard.press("Enter")
+    await page.locator("article.live").wait_for()
+    count = num_tokens // QUARTERS
+    rows = []
+    for quarter in range(1, QUARTERS + 1):
+        before = await metrics(session)
+        trace = Trace(session)
+        await trace.start()
+        await give(engine, count, rate)
+        await page.locator("article.assistant").get_by_text(f"END{quarter}").wait_for()
+        tasks = await trace.stop()
+        after = await metrics(session)
+        spent = {name: (after[name] - before[name]) * 1e6 / count for name in TIMES}
+        rows.append(
+            Row(
+                count * quarter,
+                *(round(us) for us in spent.values()),
+                round(after["JSHeapUsedSize"] / 1e6, 1),
+                int(after["Nodes"]),
+                round(max(tasks), 1),
+                sum(ms > LONG_MS for ms in tasks),
+            )
+        )
+    return rows
+
+
+def answer_of(num_tokens: int) -> str:
+    """Each quarter ends by a line that says so."""
+    size = num_tokens * TOKEN // QUARTERS
+    parts = []
+    for quarter in range(1, QUARTERS + 1):
+        end = f"\n\nEND{quarter}\n\n"
+        parts.append((BLOCK * (size // len(BLOCK) + 1))[: size - len(end)] + end)
+    return "".join(parts)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=10_000)
+    parser.add_argument("--rate", type=float, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    path = next(filter(None, map(shutil.which, NAMES)))
+    rounds: list[dict[str, Any]] = []
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = await playwright.chromium.launch(executable_path=path, args=arguments)
+        for _ in range(options.rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                engine = FakeEngine(
+                    says(answer_of(options.tokens)),
+                    manual=True,
+                    max_model_len=2**20,
+                    tokens_per_step=TOKEN,
+                )
+                service = make_service(engine)
+                stored = make_responses(service, Path(folder))
+                async with running_server(service, None, stored) as url:
+                    paints = [await first_paint(browser, url) for _ in range(5)]
+                    context = await browser.new_context(viewport=VIEW)
+                    page = await context.new_page()
+                    await page.goto(url)
+                    rows = await one_round(page, engine, options.tokens, options.rate)
+                    await context.close()
+            print(" ".join(f"{name:>12}" for name in Row._fields))
+            for row in rows:
+                print(" ".join(f"{value:12}" for value in row))
+            print(f"first paint {statistics.median(paints):.0f} ms (median of {len(paints)})")
+            quarters = [row._asdict() for row in rows]
+            rounds.append({"quarters": quarters, "paint_ms": statistics.median(paints)})
+        await browser.close()
+    print(json.dumps({"rounds": rounds}))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

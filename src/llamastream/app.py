@@ -8,9 +8,10 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llamastream.config import GIB, DType, EngineSettings, ModelSettings, StoreSettings
 from llamastream.engine.async_engine import AsyncEngine
@@ -181,10 +182,11 @@ def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> Sto
             max_conversations=store.retain_conversations,
         ),
     )
-    return StoredAnswers(answers, lambda: wait_for_store(store, data_dir=data_dir), policy)
+    open = partial(wait_for_store, store, data_dir=data_dir, model=answers.model_id)
+    return StoredAnswers(answers, open, policy)
 
 
-async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
+async def wait_for_store(store: StoreSettings, *, data_dir: Path, model: str = "") -> "Store":
     """Open the database as a server; PostgreSQL once it can be had, and say so while it cannot.
 
     It may not be up yet, or not have noticed that the last server is gone. SQLite's file is here or
@@ -194,7 +196,7 @@ async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
     deadline, said_s = clock() + store.store_wait, -math.inf
     while True:
         try:
-            return await open_store(store, data_dir=data_dir)
+            return await open_store(store, data_dir=data_dir, access="serve", model=model)
         except (StoreUnavailable, StoreBusy) as error:
             left_s = deadline - clock()
             if left_s <= 0 or not store.is_postgres:
@@ -205,7 +207,13 @@ async def wait_for_store(store: StoreSettings, *, data_dir: Path) -> "Store":
         await asyncio.sleep(min(STORE_RETRY_S, left_s))
 
 
-async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = True) -> "Store":
+async def open_store(
+    store: StoreSettings,
+    *,
+    data_dir: Path,
+    access: Literal["serve", "write", "read"],
+    model: str = "",
+) -> "Store":
     """Open the database, made if need be. Raises StoreError or StoreUnavailable."""
     # The import takes 0.2 s, in which the weights go on loading.
     module = await asyncio.to_thread(import_module, "llamastream.store.store")
@@ -213,8 +221,9 @@ async def open_store(store: StoreSettings, *, data_dir: Path, exclusive: bool = 
     opened: Store = await module.Store.open(
         store.store or sqlite_url(data_dir),
         durability=store.durability,
-        owner=store.server_name,
-        exclusive=exclusive,
+        access=access,
+        label=store.server_name,
+        model=model,
         limits=ConversationLimits(
             store.max_conversation_items, int(store.max_conversation_mib * 2**20)
         ),

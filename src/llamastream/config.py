@@ -311,7 +311,7 @@ class StoreSettings(Settings):
         30.0, ge=0, description="Seconds that the start waits for a PostgreSQL that is not up yet."
     )
     server_name: str = Field(
-        "main", description="Name of this server, unlike that of any other on the same database."
+        "main", description="What logs and the database call this server, e.g. its machine's name."
     )
     durability: Literal["normal", "full", "off"] = Field(
         "normal",

@@ -18,6 +18,7 @@ ChatError
 ├── EngineDead (503)                 loading, stopping, or stopped for good
 ├── TooManyConnections (503)         no place for another one
 ├── StoreUnavailable (503, exit 75)  the database is full, gone or locked: a later try may succeed
+│   └── Fenced (503)                 another server took over what this one generated
 ├── DamagedRecord (503)              one stored record cannot be read
 ├── ConfigError (exit 2)             a flag, variable or TOML key with a bad value, a port in use
 ├── StoreError (exit 2)              a database that we must not or cannot work with
@@ -218,6 +219,13 @@ class StoreUnavailable(ChatError):
     status = 503
     code = "store_unavailable"
     exit_code = EXIT_TEMPORARY
+
+
+class Fenced(StoreUnavailable):
+    """Under this name nothing can be written any more."""
+
+    def __init__(self) -> None:
+        super().__init__("Other servers took this one for dead. Nothing was written; try again.")
 
 
 class DamagedRecord(ChatError):

@@ -65,6 +65,16 @@ class Metrics:
             "Readers of stored answers",
             registry=registry,
         )
+        self.taken_over = Counter(
+            "llamastream_taken_over",
+            "Stored answers that another server, or an earlier start, had begun",
+            registry=registry,
+        )
+        self.fenced = Counter(
+            "llamastream_fenced",
+            "Times that other servers took this one for dead",
+            registry=registry,
+        )
         self._watch("running", "Requests in the running batch", lambda: status().num_running)
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
         self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))

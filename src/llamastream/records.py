@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from llamastream.errors import InvalidRequest
 from llamastream.sampling import SamplingParams
-from llamastream.types import TokenLogprob
+from llamastream.types import Token, TokenLogprob
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -154,22 +154,41 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """A response to go on with after a restart, at the position behind `output_ids`.
-
-    `restarts` counts the starts that found it without any new token, this one included: one that
-    was found so before is better resumed alone.
-    """
+    """A response to go on with, at the position behind `output_ids`."""
 
     response: Response
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     output_ids: tuple[int, ...]
-    restarts: int
+    is_cancelled: bool
 
 
 class Recovery(NamedTuple):
     interrupted: tuple[Interrupted, ...]  # oldest first
     failed: tuple[str, ...]  # ids given up, by now failed
+
+
+class Asked(NamedTuple):
+    """What other servers say of a response that this one generates."""
+
+    id: str
+    is_cancelled: bool
+    num_follows: int  # counted on while it has readers there
+
+
+class News(NamedTuple):
+    """What a look at the other servers brought."""
+
+    recovery: Recovery
+    asked: Sequence[Asked]
+    removed: Sequence[str]  # ids of what another server deleted
+
+
+class Growth(NamedTuple):
+    """What has become of a response since it was looked at last."""
+
+    tokens: Sequence[Token]
+    ended: Response | None
 
 
 @dataclass(frozen=True, slots=True)

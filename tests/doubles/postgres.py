@@ -14,16 +14,18 @@ import psutil
 
 
 class Postgres:
-    """Reached by a socket in its folder."""
+    """Reached by a socket in its folder, and by a port of this machine if it has one."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, port: int | None) -> None:
         self._programs = programs
         self._folder = folder
-        self.url = f"postgresql://postgres@/postgres?host={folder}"
+        self._port = port
+        where = f"host={folder}" if port is None else f"host={folder}&port={port}"
+        self.url = f"postgresql://postgres@/postgres?{where}"
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator[Self]:
+    def running(cls, *, port: int | None = None) -> Iterator[Self]:
         """Made, started, and gone at the end. Raises FileNotFoundError without its programs."""
         programs = find_postgres()
         if programs is None:
@@ -31,7 +33,7 @@ class Postgres:
         folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: it holds a socket
         if os.getuid() == 0:
             shutil.chown(folder, "nobody")
-        server = cls(programs, folder)
+        server = cls(programs, folder, port)
         try:
             server._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
             server.start()
@@ -42,7 +44,9 @@ class Postgres:
             shutil.rmtree(folder)
 
     def start(self) -> None:
-        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self._folder}"
+        address = "" if self._port is None else f"127.0.0.1 -c port={self._port}"
+        options = f"-c fsync=off -c unix_socket_directories={self._folder}"
+        options += f" -c listen_addresses={address}"
         self._run("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
 
     def is_running(self) -> bool:

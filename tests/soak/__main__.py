@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.disk import NotHere
+from tests.soak.cluster import (
+    cluster_hang,
+    cluster_postgres,
+    partition,
+    rolling,
+    short_partition,
+    takeover,
+    zombie,
+)
 from tests.soak.databases import disk, hang, postgres
 from tests.soak.dying_readers import reader
 from tests.soak.kill import kill
@@ -30,6 +39,13 @@ SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = 
     "postgres": (postgres, 20),
     "hang": (hang, 8),
     "disk": (disk, 20),
+    "takeover": (takeover, 100),
+    "zombie": (zombie, 50),
+    "partition": (partition, 15),
+    "short-partition": (short_partition, 15),
+    "rolling": (rolling, 20),
+    "cluster-postgres": (cluster_postgres, 10),
+    "cluster-hang": (cluster_hang, 5),
 }
 
 

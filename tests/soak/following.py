@@ -3,6 +3,7 @@
 Event numbers come without a hole and without a repetition.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,9 @@ class Following:
     last_number: int = -1
     status: str | None = None
     num_connections: int = 0
+    num_errors: int = 0  # events that tell of one
+    longest_pause_s: float = 0.0  # between two of its tokens
+    _last_s: float | None = None
 
     def take(self, event: dict[str, Any]) -> None:
         """Raises Disagreement for an event that is not the next one, Interrupted for an error."""
@@ -41,6 +45,7 @@ class Following:
             self.status = event["status"]
             return
         if kind == "error":
+            self.num_errors += 1
             raise Interrupted(event["error"]["message"])
         number = event["sequence_number"]
         if number == 0 and self.response_id is None:
@@ -51,13 +56,21 @@ class Following:
         if kind == "response.created":
             self.response_id = event["response"]["id"]
         elif kind == "response.output_text.delta":
+            self._note_time()
             self.token_ids += event["token_ids"]
             self.text += event["delta"]
         elif kind in TERMINAL:
             self.status = event["response"]["status"]
 
+    def _note_time(self) -> None:
+        now_s = time.monotonic()
+        if self._last_s is not None:
+            self.longest_pause_s = max(self.longest_pause_s, now_s - self._last_s)
+        self._last_s = now_s
+
     def _take_document(self, document: dict[str, Any]) -> None:
         """A hole shows in the text alone: not every token has a document."""
+        self._note_time()
         self.documents = {} if self.documents is None else self.documents
         number = document["sequence_number"]
         if number <= self.last_number:

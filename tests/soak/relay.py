@@ -19,14 +19,19 @@ LINGER_ZERO = struct.pack("ii", 1, 0)  # closing sends RST
 
 
 class Link:
-    """One connection. It is slow while `is_fast` is not set."""
+    """One connection. Slow while `is_fast` is not set, silent while `is_through` is not."""
 
     def __init__(
-        self, reader: socket.socket, server: socket.socket, is_fast: asyncio.Event
+        self,
+        reader: socket.socket,
+        server: socket.socket,
+        is_fast: asyncio.Event,
+        is_through: asyncio.Event,
     ) -> None:
         self.num_bytes = 0  # brought to the reader
         self.port = int(server.getsockname()[1])  # by which the server knows it
         self._is_fast = is_fast
+        self._is_through = is_through
         self.is_frozen = False
         self._ends = (reader, server)
         self._pumps = (
@@ -64,6 +69,7 @@ class Link:
         loop = asyncio.get_running_loop()
         try:
             while data := await loop.sock_recv(source, 1 if self._is_slow else CHUNK_BYTES):
+                await self._is_through.wait()
                 await loop.sock_sendall(sink, data)
                 if is_down:
                     self.num_bytes += len(data)
@@ -92,6 +98,8 @@ class Relay:
         self.links: set[Link] = set()
         self.is_fast = asyncio.Event()
         self.is_fast.set()
+        self.is_through = asyncio.Event()
+        self.is_through.set()
         self._has_small_buffers = has_small_buffers
         self._target = ("127.0.0.1", target_port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -139,7 +147,7 @@ class Relay:
             reader.close()
             server.close()
             return
-        link = Link(reader, server, self.is_fast)
+        link = Link(reader, server, self.is_fast, self.is_through)
         self.links.add(link)
         await link.run()
         if not link.is_frozen:

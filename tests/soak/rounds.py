@@ -31,6 +31,7 @@ class Figures:
     events: Counter[str] = field(default_factory=Counter)  # what was done, and how often
     notes: list[str] = field(default_factory=list)  # what was measured beside
     problems: list[str] = field(default_factory=list)
+    pauses_s: list[float] = field(default_factory=list)  # of each round the longest of a stream
 
     def __str__(self) -> str:
         counts = {k: v for k, v in vars(self).items() if isinstance(v, int)} | self.events
@@ -76,15 +77,17 @@ class Rounds:
         grpc_port: int | None = None,
         silence_s: float | None = None,
         figures: Figures | None = None,
+        doors: Doors | None = None,
     ) -> None:
-        """`silence_s`: see `reader.follow`. `figures`: to count on in."""
+        """`silence_s`: see `reader.follow`. `figures`: to count on in. `doors`: for those ports."""
         self.figures = figures or Figures()
         self._server = server
         self._rng = rng
-        self._doors = Doors(port or server.port, grpc_port or server.grpc_port)
+        self._doors = doors or Doors(port or server.port, grpc_port or server.grpc_port)
         self._silence_s = silence_s
         self._requests = make_requests(rng)
         self._expected: list[Following] = []
+        self.readers: list[Following] = []  # of the last round, each of a stream of its own
 
     async def __aenter__(self) -> Self:
         async with Doors(self._server.port, self._server.grpc_port) as doors:
@@ -95,11 +98,12 @@ class Rounds:
         await self._doors.client.aclose()
         self.figures.resumed = self._server.num_resumed()
 
-    async def play(self, disturb: Disturb, *, most: int = 32) -> None:
-        """Some streams, at most `most`, and meanwhile `disturb`."""
+    async def play(self, disturb: Disturb, *, least: int = 8, most: int = 32) -> None:
+        """Some streams, from `least` to `most`, and meanwhile `disturb`."""
         rng, figures = self._rng, self.figures
-        chosen = rng.sample(range(NUM_REQUESTS), rng.randint(8, most))
+        chosen = rng.sample(range(NUM_REQUESTS), rng.randint(least, most))
         readers = [Following(self._requests[k], f"round-{figures.rounds}-{k}") for k in chosen]
+        self.readers = readers
         reading = asyncio.gather(*map(self._read, readers), return_exceptions=True)
         try:
             await disturb()
@@ -107,8 +111,13 @@ class Rounds:
         finally:
             reading.cancel()
         self._check(chosen, readers, outcomes)
+        figures.events["errors"] += sum(reader.num_errors for reader in readers)
         figures.rounds += 1
         figures.streams += len(readers)
+
+    @property
+    def num_begun(self) -> int:
+        return sum(reader.response_id is not None for reader in self.readers)
 
     async def follow(self, reader: Following, transport: Transport, leave_chance: float) -> None:
         """Read to the end, whatever happens."""

@@ -27,8 +27,8 @@ class Server:
     folder: Path
     options: tuple[str, ...] = ()
     model: str = str(MODEL)
-    port: int = field(default_factory=lambda: _free_port())
-    grpc_port: int = field(default_factory=lambda: _free_port())
+    port: int = field(default_factory=lambda: free_port())
+    grpc_port: int = field(default_factory=lambda: free_port())
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -57,17 +57,22 @@ class Server:
                 *command, stdout=log, stderr=log, env=env, cwd=ROOT
             )
         async with asyncio.timeout(START_LIMIT_S), httpx.AsyncClient() as client:
-            while not await self._is_ready(client):
+            while not await self.is_ready(client):
                 if self.process.returncode is not None:
                     raise RuntimeError(f"the server ended: see {self.folder / 'log'}")
                 await asyncio.sleep(0.02)
 
     async def stop(self, signal_number: int = signal.SIGKILL) -> None:
         """Send a signal, and return when the process has ended."""
-        assert self.process is not None
+        if self.process is None:
+            return  # it was never started
         if self.process.returncode is None:
             self.process.send_signal(signal_number)
         await self.process.wait()
+
+    def send(self, signal_number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal_number)
 
     def num_resumed(self) -> int:
         """Responses that all starts so far found in progress."""
@@ -86,14 +91,14 @@ class Server:
         assert self.process is not None
         return psutil.Process(self.process.pid)
 
-    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+    async def is_ready(self, client: httpx.AsyncClient) -> bool:
         try:
             return (await client.get(f"{self.url}/health")).status_code == 200
-        except httpx.TransportError:
+        except httpx.TransportError:  # also of one that is stopped
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -54,6 +54,7 @@ def empty_url(url: str) -> Iterator[str]:
 
 DROP_TABLES = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 TABLES = (
+    "servers",
     "store_clock",
     "scope_usage",
     "idempotency_keys",

@@ -18,7 +18,7 @@ def write_until_killed(url: str, generation: int, pipe: Connection) -> None:
 
 async def _write(url: str, generation: int, pipe: Connection) -> None:
     store = await Store.open(url)
-    interrupted = (await store.recover()).interrupted
+    interrupted = (await store.membership.recover()).interrupted
     await asyncio.gather(
         *(_go_on(store, one, pipe) for one in interrupted),
         *(_run(store, f"g{generation}-{k}", pipe) for k in range(STREAMS)),

@@ -50,7 +50,7 @@ async def may_be_refused(call: Awaitable[object]) -> None:
 
 async def use(store: Store, folder: Path) -> None:
     """All that a server does, and look at each token that it would show."""
-    recovery = await store.recover()
+    recovery = await store.membership.recover()
     for one in recovery.interrupted:
         id, length = one.response.id, len(one.output_ids)
         wanted = expected(id)
@@ -137,7 +137,7 @@ async def test_damaged_steps_are_generated_again(
     with closing(sqlite3.connect(tmp_path / "b" / "llamastream.db")) as conn, conn:
         conn.execute("UPDATE journal SET tokens = zeroblob(12) WHERE seq = 3")
     async with await Store.open(sqlite_url(tmp_path / "b")) as store:
-        (one,) = (await store.recover()).interrupted
+        (one,) = (await store.membership.recover()).interrupted
         assert len(one.output_ids) == 3
         assert "damaged journal row=3" in caplog.text
 

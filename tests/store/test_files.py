@@ -83,7 +83,7 @@ async def test_store_goes_on_when_its_folder_is_back(tmp_path: Path) -> None:
         assert store.is_working
         assert await append(store, tokens("r1", 0, 5)) == {}
     async with await Store.open(sqlite_url(folder)) as store:
-        found = await store.recover()
+        found = await store.membership.recover()
         assert {one.response.id: len(one.output_ids) for one in found.interrupted} == {
             "r1": 5,
             "r3": 0,
@@ -115,7 +115,7 @@ async def test_name_with_odd_characters(tmp_path: Path) -> None:
     async with await Store.open(sqlite_url(folder)) as store:
         await start(store, "r1")
     async with await Store.open(sqlite_url(folder)) as store:
-        assert len((await store.recover()).interrupted) == 1
+        assert len((await store.membership.recover()).interrupted) == 1
     assert [path.name for path in folder.iterdir()] == [NAME]
 
 

@@ -46,7 +46,7 @@ async def test_imported_database_works(store: Store, tmp_path: Path) -> None:
         history = await other.conversations.history("c1", scope=SCOPE)
         assert history == items("a", "b", "c")
         assert await other.responses.tokens("r3", scope=SCOPE) == tokens("r3", 0, 3)
-        (interrupted,) = (await other.recover()).interrupted
+        (interrupted,) = (await other.membership.recover()).interrupted
         assert interrupted.output_ids == (9, 8)
         assert await append(other, [*R5, Token("r5", 2, 1)]) == {}
         ended = await other.responses.finish("r5", DONE)

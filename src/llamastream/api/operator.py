@@ -38,12 +38,13 @@ class OperatorApi:
         """200 when requests are taken, otherwise 503 with the state.
 
         While its database fails a server goes on with what is not stored. One whose database was
-        taken away from it must be started again.
+        taken away from it must be started again; one that others took for dead is soon back.
         """
         status = self._answers.status()
         is_lost = self._stored is not None and self._stored.is_lost
-        is_ready = self._answers.is_ready() and not is_lost
-        state = "store_lost" if is_lost else status.state.value
+        is_fenced = self._stored is not None and self._stored.is_fenced
+        is_ready = self._answers.is_ready() and not is_lost and not is_fenced
+        state = "store_lost" if is_lost else "fenced" if is_fenced else status.state.value
         body = {
             "status": "stopping" if self._answers.is_draining else state,
             "running": status.num_running,

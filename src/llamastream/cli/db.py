@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -49,7 +49,7 @@ def vacuum(store: StoreSettings, data: DataSettings) -> None:
 @with_settings(StoreSettings, DataSettings)
 def export(store: StoreSettings, data: DataSettings, file: File) -> None:
     """Write everything to a file, readable by its owner only. A server may be running."""
-    num_lines = _run(store, data, lambda opened: opened.export(file), exclusive=False)
+    num_lines = _run(store, data, lambda opened: opened.export(file), access="read")
     typer.echo(f"Wrote {num_lines} lines to {file}.")
 
 
@@ -71,10 +71,10 @@ def _run(
     data: DataSettings,
     work: "Callable[[Store], Awaitable[T]]",
     *,
-    exclusive: bool = True,
+    access: Literal["write", "read"] = "write",
 ) -> T:
     async def run() -> T:
-        opened = await open_store(settings, data_dir=data.data_dir, exclusive=exclusive)
+        opened = await open_store(settings, data_dir=data.data_dir, access=access)
         async with opened:
             return await work(opened)
 

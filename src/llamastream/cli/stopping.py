@@ -32,6 +32,7 @@ class Stopping:
     async def run(self, *, is_patient: bool) -> None:
         """Refuse what is new, wait for what is open if patient, and end the rest."""
         self._answers.drain()
+        await self._stored.hand_over()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout_s
         logger.info("stopping with streams=%d", self._num_open())

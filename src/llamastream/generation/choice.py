@@ -43,6 +43,7 @@ class TextRules:
     continues: bool  # the prompt's text, rather than being a text of its own
     reasoning: ReasoningStart | None = None  # None: it has none, whatever it looks like
     calls: CallRules | None = None
+    min_tokens: int = 0  # these complete no stop string, as in vLLM; 0 in older databases
 
     @classmethod
     def of(
@@ -66,6 +67,7 @@ class TextRules:
             and prompt_ids[-1] not in tokenizer.special_ids,
             reasoning=reasoning,
             calls=calls,
+            min_tokens=request.sampling.min_tokens,
         )
 
     @classmethod
@@ -137,8 +139,7 @@ class Choice:
             text = self._split(text)
         if self._calls is not None:
             return self._without_calls(self._calls, text, token_id)
-        # The first `min_tokens` complete no stop string, as in vLLM.
-        is_early = self.num_output_tokens <= self.request.sampling.min_tokens
+        is_early = self.num_output_tokens <= self._rules.min_tokens
         return text if self._matcher is None or not text or is_early else self._match(text)
 
     def add_prompt(self, tokens: Iterable[Token]) -> None:

@@ -12,7 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llamastream.errors import ChatError, EngineDead, InternalError, NotFound, StoreUnavailable
+from llamastream.errors import (
+    ChatError,
+    EngineDead,
+    Fenced,
+    InternalError,
+    NotFound,
+    StoreUnavailable,
+)
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import STATUSES, End, Generation, State
 from llamastream.generation.items import output_items, part_to_json
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_SUBMISSIONS = 1_000_000  # of one answer, while this server has it
 OTHER_MODEL = "The server was started again with another model, which cannot go on with this."
 
 
@@ -43,6 +51,7 @@ class Durability:
         self._may_continue = may_continue
         self._submissions: dict[str, Submission] = {}
         self._tasks = Tasks()
+        self._first_number = 0
         self._journal = Journalling(
             store, self._submissions, may_continue=may_continue, on_refused=self._on_refused
         )
@@ -63,22 +72,28 @@ class Durability:
         self._submissions[generation.id] = submission = Submission(generation)
         self._watch(submission)
 
-    def go_on(
-        self,
-        interrupted: Sequence[Generation],
-        suspects: Sequence[Generation] = (),
-        others: Sequence[Generation] = (),
-    ) -> None:
-        """Resume what an earlier server left, once the engine is ready. `suspects` may be what
-        ended that server; `others` are another model's, and fail."""
-        for generation in (*interrupted, *suspects, *others):
+    def go_on(self, interrupted: Sequence[Generation], others: Sequence[Generation] = ()) -> None:
+        """Resume what another server left, once the engine is ready. `others` are another model's,
+        and fail."""
+        for generation in (*interrupted, *others):
             generation.keeper = self
-            self._submissions[generation.id] = Submission(generation)
+            self._submissions[generation.id] = Submission(generation, self._first_number)
         waiting = [self._submissions[generation.id] for generation in interrupted]
-        alone = [self._submissions[generation.id] for generation in suspects]
-        self._tasks.spawn(self._resuming.run(waiting, alone))
+        self._tasks.spawn(self._resuming.run(waiting))
         for generation in others:
             self.failed(generation, InternalError(OTHER_MODEL))
+
+    def let_go(self) -> list[Generation]:
+        """All that is in progress, as far as it is journalled: another server goes on with it."""
+        self._first_number += MAX_SUBMISSIONS  # the engine may not have ended those of before yet
+        submissions = list(self._submissions.values())
+        self._submissions.clear()
+        for submission in submissions:
+            submission.stop_watching()
+            self._dispatcher.forget(submission.generation)
+            submission.generation.rewind(submission.num_journalled)
+            submission.generation.state, submission.generation.error = State.QUEUED, None
+        return [one.generation for one in submissions if one.generation.end is None]
 
     def cancel(self, generation: Generation) -> None:
         """Ask for its end, which its readers will hear of."""
@@ -133,12 +148,7 @@ class Durability:
 
     def _watch(self, submission: Submission) -> None:
         """End it when nobody follows for long."""
-        submission.watch(self._grace_s, self._on_deserted)
-
-    def _on_deserted(self, generation: Generation) -> None:
-        if not generation.num_readers:
-            logger.info("nobody follows request_id=%s: cancelled", generation.id)
-            self.cancel(generation)
+        submission.watch(self._grace_s, self.cancel)
 
     async def _record(self, submission: Submission, outcome: Outcome) -> None:
         """Store how an answer ended, and then tell its readers.
@@ -157,6 +167,8 @@ class Durability:
             except Exception as error:
                 problem = as_problem(error)
                 assert problem is not None
+                if isinstance(problem, Fenced):
+                    return
                 if not self._may_continue or not isinstance(problem, StoreUnavailable):
                     self._on_refused(submission, problem)
                     return
@@ -175,6 +187,8 @@ class Durability:
         generation = submission.generation
         if self._submissions.get(generation.id) is not submission:
             return
+        if isinstance(error, Fenced):
+            return  # it will be let go
         if isinstance(error, StoreUnavailable):
             self._park(submission, error)
             return

@@ -250,6 +250,7 @@ class Generation:
         (choice,) = self.choices
         ids = self.log.token_ids()[:length]
         self.log = self.log.head(length)
+        self.num_public = min(self.num_public, length)
         self.choices = [again := choice.again(choice.request)]
         for token_id in ids:
             again.add(token_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llamastream.errors import ChatError, StoreUnavailable
+from llamastream.errors import ChatError, Fenced, StoreUnavailable
 from llamastream.generation.generation import Generation
 from llamastream.generation.submission import Submission
 from llamastream.records import Drawn
@@ -78,7 +78,7 @@ class Journalling:
                 shown = min(generation.num_public, generation.num_tokens)
                 submission.is_behind = submission.is_behind and shown > num_tokens
                 generation.publish(num_tokens)
-            elif self._may_continue and isinstance(problem, StoreUnavailable):
+            elif self._may_continue and may_pass(problem):
                 submission.is_behind = True
                 generation.publish(generation.num_tokens)
             else:
@@ -86,6 +86,11 @@ class Journalling:
 
     def _is_current(self, submission: Submission) -> bool:
         return self._submissions.get(submission.generation.id) is submission
+
+
+def may_pass(problem: ChatError) -> bool:
+    """Whether a later step may bring what this one did not."""
+    return isinstance(problem, StoreUnavailable) and not isinstance(problem, Fenced)
 
 
 def as_problem(error: BaseException | None) -> ChatError | None:

@@ -1,7 +1,6 @@
-"""Answers that wait to go on: left by the last server, or parked when the store failed.
+"""Answers that wait to go on: left by another server, or parked when the store failed.
 
-They are given to the engine behind what is journalled of them. One that was found by two starts
-without any progress may be what ended those servers: such go on one at a time, after the others.
+They are given to the engine behind what is journalled of them.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ class Resuming:
         self._submissions = submissions
         self._on_submitted = on_submitted
 
-    async def run(self, waiting: Sequence[Submission], suspects: Sequence[Submission]) -> None:
+    async def run(self, waiting: Sequence[Submission]) -> None:
         """Resume all of these, once the engine takes requests."""
         try:
             await self._dispatcher.engine.ready()
@@ -39,9 +38,6 @@ class Resuming:
             return  # who started the engine hears of it, and nothing can be resumed
         for submission in waiting:
             await self._resume(submission)
-        for submission in suspects:
-            await self._resume(submission)
-            await _has_moved(submission.generation)
 
     async def resume_parked(self, submission: Submission) -> None:
         """Try again when the store may be back."""
@@ -85,12 +81,3 @@ def end_waiting(generation: Generation) -> None:
     generation.end_text(choice, FinishReason.CANCELLED)
     generation.state = State.ENDING
     generation.keeper.ended(generation)
-
-
-async def _has_moved(generation: Generation) -> None:
-    """Return when something new of it was shown, or nothing will be."""
-    with generation.follow(generation.num_public) as reader:
-        try:
-            await reader.read()
-        except ChatError:
-            return

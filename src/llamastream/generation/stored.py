@@ -6,24 +6,24 @@ sees each token exactly once. All that the layers above may know of the store is
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llamastream.errors import ChatError, DamagedRecord
+from llamastream.errors import ChatError
 from llamastream.generation.answers import Answers, NewAnswer
 from llamastream.generation.durable import Durability
+from llamastream.generation.elsewhere import Elsewhere
 from llamastream.generation.generation import Details, Generation, Json
 from llamastream.generation.history import Continued, History, TokenSize, Window
 from llamastream.generation.items import to_messages
 from llamastream.generation.replay import Replay
+from llamastream.generation.takeover import Takeover
 from llamastream.records import (
     AllowStore,
-    Interrupted,
     Item,
     NewResponse,
-    Outcome,
     Page,
     PageQuery,
     Response,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 60.0
-NO_RESULT: Json = {"usage": [0, 0, 0], "text": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +81,20 @@ class StoredAnswers:
             return
         self._is_started = True
         self._store = await self._open_parts.enter_async_context(await self._open_store())
+        dispatcher, policy = self.answers.dispatcher, self._policy
         self._durability = Durability(
-            self.answers.dispatcher,
-            self._store,
-            grace_s=self._policy.grace_s,
-            may_continue=self._policy.may_continue,
+            dispatcher, self._store, grace_s=policy.grace_s, may_continue=policy.may_continue
         )
         self._open_parts.push_async_callback(self._durability.close)
-        recovery = await self._store.recover()
-        await self._go_on(recovery.interrupted)
+        self._elsewhere = Elsewhere(self._store, self._replay, dispatcher, grace_s=policy.grace_s)
+        self._open_parts.push_async_callback(self._elsewhere.close)
+        parts = (self._store, self._durability, self._elsewhere, self._replay)
+        self._takeover = Takeover(*parts, dispatcher, model_id=self.answers.model_id)
+        self._open_parts.push_async_callback(self._takeover.close)
+        await self._takeover.start()
         self.is_open = True
         sweeper = asyncio.create_task(_sweep_regularly(self._store, self._policy.retention))
         self._open_parts.callback(sweeper.cancel)
-        if recovery.interrupted or recovery.failed:
-            logger.info(
-                "resuming responses=%d failed=%d", len(recovery.interrupted), len(recovery.failed)
-            )
 
     async def stop(self) -> None:
         """Leave what is unfinished to the next start. The engine has ended before."""
@@ -115,8 +112,20 @@ class StoredAnswers:
         return self.is_open and self._store.is_lost
 
     @property
+    def is_fenced(self) -> bool:
+        """Whether others took this server for dead, and it is not back under a new name yet."""
+        return self.is_open and self._takeover.is_fenced
+
+    async def hand_over(self) -> None:
+        """When the server stops: other servers, if any, go on with what is in progress at once, and
+        its readers here with that."""
+        if self.is_open:
+            await self._takeover.hand_over()
+
+    @property
     def num_live(self) -> int:
-        return len(self._durability)
+        """Generated or followed here."""
+        return len(self._durability) + self._elsewhere.num_followed
 
     @property
     def conversations(self) -> "Conversations":
@@ -168,20 +177,23 @@ class StoredAnswers:
 
     async def find(self, id: str, *, scope: str) -> Generation:
         """An answer to read, in progress or ended."""
-        live = self._durability.get(id)
+        live = self._durability.get(id) or self._elsewhere.get(id)
         if live is not None and live.scope == scope:
             return live
         record = await self._store.responses.get(id, scope=scope)
         tokens = await self._store.responses.tokens(id, scope=scope)
         if record.status is Status.IN_PROGRESS and (live := self._durability.get(id)) is not None:
             return live
-        return await self._replay.of_record(record, tokens, self._durability)
+        return self._elsewhere.share(await self._replay.of_record(record, tokens, self._elsewhere))
 
     async def cancel(self, id: str, *, scope: str) -> Generation:
         """End an answer, if it has not ended, and return it when it has."""
         generation = await self.find(id, scope=scope)
         if self._durability.get(id) is generation:
             self._durability.cancel(generation)
+            await generation.over()
+        elif generation.end is None:
+            await self._store.responses.cancel(id, scope=scope)
             await generation.over()
         if generation.error is not None:
             raise generation.error
@@ -239,6 +251,7 @@ class StoredAnswers:
                 allow=self.allow(scope),
             )
         except BaseException:
+            self._elsewhere.drop(generation.id)
             self._durability.remove(generation)
             raise
         if created.existing:
@@ -246,24 +259,6 @@ class StoredAnswers:
             return await self.find(created.response.id, scope=scope)
         generation.created_at = created.response.created_at
         return generation
-
-    async def _go_on(self, interrupted: Sequence[Interrupted]) -> None:
-        """What another model began is failed, and what cannot be read."""
-        waiting: list[Generation] = []
-        suspects: list[Generation] = []
-        others: list[Generation] = []
-        for one in interrupted:
-            try:
-                generation = await self._replay.of_interrupted(one, self._store, self._durability)
-            except DamagedRecord as error:
-                failed = Outcome(Status.FAILED, NO_RESULT, error=error.message)
-                await self._store.responses.finish(one.response.id, failed)
-                continue
-            if generation.details.model_id != self.answers.model_id:
-                others.append(generation)
-            else:
-                (suspects if one.restarts > 1 else waiting).append(generation)
-        self._durability.go_on(waiting, suspects, others)
 
 
 def _heard(creating: "asyncio.Task[Generation]") -> None:

@@ -51,7 +51,12 @@ class Submission:
         self.stop_watching()
         if not self.generation.details.background and not self.generation.num_readers:
             loop = asyncio.get_running_loop()
-            self._grace = loop.call_later(grace_s, on_deserted, self.generation)
+            self._grace = loop.call_later(grace_s, self._end_if_deserted, on_deserted)
+
+    def _end_if_deserted(self, on_deserted: Callable[[Generation], None]) -> None:
+        if not self.generation.num_readers:
+            logger.info("nobody follows request_id=%s: cancelled", self.generation.id)
+            on_deserted(self.generation)
 
     def stop_watching(self) -> None:
         if self._grace is not None:

@@ -78,6 +78,7 @@ class Database:
         self.durability = durability
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.file = SqliteFile(Path(self.url.database or "")) if self.is_sqlite else None
+        self.server = ""  # by whose name PostgreSQL knows our sessions
         self._keeper: Connection | None = None
         address, arguments = self.url, {"timeout": sqlite.BUSY_TIMEOUT_S}
         if self.file is not None:
@@ -88,7 +89,8 @@ class Database:
             address,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,  # an error's text must not hold what people said
-            pool_size=NUM_READERS + 3,  # the writer's, the keeper, and one for the command line
+            pool_size=NUM_READERS
+            + 4,  # the writer's, the lookout's, the keeper, the command line's
             max_overflow=0,
             pool_pre_ping=not self.is_sqlite,
             connect_args=arguments,
@@ -96,6 +98,7 @@ class Database:
         event.listen(self.engine, "connect", self._configure)
         if not self.is_sqlite:
             event.listen(self.engine, "do_connect", _connect_postgres)
+            event.listen(self.engine, "checkout", self._name_session)
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
 
     @property
@@ -152,10 +155,13 @@ class Database:
 
     def begin(self, conn: Connection) -> None:
         """Start a transaction that writes. SQLite waits here, and not in the middle, for others."""
-        conn.exec_driver_sql("BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN")
-        if not self.is_sqlite and self.durability != "full":
+        if self.is_sqlite:
+            conn.exec_driver_sql("BEGIN IMMEDIATE")
+        elif self.durability == "full":
+            conn.exec_driver_sql("BEGIN")
+        else:
             # Tokens can be generated again, all else cannot: only theirs may return early.
-            conn.exec_driver_sql("SET LOCAL synchronous_commit TO on")
+            conn.exec_driver_sql("BEGIN; SET LOCAL synchronous_commit TO on")
 
     @contextmanager
     def snapshot(self, conn: Connection) -> Iterator[None]:
@@ -178,21 +184,16 @@ class Database:
                 self.read_now, lambda conn: conn.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
             )
 
-    def lock_file(self, owner: str) -> None:
+    def lock_file(self) -> None:
         """SQLite: be the only server on this file, until the process ends or `close`.
 
         Before anything else is done with it. Raises StoreBusy when another has the lock.
         """
         if self.file is not None and not self.file.lock():
-            raise StoreBusy(_second_server(owner) + ".")
-
-    def lock_session(self, conn: Connection, owner: str) -> None:
-        """PostgreSQL: be the only server that generates as `owner`, as long as `conn` lives.
-
-        Raises StoreBusy when another has the lock.
-        """
-        if not self.is_sqlite and not _postgres().lock_session(conn, f"llamastream {owner}"):
-            raise StoreBusy(_second_server(owner) + " or name (--server-name).")
+            raise StoreBusy(
+                "Another server generates on this database: stop it, or give this one another "
+                "database (--store, --data-dir)."
+            )
 
     def shrink(self, conn: Connection) -> int:
         """Within the caller's transaction; the pages given back. PostgreSQL sees to it itself."""
@@ -225,6 +226,23 @@ class Database:
             cursor.execute(f"SET SESSION synchronous_commit TO {level}")
         cursor.close()
 
+    def _name_session(self, raw: Any, record: Any, _: Any) -> None:
+        """PostgreSQL: a server's sessions have its name, by which others know that it lives."""
+        if record.info.get("server", "") == self.server:
+            return
+        try:
+            raw.execute(
+                "SELECT set_config('application_name', %s, false)", (session_of(self.server),)
+            )
+        except Exception as error:  # lost just now: another is tried
+            raise exc.DisconnectionError from error
+        record.info["server"] = self.server
+
+
+def session_of(server: str) -> str:
+    """What PostgreSQL calls the sessions of this server."""
+    return f"llamastream {server}"
+
 
 def _parse(url: str) -> URL:
     try:
@@ -242,13 +260,6 @@ def _parse(url: str) -> URL:
             f"Given: {parsed.render_as_string(hide_password=True)}."
         )
     return parsed
-
-
-def _second_server(owner: str) -> str:
-    return (
-        f"Another server generates on this database as '{owner}': stop it, or give this one "
-        "another database (--store, --data-dir)"
-    )
 
 
 def _postgres() -> ModuleType:

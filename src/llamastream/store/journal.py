@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from llamastream.errors import ChatError, NotFound
+from llamastream.errors import ChatError, Fenced, NotFound
 from llamastream.records import Drawn, Status
 from llamastream.store.damage import checksum
 from llamastream.store.database import Durability, unavailable
@@ -24,8 +24,10 @@ FOLD_AFTER = 4096  # rows that the oldest response in progress may hold back, a 
 
 # NOTE: the one statement given to the driver itself. On a processor gone cold between two steps
 # SQLAlchemy's own part of it would take longer than all the rest (0.27 ms against 0.12).
+# It writes nothing under a name that is fenced; see `servers` for the lock.
 _INSERT_STEP = (
-    "INSERT INTO journal (owner, seq, tokens, logprobs, checksum) VALUES ({0}, {0}, {0}, {0}, {0})"
+    "INSERT INTO journal (owner, seq, tokens, logprobs, checksum) "
+    "SELECT name, {0}, {0}, {0}, {0} FROM servers WHERE name = {0} {1}"
 )
 
 _FOLD = (
@@ -87,7 +89,7 @@ class Journal:
     """The writer's thread alone uses it, within its transactions."""
 
     def __init__(self, *, owner: str, durability: Durability) -> None:
-        self.owner = owner
+        self.owner = owner  # the server's name, which changes with each of its lives
         self._keeps_steps = durability != "off"
         self.next_seq = 0  # the row that the next step becomes
         self._cursor: Any = None  # of the driver
@@ -101,21 +103,24 @@ class Journal:
         ).scalar()
         self._cursor = conn.connection.cursor()
         self._driver_error = conn.dialect.loaded_dbapi.Error
-        mark = "?" if conn.dialect.paramstyle == "qmark" else "%s"
-        self._insert_step = _INSERT_STEP.format(mark)
+        is_sqlite = conn.dialect.name == "sqlite"
+        marks = ("?", "") if is_sqlite else ("%s", "FOR KEY SHARE")
+        self._insert_step = _INSERT_STEP.format(*marks)
         # NOTE: rows may have gone with the last fold, so the number in memory can be the larger.
         self.next_seq = max(self.next_seq, 0 if last is None else last + 1)
 
     def write(self, step: Step) -> None:
-        """As one row, on the connection attached to."""
+        """As one row, on the connection attached to. Raises Fenced."""
         packed = step.packed()
         if packed is None or not self._keeps_steps:
             return
-        row = (self.owner, self.next_seq, *packed, checksum(*packed))
+        row = (self.next_seq, *packed, checksum(*packed), self.owner)
         try:
             self._cursor.execute(self._insert_step, row)
         except self._driver_error as error:
             raise unavailable(error) from error
+        if not self._cursor.rowcount:
+            raise Fenced
         self.next_seq += 1
 
     def wants_fold(self, tx: Transaction) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, inspect
 
-from llamastream.errors import StoreError
+from llamastream.errors import StoreBusy, StoreError
 
 TYPES = {
     "sqlite": {
@@ -166,6 +166,14 @@ SEARCH = {
     "postgresql": (f"CREATE INDEX item_words ON items USING gin ({WORDS_OF_BODY})",),
 }
 
+SERVERS = (
+    """CREATE TABLE servers (
+        name TEXT NOT NULL PRIMARY KEY, model TEXT NOT NULL, beat {big} NOT NULL)""",
+    "ALTER TABLE responses ADD COLUMN model TEXT",
+    "ALTER TABLE responses ADD COLUMN is_cancelled {big} NOT NULL DEFAULT 0",
+    "ALTER TABLE responses ADD COLUMN num_follows {big} NOT NULL DEFAULT 0",
+)
+
 MIGRATIONS = (
     Migration(1, "initial", INITIAL),
     Migration(2, "kinds", KINDS),
@@ -174,17 +182,32 @@ MIGRATIONS = (
     Migration(5, "ages", AGES),
     Migration(6, "branches", BRANCHES),
     Migration(7, "search", SEARCH),
+    Migration(8, "servers", SERVERS),
 )
 
 
 ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('llamastream schema', 0))"
 
 
+SERVERS_SINCE = 8
+# Before there was a table of servers each held a lock as long as it ran.
+OLDER_SERVERS = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND pid <> pg_backend_pid() "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+LIVING_SERVERS = (
+    "SELECT count(*) FROM servers JOIN pg_stat_activity "
+    "ON application_name = 'llamastream ' || name"
+)
+
+
 def upgrade(conn: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> tuple[str, ...]:
     """Apply what is missing, within the caller's transaction, and return the names applied.
 
     Servers that start together come one after the other. Raises StoreError, with nothing changed,
-    for a database that a newer version has written or that holds tables of something else.
+    for a database that a newer version has written or that holds tables of something else, and
+    StoreBusy for one that a server of an older release uses.
     """
     if conn.dialect.name == "postgresql":
         conn.exec_driver_sql(
@@ -198,6 +221,8 @@ def upgrade(conn: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) ->
             "install the newer release again, or give another database."
         )
     missing = [migration for migration in migrations if migration.number not in applied]
+    if missing and applied and conn.dialect.name == "postgresql":
+        _check_unused(conn, max(applied))
     for migration in missing:
         given = migration.statements
         for statement in given[conn.dialect.name] if isinstance(given, dict) else given:
@@ -208,6 +233,16 @@ def upgrade(conn: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) ->
             f"({migration.number}, '{migration.name}', {time.time()})"
         )
     return tuple(migration.name for migration in missing)
+
+
+def _check_unused(conn: Connection, version: int) -> None:
+    """Raises StoreBusy while a server of an older release runs."""
+    in_use = OLDER_SERVERS if version < SERVERS_SINCE else LIVING_SERVERS
+    if conn.exec_driver_sql(in_use).scalar():
+        raise StoreBusy(
+            f"A server of an older release runs on this database, which is at version {version}: "
+            "stop it, and this one goes on."
+        )
 
 
 def _applied(conn: Connection) -> set[int]:

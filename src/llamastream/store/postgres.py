@@ -1,4 +1,4 @@
-"""What PostgreSQL needs and SQLite does not: limits on waiting for it, and a lock per session.
+"""What PostgreSQL needs and SQLite does not: limits on waiting for it.
 
 Imported for such a database only: its driver is an extra.
 """
@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import URL, Connection, exc
+from sqlalchemy import URL
 
 T = TypeVar("T")
 
@@ -17,7 +17,6 @@ LASTING = ("authentication failed", "no pg_hba.conf entry", "does not exist", "p
 
 CONNECT_TIMEOUT_S = 3
 ANSWER_TIMEOUT_S = 5.0  # many times what a busy server takes for a statement of ours
-LOCK_TIMEOUT_MS = 1000  # how long the session of a dead server may linger
 # A dead peer is noticed in 25 s and not in two hours, on both sides of the wire.
 KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
@@ -70,16 +69,3 @@ def may_pass_later(error: object) -> bool:
     """Of an error of the driver: for a server that is not there yet, not for a refused login."""
     is_operational = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return is_operational and not any(words in str(error) for words in LASTING)
-
-
-def lock_session(conn: Connection, name: str) -> bool:
-    """Waits a little: the server may not have noticed yet that the last holder was killed."""
-    conn.exec_driver_sql(f"SET lock_timeout TO '{LOCK_TIMEOUT_MS}ms'")
-    try:
-        conn.exec_driver_sql("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
-    except exc.OperationalError as error:
-        if error.connection_invalidated:
-            raise
-        return False
-    conn.exec_driver_sql("SET lock_timeout TO 0")
-    return True

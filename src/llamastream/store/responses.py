@@ -1,27 +1,28 @@
 """Responses: from the request that starts one to its end, with its items and its tokens."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, text, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from llamastream.errors import (
     ChatError,
     DamagedRecord,
+    Fenced,
     IdempotencyConflict,
-    InvalidRequest,
     NotFound,
     StoreUnavailable,
     quoted,
 )
 from llamastream.records import (
-    MAX_KEY_CHARS,
     MAX_LIMIT,
     AllowStore,
     ConversationLimits,
     Created,
     Drawn,
+    Growth,
     IdempotencyKey,
     Item,
     Json,
@@ -36,12 +37,12 @@ from llamastream.store.chains import chain_items
 from llamastream.store.clock import StoreClock
 from llamastream.store.conversations import check_room, join_conversation
 from llamastream.store.database import Database
+from llamastream.store.idempotency import KeyTaken, add_key, check_key
 from llamastream.store.journal import Journal
 from llamastream.store.packing import pack_log
 from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
-    ID,
     ITEM_COLUMNS,
     RESPONSE_COLUMNS,
     ROW_BYTES,
@@ -61,25 +62,17 @@ from llamastream.store.tables import (
     items,
     responses,
 )
+from llamastream.store.tail import Tail
 from llamastream.store.tokens import read_tokens
 from llamastream.store.transaction import InProgress, Transaction
 from llamastream.store.writer import Writer
 from llamastream.types import Token
 
+KEY_TRIES, KEY_RETRY_S = 100, 0.02  # while another server begins a response with it
 INPUT, OUTPUT = 0, 1  # items.part
 TOKEN_BYTES = (
     func.length(responses.c.token_ids) + func.coalesce(func.length(responses.c.logprobs), 0)
 ).label("token_bytes")
-
-
-_ADD_KEY = text(
-    "INSERT INTO idempotency_keys (scope, key, digest, created_at, response_num) "
-    "VALUES (:scope, :key, :digest, :created_at, :response_num) ON CONFLICT DO NOTHING"
-)
-
-
-class _KeyTaken(Exception):
-    """An Idempotency-Key was used by another server since it was looked for."""
 
 
 class Responses:
@@ -92,12 +85,15 @@ class Responses:
         journal: Journal,
         clock: StoreClock,
         limits: ConversationLimits,
+        model: str,
     ) -> None:
         self._database = database
         self._writer = writer
         self._journal = journal
         self._clock = clock
         self._limits = limits
+        self._model = model
+        self._tail = Tail()
 
     async def create(
         self, new: NewResponse, *, scope: str, allow: AllowStore | None = None
@@ -109,24 +105,26 @@ class Responses:
         conversation is full, and what `allow` raises.
         """
         if new.idempotency is not None:
-            _check_key(new.idempotency)
+            check_key(new.idempotency)
 
-        def look_up(tx: Transaction) -> Created | None:
-            known = new.idempotency and self._known(tx, new.idempotency, scope)
-            return Created(known, existing=True) if known else None
+        owner = self._journal.owner
 
         def write(tx: Transaction) -> Created:
-            if (found := look_up(tx)) is not None:
-                return found
+            if owner != self._journal.owner:  # whoever asked generates under the old name
+                raise Fenced
+            if new.idempotency is not None:
+                known = self._known(tx, new.idempotency, scope)
+                if known is not None:
+                    return Created(known, existing=True)
             tx.allow(allow, scope, is_response=True)
             return Created(self._insert(tx, new, scope), existing=False)
 
-        try:
-            return await self._writer.run(write)
-        except _KeyTaken as error:
-            if (found := await self._writer.run(look_up)) is None:  # and deleted again
-                raise StoreUnavailable("The Idempotency-Key is in use: try again.") from error
-            return found
+        for _ in range(KEY_TRIES):
+            try:
+                return await self._writer.run(write)
+            except KeyTaken:
+                await asyncio.sleep(KEY_RETRY_S)
+        raise StoreUnavailable("Another server has used the Idempotency-Key just now: try again.")
 
     async def get(self, id: str, *, scope: str) -> Response:
         return await self._database.read(
@@ -170,6 +168,29 @@ class Responses:
             tx.in_progress.pop(id, None)
 
         await self._writer.run(write)
+
+    async def cancel(self, id: str, *, scope: str) -> None:
+        """Ask the server that generates a response for its end."""
+
+        def write(tx: Transaction) -> None:
+            of_num = responses.c.num == find(tx.conn, "response", id, scope).num
+            tx.conn.execute(update(responses).where(of_num).values(is_cancelled=1))
+
+        await self._writer.run(write)
+
+    async def follow(self, ids: Sequence[str]) -> None:
+        """Tell the servers that generate these that they have readers here."""
+        of_ids = responses.c.id.in_(ids), responses.c.status == Status.IN_PROGRESS
+        # What another transaction has under way is told the next time: no ring of waiting.
+        free = select(responses.c.num).where(*of_ids).with_for_update(skip_locked=True)
+        change = update(responses).where(responses.c.num.in_(free))
+        follows = change.values(num_follows=responses.c.num_follows + 1)
+        await self._writer.run(lambda tx: tx.conn.execute(follows).rowcount)
+
+    async def grown(self, num_tokens: Mapping[str, int]) -> dict[str, Growth]:
+        """Of responses that other servers generate, of which so many tokens are known, by id: what
+        has become of them. Those that are gone are left out. One call at a time."""
+        return await self._database.read(lambda conn: self._tail.read(conn, num_tokens))
 
     async def update(self, id: str, change: Callable[[Json], Json], *, scope: str) -> Response:
         """Put `change` of its request in the place of that."""
@@ -275,6 +296,7 @@ class Responses:
         values = response_row(response) | start | tokens_row(b"", None)
         values |= {
             "owner": self._journal.owner,
+            "model": self._model,
             "journal_start": self._journal.next_seq,
             "restarts": 0,
             "tokens_at_restart": 0,
@@ -285,9 +307,7 @@ class Responses:
         tx.charges.add(scope, num_responses=1, num_bytes=values["num_bytes"])
         _insert_items(tx, num, INPUT, input_items, scope)
         if new.idempotency is not None:
-            key = new.idempotency._asdict() | {"scope": scope, "created_at": self._clock.steady()}
-            if not conn.execute(_ADD_KEY, key | {"response_num": num}).rowcount:
-                raise _KeyTaken
+            add_key(conn, new.idempotency, scope, num, now=self._clock.steady())
         tx.in_progress[new.id] = InProgress(num, scope, self._journal.next_seq)
         return response
 
@@ -363,12 +383,3 @@ def _matching(
 
 def _not_in_progress(id: str) -> NotFound:
     return NotFound(f"Response {quoted(id)} is not in progress.", param="response_id")
-
-
-def _check_key(key: IdempotencyKey) -> None:
-    if len(key.key) > MAX_KEY_CHARS or not ID.fullmatch(key.key):
-        raise InvalidRequest(
-            f"Idempotency-Key must be 1 to {MAX_KEY_CHARS} visible ASCII characters. "
-            f"Given: {len(key.key)} characters.",
-            param="Idempotency-Key",
-        )

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
 from sqlalchemy import exc
 
@@ -15,24 +15,27 @@ from llamastream.errors import StoreError, StoreUnavailable
 from llamastream.records import (
     ConversationLimits,
     Drawn,
-    Recovery,
     Retention,
     ScopeUsage,
     Swept,
 )
-from llamastream.store import recovery, retention, transfer
+from llamastream.store import retention, transfer
+from llamastream.store.claims import forget_journals
 from llamastream.store.clock import Clocks, StoreClock
 from llamastream.store.conversations import Conversations
 from llamastream.store.database import Database, Durability, cannot_open, translated_errors
 from llamastream.store.journal import Journal, Refused
+from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
 from llamastream.store.responses import Responses
+from llamastream.store.servers import new_name
 from llamastream.store.transaction import Transaction
 from llamastream.store.usage import read_usage
 from llamastream.store.writer import Writer
 
 logger = logging.getLogger(__name__)
 
+Access = Literal["serve", "write", "read"]
 LIMITS = ConversationLimits()
 CLOCKS = Clocks()
 
@@ -47,12 +50,13 @@ class Store:
         writer: Writer,
         clock: StoreClock,
         limits: ConversationLimits,
+        model: str,
     ) -> None:
         self._database = database
-        self._journal = journal
         self._writer = writer
         self._clock = clock
-        self.responses = Responses(database, writer, journal, clock, limits)
+        self.responses = Responses(database, writer, journal, clock, limits, model)
+        self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
 
     @classmethod
@@ -61,31 +65,37 @@ class Store:
         url: str,
         *,
         durability: Durability = "normal",
-        owner: str = "main",
-        exclusive: bool = True,
+        access: Access = "serve",
+        label: str = "main",
+        model: str = "any",
         limits: ConversationLimits = LIMITS,
         clocks: Clocks = CLOCKS,
     ) -> Self:
         """Open a database, created or brought to the newest version if need be.
 
-        `exclusive` is for a server: no other may generate as `owner`. Raises StoreError, StoreBusy
-        when another does, and StoreUnavailable for what may pass by itself.
+        "serve" registers a server, in whose name `label` is, and which generates as `model`;
+        "write" and "read" are for the command line. SQLite has only one that serves or writes.
+        Raises StoreError, StoreBusy for a second one, StoreUnavailable for what may pass by itself.
         """
         database = await asyncio.to_thread(Database, url, durability=durability)
-        journal = Journal(owner=owner, durability=durability)
-        writer = Writer(database, journal, exclusive=exclusive)
+        if access == "serve":
+            database.server = new_name(label)
+        journal = Journal(owner=database.server, durability=durability)
+        writer = Writer(database, journal)
+        store = cls(database, journal, writer, StoreClock(clocks), limits, model)
         try:
-            if exclusive:
-                database.lock_file(owner)
+            if access != "read":
+                database.lock_file()
             await asyncio.to_thread(_prepare, database)
+            if access == "serve":
+                await asyncio.to_thread(store.membership.register)
             await asyncio.to_thread(writer.start)
-            if exclusive:
+            if access != "read":
                 await asyncio.to_thread(database.convert)
         except BaseException:
             database.close()
             raise
-        store = cls(database, journal, writer, StoreClock(clocks), limits)
-        if exclusive:
+        if access != "read":
             with contextlib.suppress(StoreUnavailable):  # a full disk; nothing is forgotten then
                 await store._advance_clock()
         return store
@@ -109,13 +119,6 @@ class Store:
         """
         return self._writer.append(drawn)
 
-    async def recover(self) -> Recovery:
-        """Open again what was in progress when the last server of this name ended.
-
-        Once, before anything is appended.
-        """
-        return await self._writer.run(lambda tx: recovery.recover(tx, self._journal, self._clock))
-
     async def usage(self, scope: str) -> ScopeUsage:
         """The responses and bytes that an API key's scope keeps: one row, counted along by every
         transaction. Raises StoreUnavailable."""
@@ -130,6 +133,7 @@ class Store:
 
         def write(tx: Transaction) -> Swept:
             swept = retention.sweep(tx, planned, now)
+            forget_journals(tx.conn)
             num_pages = 0 if swept.more else self._database.shrink(tx.conn)
             return swept._replace(more=swept.more or num_pages > 0)
 
@@ -145,12 +149,12 @@ class Store:
     async def import_(self, path: Path) -> int:
         """Add what an export wrote, all or nothing, and return the number of lines.
 
-        Raises InvalidRequest. What it holds in progress is left to the next `recover`.
+        Raises InvalidRequest. What it holds in progress is for the servers.
         """
 
         def write(tx: Transaction) -> int:
             with path.open("rb") as file:
-                return transfer.import_lines(tx, file, owner=self._journal.owner)
+                return transfer.import_lines(tx, file)
 
         return await self._writer.run(write)
 
@@ -159,10 +163,9 @@ class Store:
         await asyncio.to_thread(self._database.vacuum)
 
     async def close(self) -> None:
-        """Write what is outstanding, park what is in progress for the next start, and close."""
+        """Write what is outstanding, leave what is in progress to others, and close."""
         try:
-            if self._writer.in_progress:
-                await self._writer.run(lambda tx: recovery.park(tx, self._journal))
+            await self.membership.leave()
         finally:
             await self._writer.close()
             await asyncio.to_thread(self._database.close)

@@ -1,9 +1,9 @@
 """The tables as the code of today reads them; `migrations` makes them, with keys and indexes.
 
 `num` is the key between tables, `id` the name that people see. `scope` names the API key that made
-a row (empty: anonymous). `owner` names the server that generates a response: replicas that share
-one PostgreSQL have different names. Columns give what is stored, whatever that is: `rows` checks it
-against the checksums and makes values of it. Sizes are of what is stored, see `rows`.
+a row (empty: anonymous). `owner` names the server that generates a response, see `servers`. Columns
+give what is stored, whatever that is: `rows` checks it against the checksums and makes values of
+it. Sizes are of what is stored, see `rows`.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ class Blob(LargeBinary):
         return None
 
 
-def _table(name: str, **types: Any) -> TableClause:
+def _table(name: str, /, **types: Any) -> TableClause:
     return table(name, *(column(column_name, kind) for column_name, kind in types.items()))
 
 
@@ -75,6 +75,9 @@ responses = _table(
     checksum=BigInteger,
     start_checksum=BigInteger,  # of what a restart needs
     tokens_checksum=BigInteger,
+    model=Text,  # whose tokens these are; NULL: not known
+    is_cancelled=BigInteger,  # asked for by another server than its owner
+    num_follows=BigInteger,  # counted on while another server's readers follow it
 )
 
 items = _table(
@@ -96,6 +99,9 @@ items = _table(
 journal = _table(
     "journal", owner=Text, seq=BigInteger, tokens=Blob, logprobs=Blob, checksum=BigInteger
 )
+
+# Those that live. A name is used once.
+servers = _table("servers", name=Text, model=Text, beat=BigInteger)
 
 idempotency_keys = _table(
     "idempotency_keys",

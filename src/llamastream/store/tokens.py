@@ -88,7 +88,7 @@ def read_unfolded(
         .where(journal.c.owner == owner, journal.c.seq >= start)
         .order_by(journal.c.seq)
     )
-    rows = [row for row in conn.execute(statement) if _is_whole(row)]
+    rows = [row for row in conn.execute(statement) if is_whole(row)]
     entries = {
         (num, position): entry
         for num, position, entry in unpack_step_entries(
@@ -101,7 +101,7 @@ def read_unfolded(
             tokens.add(token_id, entries.get((num, position), NO_LOGPROBS))
 
 
-def _is_whole(row: Row[*tuple[Any, ...]]) -> bool:
+def is_whole(row: Row[*tuple[Any, ...]]) -> bool:
     """Whether a step can be read. One that cannot is as good as lost, which the log is told."""
     try:
         verify(row.checksum, row.tokens, row.logprobs)

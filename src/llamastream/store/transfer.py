@@ -43,12 +43,12 @@ def export_lines(conn: Connection) -> Iterator[bytes]:
     return _Exporter(conn).lines()
 
 
-def import_lines(tx: Transaction, lines: Iterable[bytes], *, owner: str) -> int:
+def import_lines(tx: Transaction, lines: Iterable[bytes]) -> int:
     """Add every line within the caller's transaction, and return how many there were.
 
     Raises InvalidRequest, which names the line, for one that is not ours or whose id is taken.
     """
-    importer = _Importer(tx, owner)
+    importer = _Importer(tx)
     number = 0
     for number, line in enumerate(lines, 1):
         try:
@@ -144,10 +144,9 @@ class _Exporter:
 
 
 class _Importer:
-    def __init__(self, tx: Transaction, owner: str) -> None:
+    def __init__(self, tx: Transaction) -> None:
         self._conn = tx.conn
         self._charges = tx.charges
-        self._owner = owner
         self._conversations: dict[str, int] = {}  # id -> num, of this file
         self._responses: dict[str, int] = {}
         self._scopes: dict[str, str] = {}  # by id, of either
@@ -198,7 +197,7 @@ class _Importer:
             start |= {"prompt_ids": None, "start_checksum": None}
         values = response_row(new) | start | tokens
         values |= {
-            "owner": self._owner,
+            "owner": "",  # nobody's, if it is in progress
             "kept_from": fields.get("kept_from", new.finished_at),  # not in older files
             "journal_start": 0,
             "restarts": 0,

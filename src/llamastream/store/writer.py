@@ -12,16 +12,18 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from llamastream.errors import ChatError, StoreError, StoreUnavailable
+from llamastream.errors import ChatError, Fenced, StoreUnavailable
 from llamastream.records import Drawn
 from llamastream.store.damage import unreadable
 from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
 from llamastream.store.journal import Journal, Refused, Step
+from llamastream.store.servers import check_lives, end_session
 from llamastream.store.transaction import InProgress, Transaction
 
 logger = logging.getLogger(__name__)
@@ -37,17 +39,18 @@ class _Job(NamedTuple):
     future: asyncio.Future[Any]
     fn: Callable[[Transaction], Any] | None
     drawn: Sequence[Drawn] = ()
+    name: str | None = None  # under which the server goes on: this job is a transaction alone
 
 
 class Writer:
-    def __init__(self, database: Database, journal: Journal, *, exclusive: bool) -> None:
+    def __init__(self, database: Database, journal: Journal) -> None:
         self._database = database
         self._journal = journal
-        self._exclusive = exclusive
         self.in_progress: Mapping[str, InProgress] = {}  # by id, as of the last commit
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._conn: Connection | None = None
+        self._session: tuple[str, int] | None = None  # the last one at PostgreSQL
         self._must_fold = False
         self._is_committing = False
         self._num_commits = 0
@@ -57,24 +60,28 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
 
     def start(self) -> None:
-        """Connect, and be the only server that generates under this name. Blocks.
-
-        Raises StoreError or StoreUnavailable.
-        """
+        """Connect. Blocks. Raises StoreUnavailable."""
         with translated_errors():
             self._connect()
         self._must_fold = False
         self._thread.start()
 
     def append(self, drawn: Sequence[Drawn]) -> asyncio.Future[Refused]:
-        return self._submit(None, drawn)
+        return self._submit(_Job(self._loop.create_future(), None, drawn))
 
     def run(self, fn: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Run `fn` in a transaction; its result is there once that is committed.
 
         What `fn` raises takes back its own changes alone.
         """
-        return self._submit(fn, ())
+        return self._submit(_Job(self._loop.create_future(), fn))
+
+    def rename(self, name: str, fn: Callable[[Transaction], None]) -> asyncio.Future[None]:
+        """Run `fn` in a transaction, fenced or not, and go on as the server `name`.
+
+        What was submitted before belongs to the old name, what comes after to the new one.
+        """
+        return self._submit(_Job(self._loop.create_future(), fn, name=name))
 
     async def close(self) -> None:
         """Finish what was submitted, and stop."""
@@ -83,15 +90,13 @@ class Writer:
             self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _submit(
-        self, fn: Callable[[Transaction], Any] | None, drawn: Sequence[Drawn]
-    ) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self._loop.create_future()
+    def _submit(self, job: _Job) -> asyncio.Future[Any]:
         if self._closed:
-            future.set_exception(StoreUnavailable("The store is closed: the server is stopping."))
+            closed = StoreUnavailable("The store is closed: the server is stopping.")
+            job.future.set_exception(closed)
         else:
-            self._jobs.put(_Job(future, fn, drawn))
-        return future
+            self._jobs.put(job)
+        return job.future
 
     # All below runs on the thread.
 
@@ -101,9 +106,10 @@ class Writer:
             group = self._next_group()
             running = group[-1] is not None
             jobs = [job for job in group if job is not None]
-            if jobs:
-                outcomes = self._write(jobs)
-                self._loop.call_soon_threadsafe(_resolve, jobs, outcomes)
+            for _, part in groupby(jobs, key=lambda job: job.name):
+                together = list(part)
+                outcomes = self._write(together)
+                self._loop.call_soon_threadsafe(_resolve, together, outcomes)
         self._drop_connection()
 
     def _next_group(self) -> list[_Job | None]:
@@ -122,30 +128,22 @@ class Writer:
         try:
             outcomes = self._transact(jobs)
         except Exception as error:
-            can_repeat = was_connected and self._can_repeat(error)
+            # A database that was started again since the last transaction costs no stream anything.
+            # Tokens may be written twice, which does no harm (see `tokens`); all else may not.
+            can_repeat = was_connected and not self._is_committing and _is_lost(error)
             failure = self._abandon(error)
-            if can_repeat:
+            if can_repeat and not self._database.is_sqlite:
                 return self._write(jobs)
             self.is_working = False
             return [failure] * len(jobs)
         self.is_working = True
         return outcomes
 
-    def _can_repeat(self, error: Exception) -> bool:
-        """A server that was started again since the last transaction costs no stream anything.
-
-        Tokens may be written twice, which does no harm (see `tokens`); all else may not.
-        """
-        is_lost = is_unavailable(error) or isinstance(error, StoreUnavailable)
-        return is_lost and not self._database.is_sqlite and not self._is_committing
-
     def _abandon(self, error: Exception) -> Exception:
         """Give up the connection. Gives what callers hear."""
         self._drop_connection()
         if is_unavailable(error):
             error = unavailable(error)
-        elif isinstance(error, StoreError):  # the session that was lost still holds the lock
-            error = StoreUnavailable(error.message)
         if isinstance(error, ChatError):
             logger.warning("%s", error)
         else:
@@ -155,13 +153,16 @@ class Writer:
     def _transact(self, jobs: list[_Job]) -> list[object]:
         conn = self._conn or self._connect()
         tx, step = Transaction(conn, self.in_progress), Step()
+        name = jobs[0].name
         # A step alone is a single statement, and that is a transaction by itself.
         self._is_committing = False
         is_explicit = self._must_fold or any(job.fn is not None for job in jobs)
         self._check_there(at_once=is_explicit)
         if is_explicit:
             self._database.begin(conn)
-        if self._must_fold:
+        if is_explicit and name is None and self._journal.owner:
+            check_lives(conn, self._journal.owner)
+        if self._must_fold and name is None:
             self._journal.fold_all(tx)
         outcomes = [
             step.take(tx, job.drawn) if job.fn is None else self._call(tx, job.fn) for job in jobs
@@ -173,6 +174,10 @@ class Writer:
             conn.exec_driver_sql("COMMIT")
         self._check_there(at_once=is_explicit)
         self.in_progress = tx.in_progress
+        if name is not None and not isinstance(outcomes[0], Exception):
+            self._journal.owner = name
+            if self._session is not None:
+                self._session = name, self._session[1]
         self._must_fold = self._journal.wants_fold(tx)
         self._num_commits += 1
         if self._num_commits % CHECKPOINT_AFTER == 0:
@@ -207,8 +212,12 @@ class Writer:
     def _connect(self) -> Connection:
         conn = self._database.connect()
         try:
-            if self._exclusive:
-                self._database.lock_session(conn, self._journal.owner)
+            if not self._database.is_sqlite:
+                # What was given up may still be under way, when the database hung.
+                driver: Any = conn.connection.driver_connection
+                if self._session is not None:
+                    end_session(conn, *self._session)
+                self._session = self._database.server, driver.info.backend_pid
             self._journal.attach(conn)
         except BaseException:
             conn.close()
@@ -223,6 +232,12 @@ class Writer:
             self._conn.close()
             self._conn = None
             self._database.forget_idle()
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether another connection may do what this one did not."""
+    is_unsaid = is_unavailable(error) or isinstance(error, StoreUnavailable)
+    return is_unsaid and not isinstance(error, Fenced)
 
 
 def _resolve(jobs: list[_Job], outcomes: list[object]) -> None:

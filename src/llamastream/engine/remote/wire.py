@@ -5,6 +5,7 @@ for servers that do not offer it. Source: vLLM 0.32, vllm/entrypoints/scale_out/
 and vllm/entrypoints/openai/completion/.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
@@ -70,8 +71,8 @@ def body(seq: Sequence, path: str, model: str) -> bytes:
     """Asks for what follows all tokens of `seq`."""
     token_ids = seq.token_ids[: seq.num_tokens].tolist()
     fields: dict[str, object] = {"model": model, "stream": True}
-    if seq.cache_salt:
-        fields |= {"cache_salt": seq.cache_salt.decode()}
+    if seq.cache_salt:  # vLLM takes a text without some characters, and need not know whose it is
+        fields |= {"cache_salt": hashlib.sha256(seq.cache_salt).hexdigest()}
     if path == GENERATE:
         sampling = _sampling(seq) | {"detokenize": False}
         fields |= {"token_ids": token_ids, "sampling_params": sampling}

@@ -407,8 +407,7 @@ async def test_another_version_of_the_grammars_fails_the_answer_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, id = await interrupted(tmp_path, at=5)
-    monkeypatch.setattr(compiling, "VERSION", "llguidance@99")
-    monkeypatch.setattr(compiling.Grammars, "version", "llguidance@99")
+    monkeypatch.setattr(compiling, "version_of", lambda kind: "llguidance@99")
     _, error, _ = await gone_on(tmp_path, id)
     assert error is not None and "begun with the grammars of llguidance@1" in error
 

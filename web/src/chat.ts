@@ -239,8 +239,9 @@ export class Chat {
 
   /** What the server knows of an answer that this page did not hear. */
   async facts({ ids, answer }: Message): Promise<Facts> {
-    const id = answer?.id ?? ids.find((id) => /^(msg|rs)_/.test(id))?.replace(/^[a-z]+/, "resp");
-    const { usage, seed } = await this.api.response(id ?? "");
+    const item = [...ids].reverse().find((id) => /^(msg|rs|fc)_/.test(id)) ?? "";
+    const response = answer?.id ?? item.replace(/^[a-z]+_([^_]+).*/, "resp_$1");
+    const { usage, seed } = await this.api.response(response);
     return { usage, seed: seed ?? null };
   }
 

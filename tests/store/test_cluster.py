@@ -303,3 +303,20 @@ async def test_a_database_is_not_changed_under_an_older_server(address: str) -> 
         with pytest.raises(StoreError, match="stop it"):
             new._database.read_now(lambda conn: upgrade(conn, newer))
         await run(store, "r1")
+
+
+async def test_what_was_begun_and_not_confirmed_is_not_left_in_progress(
+    pair: tuple[Store, Store],
+) -> None:
+    """Its caller was told that it failed; at another server its key would find it for ever."""
+    owner, other = pair
+    key = IdempotencyKey("key", b"digest")
+    await owner.responses.create(a_response("r1", idempotency=key), scope=SCOPE)
+    await start(owner, "r2")
+    in_progress = dict(owner._writer.in_progress)
+    del in_progress["r1"]
+    owner._writer.in_progress = in_progress
+    await looked(owner)
+    created = await other.responses.create(a_response("r3", idempotency=key), scope=SCOPE)
+    assert not created.existing
+    assert await append(owner, tokens("r2", 0, 1)) == {}

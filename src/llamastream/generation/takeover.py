@@ -128,7 +128,7 @@ class Takeover:
                 self._durability.cancel(live)
 
     async def _take(self, recovery: Recovery, life: int) -> None:
-        """What another model began is failed, and what cannot be read. `life`: when it was taken."""
+        """What another model began is failed, and what cannot be read. `life`: of the taking."""
         if recovery.interrupted or recovery.failed:
             found, failed = len(recovery.interrupted), len(recovery.failed)
             logger.info("resuming responses=%d failed=%d", found, failed)

@@ -11,12 +11,13 @@ from typing import TypeVar
 from sqlalchemy import Connection, delete, select
 
 from llamastream.errors import Fenced, StoreUnavailable
-from llamastream.records import News, Recovery
+from llamastream.records import News, Recovery, Status
 from llamastream.store import servers, tables
 from llamastream.store.claims import Claims, park
 from llamastream.store.clock import StoreClock
 from llamastream.store.database import Database, translated_errors
 from llamastream.store.journal import Journal
+from llamastream.store.removal import remove_responses
 from llamastream.store.transaction import Transaction
 from llamastream.store.writer import Writer
 
@@ -84,12 +85,34 @@ class Membership:
 
     async def heed(self, sight: servers.Sight) -> News:
         """Take over what was seen last, and see what was removed."""
-        missing = self._in_progress - {one.id for one in sight.own}
+        own = {one.id for one in sight.own}
+        missing, unknown = self._in_progress - own, own - self._writer.in_progress.keys()
         recovery = await self._take(sight)
-        if self._database.is_sqlite or not missing:
+        if self._database.is_sqlite or not (missing or unknown):
             return News(recovery, sight.own, ())
-        removed = await self._writer.run(lambda tx: _removed(tx, missing))
+        removed = await self._writer.run(lambda tx: self._reconcile(tx, missing, unknown))
         return News(recovery, sight.own, removed)
+
+    def _reconcile(self, tx: Transaction, missing: set[str], unknown: set[str]) -> list[str]:
+        """Which of those said to be in progress the database does not have: others deleted them.
+
+        `unknown`: the database says that they are ours. A connection was lost as they were begun,
+        and their callers were told that they failed.
+        """
+        removed = [id for id in missing if id in tx.in_progress and not self._is_ours(tx, id)]
+        for id in removed:
+            del tx.in_progress[id]
+        lost = [id for id in unknown if id not in tx.in_progress and self._is_ours(tx, id)]
+        if lost:
+            nums = select(tables.responses.c.num).where(tables.responses.c.id.in_(lost))
+            remove_responses(tx, tx.conn.execute(nums).scalars().all())
+        return removed
+
+    def _is_ours(self, tx: Transaction, id: str) -> bool:
+        columns = tables.responses.c
+        ours = (columns.status == Status.IN_PROGRESS, columns.owner == self._journal.owner)
+        here = select(columns.num).where(columns.id == id, *ours)
+        return tx.conn.execute(here).first() is not None
 
     async def rename(self, *, stays: bool) -> None:
         """Leave what is in progress to the others, and go on under a new name.
@@ -138,14 +161,3 @@ class Membership:
         if not sight.share:
             return NOTHING
         return await self._writer.run(lambda tx: self._claims.take(tx, sight.share))
-
-
-def _removed(tx: Transaction, missing: set[str]) -> list[str]:
-    """Which of these, said to be in progress, the database does not have: others deleted them."""
-    removed = []
-    for id in missing & tx.in_progress.keys():
-        here = tables.responses.c.num == tx.in_progress[id].num
-        if tx.conn.execute(select(tables.responses.c.num).where(here)).first() is None:
-            del tx.in_progress[id]
-            removed.append(id)
-    return removed

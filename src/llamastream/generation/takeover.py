@@ -50,6 +50,7 @@ class Takeover:
         self._tasks = Tasks()
         self._life = 0  # under one name
         self._is_heeding = False
+        self._is_leaving = False
         self.is_fenced = False  # others go on with all of ours, and we have no new name yet
 
     async def start(self) -> None:
@@ -65,11 +66,14 @@ class Takeover:
         if not self._store.membership.has_peers:
             return
         self._let_go()
+        self._is_leaving = True
         try:
             await self._store.membership.rename(stays=False)
         except ChatError as error:
             logger.warning("not handed over: %s", error.message)
             self.is_fenced = True  # which is tried again
+        finally:
+            self._is_leaving = False
 
     def _let_go(self) -> None:
         self._life += 1
@@ -86,6 +90,9 @@ class Takeover:
                 logger.exception("failed on a look at the other servers")
 
     async def _look(self) -> None:
+        if self._is_leaving:
+            return
+        life = self._life
         try:
             if self.is_fenced:
                 await self._store.membership.rename(stays=not self._dispatcher.is_draining)
@@ -94,6 +101,8 @@ class Takeover:
                 await self._store.membership.serve()
             sight = await self._store.membership.look()
         except Fenced:
+            if life != self._life:  # by ourselves, meanwhile
+                return
             logger.warning("taken for dead: others go on with responses=%d", len(self._durability))
             self.is_fenced = True
             self._dispatcher.metrics.fenced.inc()

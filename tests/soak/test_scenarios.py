@@ -65,4 +65,4 @@ async def test_a_database_that_fails_and_comes_back(tmp_path: Path, name: str) -
 async def test_one_of_three_servers_that_dies_or_hangs(tmp_path: Path, name: str) -> None:
     figures = await played(name, 1, tmp_path)
     assert figures.streams >= 32
-    assert figures.events["fenced"] == (name == "zombie")
+    assert (figures.events["fenced"] > 0) == (name == "zombie")

@@ -151,6 +151,7 @@ def _parse_item(raw: object, where: str) -> Item | None:
         )
     raw = asked(raw)
     kind = raw.get("type", "message")
+    kind = kind if isinstance(kind, str) else type(kind).__name__
     if kind == "reasoning":
         thoughts = _parse_thoughts(raw, f"{where}.content")
         return new_item("assistant", thoughts) if thoughts else None

@@ -25,6 +25,8 @@ REQUIRED: dict[str, Any] = {
     "id": "x",
     "input": "hi",
     "items": ["x"],
+    "input_schema": {"type": "object"},
+    "max_tokens": 5,
     "messages": [{"role": "user", "content": "hi"}],
     "metadata": {"a": "b"},
     "model": "demo",

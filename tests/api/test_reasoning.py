@@ -248,6 +248,24 @@ async def _go_on(client: openai.AsyncOpenAI, engine: FakeEngine) -> None:
     assert written in prompt_of(engine)
 
 
+@pytest.mark.parametrize(
+    ("item", "status"),
+    [
+        ({"type": "reasoning", "summary": []}, 200),
+        ({"type": "reasoning", "content": {"type": "reasoning_text", "text": "Hm."}}, 200),
+        ({"type": "reasoning", "content": "Hm."}, 400),
+        ({"type": "reasoning", "content": [{"type": "reasoning_text", "text": 1}]}, 400),
+        ({"type": ["reasoning"]}, 400),
+    ],
+)
+async def test_an_item_of_reasoning(
+    connect_stored: Connect, item: dict[str, Any], status: int
+) -> None:
+    client = await connect_stored(FakeEngine(says(TEXT)), template=HYBRID)
+    body = {"model": "demo", "input": [item, ASKED]}
+    assert (await client.post(RESPONSES, json=body)).status_code == status
+
+
 async def test_a_response_is_told_not_to_reason(connect_stored: Connect) -> None:
     engine = FakeEngine(says(TEXT))
     client = await connect_stored(engine, template=HYBRID)

@@ -329,3 +329,34 @@ async def test_official_client_reads_the_stream(
     assert kinds.count("response.function_call_arguments.done") == 2
     calls = [item for item in final.output if item.type == "function_call"]
     assert [json.loads(call.arguments) for call in calls] == [{"city": 'Oslo "}<'}, {}]
+
+
+@pytest.mark.parametrize("arguments", ["[" * 5000, "[" * 5000 + "]" * 5000, "1e999", '"', ""])
+async def test_odd_arguments_in_a_history_are_taken(connect: Connect, arguments: str) -> None:
+    client = await connect(FakeEngine(says("ok"), max_model_len=50_000))
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": None},
+    ]
+    assert (await client.post(CHAT, json=chat_body(messages=messages))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        5,
+        "any",
+        {"type": ["a"]},
+        {"type": "function"},
+        {"type": "allowed_tools", "allowed_tools": [1]},
+        {"type": "allowed_tools", "tools": [{"type": "function", "function": "f"}]},
+        {"type": "allowed_tools", "tools": [{"type": 5}]},
+    ],
+)
+async def test_odd_choices_are_refused(connect: Connect, choice: Any) -> None:
+    client = await connect(FakeEngine(says("ok")))
+    answer = await client.post(CHAT, json=chat_body(tools=CHAT_TOOLS, tool_choice=choice))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith("tool_choice")

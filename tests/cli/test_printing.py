@@ -1,10 +1,13 @@
 """Streamed text on a terminal: lines end between words, wherever the stream was cut."""
 
+from collections.abc import AsyncGenerator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamastream.cli.printing import WordWrap
+from llamastream.cli.printing import WordWrap, print_text
+from llamastream.types import Reasoning
 
 
 def wrapped(width: int | None, *pieces: str) -> str:
@@ -40,3 +43,16 @@ def test_only_breaks_are_added_and_spaces_at_them_lost(pieces: list[str], width:
     assert shown.split() == text.split()
     for line in shown.expandtabs().split("\n"):
         assert len(line.rstrip()) <= width or len(line.split()) == 1
+
+
+async def test_reasoning_is_no_part_of_what_a_pipe_gets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def answer() -> AsyncGenerator[str | Reasoning]:
+        yield Reasoning("Hm.")
+        yield "Yes."
+
+    shown: list[str | Reasoning] = []
+    await print_text(answer(), shown)
+    assert shown == [Reasoning("Hm."), "Yes."]
+    assert capsys.readouterr().out == "Yes.\n"

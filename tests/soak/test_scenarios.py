@@ -59,3 +59,10 @@ async def test_a_database_that_fails_and_comes_back(tmp_path: Path, name: str) -
     figures = await played(name, 2, tmp_path)
     assert figures.events["kills"] == 2
     assert figures.resumed > 0
+
+
+@pytest.mark.parametrize("name", ["takeover", "zombie"])
+async def test_one_of_three_servers_that_dies_or_hangs(tmp_path: Path, name: str) -> None:
+    figures = await played(name, 1, tmp_path)
+    assert figures.streams >= 32
+    assert (figures.events["fenced"] > 0) == (name == "zombie")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from llamastream.records import Drawn, Item, NewResponse, Outcome, Status
+from llamastream.records import Drawn, Item, NewResponse, News, Outcome, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.journal import Refused
 from llamastream.store.store import Store
@@ -70,3 +70,8 @@ async def run(store: Store, id: str, num_tokens: int = 3, **fields: object) -> N
     await start(store, id, **fields)
     await append(store, tokens(id, 0, num_tokens))
     await store.responses.finish(id, Outcome(Status.COMPLETED, {}, output))  # type: ignore[arg-type]
+
+
+async def looked(store: Store) -> News:
+    """What a look at the other servers brings."""
+    return await store.membership.heed(await store.membership.look())

@@ -23,7 +23,7 @@ from llamastream.store.transaction import Transaction
 from tests.doubles.postgres import Postgres
 from tests.doubles.waiting import LIMIT_S
 from tests.store.conftest import DELETE_ROWS, DROP_TABLES, run_sql
-from tests.store.doubles import DONE, SCOPE, a_response, append, run, start, tokens
+from tests.store.doubles import DONE, SCOPE, a_response, append, looked, run, start, tokens
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def ids_taken(store: Store, count: int) -> list[str]:
     taken: list[str] = []
     async with asyncio.timeout(LIMIT_S):
         while len(taken) < count:
-            taken += ids_of((await store.membership.look()).recovery)
+            taken += ids_of((await looked(store)).recovery)
             await asyncio.sleep(0.02)
     return taken
 
@@ -195,7 +195,7 @@ async def _first_of(store: Store) -> str | None:
     """What it takes until nothing is nobody's any more."""
     async with asyncio.timeout(LIMIT_S):
         while True:
-            if taken := ids_of((await store.membership.look()).recovery):
+            if taken := ids_of((await looked(store)).recovery):
                 return taken[0]
             if store.membership._lookout.num_peers == 1 and not await _has_orphans(store):
                 return None
@@ -240,7 +240,7 @@ async def test_what_another_model_began_waits_for_that_model(
 ) -> None:
     async with await Store.open(address, model="other") as other:
         await start(other, "r1")
-    assert ids_of((await pair[0].membership.look()).recovery) == []
+    assert ids_of((await looked(pair[0])).recovery) == []
     async with await Store.open(address, model="other") as other:
         assert ids_of(await other.membership.recover()) == ["r1"]
     monkeypatch.setattr(servers, "UNSERVED_S", 0.0)
@@ -254,7 +254,7 @@ async def test_others_say_what_is_to_become_of_a_response(pair: tuple[Store, Sto
     await other.responses.cancel("r1", scope=SCOPE)
     await other.responses.follow(["r2"])
     await other.responses.delete("r3", scope=SCOPE)
-    news = await owner.membership.look()
+    news = await looked(owner)
     asked = {one.id: (one.is_cancelled, one.num_follows) for one in news.asked}
     assert asked == {"r1": (True, 0), "r2": (False, 1)}
     assert news.removed == ["r3"]
@@ -303,3 +303,20 @@ async def test_a_database_is_not_changed_under_an_older_server(address: str) -> 
         with pytest.raises(StoreError, match="stop it"):
             new._database.read_now(lambda conn: upgrade(conn, newer))
         await run(store, "r1")
+
+
+async def test_what_was_begun_and_not_confirmed_is_not_left_in_progress(
+    pair: tuple[Store, Store],
+) -> None:
+    """Its caller was told that it failed; at another server its key would find it for ever."""
+    owner, other = pair
+    key = IdempotencyKey("key", b"digest")
+    await owner.responses.create(a_response("r1", idempotency=key), scope=SCOPE)
+    await start(owner, "r2")
+    in_progress = dict(owner._writer.in_progress)
+    del in_progress["r1"]
+    owner._writer.in_progress = in_progress
+    await looked(owner)
+    created = await other.responses.create(a_response("r3", idempotency=key), scope=SCOPE)
+    assert not created.existing
+    assert await append(owner, tokens("r2", 0, 1)) == {}

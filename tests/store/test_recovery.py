@@ -8,7 +8,7 @@ from llamastream.records import PageQuery, Recovery, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.database import sqlite_url
 from llamastream.store.store import Store
-from tests.store.doubles import DONE, SCOPE, append, start, tokens
+from tests.store.doubles import DONE, SCOPE, append, looked, start, tokens
 
 
 async def crash(store: Store) -> None:
@@ -86,7 +86,7 @@ async def test_what_brought_no_server_any_further_goes_on_alone(url: str) -> Non
         await crash(store)
         store, recovery = await restarted(url)
         assert [one.response.id for one in recovery.interrupted] == expected
-        assert (await store.membership.look()).recovery.interrupted == ()
+        assert (await looked(store)).recovery.interrupted == ()
     assert recovery.failed == ("poison",)
     await append(store, tokens("innocent", 0, 1))
     await store.close()

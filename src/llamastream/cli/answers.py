@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import asdict, replace
 from typing import Any, Protocol, Self
 
@@ -12,17 +12,19 @@ from llamastream.app import Assembly
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.generation import NewAnswer
-from llamastream.types import ChatRequest, GrammarSpec, Message
+from llamastream.types import ChatRequest, GrammarSpec, Message, Reasoning
 
 Messages = tuple[Message, ...]
+Piece = str | Reasoning
 
 
 class Answers(Protocol):
-    """Streams text. Closing the iterator early stops the generation."""
+    """Streams text, and what is thought before it. Closing the iterator early stops the
+    generation."""
 
     name: str
 
-    def stream(self, prompt: Messages, options: AnswerSettings) -> AsyncGenerator[str]: ...
+    def stream(self, prompt: Messages, options: AnswerSettings) -> AsyncGenerator[Piece]: ...
 
     async def close(self) -> None: ...
 
@@ -46,12 +48,15 @@ class LocalAnswers:
         prompt: Messages | str,
         options: AnswerSettings,
         grammar: GrammarSpec | None = None,
-    ) -> AsyncGenerator[str]:
+    ) -> AsyncGenerator[Piece]:
         sampling = replace(self._answers.sampling, **options.model_dump(exclude_none=True))
         request = ChatRequest(prompt, sampling=sampling, truncation="auto", grammar=grammar)
         generation = await self._answers.open(request, NewAnswer(uuid.uuid4().hex))
         with generation.follow() as reader:
             async for delta in reader:
+                for part in delta.parts:
+                    if isinstance(part, Reasoning):
+                        yield part
                 yield delta.text
 
     async def close(self) -> None:
@@ -84,7 +89,7 @@ class RemoteAnswers:
             await client.aclose()
             raise ChatError(f"no chat server answers at {url}: {error}") from None
 
-    async def stream(self, prompt: Messages, options: AnswerSettings) -> AsyncGenerator[str]:
+    async def stream(self, prompt: Messages, options: AnswerSettings) -> AsyncGenerator[Piece]:
         body = {
             "model": self.name,
             "messages": [asdict(message) for message in prompt],
@@ -98,7 +103,8 @@ class RemoteAnswers:
                     raise _refusal(response)
                 async for line in response.aiter_lines():
                     if line.startswith("data: {"):
-                        yield _text(json.loads(line.removeprefix("data: ")))
+                        for piece in _pieces(json.loads(line.removeprefix("data: "))):
+                            yield piece
         except httpx.HTTPError as error:
             raise ChatError(
                 f"lost the server at {self._client.base_url}: {error or type(error).__name__}"
@@ -108,10 +114,13 @@ class RemoteAnswers:
         await self._client.aclose()
 
 
-def _text(event: dict[str, Any]) -> str:
+def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
     if "error" in event:
         raise ChatError(event["error"]["message"])
-    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+    for choice in event["choices"]:
+        if thought := choice["delta"].get("reasoning_content"):
+            yield Reasoning(thought)
+        yield choice["delta"].get("content") or ""
 
 
 def _refusal(response: httpx.Response) -> ChatError:

@@ -16,12 +16,13 @@ from llamastream.cli.printing import print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
-from llamastream.types import Message
+from llamastream.types import Message, Reasoning, text_of
 
 COMMANDS = """\
 /new            forget the conversation
 /system TEXT    set the system prompt and forget the conversation
 /again          answer the last question once more
+/thoughts       what was thought before the last answer
 /help           this list
 /exit           leave (Ctrl-D does too)
 Ctrl-C stops an answer, not the program."""
@@ -71,6 +72,7 @@ class Conversation:
         self._options = options
         self._system = system
         self._log: list[Message] = []
+        self._thoughts = ""
         self._console = Console(highlight=False)
 
     def loop(self) -> None:
@@ -108,6 +110,8 @@ class Conversation:
             case "again" if len(self._log) > 1:
                 self._log.pop()
                 self._answer()
+            case "thoughts":
+                self._console.print(self._thoughts or "None.", style="dim", markup=False)
             case _:
                 self._console.print(COMMANDS, markup=False)
         return name
@@ -116,15 +120,16 @@ class Conversation:
         """Print the answer as it comes and keep what was said, also if it is stopped half-way."""
         system = [Message("system", self._system)] if self._system else []
         answer = self._answers.stream((*system, *self._log), self._options)
-        pieces: list[str] = []
+        pieces: list[str | Reasoning] = []
         try:
             self._runner.run(print_text(answer, pieces))
         except KeyboardInterrupt:
             self._console.print("[dim](stopped)[/dim]")
         except ChatError as error:
             self._console.print(f"[red]{error.message}[/red]")
-        if pieces:
-            self._log.append(Message("assistant", "".join(pieces)))
+        self._thoughts = "".join(part.text for part in pieces if isinstance(part, Reasoning))
+        if text := text_of(pieces):
+            self._log.append(Message("assistant", text))
         else:
             self._log.pop()
 

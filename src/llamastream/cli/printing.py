@@ -8,22 +8,37 @@ from contextlib import aclosing
 
 from rich.cells import cell_len
 
+from llamastream.types import Reasoning
+
 TAB = 8
 
 
-async def print_text(texts: AsyncGenerator[str], shown: list[str], *, before: str = "") -> None:
-    """Print `before`, then `texts` as they come; each is added to `shown`.
+DIM, PLAIN, CLEAR = "\033[2m", "\033[0m", "\r\033[K"
 
-    Into a pipe they go as they are.
+
+async def print_text(
+    pieces: AsyncGenerator[str | Reasoning], shown: list[str | Reasoning], *, before: str = ""
+) -> None:
+    """Print `before`, then texts as they come; each piece is added to `shown`.
+
+    Of reasoning a terminal shows how long it is, while it lasts. Into a pipe texts go as they are.
     """
     is_terminal = sys.stdout.isatty()
     wrap = WordWrap(shutil.get_terminal_size().columns if is_terminal else None)
     sys.stdout.write(wrap.add(before))
     try:
-        async with aclosing(texts):
-            async for text in texts:
-                shown.append(text)
-                sys.stdout.write(wrap.add(text))
+        num_thought = 0
+        async with aclosing(pieces):
+            async for piece in pieces:
+                shown.append(piece)
+                if isinstance(piece, Reasoning):
+                    num_thought += len(piece.text)
+                    said = f"{CLEAR}{DIM}thinking, {num_thought} characters{PLAIN}"
+                    sys.stdout.write(said if is_terminal else "")
+                elif piece:
+                    sys.stdout.write(CLEAR if num_thought and is_terminal else "")
+                    num_thought = 0
+                    sys.stdout.write(wrap.add(piece))
                 sys.stdout.flush()
     finally:
         sys.stdout.write(wrap.finish() + "\n")

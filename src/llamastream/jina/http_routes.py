@@ -42,7 +42,7 @@ GET_STREAM = Operation(
     is_open=True,
     errors=POST_STREAM.errors,
 )
-DRY_RUN = Operation("Whether answers are given.", shapes.DryRun, is_open=True, error="DryRun")
+DRY_RUN = Operation("Whether answers are given.", shapes.DryRun, is_open=True, error=shapes.DryRun)
 END = b"event: end\r\n\r\n"
 
 

@@ -11,18 +11,20 @@ from typing import TypeVar
 from sqlalchemy import Connection, delete, select
 
 from llamastream.errors import Fenced, StoreUnavailable
-from llamastream.records import News, Recovery
+from llamastream.records import News, Recovery, Status
 from llamastream.store import servers, tables
 from llamastream.store.claims import Claims, park
 from llamastream.store.clock import StoreClock
 from llamastream.store.database import Database, translated_errors
 from llamastream.store.journal import Journal
+from llamastream.store.removal import remove_responses
 from llamastream.store.transaction import Transaction
 from llamastream.store.writer import Writer
 
 T = TypeVar("T")
 
 LOOK_INTERVAL_S = 0.25
+UNSURE_LOOKS = 8  # at the start, until who has no session is dead or back
 NOTHING = Recovery((), ())
 
 
@@ -38,6 +40,7 @@ class Membership:
         self._model = model
         self._label = journal.owner.rpartition("-")[0]
         self._is_serving = False
+        self._in_progress: set[str] = set()  # here, before the last look
         self._claims = Claims(journal, clock)
         self._lookout = servers.Lookout()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-look")
@@ -56,10 +59,12 @@ class Membership:
 
     async def recover(self) -> Recovery:
         """At the start: what nobody generates, unless there are others who can go on at once."""
-        sight = await self._look()
-        while not self._database.is_sqlite and await self._run(self._lookout.is_unsure):
+        sight = await self.look()
+        for _ in range(UNSURE_LOOKS):
+            if self._database.is_sqlite or not await self._run(self._lookout.is_unsure):
+                break
             await asyncio.sleep(LOOK_INTERVAL_S)
-            sight = await self._look()
+            sight = await self.look()
         return await self._take(sight)
 
     async def serve(self) -> None:
@@ -69,16 +74,45 @@ class Membership:
             await self._run(lambda conn: servers.serve(conn, name, model))
             self._is_serving = True
 
-    async def look(self) -> News:
-        """To be called every LOOK_INTERVAL_S: it is the beat by which others know that we live."""
-        before = set(self._writer.in_progress)
-        sight = await self._look()
+    async def look(self) -> servers.Sight:
+        """To be called every LOOK_INTERVAL_S: it is the beat by which others know that we live.
+
+        It waits for no lock.
+        """
+        self._in_progress = set(self._writer.in_progress)
+        name, model, takes = self._journal.owner, self._model, self._is_serving
+        return await self._run(lambda conn: self._lookout.look(conn, name, model, takes=takes))
+
+    async def heed(self, sight: servers.Sight) -> News:
+        """Take over what was seen last, and see what was removed."""
+        own = {one.id for one in sight.own}
+        missing, unknown = self._in_progress - own, own - self._writer.in_progress.keys()
         recovery = await self._take(sight)
-        missing = before - {one.id for one in sight.own}
-        if self._database.is_sqlite or not missing:
+        if self._database.is_sqlite or not (missing or unknown):
             return News(recovery, sight.own, ())
-        removed = await self._writer.run(lambda tx: _removed(tx, missing))
+        removed = await self._writer.run(lambda tx: self._reconcile(tx, missing, unknown))
         return News(recovery, sight.own, removed)
+
+    def _reconcile(self, tx: Transaction, missing: set[str], unknown: set[str]) -> list[str]:
+        """Which of those said to be in progress the database does not have: others deleted them.
+
+        `unknown`: the database says that they are ours. A connection was lost as they were begun,
+        and their callers were told that they failed.
+        """
+        removed = [id for id in missing if id in tx.in_progress and not self._is_ours(tx, id)]
+        for id in removed:
+            del tx.in_progress[id]
+        lost = [id for id in unknown if id not in tx.in_progress and self._is_ours(tx, id)]
+        if lost:
+            nums = select(tables.responses.c.num).where(tables.responses.c.id.in_(lost))
+            remove_responses(tx, tx.conn.execute(nums).scalars().all())
+        return removed
+
+    def _is_ours(self, tx: Transaction, id: str) -> bool:
+        columns = tables.responses.c
+        ours = (columns.status == Status.IN_PROGRESS, columns.owner == self._journal.owner)
+        here = select(columns.num).where(columns.id == id, *ours)
+        return tx.conn.execute(here).first() is not None
 
     async def rename(self, *, stays: bool) -> None:
         """Leave what is in progress to the others, and go on under a new name.
@@ -115,10 +149,6 @@ class Membership:
         if servers.unregister(tx.conn, self._journal.owner):
             park(tx, self._journal)
 
-    async def _look(self) -> servers.Sight:
-        name, model, takes = self._journal.owner, self._model, self._is_serving
-        return await self._run(lambda conn: self._lookout.look(conn, name, model, takes=takes))
-
     async def _run(self, fn: Callable[[Connection], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
@@ -131,14 +161,3 @@ class Membership:
         if not sight.share:
             return NOTHING
         return await self._writer.run(lambda tx: self._claims.take(tx, sight.share))
-
-
-def _removed(tx: Transaction, missing: set[str]) -> list[str]:
-    """Which of these, said to be in progress, the database does not have: others deleted them."""
-    removed = []
-    for id in missing & tx.in_progress.keys():
-        here = tables.responses.c.num == tx.in_progress[id].num
-        if tx.conn.execute(select(tables.responses.c.num).where(here)).first() is None:
-            del tx.in_progress[id]
-            removed.append(id)
-    return removed

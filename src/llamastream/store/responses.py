@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Row, Select, func, insert, select, update
 from llamastream.errors import (
     ChatError,
     DamagedRecord,
-    Fenced,
     IdempotencyConflict,
     NotFound,
     StoreUnavailable,
@@ -68,7 +67,7 @@ from llamastream.store.transaction import InProgress, Transaction
 from llamastream.store.writer import Writer
 from llamastream.types import Token
 
-KEY_TRIES, KEY_RETRY_S = 100, 0.02  # while another server begins a response with it
+KEY_TRIES, KEY_RETRY_S = 50, 0.02  # while another server begins a response with it
 INPUT, OUTPUT = 0, 1  # items.part
 TOKEN_BYTES = (
     func.length(responses.c.token_ids) + func.coalesce(func.length(responses.c.logprobs), 0)
@@ -107,23 +106,24 @@ class Responses:
         if new.idempotency is not None:
             check_key(new.idempotency)
 
-        owner = self._journal.owner
+        def look_up(tx: Transaction) -> Created | None:
+            known = new.idempotency and self._known(tx, new.idempotency, scope)
+            return Created(known, existing=True) if known else None
 
         def write(tx: Transaction) -> Created:
-            if owner != self._journal.owner:  # whoever asked generates under the old name
-                raise Fenced
-            if new.idempotency is not None:
-                known = self._known(tx, new.idempotency, scope)
-                if known is not None:
-                    return Created(known, existing=True)
+            if (found := look_up(tx)) is not None:
+                return found
             tx.allow(allow, scope, is_response=True)
             return Created(self._insert(tx, new, scope), existing=False)
 
-        for _ in range(KEY_TRIES):
-            try:
-                return await self._writer.run(write)
-            except KeyTaken:
+        try:
+            return await self._writer.run(write)
+        except KeyTaken:
+            # NOTE: nothing is begun any more. Its first steps may have been refused meanwhile.
+            for _ in range(KEY_TRIES):
                 await asyncio.sleep(KEY_RETRY_S)
+                if (found := await self._writer.run(look_up)) is not None:
+                    return found
         raise StoreUnavailable("Another server has used the Idempotency-Key just now: try again.")
 
     async def get(self, id: str, *, scope: str) -> Response:

@@ -142,6 +142,8 @@ class Writer:
     def _abandon(self, error: Exception) -> Exception:
         """Give up the connection. Gives what callers hear."""
         self._drop_connection()
+        if not isinstance(error, Fenced):  # the database is well
+            self._database.forget_idle()
         if is_unavailable(error):
             error = unavailable(error)
         if isinstance(error, ChatError):
@@ -231,7 +233,6 @@ class Writer:
             self._conn.invalidate()
             self._conn.close()
             self._conn = None
-            self._database.forget_idle()
 
 
 def _is_lost(error: Exception) -> bool:

@@ -23,6 +23,7 @@ from llamastream.types import (
     ToolResult,
 )
 
+MAX_DEPTH = 128  # of JSON in a conversation
 # What a template is given besides, so that nobody can say it twice.
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
@@ -210,18 +211,26 @@ def _tool_with(tool: Tool, others: Iterator[str]) -> Tool:
 
 def _of_json(text: str) -> Iterator[str]:
     """Strings and keys of a JSON text; of any other, itself."""
-    try:
-        yield from _strings(json.loads(text), with_keys=True)
-    except ValueError:
-        yield text
+    yield from _strings(parsed(text), with_keys=True)
 
 
 def _json_with(text: str, others: Iterator[str]) -> str:
-    try:
-        value = json.loads(text)
-    except ValueError:
+    value = parsed(text)
+    if value is text:
         return next(others)
     return json.dumps(_replaced(value, others, with_keys=True), ensure_ascii=False)
+
+
+def parsed(text: str) -> Any:
+    """JSON; what is none, or is nested too deeply to be gone through, is the text itself."""
+    depth = most = 0
+    for mark in re.findall(r"[\[\]{}]", text):
+        depth += 1 if mark in "[{" else -1
+        most = max(most, depth)
+    try:
+        return text if most > MAX_DEPTH else json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _names(value: Any) -> Iterator[str]:

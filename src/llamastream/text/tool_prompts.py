@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from llamastream.errors import InvalidRequest, ModelError
+from llamastream.text.conversation import parsed
 from llamastream.text.tokenizer import Tokenizer
 from llamastream.tools import CallSyntax, Tool, ToolFormat
 from llamastream.types import Message, Part, PromptOptions, Reasoning, ToolCall, ToolResult, text_of
@@ -186,7 +187,7 @@ def function_of(tool: Tool) -> dict[str, object]:
             "text, and nothing behind it."
         )
         description = f"{description}\n{how}".strip()
-    parameters = {} if tool.input_syntax else json.loads(tool.parameters)
+    parameters = {} if tool.input_syntax else parsed(tool.parameters)
     return {"name": tool.name, "description": description, "parameters": parameters}
 
 
@@ -225,10 +226,7 @@ def _arguments_of(call: ToolCall) -> object:
     """Parsed, if they can be."""
     if call.kind == "custom":
         return {"input": call.arguments}
-    try:
-        return json.loads(call.arguments or "{}")
-    except ValueError:
-        return call.arguments  # an answer that was cut off
+    return parsed(call.arguments or "{}")
 
 
 def _one_by_one(messages: Sequence[Message]) -> Iterator[Message]:

@@ -76,7 +76,7 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
 
     messages: Messages
     tools: ChatTools | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Any = None
     parallel_tool_calls: bool | None = None  # says nothing without tools
     max_completion_tokens: MaxTokens = None
     reasoning_effort: Effort | None = None

@@ -151,10 +151,11 @@ def _parse_item(raw: object, where: str) -> Item | None:
         )
     raw = asked(raw)
     kind = raw.get("type", "message")
+    kind = kind if isinstance(kind, str) else type(kind).__name__
     if kind == "reasoning":
         thoughts = _parse_thoughts(raw, f"{where}.content")
         return new_item("assistant", thoughts) if thoughts else None
-    if kind in CALL_ITEMS or kind in RESULT_ITEMS:
+    if isinstance(kind, str) and (kind in CALL_ITEMS or kind in RESULT_ITEMS):
         return _parse_call(raw, kind, where)
     if kind != "message":
         kinds = ", ".join(("message", "reasoning", *CALL_ITEMS, *RESULT_ITEMS))
@@ -174,10 +175,11 @@ def _parse_item(raw: object, where: str) -> Item | None:
 def _parse_thoughts(raw: dict[str, Any], where: str) -> list[Reasoning]:
     """Of a reasoning item: of a summary, and what only others can decrypt, nothing is read."""
     content = raw.get("content") or []
-    for part in content if isinstance(content, list) else [content]:
+    parts = content if isinstance(content, list) else [content]
+    for part in parts:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
             raise InvalidRequest(f"{where} must be a list of texts.", param=where)
-    return [Reasoning(part["text"]) for part in content if part["text"]]
+    return [Reasoning(part["text"]) for part in parts if part["text"]]
 
 
 def _parse_reasoning(raw: dict[str, Any], where: str) -> str:

@@ -92,7 +92,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: ResponseTools | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Any = None
     parallel_tool_calls: bool | None = None
 
     @property

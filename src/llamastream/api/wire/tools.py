@@ -173,11 +173,10 @@ def read_choice(given: Any, tools: Sequence[Tool], parallel: bool | None) -> Too
         )
     choice = asked(given) if isinstance(given, dict) else {}
     kind = choice.get("type")
-    details = choice.get(kind, choice) if isinstance(kind, str) else choice
-    if kind in ("function", "custom") and isinstance(details, dict):
-        return ToolChoice(True, (_known(details.get("name"), names),), False)
-    if kind == "allowed_tools" and isinstance(details, dict):
-        return _allowed(details, names, parallel)
+    if kind in ("function", "custom"):
+        return ToolChoice(True, (_known(choice, names),), False)
+    if kind == "allowed_tools":
+        return _allowed(_details(choice), names, parallel)
     raise InvalidRequest(
         "tool_choice must be none, auto, required, or an object that names a function, a custom "
         f"tool or allowed_tools. Given: {quoted(given)}.",
@@ -196,15 +195,20 @@ def _allowed(details: Json, names: tuple[str, ...], parallel: bool | None) -> To
         raise InvalidRequest(
             "tool_choice.tools must be a list of tools to choose from.", param="tool_choice.tools"
         )
-    chosen = {
-        _known((one.get(one.get("type")) or one).get("name", one.get("name")), names)
-        for one in listed
-    }
+    chosen = {_known(one, names) for one in listed}
     allowed = tuple(name for name in names if name in chosen)
     return ToolChoice(mode == "required", allowed, parallel)
 
 
-def _known(name: Any, names: tuple[str, ...]) -> str:
+def _details(choice: Json) -> Json:
+    """What is said of its type: chats have it in an object of its own."""
+    kind = choice.get("type")
+    inner = choice.get(kind) if isinstance(kind, str) else None
+    return inner if isinstance(inner, dict) else choice
+
+
+def _known(choice: Json, names: tuple[str, ...]) -> str:
+    name = _details(choice).get("name")
     if not isinstance(name, str) or name not in names:
         raise InvalidRequest(
             f"tool_choice must name one of the tools. Given: {quoted(name)}.", param="tool_choice"

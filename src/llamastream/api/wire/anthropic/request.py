@@ -107,7 +107,8 @@ class ToolChoiceOptions(WireModel):
 
     def choice(self, names: tuple[str, ...]) -> ToolChoice | None:
         """None: no tool may be called. Raises InvalidRequest."""
-        parallel = False if self.disable_parallel_tool_use else None
+        is_one = self.disable_parallel_tool_use or self.type == "tool"
+        parallel = False if is_one else None
         if (self.name is None) == (self.type == "tool"):
             raise InvalidRequest(
                 "tool_choice.name goes with `type: tool` alone, and with that it is required.",
@@ -126,7 +127,7 @@ class ToolChoiceOptions(WireModel):
 
 class OutputFormat(WireModel):
     type: Literal["json_schema"]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class OutputConfig(WireModel):
@@ -196,6 +197,8 @@ class PromptBody(AnswerOptions):
         if given is None:
             return None
         param = "output_config.format"
+        if given.schema_ is None:
+            raise InvalidRequest(f"{param}.schema is required.", param=f"{param}.schema")
         return GrammarSpec(GrammarKind.JSON_SCHEMA, schema_text(given.schema_, param), param=param)
 
 

@@ -112,6 +112,7 @@ async def test_an_answer_under_way_is_found_after_a_reload(
     for each in (page, other):
         await expect(questions(each)).to_have_text(["Tell me"])
         await expect(answers(each)).to_have_text([SHOWN])
+        await expect(each.get_by_label("Stop")).to_be_hidden()
     assert await stored_texts(url) == ["Tell me", TEXT]
 
 

@@ -111,6 +111,7 @@ async def test_a_page_that_was_away_finds_the_rest(
     await start(1000)
     again = await open_page(address)
     await expect(answers(again)).to_have_text([TEXT])
+    await expect(again.get_by_label("Stop")).to_be_hidden()
     assert await stored_texts(url) == [TEXT, TEXT]
 
 

@@ -39,6 +39,8 @@ class StepByStep:
 
     async def ready(self) -> None: ...
 
+    def check_room(self, scope: str, count: int) -> None: ...
+
     def submit(self, request: GenerationRequest) -> None:
         self.ids.append(request.request_id)
 

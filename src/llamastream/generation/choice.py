@@ -135,12 +135,16 @@ class Choice:
             return ""
         text = "" if is_hidden else self._detokenizer.add(token_id)
         if self._splitter is not None:
-            token_id = NO_TOKEN if self._splitter.is_reasoning else token_id
-            text = self._split(text)
+            if self._splitter.is_over:  # what follows is not looked at again
+                self._splitter, self.parts = None, ()
+            else:
+                token_id = NO_TOKEN if self._splitter.is_reasoning else token_id
+                text = self._split(text)
         if self._calls is not None:
             return self._without_calls(self._calls, text, token_id)
-        is_early = self.num_output_tokens <= self._rules.min_tokens
-        return text if self._matcher is None or not text or is_early else self._match(text)
+        if self._matcher is None or self.num_output_tokens <= self._rules.min_tokens:
+            return text
+        return self._match(text)
 
     def add_prompt(self, tokens: Iterable[Token]) -> None:
         self.prompt += (entry for token in tokens if (entry := self.logprob(token)) is not None)

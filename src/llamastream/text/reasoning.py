@@ -50,6 +50,11 @@ class ReasoningSplitter:
     def is_reasoning(self) -> bool:
         return self._state is _State.REASONING
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all that follows is text."""
+        return self._state is _State.TEXT
+
     def add(self, text: str) -> tuple[str, str]:
         """The reasoning and the text that are sure by now, of which the reasoning comes first."""
         if self._state is _State.TEXT:

@@ -58,10 +58,10 @@ class Tail:
         """By num, what was journalled since. Of an owner that is new here nothing."""
         new = owners - self._seqs.keys()
         self._seqs = {owner: seq for owner, seq in self._seqs.items() if owner in owners}
-        last = func.max(journal.c.seq)
+        last = func.coalesce(func.max(journal.c.seq), -1)
         for owner in new:
             of_owner = select(last).where(journal.c.owner == owner)
-            self._seqs[owner] = conn.execute(of_owner).scalar() or -1
+            self._seqs[owner] = conn.execute(of_owner).scalar_one()
         old = [
             and_(journal.c.owner == owner, journal.c.seq > seq)
             for owner, seq in self._seqs.items()

@@ -56,6 +56,14 @@ async def read(generation: Generation) -> list[Delta]:
         return [delta async for delta in reader]
 
 
+async def reading_four(generation: Generation, engine: FakeEngine) -> asyncio.Task[list[Delta]]:
+    """A reader of an answer of which four tokens are there by now."""
+    reader = asyncio.create_task(read(generation))
+    engine.allow(4)
+    await until(lambda: generation.num_public == 4)
+    return reader
+
+
 def text_of(deltas: list[Delta]) -> str:
     assert [delta.sequence_number for delta in deltas] == list(range(len(deltas)))
     return "".join(delta.text for delta in deltas)
@@ -138,9 +146,7 @@ async def test_a_server_that_stops_hands_over_and_its_readers_stay(postgres: Pos
     async with server(postgres, engines[0]) as leaver, server(postgres, engines[1]) as other:
         await see_each_other(leaver, other)
         generation = await begin(leaver, "handed-over")
-        reader = asyncio.create_task(read(generation))
-        engines[0].allow(4)
-        await until(lambda: generation.num_public == 4)
+        reader = await reading_four(generation, engines[0])
         leaver.answers.drain()
         await leaver.hand_over()
         await until(lambda: engines[1].submitted)
@@ -157,9 +163,7 @@ async def test_one_taken_for_dead_follows_its_answers_and_is_back_under_a_new_na
     async with server(postgres, engines[0]) as dead, server(postgres, engines[1]) as other:
         await see_each_other(dead, other)
         generation = await begin(dead, "taken")
-        reader = asyncio.create_task(read(generation))
-        engines[0].allow(4)
-        await until(lambda: generation.num_public == 4)
+        reader = await reading_four(generation, engines[0])
         name = dead._store._writer._journal.owner
         other._store._database.read_now(lambda conn: servers.unregister(conn, name))
         engines[0].allow(2)  # which the store refuses

@@ -27,6 +27,7 @@ from llamastream.store.database import Database, Durability, cannot_open, transl
 from llamastream.store.journal import Journal, Refused
 from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
+from llamastream.store.presets import Presets
 from llamastream.store.responses import Responses
 from llamastream.store.servers import new_name
 from llamastream.store.transaction import Transaction
@@ -58,6 +59,7 @@ class Store:
         self.responses = Responses(database, writer, journal, clock, limits, model)
         self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
+        self.presets = Presets(database, writer, clock)
 
     @classmethod
     async def open(

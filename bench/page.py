@@ -4,8 +4,9 @@
 
 The server is the real one on a scripted engine, which gives tokens of four characters at `--rate` a
 second (0: as fast as they are taken). A row is a quarter of the answer: processor time of the
-page's main thread for each token, its heap and its elements when garbage is collected, and its
-longest task by the trace; then what the page takes to be shown first. The last line is JSON.
+page's main thread for each token and for each frame (a busy machine draws fewer, of more tokens),
+its heap and its elements when garbage is collected, and its longest task by the trace; then what
+the page takes to be shown first. `--functions` tells what the processor did. The last line is JSON.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,12 +63,23 @@ class Row(NamedTuple):
     style: int
     heap_mb: float
     nodes: int
-    longest_ms: float
+    longest_ms: float  # task
+    longest_cpu_ms: float
     over_50_ms: int
+    frames: int
+    us_per_frame: int
+
+
+class Task(NamedTuple):
+    """One of the page's main thread."""
+
+    ms: float
+    cpu_ms: float  # of the processor: less, where others want it too
+    cpu_us: Counter[str]  # by what it did
 
 
 class Trace:
-    """Tasks of the page's main thread between two moments, in milliseconds."""
+    """Tasks between two moments."""
 
     def __init__(self, session: CDPSession) -> None:
         self._session = session
@@ -77,23 +90,38 @@ class Trace:
         config = {"includedCategories": TRACED.split(","), "excludedCategories": ["*"]}
         await self._session.send("Tracing.start", {"traceConfig": config})
 
-    async def stop(self) -> list[float]:
+    async def stop(self) -> list[Task]:
         ended = asyncio.Event()
         self._session.once("Tracing.tracingComplete", lambda _: ended.set())
         await self._session.send("Tracing.end")
         await ended.wait()
-        names = {
-            (event["pid"], event["tid"]): event["args"]["name"]
+        main = {
+            (event["pid"], event["tid"])
             for event in self._events
-            if event["name"] == "thread_name"
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
         }
-        return [
-            event["dur"] / 1000
+        spans = [
+            event
             for event in self._events
-            if event["name"] in ("RunTask", "ThreadControllerImpl::RunTask")
-            and event.get("dur")
-            and names.get((event["pid"], event["tid"])) == "CrRendererMain"
+            if event.get("dur") and "tdur" in event and (event["pid"], event["tid"]) in main
         ]
+        return _nested(sorted(spans, key=lambda event: (event["ts"], -event["dur"])))
+
+
+def _nested(spans: list[dict[str, Any]]) -> list[Task]:
+    """Tasks, with the time of what is inside them by its name, without what is inside that."""
+    tasks: list[Task] = []
+    inside: list[dict[str, Any]] = []
+    for span in spans:
+        while inside and inside[-1]["ts"] + inside[-1]["dur"] <= span["ts"]:
+            inside.pop()
+        if not inside:
+            tasks.append(Task(span["dur"] / 1000, span["tdur"] / 1000, Counter()))
+        else:
+            tasks[-1].cpu_us[inside[-1]["name"]] -= span["tdur"]
+        tasks[-1].cpu_us[span["name"]] += span["tdur"]
+        inside.append(span)
+    return tasks
 
 
 async def metrics(session: CDPSession) -> dict[str, float]:
@@ -156,8 +184,11 @@ async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float
                 *(round(us) for us in spent.values()),
                 round(after["JSHeapUsedSize"] / 1e6, 1),
                 int(after["Nodes"]),
-                round(max(tasks), 1),
-                sum(ms > LONG_MS for ms in tasks),
+                round(max(task.ms for task in tasks), 1),
+                round(max(task.cpu_ms for task in tasks), 1),
+                sum(task.ms > LONG_MS for task in tasks),
+                frames := sum("FireAnimationFrame" in task.cpu_us for task in tasks),
+                round(spent["TaskDuration"] * count / max(frames, 1)),
             )
         )
     return rows

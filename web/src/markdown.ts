@@ -75,10 +75,10 @@ export class MarkdownView {
   }
 }
 
-/** A block of blocks. */
+/** A block of blocks. Of those that no later text changes it keeps nothing but their elements. */
 class Container implements View {
-  private readonly views: View[] = [];
-  private numSettled = 0;
+  private views: View[] = []; // of the children from `first` on
+  private first = 0;
   private numClosed = 0;
 
   constructor(
@@ -90,24 +90,25 @@ class Container implements View {
   ) {}
 
   draw(): void {
-    const { children } = this.block;
-    let same = this.numSettled;
+    const children = this.block.children.slice(this.first);
+    let same = 0;
     while (same < this.views.length && this.views[same]!.block === children[same]) same++;
     for (const view of this.views.splice(same)) view.node.remove();
-    this.numClosed = Math.min(this.numClosed, same);
-    for (let k = this.numSettled; k < children.length; k++) {
-      const view = (this.views[k] ??= this.append(children[k]!, k));
-      view.draw();
-      if (k < children.length - 1 && k >= this.numClosed) view.close();
-    }
-    this.numClosed = Math.max(this.numClosed, children.length - 1);
-    this.numSettled = this.block.numSettled;
+    this.numClosed = Math.min(this.numClosed, this.first + same);
+    children.forEach((child, k) => (this.views[k] ??= this.append(child, this.first + k)).draw());
+    this.closeTo(this.block.children.length - 1);
+    const next = Math.min(this.block.numSettled, this.numClosed);
+    this.views = this.views.slice(next - this.first);
+    this.first = next;
     if (BESIDE.has(this.block.kind) && !this.node.dir) this.turn();
   }
 
   close(): void {
-    this.views.slice(this.numClosed).forEach((view) => view.close());
-    this.numClosed = this.views.length;
+    this.closeTo(this.block.children.length);
+  }
+
+  private closeTo(end: number): void {
+    for (; this.numClosed < end; this.numClosed++) this.views[this.numClosed - this.first]!.close();
   }
 
   /** Marks stand where the first letter begins its line. */

@@ -6,7 +6,7 @@ to be stored goes on to `StoredAnswers`. Knows no wire format.
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -103,10 +103,13 @@ class Answers:
         model_id: str = "",
         sampling: SamplingParams = DEFAULT_SAMPLING,
         quotas: Quotas | None = None,
+        details: Mapping[str, str | int | None] | None = None,
     ) -> None:
         """`model_id` changes with whatever changes an answer: weights, tokenizer, precision.
-        `sampling` holds the model's own defaults, for what a request leaves out.
+        `sampling` holds the model's own defaults, for what a request leaves out. `details` are what
+        is told of the model, and change nothing.
         """
+        self.details = details or {}
         self.model_name = model_name
         self.model_id = model_id
         self.sampling = sampling

@@ -161,14 +161,17 @@ async def first_paint(browser: Browser, url: str) -> float:
     return value
 
 
-async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float) -> list[Row]:
+async def one_round(
+    page: Page, engine: FakeEngine, num_tokens: int, rate: float
+) -> tuple[list[Row], list[Counter[str]]]:
+    """A row for each quarter, and where its processor time went."""
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable", {"timeDomain": "threadTicks"})
     await page.get_by_label("Message").fill("go")
     await page.keyboard.press("Enter")
     await page.locator("article.live").wait_for()
     count = num_tokens // QUARTERS
-    rows = []
+    rows, functions = [], []
     for quarter in range(1, QUARTERS + 1):
         before = await metrics(session)
         trace = Trace(session)
@@ -177,6 +180,7 @@ async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float
         await page.locator("article.assistant").get_by_text(f"END{quarter}").wait_for()
         tasks = await trace.stop()
         after = await metrics(session)
+        functions.append(sum((task.cpu_us for task in tasks), Counter()))
         spent = {name: (after[name] - before[name]) * 1e6 / count for name in TIMES}
         rows.append(
             Row(
@@ -191,7 +195,14 @@ async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float
                 round(spent["TaskDuration"] * count / max(frames, 1)),
             )
         )
-    return rows
+    return rows, functions
+
+
+def print_functions(functions: list[Counter[str]], frames: list[int]) -> None:
+    """Microseconds of a frame, by quarter."""
+    for name, _ in functions[-1].most_common(12):
+        times = (spent[name] / num for spent, num in zip(functions, frames, strict=True))
+        print(f"{name:>45}", *(f"{us:8.0f}" for us in times))
 
 
 def answer_of(num_tokens: int) -> str:
@@ -209,6 +220,7 @@ async def main() -> None:
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--functions", action="store_true")
     options = parser.parse_args()
     path = next(filter(None, map(shutil.which, NAMES)))
     rounds: list[dict[str, Any]] = []
@@ -230,11 +242,13 @@ async def main() -> None:
                     context = await browser.new_context(viewport=VIEW)
                     page = await context.new_page()
                     await page.goto(url)
-                    rows = await one_round(page, engine, options.tokens, options.rate)
+                    rows, functions = await one_round(page, engine, options.tokens, options.rate)
                     await context.close()
             print(" ".join(f"{name:>12}" for name in Row._fields))
             for row in rows:
                 print(" ".join(f"{value:12}" for value in row))
+            if options.functions:
+                print_functions(functions, [max(1, row.frames) for row in rows])
             print(f"first paint {statistics.median(paints):.0f} ms (median of {len(paints)})")
             quarters = [row._asdict() for row in rows]
             rounds.append({"quarters": quarters, "paint_ms": statistics.median(paints)})

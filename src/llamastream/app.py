@@ -166,7 +166,8 @@ def assemble(
         model_id=_model_id(checkpoint, settings.dtype, device),
         sampling=checkpoint.sampling,
         quotas=quotas,
-        details={"chat_template": prompts.name} | ({} if remote else _details(checkpoint, settings)),
+        details={"chat_template": prompts.name}
+        | ({} if remote else _details(checkpoint, settings)),
     )
     return Assembly(checkpoint, engine, answers)
 

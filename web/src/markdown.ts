@@ -25,6 +25,11 @@ const GROUP = 32; // blocks: what holds them all lays out those of the last grou
 const BESIDE = new Set(["list", "quote"]); // blocks with marks beside their text
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
+/** The same characters, and nothing of a longer text that an engine would keep for a part of it. */
+function copyOf(text: string): string {
+  return ` ${text}`.slice(1);
+}
+
 /** What shows a block. */
 interface View {
   readonly block: Block;
@@ -54,7 +59,7 @@ export class MarkdownView {
       this.isFinished = false;
     }
     const { length } = this.shown;
-    this.parser.append(text.slice(length, length + MAX_AT_ONCE));
+    this.parser.append(copyOf(text.slice(length, length + MAX_AT_ONCE)));
     this.shown = text.slice(0, length + MAX_AT_ONCE);
     this.view.draw();
     return this.shown.length === text.length;
@@ -290,6 +295,8 @@ function inline(token: Token): Node {
       return link(token["href"], [token["text"] || token["href"]]);
     case "math":
       return formula(token["text"], token["isDisplay"]);
+    case "footnote":
+      return el("sup", {}, token["text"]);
     case "escape":
       return document.createTextNode(token["text"]);
     case "text":

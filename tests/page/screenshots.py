@@ -127,6 +127,9 @@ async def pictures(browser: Browser, url: str, folder: Path) -> None:
     ids = await fill(url)
     page = await open_page(browser, url, color_scheme="light")
     await ask(page, ASKED)
+    await page.get_by_role("button", name="Settings").click()
+    await page.get_by_label("Temperature").fill("0")
+    await page.get_by_role("button", name="Done").click()
     await page.get_by_label("Answer again").click()
     await expect(page.get_by_role("group", name="Versions")).to_be_visible(timeout=60_000)
     await page.locator("article.assistant .facts > summary").click()
@@ -134,14 +137,16 @@ async def pictures(browser: Browser, url: str, folder: Path) -> None:
     await expect(page.locator("pre .hljs-keyword").first).to_be_attached()
     await take(page, folder, "page")
     address = page.url
-    await page.get_by_label("Search conversations").fill("lisbon")
+    await page.get_by_label("Search conversations").fill("cache")
     await expect(page.get_by_role("list", name="Found").get_by_role("link")).not_to_have_count(0)
     await take(page, folder, "page-search")
+    await page.get_by_label("Search conversations").press("Escape")
 
     dark = await open_page(browser, address, color_scheme="dark")
     await expect(dark.locator("pre .hljs-keyword").first).to_be_attached()
     await take(dark, folder, "page-dark")
     await dark.goto(f"{url}#{ids['An umbrella in Lisbon']}")
+    await expect(dark.locator("details.step")).to_have_count(2)
     for step in await dark.locator("details.step > summary").all():
         await step.click()
     await take(dark, folder, "page-steps")

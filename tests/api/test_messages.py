@@ -270,6 +270,18 @@ async def test_what_is_refused_is_named(
     assert said in error["error"]["message"]
 
 
+async def test_threads_are_refused_in_the_words_that_sdks_go_on_from(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post(MESSAGES, json=body(thread={"type": "create"}))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (400, "invalid_request_error")
+    assert error["details"] == {
+        "error_code": "thread_unsupported_request",
+        "unsupported": ["thread"],
+    }
+
+
 async def test_what_asks_for_nothing_is_taken(client: httpx.AsyncClient) -> None:
     options = {
         "thinking": {"type": "adaptive"},

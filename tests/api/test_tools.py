@@ -286,13 +286,29 @@ async def test_a_conversation_goes_on_from_calls(
     assert SAID in prompt_of(engine)
 
 
-async def test_an_unknown_result_is_refused(connect_stored: Connect, stack: AsyncExitStack) -> None:
+RESULT = {"type": "function_call_output", "call_id": "call_x", "output": "1"}
+TOOL_RESULT = {"type": "tool_result", "tool_use_id": "call_x", "content": "1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (RESPONSES, {"input": [RESULT]}),
+        (RESPONSES, {"input": [{"role": "user", "content": "a"}, RESULT]}),
+        (CHAT, {"messages": [{"role": "tool", "tool_call_id": "call_x", "content": "1"}]}),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": [TOOL_RESULT]}], "max_tokens": 9},
+        ),
+    ],
+)
+async def test_an_unknown_result_is_refused(
+    connect_stored: Connect, path: str, body: dict[str, Any]
+) -> None:
     client = await connect_stored(FakeEngine(says("ok")))
-    item = {"type": "function_call_output", "call_id": "call_x", "output": "1"}
-    for more in ({"input": [item]}, {"input": [{"role": "user", "content": "a"}, item]}):
-        answer = await client.post(RESPONSES, json={"model": "demo", **more})
-        assert answer.status_code == 400
-        assert "call_x" in answer.json()["error"]["message"]
+    answer = await client.post(path, json={"model": "demo", **body})
+    assert answer.status_code == 400
+    assert "call_x" in answer.json()["error"]["message"]
 
 
 async def test_a_custom_tool_is_called_with_a_text(connect_stored: Connect) -> None:

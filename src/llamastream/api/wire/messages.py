@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
-from llamastream.api.wire.options import NOTHING, asked, or_nothing
+from llamastream.api.wire.options import NOTHING, asked, or_nothing, way_out
 from llamastream.api.wire.tools import read_calls, text_field
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
@@ -31,6 +31,7 @@ RESULT_FIELDS = {*MESSAGE_FIELDS, "tool_call_id"}
 ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
 PART_TYPES = ("text", "input_text", "output_text")
+NEWER = {"function_call": "tool_calls"}
 MAX_NAME_CHARS = 256
 # Items that are no messages: calls, with the field of their arguments, and results.
 CALL_FIELDS = {"type", "id", "status", "call_id", "name", "namespace"}
@@ -282,6 +283,6 @@ def _refuse_others(raw: dict[str, Any], known: Collection[str], where: str) -> N
     for name in raw:
         if name not in known:
             raise InvalidRequest(
-                f"{where}.{quoted(name, mark=False)} is not supported. Leave it out.",
+                f"{where}.{quoted(name, mark=False)} is not supported. {way_out(name, NEWER)}.",
                 param=f"{where}.{name}",
             )

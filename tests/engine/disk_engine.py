@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 from driver import Outcome, make_request, run_all
 from make_runners import RUNNERS
@@ -80,26 +79,6 @@ def keep(folder: Path, numbers: Sequence[int], **options: object) -> dict[str, l
     """Have these answered and kept by an engine of their own."""
     with disk_engine(folder, **options) as (engine, disk):  # type: ignore[arg-type]
         return answers(run_all(engine, [stored(disk, one) for one in requests(numbers)]))
-
-
-def block_paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if len(path.name) == 64)
-
-
-def damage(paths: Sequence[Path], rng: Random) -> None:
-    """Do something to one of these files: a bit, its length, another's bytes, or all of it."""
-    path = rng.choice(paths)
-    data = bytearray(path.read_bytes()) if path.exists() else bytearray(1)
-    kind = rng.randrange(5)
-    if kind == 0:
-        data = bytearray(rng.choice(paths).read_bytes())
-    elif kind == 1:
-        del data[rng.randrange(len(data)) :]
-    elif kind == 2:
-        data += bytes(rng.randrange(1, 100))
-    elif data:
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
 
 
 def failing(number: int) -> type[BlockFiles]:

@@ -17,8 +17,6 @@ from disk_engine import (
     FULL,
     READ_ONLY,
     answers,
-    block_paths,
-    damage,
     disk_engine,
     expected,
     held_up,
@@ -27,7 +25,7 @@ from disk_engine import (
     stored,
 )
 from driver import Outcome, make_request, run_all, sort_events
-from tests.doubles.disk import NotHere, fill, small_disk
+from tests.doubles.disk import NotHere, block_paths, damage, fill, small_disk
 
 from llamastream.engine.block_files import BlockFiles
 from llamastream.types import Finished

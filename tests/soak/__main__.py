@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.disk import NotHere
+from tests.soak.cache import cache
 from tests.soak.cluster import (
     cluster_hang,
     cluster_postgres,
     partition,
+    poison,
     rolling,
     short_partition,
     takeover,
@@ -32,6 +34,7 @@ from tests.soak.slow import slow
 # With the rounds that each plays unless told otherwise.
 SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = {
     "kill": (kill, 200),
+    "cache": (cache, 100),
     "reader": (reader, 20),
     "rst": (rst, 20),
     "half-open": (half_open, 10),
@@ -41,9 +44,10 @@ SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = 
     "disk": (disk, 20),
     "takeover": (takeover, 100),
     "zombie": (zombie, 50),
-    "partition": (partition, 15),
-    "short-partition": (short_partition, 15),
+    "partition": (partition, 30),
+    "short-partition": (short_partition, 30),
     "rolling": (rolling, 20),
+    "poison": (poison, 10),
     "cluster-postgres": (cluster_postgres, 10),
     "cluster-hang": (cluster_hang, 5),
 }
@@ -75,7 +79,8 @@ def _play(name: str, rounds: int | None, seed: int, options: tuple[str, ...]) ->
         except NotHere as reason:
             print(f"{name}: skipped, {reason}", flush=True)
             return 0
-    print(*figures.problems, *figures.notes, sep="\n")
+    errors = [f"{count} times an error event: {text}" for text, count in figures.errors.items()]
+    print(*figures.problems, *errors, *figures.notes, sep="\n")
     print(f"{name}: {figures} seconds={time.monotonic() - began:.0f}", flush=True)
     return len(figures.problems)
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
@@ -29,6 +29,7 @@ from llamastream.store.database import Database, Durability, cannot_open, transl
 from llamastream.store.journal import Journal, Refused
 from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
+from llamastream.store.presets import Presets
 from llamastream.store.responses import Responses
 from llamastream.store.rows import known_ids
 from llamastream.store.servers import new_name
@@ -62,6 +63,7 @@ class Store:
         self.responses = Responses(database, writer, journal, clock, limits, model)
         self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
+        self.presets = Presets(database, writer, clock)
 
     @classmethod
     async def open(
@@ -163,15 +165,16 @@ class Store:
         """
         return await asyncio.to_thread(_export, self._database, path)
 
-    async def import_(self, path: Path) -> int:
+    async def import_(self, path: Path, read: Callable[[BinaryIO], Iterable[bytes]] = iter) -> int:
         """Add what an export wrote, all or nothing, and return the number of lines.
 
-        Raises InvalidRequest. What it holds in progress is for the servers.
+        read: makes such lines of the file. Raises InvalidRequest. What it holds in progress is for
+        the servers.
         """
 
         def write(tx: Transaction) -> int:
             with path.open("rb") as file:
-                return transfer.import_lines(tx, file)
+                return transfer.import_lines(tx, read(file))
 
         return await self._writer.run(write)
 

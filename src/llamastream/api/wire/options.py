@@ -33,6 +33,7 @@ from llamastream.errors import (
     quoted,
     requirement,
 )
+from llamastream.records import CacheRetention
 from llamastream.sampling import MAX_LOGPROBS, MAX_SEED, SamplingParams
 from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions, Thinking
 
@@ -50,7 +51,7 @@ SAMPLING_OPTIONS = {
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 }
 
-LOGPROBS = "message.output_text.logprobs"
+NEWER = {"functions": "tools", "function_call": "tool_choice"}  # OpenAI's own
 # What a response may be asked to show besides. Of these only LOGPROBS are in answers here: nobody
 # reasons in secret, and no tool of the server's own is called.
 Includable = Literal[
@@ -227,6 +228,7 @@ class SamplingOptions(AnswerOptions):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None  # a hint; the prefix cache needs none
+    prompt_cache_retention: CacheRetention | None = None  # on disk; of what is stored
     # Beyond OpenAI's, named as in vLLM.
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: float | None = None
@@ -346,13 +348,18 @@ class GenerationOptions(SamplingOptions):
         return given
 
 
+def way_out(name: str, newer: Mapping[str, str] = NEWER) -> str:
+    """What to do instead of sending a field that is not supported."""
+    return f"Send {newer[name]}, which took its place" if name in newer else "Leave it out"
+
+
 def validate(model: type[Model], body: dict[str, Any]) -> Model:
     """`body` as a `model`. Raises InvalidRequest that names field, limit and value."""
     for name, harmless in model.UNSUPPORTED.items():
         value = body.get(name)
         value = asked(value) if isinstance(value, dict) else value
         if is_asked(value) and not any(_same(value, default) for default in harmless):
-            raise InvalidRequest(f"{name} is not supported. Leave it out.", param=name)
+            raise InvalidRequest(f"{name} is not supported. {way_out(name)}.", param=name)
     try:
         return model.model_validate({k: v for k, v in body.items() if k not in model.UNSUPPORTED})
     except ValidationError as error:

@@ -16,6 +16,7 @@ from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.generation import NewAnswer
 from llamastream.types import (
+    CallKind,
     ChatRequest,
     GrammarSpec,
     Message,
@@ -78,7 +79,8 @@ class LocalAnswers:
             async for delta in reader:
                 thoughts = [part for part in delta.parts if isinstance(part, Reasoning)]
                 calls = [part for part in delta.parts if isinstance(part, ToolCall)]
-                for piece in (*thoughts, delta.text, *calls):
+                pieces: list[Piece] = [*thoughts, delta.text, *calls]
+                for piece in pieces:
                     yield piece
 
     async def close(self) -> None:
@@ -160,7 +162,7 @@ def _pieces(event: dict[str, Any], calls: dict[int, ToolCall]) -> Iterator[Piece
             yield Reasoning(thought)
         yield choice["delta"].get("content") or ""
         for piece in choice["delta"].get("tool_calls", ()):
-            kind = "custom" if "custom" in piece else "function"
+            kind: CallKind = "custom" if "custom" in piece else "function"
             said = piece[kind]
             if "id" in piece:
                 calls[piece["index"]] = ToolCall(piece["id"], said["name"], "", kind)

@@ -97,6 +97,7 @@ async def views(page: Page) -> AsyncIterator[str]:
     await expect(page.get_by_role("button", name="Undo")).to_be_visible()
     yield "a deletion that can be undone"
     await page.get_by_role("button", name="Undo").click()
+    await expect(page.locator("article").last.locator(".facts")).to_be_attached()
     await page.evaluate("Object.defineProperty(navigator, 'onLine', { value: false })")
     await page.context.set_offline(True)
     await page.get_by_label("Message", exact=True).fill("lost")

@@ -147,11 +147,15 @@ def _stored_routes(
         ApiRoute(one, responses.delete, delete=ops.DELETE_STORED),
         ApiRoute(one + "/cancel", responses.cancel, post=ops.CANCEL_RESPONSE),
         ApiRoute(one + "/input_items", responses.input_items, get=ops.LIST_INPUT),
+        ApiRoute(one + "/receipt", responses.receipt, get=ops.RECEIPT),
+        ApiRoute(one + "/verify", responses.verify, post=ops.VERIFY),
         ApiRoute("/v1/chat/completions", chats.list, get=ops.LIST_CHATS),
         ApiRoute(chat, chats.retrieve, get=ops.RETRIEVE_CHAT),
         ApiRoute(chat, chats.update, post=ops.UPDATE_CHAT),
         ApiRoute(chat, chats.delete, delete=ops.DELETE_STORED),
         ApiRoute(chat + "/messages", chats.messages, get=ops.LIST_MESSAGES),
+        ApiRoute(chat + "/receipt", chats.receipt, get=ops.RECEIPT),
+        ApiRoute(chat + "/verify", chats.verify, post=ops.VERIFY),
         *_conversation_routes(ConversationsApi(stored, settings)),
     ]
 

@@ -10,7 +10,9 @@ from llamastream.generation.generation import End, Generation
 from llamastream.generation.history import Continued, History
 from llamastream.generation.quotas import Quotas
 from llamastream.generation.reader import Reader
+from llamastream.generation.receipts import Receipt
 from llamastream.generation.stored import StoredAnswers, StorePolicy
+from llamastream.generation.verifying import Verification, Verifying
 
 __all__ = [
     "Answers",
@@ -22,6 +24,9 @@ __all__ = [
     "NewAnswer",
     "Quotas",
     "Reader",
+    "Receipt",
     "StorePolicy",
     "StoredAnswers",
+    "Verification",
+    "Verifying",
 ]

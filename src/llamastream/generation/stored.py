@@ -20,6 +20,7 @@ from llamastream.generation.history import Continued, History, TokenSize, Window
 from llamastream.generation.items import to_messages
 from llamastream.generation.replay import Replay
 from llamastream.generation.takeover import Takeover
+from llamastream.generation.verifying import Verifying
 from llamastream.records import (
     AllowStore,
     Item,
@@ -91,6 +92,7 @@ class StoredAnswers:
         parts = (self._store, self._durability, self._elsewhere, self._replay)
         self._takeover = Takeover(*parts, dispatcher, model_id=self.answers.model_id)
         self._open_parts.push_async_callback(self._takeover.close)
+        self.verifying = Verifying(self.answers, self._store)
         await self._takeover.start()
         self.is_open = True
         sweeper = asyncio.create_task(_sweep_regularly(self._store, self._policy.retention))
@@ -165,7 +167,7 @@ class StoredAnswers:
         stored.
         """
         if new.idempotency is None:  # what it began before is found in a full house as well
-            self.answers.check_room(request)
+            self.answers.check_room(request.scope)
         fitted = await self.answers.fit(request)
         generation = await self.answers.make(request, new, [fitted])
         creating = asyncio.create_task(self._create(generation, new, request.scope))

@@ -174,6 +174,8 @@ SERVERS = (
     "ALTER TABLE responses ADD COLUMN num_follows {big} NOT NULL DEFAULT 0",
 )
 
+RECEIPTS = ("ALTER TABLE responses ADD COLUMN forgets_prompt {big} NOT NULL DEFAULT 0",)
+
 MIGRATIONS = (
     Migration(1, "initial", INITIAL),
     Migration(2, "kinds", KINDS),
@@ -183,6 +185,7 @@ MIGRATIONS = (
     Migration(6, "branches", BRANCHES),
     Migration(7, "search", SEARCH),
     Migration(8, "servers", SERVERS),
+    Migration(9, "receipts", RECEIPTS),
 )
 
 

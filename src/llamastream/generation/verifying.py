@@ -114,7 +114,7 @@ class Verifying:
         self._replay = Replay(answers.tokenizer, answers.model_id, answers.grammars)
 
     async def receipt(self, id: str, *, scope: str) -> Receipt:
-        return Receipt.of(await self._store.responses.recorded(id, scope=scope))
+        return Receipt.of(await self._store.prompts.recorded(id, scope=scope))
 
     async def begin(self, id: str, *, scope: str) -> Verification:
         """Have an answer drawn again. It ends when its last reader leaves.
@@ -124,7 +124,7 @@ class Verifying:
         answers = self._answers
         answers.check_ready()
         answers.check_room(scope)
-        recorded = await self._store.responses.recorded(id, scope=scope)
+        recorded = await self._store.prompts.recorded(id, scope=scope)
         receipt = Receipt.of(recorded)
         prompt_ids = self._check(receipt, recorded)
         comparing = Comparing(answers.dispatcher, receipt)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from llamastream.records import Recorded, Status
+from llamastream.store.database import Database
 from llamastream.store.rows import (
     RESPONSE_COLUMNS,
     START_COLUMNS,
@@ -24,18 +25,34 @@ from llamastream.store.transaction import Transaction
 NO_PROMPT = {"prompt_ids": None, "start_checksum": None}
 
 
-def read_recorded(conn: Connection, id: str, scope: str) -> Recorded:
-    """All that an answer was drawn from, and what was drawn."""
-    row = find(conn, "response", id, scope, *RESPONSE_COLUMNS, *START_COLUMNS)
-    token_ids = tuple(token.token_id for token in read_tokens(conn, id, scope, -1))
-    return Recorded(to_response(row), *to_kept_start(row), token_ids)
+class Prompts:
+    """Reading only."""
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-def read_verifiable(conn: Connection) -> list[tuple[str, str]]:
-    """Ids and scopes of all that have ended and kept their prompts, oldest first."""
-    kept = (responses.c.status != Status.IN_PROGRESS) & responses.c.prompt_ids.is_not(None)
-    found = select(responses.c.id, responses.c.scope).where(kept).order_by(responses.c.num)
-    return [(row.id, row.scope) for row in conn.execute(found)]
+    async def recorded(self, id: str, *, scope: str) -> Recorded:
+        """All that an answer was drawn from, and what was drawn. Raises NotFound for an id that
+        `scope` does not have."""
+
+        def read(conn: Connection) -> Recorded:
+            row = find(conn, "response", id, scope, *RESPONSE_COLUMNS, *START_COLUMNS)
+            token_ids = tuple(token.token_id for token in read_tokens(conn, id, scope, -1))
+            return Recorded(to_response(row), *to_kept_start(row), token_ids)
+
+        return await self._database.read(read)
+
+    async def kept(self) -> list[tuple[str, str]]:
+        """Ids and scopes of all answers that have ended and kept their prompts, oldest first."""
+        has_ended = responses.c.status != Status.IN_PROGRESS
+        of_kept = select(responses.c.id, responses.c.scope).where(
+            has_ended, responses.c.prompt_ids.is_not(None)
+        )
+
+        def read(conn: Connection) -> list[tuple[str, str]]:
+            return [(row.id, row.scope) for row in conn.execute(of_kept.order_by(responses.c.num))]
+
+        return await self._database.read(read)
 
 
 def forget_of_conversations(tx: Transaction, nums: Sequence[int]) -> None:

@@ -29,7 +29,6 @@ from llamastream.records import (
     Outcome,
     Page,
     PageQuery,
-    Recorded,
     Response,
     Status,
 )
@@ -40,7 +39,7 @@ from llamastream.store.database import Database
 from llamastream.store.idempotency import KeyTaken, add_key, check_key
 from llamastream.store.journal import Journal
 from llamastream.store.packing import pack_log
-from llamastream.store.prompts import NO_PROMPT, read_recorded
+from llamastream.store.prompts import NO_PROMPT
 from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
@@ -141,10 +140,6 @@ class Responses:
         """
         after = max(after, -1)
         return await self._database.read(lambda conn: read_tokens(conn, id, scope, after))
-
-    async def recorded(self, id: str, *, scope: str) -> Recorded:
-        """All that an answer can be computed again from."""
-        return await self._database.read(lambda conn: read_recorded(conn, id, scope))
 
     async def finish(self, id: str, outcome: Outcome, drawn: Drawn | None = None) -> Response:
         """End a response that this server generates, with the tokens of `drawn`, or else with all

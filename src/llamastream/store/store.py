@@ -27,7 +27,7 @@ from llamastream.store.database import Database, Durability, cannot_open, transl
 from llamastream.store.journal import Journal, Refused
 from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
-from llamastream.store.prompts import read_verifiable
+from llamastream.store.prompts import Prompts
 from llamastream.store.responses import Responses
 from llamastream.store.servers import new_name
 from llamastream.store.transaction import Transaction
@@ -57,6 +57,7 @@ class Store:
         self._writer = writer
         self._clock = clock
         self.responses = Responses(database, writer, journal, clock, limits, model)
+        self.prompts = Prompts(database)
         self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
 
@@ -124,10 +125,6 @@ class Store:
         """The responses and bytes that an API key's scope keeps: one row, counted along by every
         transaction. Raises StoreUnavailable."""
         return await self._database.read(lambda conn: read_usage(conn, scope))
-
-    async def verifiable(self) -> list[tuple[str, str]]:
-        """Ids and scopes of all answers that may be computed again, oldest first."""
-        return await self._database.read(read_verifiable)
 
     async def sweep(self, policy: Retention) -> Swept:
         """Forget a bounded part of what may be forgotten, and give a bounded part of what is free

@@ -140,6 +140,10 @@ class NotVerifiable(ChatError):
     status = 422
     code = "not_verifiable"
 
+    def __init__(self, response_id: str, reason: str) -> None:
+        super().__init__(f"Response {quoted(response_id)} {reason}.", param="response_id")
+        self.reason = reason
+
 
 class NotFound(ChatError):
     status = 404

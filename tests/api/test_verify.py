@@ -222,8 +222,8 @@ async def test_another_prompt_is_refused_and_another_seed_found(tmp_path: Path) 
         change_row(tmp_path, id, prompt_ids=pack_ids([5, *unpack_ids(prompt)[1:]]))
         assert await refusal(client, id) == (
             422,
-            f"The prompt of response '{id}' is not the one of its receipt: what the database holds "
-            "was changed.",
+            f"Response '{id}' has another prompt than its receipt: what the database holds was "
+            "changed.",
         )
         other = json.dumps(json.loads(sampling) | {"seed": 4})
         change_row(tmp_path, id, prompt_ids=prompt, sampling=other)
@@ -241,10 +241,10 @@ async def test_other_weights_under_the_same_name_are_found(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("model_id", "words"),
     [
-        ("n-int8-2", "was drawn with other weights (m) than this server has (n)"),
-        ("m-int4-2", "other precision (int8) than this server has (int4)"),
-        ("m-int8-gpu", "other arithmetic (2) than this server has (gpu)"),
-        ("m-vllm", "other precision (int8) than this server has (vllm)"),
+        ("n-int8-2", "was drawn with other weights: m, here n"),
+        ("m-int4-2", "other precision: int8, here int4"),
+        ("m-int8-gpu", "other arithmetic: 2, here gpu"),
+        ("m-vllm", "other precision: int8, here vllm"),
     ],
 )
 async def test_who_draws_otherwise_is_told_so_by_name(

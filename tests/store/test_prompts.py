@@ -14,11 +14,14 @@ PROMPT = (1, 2)
 
 
 async def kept(store: Store) -> list[str]:
-    found = [id for id, scope in await store.prompts.kept() if scope == SCOPE]
-    for id in found:
-        assert (await store.prompts.recorded(id, scope=SCOPE)).prompt_ids == PROMPT
+    """Ids of answers with their prompts."""
     await check(store)
-    return found
+    prompts = {
+        id: (await store.prompts.recorded(id, scope=scope)).prompt_ids
+        for id, scope in await store.prompts.ended()
+    }
+    assert set(prompts.values()) <= {PROMPT, None}
+    return [id for id, prompt in prompts.items() if prompt is not None]
 
 
 async def test_an_ended_answer_keeps_all_that_it_was_drawn_from(store: Store) -> None:

@@ -14,7 +14,16 @@ from typer.core import TyperGroup
 from llamastream import __version__
 from llamastream.errors import ChatError, exit_code
 
-COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "keys")  # cli/NAME.py has NAME
+COMMANDS = (
+    "serve",
+    "chat",
+    "generate",
+    "models",
+    "bench",
+    "db",
+    "keys",
+    "verify",
+)  # cli/NAME.py has NAME
 
 
 class _LazyCommands(TyperGroup):

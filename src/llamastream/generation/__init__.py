@@ -12,11 +12,12 @@ from llamastream.generation.quotas import Quotas
 from llamastream.generation.reader import Reader
 from llamastream.generation.receipts import Receipt
 from llamastream.generation.stored import StoredAnswers, StorePolicy
-from llamastream.generation.verifying import Verification, Verifying
+from llamastream.generation.verifying import Difference, Verification, Verifying
 
 __all__ = [
     "Answers",
     "Continued",
+    "Difference",
     "End",
     "Engine",
     "Generation",

@@ -5,18 +5,18 @@ prompt is, and each is drawn behind the ones before it; nothing is taken from th
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from llamastream.errors import ContextLengthExceeded, NotVerifiable, quoted
+from llamastream.errors import NotVerifiable
 from llamastream.generation.answers import Answers, Ephemeral
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import Generation, State
 from llamastream.generation.receipts import ELSEWHERE, Computation, Receipt, digest_of
 from llamastream.generation.replay import Replay
-from llamastream.records import Recorded, Status
+from llamastream.records import Status
 from llamastream.types import FinishReason
 
 if TYPE_CHECKING:
@@ -119,14 +119,14 @@ class Verifying:
     async def begin(self, id: str, *, scope: str) -> Verification:
         """Have an answer drawn again. It ends when its last reader leaves.
 
-        Raises NotVerifiable, ContextLengthExceeded, and what refuses an answer that is new.
+        Raises NotVerifiable, and what refuses an answer that is new.
         """
         answers = self._answers
         answers.check_ready()
         answers.check_room(scope)
         recorded = await self._store.prompts.recorded(id, scope=scope)
         receipt = Receipt.of(recorded)
-        prompt_ids = self._check(receipt, recorded)
+        prompt_ids = self._check(receipt, recorded.prompt_ids)
         comparing = Comparing(answers.dispatcher, receipt)
         sampling = replace(receipt.sampling, logprobs=None)
         record = recorded.response
@@ -141,56 +141,40 @@ class Verifying:
         answers.submit(generation)
         return Verification(generation, receipt, comparing)
 
-    def _check(self, receipt: Receipt, recorded: Recorded) -> tuple[int, ...]:
-        """The prompt of an answer that can be computed again here. Raises NotVerifiable and
-        ContextLengthExceeded."""
-        prompt_ids, name = recorded.prompt_ids, f"Response {quoted(receipt.response_id)}"
-        if receipt.status in (Status.IN_PROGRESS, Status.FAILED):
-            is_open = receipt.status is Status.IN_PROGRESS
-            problem = "is in progress: verify it when it has ended" if is_open else "has failed"
-            raise NotVerifiable(f"{name} {problem}.", param="response_id")
-        self._check_computation(name, receipt)
-        if prompt_ids is None:
-            raise NotVerifiable(
-                f"{name} is kept without its prompt: an older release stored it, or something that "
-                "the prompt held was deleted.",
-                param="response_id",
-            )
-        if digest_of(prompt_ids) != receipt.prompt_sha256:
-            raise NotVerifiable(
-                f"The prompt of {name[0].lower()}{name[1:]} is not the one of its receipt: what "
-                "the database holds was changed.",
-                param="response_id",
-            )
+    def _check(self, receipt: Receipt, prompt_ids: Sequence[int] | None) -> Sequence[int]:
+        """The prompt of an answer that can be computed again here. Raises NotVerifiable."""
         limit = self._answers.status().max_model_len
-        num_tokens = len(receipt.token_ids)
-        if len(prompt_ids) + num_tokens > limit:
-            raise ContextLengthExceeded.of(len(prompt_ids), num_tokens, limit, param="prompt")
-        return prompt_ids
+        reason = self._reason(receipt)
+        if reason is None:
+            if prompt_ids is None:
+                reason = "is kept without its prompt: an older release stored it, or something "
+                reason += "that it answered was deleted"
+            elif digest_of(prompt_ids) != receipt.prompt_sha256:
+                reason = "has another prompt than its receipt: what the database holds was changed"
+            elif len(prompt_ids) + len(receipt.token_ids) > limit:
+                reason = f"is longer than the context here, {limit} tokens (--max-model-len)"
+            else:
+                return prompt_ids
+        raise NotVerifiable(receipt.response_id, reason)
 
-    def _check_computation(self, name: str, receipt: Receipt) -> None:
+    def _reason(self, receipt: Receipt) -> str | None:
+        """Why what computes here cannot verify an answer, whatever its prompt."""
+        if receipt.status is Status.IN_PROGRESS:
+            return "is in progress: verify it when it has ended"
+        if receipt.status is Status.FAILED:
+            return "has failed: there is nothing to verify"
         ours, theirs = Computation.parse(self._answers.model_id), receipt.computation
         if theirs.precision == ELSEWHERE:
-            raise NotVerifiable(
-                f"{name} was drawn by an engine on another machine (--engine-url), of which the "
-                "same tokens are not promised.",
-                param="response_id",
-            )
+            return "was drawn by an engine on another machine (--engine-url): no promise holds"
         for what, mine, its in zip(Computation._fields, ours, theirs, strict=True):
             if mine != its:
-                raise NotVerifiable(
-                    f"{name} was drawn with other {what} ({its or 'unknown'}) than this server has "
-                    f"({mine or 'unknown'}). Serve the model as it was then.",
-                    param="response_id",
-                )
-        grammar = receipt.grammar
-        known = None if grammar is None else self._answers.grammars.recorded(grammar.spec)
-        if grammar is not None and known is not None and grammar.version != known.version:
-            raise NotVerifiable(
-                f"{name} kept to a grammar of {grammar.version}. This server has those of "
-                f"{known.version}, which may allow others.",
-                param="response_id",
-            )
+                return f"was drawn with other {what}: {its or 'unknown'}, here {mine or 'unknown'}"
+        if receipt.grammar is not None:
+            known = self._answers.grammars.recorded(receipt.grammar.spec)
+            if known is not None and known.version != receipt.grammar.version:
+                its = receipt.grammar.version
+                return f"kept to a grammar of another release: {its}, here {known.version}"
+        return None
 
     def _expected(self, receipt: Receipt) -> tuple[int, ...]:
         """What is worth computing along: nothing follows an end, or the last token."""

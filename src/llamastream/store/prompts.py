@@ -42,15 +42,14 @@ class Prompts:
 
         return await self._database.read(read)
 
-    async def kept(self) -> list[tuple[str, str]]:
-        """Ids and scopes of all answers that have ended and kept their prompts, oldest first."""
-        has_ended = responses.c.status != Status.IN_PROGRESS
-        of_kept = select(responses.c.id, responses.c.scope).where(
-            has_ended, responses.c.prompt_ids.is_not(None)
+    async def ended(self) -> list[tuple[str, str]]:
+        """Ids and scopes of all answers that have ended, oldest first."""
+        of_ended = select(responses.c.id, responses.c.scope).where(
+            responses.c.status != Status.IN_PROGRESS
         )
 
         def read(conn: Connection) -> list[tuple[str, str]]:
-            return [(row.id, row.scope) for row in conn.execute(of_kept.order_by(responses.c.num))]
+            return [(row.id, row.scope) for row in conn.execute(of_ended.order_by(responses.c.num))]
 
         return await self._database.read(read)
 

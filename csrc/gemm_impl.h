@@ -22,7 +22,6 @@ typedef int32_t __attribute__((may_alias)) Word;  // a pair in one, as compilers
 // One tile's block as the products read it.
 struct alignas(64) Unpacked {
   uint8_t codes[kBlockLines * kLineBytes];
-  const uint8_t* line[kBlock / kGroup];  // of each group: here, or in the image
   int32_t s[16 * kLanes];                // as Dot<bits>::scale_word has them
   Pair<int16_t> t[8 * kLanes];           // of two neighbouring groups
   float d[8 * kLanes], m[8 * kLanes];    // of each 32, or the first 16 of the block
@@ -76,12 +75,13 @@ inline const uint8_t* group_at(const uint8_t* block, int g) {
   return block + g / in_span * of.tile_bytes() + of.head_bytes() + g % in_span * (kGroupBytes * of.bits / 8);
 }
 
-// Where the products read a block's codes: in the image,
+// Where the products read a block's codes: in the image, as one or two rows do, and all rows those of 8 bits; `ahead`, unless
+// null, is fetched meanwhile, a group at a time: all lines of a block at once are more than a core can wait for.
 template <Format format>
 struct InImage {
   static constexpr FormatInfo of = info(format);
   static constexpr int bits = of.bits, in_span = of.span / kGroup;
-  const uint8_t* block;
+  const uint8_t *block, *ahead;
 
   // Of group g, where a format is smaller than the block.
   const uint8_t* span(int g) const { return block + g / in_span * of.tile_bytes(); }
@@ -110,6 +110,7 @@ struct InImage {
 // or unpacked.
 struct InCache {
   const Unpacked& u;
+  const uint8_t* ahead;
 
   F d(int g) const { return load(u.d + g * kLanes); }
   F m(int g) const { return load(u.m + g * kLanes); }
@@ -119,19 +120,22 @@ struct InCache {
   auto codes(int g) const { return codes<D>(g, l); }
 
   template <class D>
-  auto codes(int g, int l) const { return D::of(load_line(u.line[g] + l * kLineBytes)); }
+  auto codes(int g, int l) const { return D::of(load_line(u.codes + g * kGroupBytes + l * kLineBytes)); }
 };
+
+template <Format format>
+inline void fetch_group(const uint8_t* ahead, int g) {
+  constexpr int bytes = info(format).tile_bytes() * kGroup / info(format).span;  // with its share of the scales
+  if (!ahead) return;
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + g * bytes + i, 0, 3);
+}
 
 template <Format format>
 static void unpack_codes(const uint8_t* block, int groups, Unpacked& u) {
   constexpr FormatInfo of = info(format);
-  constexpr int bytes = of.tile_bytes() * kGroup / of.span;  // of a group, with its share of the scales
   for (int g = 0; g < groups; g++) {
-    const uint8_t* in = group_at<format>(block, g);
     uint8_t* out = u.codes + g * kGroupBytes;
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(block + kAhead + g * bytes + i, 0, 3);
-    u.line[g] = of.bits == 8 ? in : out;
-    if (of.bits != 8) unpack_group<of.bits>(in, out);
+    unpack_group<of.bits>(group_at<format>(block, g), out);
     if (of.has_table) look_up(kTable, out, kGroupBytes);
   }
 }
@@ -140,7 +144,7 @@ template <class D, Format format>
 static void unpack_scales(const uint8_t* block, int groups, Unpacked& u) {
   constexpr FormatInfo of = info(format);
   if constexpr (!of.is_block()) {
-    const InImage<format> from{block};
+    const InImage<format> from{block, nullptr};
     for (int g = 0; g < groups; g++) {
       store(u.d + g * kLanes, from.d(g));
       if (of.has_minima) store(u.m + g * kLanes, from.m(g));
@@ -199,7 +203,8 @@ static inline void add_block(const Unpacked& u, const From& from, const Inputs& 
   I total[MT];
   for (int m = 0; m < MT; m++) total[m] = iset1(0);
   const int8_t* low = a.low + block * kBlock;
-  for (int g = 0; g < kBlock / kGroup; g++)
+  for (int g = 0; g < kBlock / kGroup; g++) {
+    fetch_group<format>(from.ahead, g);
     each<kLines / step>([&](auto i) INLINED {
       constexpr int first = i * step;
       typename D::Sum sum[MT];
@@ -208,6 +213,7 @@ static inline void add_block(const Unpacked& u, const From& from, const Inputs& 
       const I s = load(u.s + (g * kLines + first) / lines * kLanes);
       for (int m = 0; m < MT; m++) total[m] = D::fold(total[m], sum[m], s);
     });
+  }
   const F d = load(u.d), dm = load(u.m);
   for (int m = 0; m < MT; m++) {
     const Inputs row = a.row(m);
@@ -244,6 +250,7 @@ static inline void add_groups(const From& from, int groups, const Inputs& a, int
   const int8_t* low = a.low + block * kBlock;
   const Inputs::Block* blocks = a.block + block;
   for (int g = 0; g < groups; g++) {
+    fetch_group<format>(from.ahead, g);
     I total[MT];
     each<kLines / step>([&](auto i) INLINED {
       typename D::Sum sum[MT];
@@ -301,6 +308,17 @@ static void last_rows(int rows, const Unpacked& u, const From& from, int groups,
   if constexpr (MT > 1) last_rows<D, format, MT - 1>(rows, u, from, groups, a, block, results);
 }
 
+template <class D, Format format, class From>
+static void panel_rows(int rows, const Unpacked& u, From from, int groups, const Inputs& a, int block, float* results) {
+  int m = 0;
+  for (; m + kRowBlock <= rows; m += kRowBlock) {
+    block_rows<D, format, kRowBlock>(u, from, groups, a.row(m), block, results + m * kLanes);
+    from.ahead = nullptr;
+  }
+  if (m < rows)
+    last_rows<D, format, kRowBlock - 1>(rows - m, u, from, groups, a.row(m), block, results + m * kLanes);
+}
+
 // One tile with the rows of a panel.
 template <class D, Format format>
 static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, float* out) {
@@ -310,19 +328,17 @@ static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, f
   Unpacked u;
   for (int block = 0; block < g.a.blocks(); block++) {
     const int left = (g.a.k - block * kBlock) / kGroup, groups = left < kBlock / kGroup ? left : kBlock / kGroup;
+    const Inputs a = g.a.row(first);
     if (!of.has_table && rows <= kDirectRows) {
-      const InImage<format> from{tile};
       if (of.is_block()) unpack_scales<D, format>(tile, groups, u);
-      last_rows<D, format, kDirectRows>(rows, u, from, groups, g.a.row(first), block, results);
+      const InImage<format> from{tile, rows > 1 ? tile + kAhead : nullptr};  // the machine itself sees what one row reads
+      last_rows<D, format, kDirectRows>(rows, u, from, groups, a, block, results);
+    } else if constexpr (of.bits == 8) {
+      panel_rows<D, format>(rows, u, InImage<format>{tile, tile + kAhead}, groups, a, block, results);
     } else {
       unpack_codes<format>(tile, groups, u);
       unpack_scales<D, format>(tile, groups, u);
-      const InCache from{u};
-      int m = 0;
-      for (; m + kRowBlock <= rows; m += kRowBlock)
-        block_rows<D, format, kRowBlock>(u, from, groups, g.a.row(first + m), block, results + m * kLanes);
-      if (m < rows)
-        last_rows<D, format, kRowBlock - 1>(rows - m, u, from, groups, g.a.row(first + m), block, results + m * kLanes);
+      panel_rows<D, format>(rows, u, InCache{u, tile + kAhead}, groups, a, block, results);
     }
     tile += of.is_block() ? of.tile_bytes() : groups * kGroup / of.span * of.tile_bytes();
     if (g.prefetch) g.prefetch->fetch();

@@ -209,6 +209,17 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Preset:
+    """Options of requests under a name, which is one of a kind in its scope."""
+
+    id: str
+    scope: str
+    created_at: float
+    name: str
+    settings: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """What may be forgotten. None is no limit. Only what is finished is ever forgotten."""
 

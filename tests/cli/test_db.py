@@ -45,6 +45,42 @@ async def test_an_export_is_imported_elsewhere(folder: Path, tmp_path: Path) -> 
         assert (await store.conversations.get("conv_1", scope="")).metadata == {"a": "b"}
 
 
+SAVED = {
+    "format": "llamastream conversations 1",
+    "conversations": [
+        {
+            "id": "conv_1",
+            "title": "ü",
+            "created_at": 1_700_000_000,
+            "items": [
+                {"id": "a", "role": "user", "text": "Hi"},
+                {"id": "b", "step": {"type": "reasoning", "content": [{"text": "Hm"}]}},
+                {"id": "c", "role": "user", "text": "Ho", "after": "root"},
+            ],
+        }
+    ],
+}
+
+
+async def test_what_the_page_saved_becomes_a_keys(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "saved.json"
+    file.write_text(json.dumps(SAVED, indent=1))
+    command = ("import", str(file), "--data-dir", str(folder), "--scope", "alice")
+    output = await asyncio.to_thread(run, *command)
+    assert output == f"Read 5 lines from {file}.\n"
+    async with await Store.open(sqlite_url(folder)) as store:
+        found = await store.conversations.get("conv_1", scope="alice")
+        assert (found.metadata, found.created_at) == ({"title": "ü"}, 1_700_000_000)
+        for leaf, path in (("b", ["a", "b"]), (None, ["c"])):
+            items = await store.conversations.history("conv_1", scope="alice", after=leaf)
+            assert [item.id for item in items] == path
+    with pytest.raises(ConfigError, match="The id 'conv_1' is in the database already"):
+        await asyncio.to_thread(run, *command)
+    file.write_text(json.dumps(SAVED | {"conversations": [{"title": 1}]}))
+    with pytest.raises(ConfigError, match="not as the page writes"):
+        await asyncio.to_thread(run, *command)
+
+
 def test_upgrade_makes_a_database_and_vacuum_keeps_it(folder: Path) -> None:
     run("upgrade", "--data-dir", str(folder))
     assert (folder / "llamastream.db").exists()

@@ -196,37 +196,3 @@ async def test_conversations_are_found_by_what_was_said(serve: Serve, open_page:
     await expect(page.get_by_text("Nothing was found.")).to_be_visible()
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("link", name="another")).to_be_visible()
-
-
-async def test_presets_are_kept_chosen_and_carried(
-    serve: Serve, open_page: OpenPage, tmp_path: Path
-) -> None:
-    engine = FakeEngine(last_user_words)
-    page = await open_page(await serve(engine))
-    prompt, choice = page.get_by_label("System prompt"), page.get_by_label("Preset", exact=True)
-    await page.get_by_role("button", name="Settings").click()
-    await page.get_by_text("Presets", exact=True).click()
-    for name, words in {"French": "Speak French.", "Brief": "Be brief."}.items():
-        await prompt.fill(words)
-        await page.get_by_label("Save as").fill(name)
-        await page.keyboard.press("Enter")
-        await expect(choice.locator("option:checked")).to_have_text(name)
-    await prompt.fill("Be very brief.")
-    await expect(choice.locator("option:checked")).to_have_text("None")
-    await choice.select_option("French")
-    await expect(prompt).to_have_value("Speak French.")
-    async with page.expect_download() as waiting:
-        await page.get_by_role("button", name="Export presets").click()
-    await (await waiting.value).save_as(tmp_path / "presets.json")
-    await page.get_by_role("button", name="Delete", exact=True).click()
-    await expect(choice.locator("option")).to_have_text(["None", "Brief"])
-    await expect(page.get_by_label("Save as")).to_have_value("French")
-    await page.reload()
-    await page.get_by_role("button", name="Settings").click()
-    await expect(prompt).to_have_value("Speak French.")
-    await page.get_by_label("File of presets").set_input_files(tmp_path / "presets.json")
-    await expect(choice.locator("option:checked")).to_have_text("French")
-    await page.get_by_role("button", name="Done").click()
-    await send(page, "hi")
-    await expect(answers(page)).to_have_text("hi")
-    assert b"Speak French." in bytes(i for i in engine.submitted[0].prompt_ids if i < 256)

@@ -55,6 +55,7 @@ def empty_url(url: str) -> Iterator[str]:
 DROP_TABLES = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 TABLES = (
     "servers",
+    "presets",
     "store_clock",
     "scope_usage",
     "idempotency_keys",

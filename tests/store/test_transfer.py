@@ -22,6 +22,7 @@ async def fill(store: Store) -> None:
     await run(store, "r4", conversation_id="c2", scope="key-2", input_items=items("d"))
     await store.conversations.delete("c2", scope="key-2")
     await store.responses.delete("r1", scope=SCOPE)
+    await store.presets.save("p1", scope=SCOPE, name="ü", settings={"seed": 2**64 - 1, "b": 1})
     await start(store, "r5", input_items=items("e"))
     await append(store, R5[:1])
     await append(store, R5)
@@ -45,6 +46,8 @@ async def test_imported_database_works(store: Store, tmp_path: Path) -> None:
         await other.import_(tmp_path / "file")
         history = await other.conversations.history("c1", scope=SCOPE)
         assert history == items("a", "b", "c")
+        preset = await store.presets.get("p1", scope=SCOPE)
+        assert await other.presets.get("p1", scope=SCOPE) == preset
         assert await other.responses.tokens("r3", scope=SCOPE) == tokens("r3", 0, 3)
         (interrupted,) = (await other.membership.recover()).interrupted
         assert interrupted.output_ids == (9, 8)
@@ -106,4 +109,4 @@ async def test_vacuum_gives_space_back(tmp_path: Path) -> None:
         await store.conversations.create("c1", scope=SCOPE, metadata={}, items=text)
         await store.conversations.delete("c1", scope=SCOPE)
         await store.vacuum()
-    assert path.stat().st_size < 150_000
+    assert path.stat().st_size < 160_000

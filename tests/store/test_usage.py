@@ -13,7 +13,7 @@ from llamastream.store.database import Database, sqlite_url
 from llamastream.store.migrations import MIGRATIONS, upgrade
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.store import Store
-from llamastream.store.tables import conversations, items, responses
+from llamastream.store.tables import conversations, items, presets, responses
 from tests.store.conftest import Clock
 from tests.store.doubles import DONE, SCOPE, a_response, append, run, start, tokens
 from tests.store.doubles import items as new_items
@@ -31,6 +31,8 @@ def recount(conn: Connection) -> dict[str, ScopeUsage]:
         num_bytes[row.scope] += ROW_BYTES + size_of(*(getattr(row, name) for name in names))
     for row in conn.execute(select(conversations)):
         num_bytes[row.scope] += ROW_BYTES + size_of(row.metadata)
+    for row in conn.execute(select(presets)):
+        num_bytes[row.scope] += ROW_BYTES + size_of(row.name, row.settings)
     holders = (
         select(items, conversations.c.scope.label("one"), responses.c.scope.label("other"))
         .outerjoin(conversations, conversations.c.num == items.c.conversation_num)
@@ -101,6 +103,10 @@ async def act(store: Store, draw: random.Random, number: int) -> None:
         lambda: store.conversations.add_items(conversation, said, scope=scope),
         lambda: store.conversations.delete_item(conversation, f"i{number - 3}", scope=scope),
         lambda: store.conversations.delete(conversation, scope=scope),
+        lambda: store.presets.save(
+            f"p{number}", scope=scope, name=name[:1], settings={"k": "v" * number}
+        ),
+        lambda: store.presets.delete(f"p{draw.randrange(number + 1)}", scope=scope),
         lambda: store.sweep(Retention(max_responses=4, max_conversations=2)),
     ]
     try:

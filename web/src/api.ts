@@ -1,5 +1,7 @@
 // The server's HTTP interface, as far as the page uses it. Knows no DOM.
 
+import type { Options } from "./request.ts";
+
 export interface Conversation {
   id: string;
   created_at: number;
@@ -27,6 +29,13 @@ export interface Item {
 export interface Found {
   conversation: Conversation;
   item: Item | null;
+}
+
+/** Options of requests under a name. */
+export interface Preset {
+  id: string;
+  name: string;
+  settings: Options;
 }
 
 export interface Usage {
@@ -95,7 +104,7 @@ export class ConnectionLost extends Error {}
 /** Asks the person for an API key; null when they decline. */
 export type AskKey = (why: string) => Promise<string | null>;
 
-interface Options {
+interface Sending {
   method?: string;
   body?: string; // JSON
   headers?: Record<string, string>;
@@ -111,7 +120,7 @@ export class Api {
   ) {}
 
   /** Send a request, with a key as soon as one is wanted. Raises ApiError and ConnectionLost. */
-  async send(path: string, options: Options = {}): Promise<Response> {
+  async send(path: string, options: Sending = {}): Promise<Response> {
     for (;;) {
       const usedKey = this.key;
       const response = await this.attempt(path, options);
@@ -199,6 +208,22 @@ export class Api {
     return this.all(`v1/conversations/${conversation}/items`, after);
   }
 
+  /** All of them. Numbers that JavaScript's would change are `JSON.rawJSON`'s where the browser can. */
+  async presets(): Promise<Preset[]> {
+    const text = await textOf(await this.send("v1/presets?limit=100&order=asc"));
+    return (JSON.parse(text, exact) as List<Preset>).data;
+  }
+
+  /** Keep a new one, or give the one of this name other `settings`: JSON. */
+  async savePreset(name: string, settings: string): Promise<void> {
+    const body = `{"name":${JSON.stringify(name)},"settings":${settings}}`;
+    await this.send("v1/presets", { method: "POST", body });
+  }
+
+  async deletePreset(id: string): Promise<void> {
+    await this.send(`v1/presets/${id}`, { method: "DELETE" });
+  }
+
   /** Begin a response, or find the one that `key` began, and return it as it is. */
   begin(body: string, key: string): Promise<ResponseObject> {
     const headers = { "Idempotency-Key": key };
@@ -206,9 +231,7 @@ export class Api {
   }
 
   async response(id: string): Promise<ResponseObject> {
-    const text = await (await this.send(`v1/responses/${id}`)).text().catch(() => {
-      throw new ConnectionLost();
-    });
+    const text = await textOf(await this.send(`v1/responses/${id}`));
     return parseWithSeed<{ response: ResponseObject }>(`{"response":${text}}`).response;
   }
 
@@ -231,7 +254,7 @@ export class Api {
     }
   }
 
-  private async json<T>(path: string, options: Options = {}): Promise<T> {
+  private async json<T>(path: string, options: Sending = {}): Promise<T> {
     const response = await this.send(path, options);
     try {
       return (await response.json()) as T;
@@ -240,7 +263,7 @@ export class Api {
     }
   }
 
-  private async attempt(path: string, options: Options): Promise<Response> {
+  private async attempt(path: string, options: Sending): Promise<Response> {
     const headers: Record<string, string> = { ...options.headers };
     if (this.key !== null) headers["Authorization"] = `Bearer ${this.key}`;
     if (options.body !== undefined) headers["Content-Type"] = "application/json";
@@ -251,6 +274,19 @@ export class Api {
       throw new ConnectionLost();
     }
   }
+}
+
+function textOf(response: Response): Promise<string> {
+  return response.text().catch(() => {
+    throw new ConnectionLost();
+  });
+}
+
+/** For JSON.parse. */
+export function exact(_name: string, value: unknown, context?: { source?: string }): unknown {
+  const { rawJSON } = JSON as { rawJSON?: (source: string) => object };
+  const source = typeof value === "number" && context?.source;
+  return rawJSON && source && source !== String(value) ? rawJSON(source) : value;
 }
 
 async function toError(response: Response): Promise<ApiError> {

@@ -1,6 +1,6 @@
 // Settings and the API key.
 
-import type { Model } from "./api.ts";
+import type { Api, Model } from "./api.ts";
 import { byId } from "./dom.ts";
 import { PresetChoice } from "./presets.ts";
 import { DEFAULTS, type Settings } from "./request.ts";
@@ -22,12 +22,15 @@ export class SettingsDialog {
     schema: byId<HTMLTextAreaElement>("schema"),
   };
   private readonly dropOldest = byId<HTMLInputElement>("drop-oldest");
-  private readonly presets = new PresetChoice(
-    () => this.settings,
-    (settings) => this.use(settings),
-  );
+  private readonly presets: PresetChoice;
 
-  constructor(onForgetKey: () => void) {
+  constructor(api: Api, onForgetKey: () => void) {
+    this.presets = new PresetChoice(
+      api,
+      () => this.settings,
+      (settings) => this.use(settings),
+      (param, message) => this.openAt(param, message),
+    );
     this.fill({ ...DEFAULTS, ...storage.settings() });
     this.dialog.addEventListener("input", (event) => {
       this.mark(event.target as HTMLElement, null);
@@ -47,7 +50,7 @@ export class SettingsDialog {
   }
 
   private use(settings: Settings): void {
-    this.fill({ ...DEFAULTS, ...settings });
+    this.fill(settings);
     for (const [, field] of this.entries()) this.mark(field, null);
     storage.setSettings(this.settings);
   }
@@ -83,8 +86,9 @@ export class SettingsDialog {
 
   private open(): void {
     byId("forget-key").hidden = storage.key() === null;
-    this.presets.show();
+    if (this.dialog.open) return;
     this.dialog.showModal();
+    void this.presets.load();
   }
 
   private entries() {

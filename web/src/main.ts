@@ -31,7 +31,7 @@ let model: Model | null = null; // none until the server takes requests
 let place: string | null = ""; // the conversation that the address named last
 let isStarting = false;
 
-const settings = new SettingsDialog(() => {
+const settings = new SettingsDialog(api, () => {
   storage.setKey(null, false);
   location.reload();
 });

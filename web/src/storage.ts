@@ -1,6 +1,5 @@
 // What this browser remembers: settings, the key, and requests whose answer has no known id yet.
 
-import type { Presets } from "./presets.ts";
 import type { Settings } from "./request.ts";
 
 /** A request as it was sent. Sent again under the same key it begins nothing new. */
@@ -18,8 +17,9 @@ export const storage = {
   settings: (): Partial<Settings> => read<Partial<Settings>>(localStorage, "settings") ?? {},
   setSettings: (settings: Settings) => write(localStorage, "settings", settings),
 
-  presets: (): Presets => read<Presets>(localStorage, "presets") ?? {},
-  setPresets: (presets: Presets) => write(localStorage, "presets", presets),
+  /** What this page kept here before the server did. */
+  presets: () => read<Record<string, Partial<Settings>>>(localStorage, "presets"),
+  forgetPresets: () => write(localStorage, "presets", null),
 
   /** Of a conversation, or of one that has not begun (""): that is this tab's. */
   draft: (conversation: string): string =>

@@ -14,6 +14,7 @@ interface SavedItem {
 }
 
 interface Saved {
+  id: string; // by which `llamastream db import` knows that it is there already
   title: string;
   created_at: number; // seconds since 1970
   items: SavedItem[];
@@ -31,7 +32,7 @@ export async function toJson(api: Api, conversations: Conversation[]): Promise<s
       ...(item.role ? { role: item.role, text: textOf([{ id, ...item }]) } : { step: item }),
       ...(after === undefined ? {} : { after }),
     }));
-    saved.push({ title: metadata.title ?? "", created_at, items });
+    saved.push({ id, title: metadata.title ?? "", created_at, items });
   }
   return JSON.stringify({ format: FORMAT, conversations: saved }, null, 1);
 }

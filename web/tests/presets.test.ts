@@ -2,19 +2,20 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FileError } from "../src/files.ts";
 import { fromFile, joined, toFile } from "../src/presets.ts";
-import { DEFAULTS } from "../src/request.ts";
 
-const WARM = { ...DEFAULTS, temperature: "1.5" };
-const COLD = { ...DEFAULTS, temperature: "0" };
+const WARM = { temperature: 1.5 };
+const COLD = { temperature: 0 };
 
 test("presets are the same out of a file", () => {
-  const presets = { "a": WARM, "b": { ...COLD, dropOldest: true } };
+  const presets = { a: WARM, b: { ...COLD, truncation: "auto", tools: [{ type: "function" }] } };
   assert.deepEqual(fromFile(toFile(presets)), presets);
 });
 
-test("settings that a file lacks are left to the model", () => {
-  const json = toFile({ a: { temperature: "0" } as typeof COLD });
-  assert.deepEqual(fromFile(json), { a: COLD });
+test("files of before hold settings as they were typed", () => {
+  const typed = { instructions: " Be brief. ", temperature: "0.50", topK: "none", dropOldest: true };
+  const json = JSON.stringify({ format: "llamastream presets 1", presets: { a: typed, b: {} } });
+  const a = { instructions: "Be brief.", truncation: "auto", temperature: 0.5 };
+  assert.deepEqual(fromFile(json), { a, b: {} });
 });
 
 test("presets that are taken in replace no others", () => {
@@ -29,7 +30,7 @@ test("other files are refused", () => {
     ...[{ temperature: 1 }, { size: "1" }, { dropOldest: "yes" }, { constructor: "x" }].map(
       (settings) => ({ format, presets: { a: settings } }),
     ),
-    { format, presets: { " ": COLD } },
+    ...[{ " ": COLD }, { a: 1 }, { a: [] }].map((presets) => ({ format: "llamastream presets 2", presets })),
   ];
   for (const file of ["", ...files.map((file) => JSON.stringify(file))]) {
     assert.throws(() => fromFile(file), FileError, file);

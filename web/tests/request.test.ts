@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DEFAULTS, delivered, requestBody, SettingError, titleOf } from "../src/request.ts";
+import { DEFAULTS, delivered, fromOptions, requestBody, SettingError, titleOf, toOptions } from "../src/request.ts";
 
 const body = (settings: object, input: string | null = "hi") =>
   requestBody({ ...DEFAULTS, ...settings }, "demo", { id: "conv_1" }, input);
@@ -23,6 +23,18 @@ test("settings are sent under the server's names", () => {
   assert.equal(sent.max_output_tokens, 12);
   assert.equal(sent.truncation, "auto");
   assert.ok(!("input" in sent));
+});
+
+test("settings are options and options are settings", () => {
+  const settings = {
+    ...DEFAULTS,
+    ...{ instructions: "Be brief.", temperature: "0.5", maxTokens: "12", seed: "7", topP: "1e-7" },
+    ...{ topK: "40", schema: '{\n "type": "object"\n}', dropOldest: true },
+  };
+  assert.deepEqual(fromOptions(JSON.parse(toOptions(settings))), { settings, others: [] });
+  assert.deepEqual(fromOptions({}), { settings: DEFAULTS, others: [] });
+  const { others } = fromOptions({ tools: [], text: { format: { type: "json_object" } } });
+  assert.deepEqual(others, ["tools", "text"]);
 });
 
 test("a schema is sent as it was typed, and must be JSON", () => {

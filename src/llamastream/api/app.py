@@ -25,6 +25,7 @@ from llamastream.api.http.page import page_routes
 from llamastream.api.http.rate_limits import HEADERS as RATE_LIMIT_HEADERS
 from llamastream.api.http.rate_limits import RateLimits
 from llamastream.api.operator import OperatorApi
+from llamastream.api.presets import PresetsApi
 from llamastream.api.prompts import PromptsApi
 from llamastream.api.socket import ResponsesSocket
 from llamastream.api.stored import Stored, StoredChats
@@ -157,6 +158,7 @@ def _stored_routes(
         ApiRoute(chat + "/receipt", chats.receipt, get=ops.RECEIPT),
         ApiRoute(chat + "/verify", chats.verify, post=ops.VERIFY),
         *_conversation_routes(ConversationsApi(stored, settings)),
+        *_preset_routes(PresetsApi(stored, settings)),
     ]
 
 
@@ -173,6 +175,16 @@ def _conversation_routes(api: ConversationsApi) -> list[BaseRoute]:
         ApiRoute(items, api.items, get=ops.LIST_ITEMS),
         ApiRoute(items + "/{item_id}", api.item, get=ops.RETRIEVE_ITEM),
         ApiRoute(items + "/{item_id}", api.delete_item, delete=ops.DELETE_ITEM),
+    ]
+
+
+def _preset_routes(api: PresetsApi) -> list[BaseRoute]:
+    one = "/v1/presets/{id}"
+    return [
+        ApiRoute("/v1/presets", api.save, post=ops.SAVE_PRESET),
+        ApiRoute("/v1/presets", api.list, get=ops.LIST_PRESETS),
+        ApiRoute(one, api.retrieve, get=ops.RETRIEVE_PRESET),
+        ApiRoute(one, api.delete, delete=ops.DELETE_PRESET),
     ]
 
 

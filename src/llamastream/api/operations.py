@@ -5,6 +5,7 @@ from typing import Any
 from llamastream.api.conversations import NewConversation, NewItems
 from llamastream.api.http.openapi import Operation
 from llamastream.api.http.query import INCLUDE, PAGE_OPTIONS, RETRIEVE_OPTIONS, SEARCH_OPTIONS
+from llamastream.api.presets import NewPreset
 from llamastream.api.prompts import DetokenizeBody, TemplateBody, TokenizeBody
 from llamastream.api.wire import shapes
 from llamastream.api.wire.anthropic.request import MessagesBody, PromptBody
@@ -88,6 +89,11 @@ ADD_ITEMS = Operation("Add messages.", shapes.ItemList, body=NewItems, query=INC
 LIST_ITEMS = Operation("What was said.", shapes.ItemList, query=PAGE_WITH_INCLUDE)
 RETRIEVE_ITEM = Operation("One message.", shapes.ItemMessage, query=INCLUDE)
 DELETE_ITEM = Operation("Delete one message.", shapes.Conversation)
+
+SAVE_PRESET = Operation("Keep options of responses under a name.", shapes.Preset, body=NewPreset)
+LIST_PRESETS = Operation("All presets.", shapes.PresetList, query=PAGE_OPTIONS, errors=(404,))
+RETRIEVE_PRESET = Operation("A preset.", shapes.Preset)
+DELETE_PRESET = Operation("Delete it.", shapes.Deleted)
 
 MODELS = Operation("The model that is served.", shapes.Models)
 MODEL = Operation("The same, by its name.", shapes.Model)

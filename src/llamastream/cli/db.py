@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -9,6 +10,7 @@ import typer
 
 from llamastream.app import open_store
 from llamastream.cli.options import with_settings
+from llamastream.cli.saved import export_lines
 from llamastream.config import DataSettings, StoreSettings
 from llamastream.errors import ConfigError, InvalidRequest
 
@@ -23,6 +25,14 @@ db = typer.Typer(
     help="Look after the database of conversations and answers.",
 )
 File = Annotated[Path, typer.Argument(help="One JSON object per line.", metavar="FILE")]
+
+Scope = Annotated[
+    str,
+    typer.Option(
+        help="Whose the conversations of a file of the chat page become: the scope of a key, which "
+        "`llamastream keys list` shows. By default everybody's, where no keys are asked for."
+    ),
+]
 
 
 @db.command()
@@ -55,12 +65,13 @@ def export(store: StoreSettings, data: DataSettings, file: File) -> None:
 
 @db.command("import")
 @with_settings(StoreSettings, DataSettings)
-def import_(store: StoreSettings, data: DataSettings, file: File) -> None:
-    """Add what an export wrote, all or nothing."""
+def import_(store: StoreSettings, data: DataSettings, file: File, scope: Scope = "") -> None:
+    """Add what an export or the chat page wrote, all or nothing."""
     if not file.is_file():
         raise ConfigError(f"{file} is not a file: give one that `llamastream db export` wrote.")
+    read = partial(export_lines, scope=scope)
     try:
-        num_lines = _run(store, data, lambda opened: opened.import_(file))
+        num_lines = _run(store, data, lambda opened: opened.import_(file, read))
     except InvalidRequest as error:
         raise ConfigError(f"{file}: {error.message}") from None
     typer.echo(f"Read {num_lines} lines from {file}.")

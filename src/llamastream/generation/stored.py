@@ -35,6 +35,7 @@ from llamastream.types import ChatRequest
 
 if TYPE_CHECKING:
     from llamastream.store.conversations import Conversations
+    from llamastream.store.presets import Presets
     from llamastream.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,11 @@ class StoredAnswers:
     def conversations(self) -> "Conversations":
         """Those of the store: nothing is generated in them here."""
         return self._store.conversations
+
+    @property
+    def presets(self) -> "Presets":
+        """Those of the store: nothing is generated from them here."""
+        return self._store.presets
 
     def allow(self, scope: str) -> AllowStore:
         """What lets a key of this scope store more, or raises RateLimited."""

@@ -174,6 +174,13 @@ SERVERS = (
     "ALTER TABLE responses ADD COLUMN num_follows {big} NOT NULL DEFAULT 0",
 )
 
+PRESETS = (
+    """CREATE TABLE presets (
+        num {num}, id TEXT NOT NULL UNIQUE, scope TEXT NOT NULL, created_at {real} NOT NULL,
+        name TEXT NOT NULL, settings TEXT NOT NULL, checksum {big} NOT NULL)""",
+    "CREATE UNIQUE INDEX presets_name ON presets (scope, name)",
+)
+
 RECEIPTS = ("ALTER TABLE responses ADD COLUMN forgets_prompt {big} NOT NULL DEFAULT 0",)
 
 MIGRATIONS = (
@@ -185,7 +192,8 @@ MIGRATIONS = (
     Migration(6, "branches", BRANCHES),
     Migration(7, "search", SEARCH),
     Migration(8, "servers", SERVERS),
-    Migration(9, "receipts", RECEIPTS),
+    Migration(9, "presets", PRESETS),
+    Migration(10, "receipts", RECEIPTS),
 )
 
 

@@ -14,11 +14,11 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Row, TableClause, select
 
 from llamastream.errors import NotFound, quoted
-from llamastream.records import Conversation, Item, Json, Response, Status
+from llamastream.records import Conversation, Item, Json, Preset, Response, Status
 from llamastream.sampling import SamplingParams
 from llamastream.store.damage import checksum, reading, verify
 from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.store.tables import conversations, items, responses
+from llamastream.store.tables import conversations, items, presets, responses
 
 ID = re.compile(r"[\x21-\x7e]{1,255}")
 ROW_BYTES = 256
@@ -26,6 +26,8 @@ RESPONSE_FIELDS = tuple(field.name for field in fields(Response))
 RESPONSE_COLUMNS = tuple(responses.c[name] for name in ("num", *RESPONSE_FIELDS, "checksum"))
 CONVERSATION_FIELDS = ("id", "scope", "created_at", "metadata")
 CONVERSATION_COLUMNS = tuple(conversations.c[name] for name in (*CONVERSATION_FIELDS, "checksum"))
+PRESET_FIELDS = ("id", "scope", "created_at", "name", "settings")
+PRESET_COLUMNS = tuple(presets.c[name] for name in (*PRESET_FIELDS, "checksum"))
 START_COLUMNS = tuple(responses.c[n] for n in ("prompt_ids", "sampling", "start_checksum"))
 TOKEN_COLUMNS = tuple(responses.c[n] for n in ("token_ids", "logprobs", "tokens_checksum"))
 ITEM_COLUMNS = tuple(items.c[name] for name in ("id", "body", "follows", "checksum"))
@@ -34,7 +36,7 @@ ITEM_COLUMNS = tuple(items.c[name] for name in ("id", "body", "follows", "checks
 def find(
     conn: Connection, kind: str, id: str, scope: str, *columns: ColumnElement[Any]
 ) -> Row[Any]:
-    """The row of a "conversation" or "response", of which `columns` are read.
+    """The row of a "conversation", "response" or "preset", of which `columns` are read.
 
     Raises NotFound alike for an id that never was, is no more, or belongs to another scope.
     """
@@ -79,6 +81,20 @@ def conversation_row(conversation: Conversation) -> Json:
     """The columns CONVERSATION_COLUMNS."""
     values = {name: getattr(conversation, name) for name in CONVERSATION_FIELDS}
     values["metadata"] = dump(conversation.metadata)
+    return values | {"checksum": checksum(*values.values())}
+
+
+def to_preset(row: Row[Any]) -> Preset:
+    """From a row of PRESET_COLUMNS."""
+    with reading("preset", row.id):
+        verify(row.checksum, *(row._mapping[name] for name in PRESET_FIELDS))
+        return Preset(row.id, row.scope, float(row.created_at), row.name, _load(row.settings))
+
+
+def preset_row(preset: Preset) -> Json:
+    """The columns PRESET_COLUMNS."""
+    values = {name: getattr(preset, name) for name in PRESET_FIELDS}
+    values["settings"] = dump(preset.settings)
     return values | {"checksum": checksum(*values.values())}
 
 
@@ -173,4 +189,8 @@ def sampling_from_json(fields: Json) -> SamplingParams:
     return SamplingParams(**fields)
 
 
-_TABLES: dict[str, TableClause] = {"conversation": conversations, "response": responses}
+_TABLES: dict[str, TableClause] = {
+    "conversation": conversations,
+    "response": responses,
+    "preset": presets,
+}

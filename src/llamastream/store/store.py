@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
@@ -27,6 +27,7 @@ from llamastream.store.database import Database, Durability, cannot_open, transl
 from llamastream.store.journal import Journal, Refused
 from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
+from llamastream.store.presets import Presets
 from llamastream.store.prompts import Prompts
 from llamastream.store.responses import Responses
 from llamastream.store.servers import new_name
@@ -60,6 +61,7 @@ class Store:
         self.prompts = Prompts(database)
         self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
+        self.presets = Presets(database, writer, clock)
 
     @classmethod
     async def open(
@@ -148,15 +150,16 @@ class Store:
         """
         return await asyncio.to_thread(_export, self._database, path)
 
-    async def import_(self, path: Path) -> int:
+    async def import_(self, path: Path, read: Callable[[BinaryIO], Iterable[bytes]] = iter) -> int:
         """Add what an export wrote, all or nothing, and return the number of lines.
 
-        Raises InvalidRequest. What it holds in progress is for the servers.
+        read: makes such lines of the file. Raises InvalidRequest. What it holds in progress is for
+        the servers.
         """
 
         def write(tx: Transaction) -> int:
             with path.open("rb") as file:
-                return transfer.import_lines(tx, file)
+                return transfer.import_lines(tx, read(file))
 
         return await self._writer.run(write)
 

@@ -96,6 +96,18 @@ items = _table(
     checksum=BigInteger,
 )
 
+# Settings under a name, one of a name in each scope.
+presets = _table(
+    "presets",
+    num=BigInteger,
+    id=Text,
+    scope=Text,
+    created_at=Double,
+    name=Text,
+    settings=Text,  # JSON
+    checksum=BigInteger,
+)
+
 # One row per step, for all streams: an append to the end of one B-tree.
 journal = _table(
     "journal", owner=Text, seq=BigInteger, tokens=Blob, logprobs=Blob, checksum=BigInteger

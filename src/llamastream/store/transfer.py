@@ -1,7 +1,7 @@
 """A database as lines of JSON, and back: the same lines again, through either database.
 
 Kinds of lines, each after those it refers to: `header`, `conversation`, `response` with its
-tokens, `item`, `idempotency_key`. Damaged records are left out, and the log names them.
+tokens, `item`, `idempotency_key`, `preset`. Damaged records are left out, and the log names them.
 """
 
 import base64
@@ -11,17 +11,20 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, insert, select, update
 
 from llamastream.errors import DamagedRecord, InvalidRequest
-from llamastream.records import Conversation, Item, Json, Response, Status
+from llamastream.records import Conversation, Item, Json, Preset, Response, Status
 from llamastream.store.damage import reading
 from llamastream.store.packing import pack_ids
+from llamastream.store.presets import num_bytes_of
 from llamastream.store.rows import (
+    PRESET_FIELDS,
     RESPONSE_FIELDS,
     ROW_BYTES,
     conversation_row,
     item_row,
+    preset_row,
     response_row,
     sampling_from_json,
     size_of,
@@ -29,11 +32,12 @@ from llamastream.store.rows import (
     to_conversation,
     to_item,
     to_kept_start,
+    to_preset,
     to_response,
     to_start,
     tokens_row,
 )
-from llamastream.store.tables import conversations, idempotency_keys, items, responses
+from llamastream.store.tables import conversations, idempotency_keys, items, presets, responses
 from llamastream.store.tokens import StoredTokens, read_unfolded
 from llamastream.store.transaction import Transaction
 
@@ -94,6 +98,7 @@ class _Exporter:
             .order_by(idempotency_keys.c.scope, idempotency_keys.c.key)
         )
         yield from self._all("idempotency_key", key_rows, self._key_fields)
+        yield from self._all("preset", select(presets).order_by(presets.c.num), _preset_fields)
 
     def _all(
         self, kind: str, rows: Select[Any], fields_of: Callable[[Row[Any]], Json | None]
@@ -162,6 +167,7 @@ class _Importer:
             "response": self._add_response,
             "item": self._add_item,
             "idempotency_key": self._add_key,
+            "preset": self._add_preset,
         }
 
     def add(self, kind: str, fields: Json, *, is_first: bool) -> None:
@@ -238,15 +244,31 @@ class _Importer:
         values |= {"response_num": self._responses[fields["response_id"]]}
         self._conn.execute(insert(idempotency_keys).values(values))
 
-    def _check_free(self, column: Any, id: str) -> None:
-        if self._conn.execute(select(column).where(column == id)).first() is not None:
-            raise InvalidRequest(f"The id {id!r} is in the database already: nothing was imported.")
+    def _add_preset(self, fields: Json) -> None:
+        new = Preset(**fields)
+        self._check_free(presets.c.id, new.id)
+        self._check_free(presets.c.name, new.name, presets.c.scope == new.scope)
+        values = preset_row(new)
+        self._conn.execute(insert(presets).values(values))
+        self._charges.add(new.scope, num_bytes=num_bytes_of(new.name, values["settings"]))
+
+    def _check_free(self, column: Any, value: str, *among: ColumnElement[bool]) -> None:
+        taken = select(column).where(column == value, *among)
+        if self._conn.execute(taken).first() is not None:
+            raise InvalidRequest(
+                f"The {column.name} {value!r} is in the database already: nothing was imported."
+            )
 
 
 def _conversation_fields(row: Row[Any]) -> Json:
     one = to_conversation(row)
     times = {"created_at": one.created_at, "updated_at": row.updated_at}
     return {"id": one.id, "scope": one.scope, **times, "metadata": one.metadata}
+
+
+def _preset_fields(row: Row[Any]) -> Json:
+    preset = to_preset(row)
+    return {name: getattr(preset, name) for name in PRESET_FIELDS}
 
 
 def _line(kind: str, fields: Json) -> bytes:

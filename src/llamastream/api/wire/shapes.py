@@ -143,6 +143,14 @@ class Conversation(TypedDict):
     metadata: dict[str, str]
 
 
+class Preset(TypedDict):
+    id: str
+    object: Literal["preset"]
+    created_at: int
+    name: str
+    settings: dict[str, Any]
+
+
 class Model(TypedDict):
     id: str
     object: Literal["model"]
@@ -248,6 +256,10 @@ class ItemList(Page):
 
 class ConversationList(Page):
     data: list[Conversation]
+
+
+class PresetList(Page):
+    data: list[Preset]
 
 
 class Found(TypedDict):

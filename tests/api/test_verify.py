@@ -20,8 +20,7 @@ from llamastream.store.damage import checksum
 from llamastream.store.packing import pack_ids, unpack_ids
 from llamastream.types import FinishReason
 from tests.api.conftest import Connect, openai_client
-from tests.api.test_structured_output import TEXT_FORMAT
-from tests.api.test_tools import TOOLS
+from tests.doubles.answer_kinds import DRAWN, OF_CHATS, OF_RESPONSES, chat_body, response_body
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service, says
@@ -29,28 +28,6 @@ from tests.doubles.tiny_engine import tiny_engine
 from tests.doubles.waiting import LIMIT_S, until
 
 RESPONSES, CHATS = "/v1/responses", "/v1/chat/completions"
-DRAWN = {"temperature": 1.0, "seed": 3}
-KINDS: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0.0},
-    "drawn": DRAWN,
-    "narrowed": DRAWN | {"top_p": 0.8, "top_k": 40, "min_p": 0.01},
-    "penalties": DRAWN
-    | {"presence_penalty": 0.5, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
-    "drafts": {"temperature": 0.0, "repetition_penalty": 0.8},  # it repeats itself
-    "schema": DRAWN | {"text": {"format": TEXT_FORMAT}},
-    "pattern": DRAWN | {"guided_regex": "[a-f]{40,60}"},
-    "allowed": DRAWN | {"allowed_token_ids": list(range(97, 123))},
-    "min_tokens": DRAWN | {"min_tokens": 30, "stop_token_ids": list(range(97, 110))},
-    "a call": DRAWN | {"tools": TOOLS, "tool_choice": "required"},
-    "cut": DRAWN | {"max_output_tokens": 5},
-    "logprobs": DRAWN | {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
-}
-CHAT_KINDS: dict[str, dict[str, Any]] = {
-    "biased": DRAWN | {"logit_bias": {"97": 5.0, "98": -100.0}},
-    "stop": DRAWN | {"stop": ["e", "a"]},
-    "stop, shown": DRAWN | {"stop": ["e", "a"], "include_stop_str_in_output": True},
-    "empty": DRAWN | {"max_tokens": 1},
-}
 
 
 @asynccontextmanager
@@ -76,10 +53,7 @@ def other_engine(**options: Any) -> AsyncEngine:
 
 
 async def ask(client: httpx.AsyncClient, path: str = RESPONSES, **fields: Any) -> dict[str, Any]:
-    said = {"messages": [{"role": "user", "content": "hi"}], "store": True}
-    body = {"model": "demo"} | ({"input": "hi"} if path == RESPONSES else said) | fields
-    if not body.keys() & {"max_output_tokens", "max_tokens"}:
-        body["max_output_tokens" if path == RESPONSES else "max_tokens"] = 70
+    body = response_body(**fields) if path == RESPONSES else chat_body(**fields)
     answer = await client.post(path, json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()  # type: ignore[no-any-return]
@@ -117,10 +91,10 @@ def change_ids(folder: Path, id: str, change: Callable[[list[int]], list[int]]) 
 async def test_every_kind_is_equal_on_other_kernels(tmp_path: Path) -> None:
     sizes: dict[tuple[str, str], int] = {}
     async with serving(tmp_path, first_engine()) as (client, _):
-        for fields in KINDS.values():
+        for fields in OF_RESPONSES.values():
             made = await ask(client, **fields)
             sizes[RESPONSES, made["id"]] = made["usage"]["output_tokens"]
-        for fields in CHAT_KINDS.values():
+        for fields in OF_CHATS.values():
             made = await ask(client, CHATS, **fields)
             sizes[CHATS, made["id"]] = made["usage"]["completion_tokens"]
     async with serving(tmp_path, other_engine()) as (client, _):
@@ -140,7 +114,7 @@ async def test_every_turn_of_a_conversation_is_equal(tmp_path: Path) -> None:
 
 async def test_what_another_server_went_on_with_is_equal(tmp_path: Path) -> None:
     asked = {"model": "demo", "input": "hi", "background": True, "max_output_tokens": 900}
-    asked |= DRAWN | {"logit_bias": None, "ignore_eos": True}
+    asked |= DRAWN | {"ignore_eos": True}
     async with serving(tmp_path, first_engine()) as (client, stored):
         id = (await client.post(RESPONSES, json=asked)).json()["id"]
         generation = await stored.find(id, scope="")
@@ -167,7 +141,12 @@ async def test_what_a_cancelled_answer_had_is_equal(tmp_path: Path) -> None:
 async def test_one_changed_id_is_found_where_it_is(tmp_path: Path) -> None:
     rng = Random(0)
     async with serving(tmp_path, first_engine()) as (client, _):
-        for fields in (DRAWN, {"temperature": 0.0}, KINDS["pattern"], KINDS["penalties"]):
+        for fields in (
+            DRAWN,
+            {"temperature": 0.0},
+            OF_RESPONSES["pattern"],
+            OF_RESPONSES["penalties"],
+        ):
             id = (await ask(client, **fields))["id"]
             ids = (await verify(client, id))["num_equal_tokens"]
             for place in {0, ids - 1, *(rng.randrange(ids) for _ in range(12))}:
@@ -190,7 +169,11 @@ async def test_one_changed_id_is_found_where_it_is(tmp_path: Path) -> None:
 
 async def test_an_answer_that_was_cut_or_added_to_is_found(tmp_path: Path) -> None:
     async with serving(tmp_path, first_engine()) as (client, _):
-        for fields in (DRAWN, KINDS["pattern"], {"temperature": 0.0, "max_output_tokens": 9}):
+        for fields in (
+            DRAWN,
+            OF_RESPONSES["pattern"],
+            {"temperature": 0.0, "max_output_tokens": 9},
+        ):
             id = (await ask(client, **fields))["id"]
             size = (await verify(client, id))["num_equal_tokens"]
             change_ids(tmp_path, id, lambda ids: [*ids, 65])
@@ -286,7 +269,7 @@ async def test_what_cannot_be_verified_says_why(tmp_path: Path) -> None:
 
 async def test_a_receipt_tells_all_that_an_answer_depends_on(tmp_path: Path) -> None:
     async with serving(tmp_path, first_engine()) as (client, stored):
-        made = await ask(client, **KINDS["schema"] | {"top_p": 0.9})
+        made = await ask(client, **OF_RESPONSES["schema"] | {"top_p": 0.9})
         receipt = (await client.get(f"{RESPONSES}/{made['id']}/receipt")).json()
         recorded = await stored._store.prompts.recorded(made["id"], scope="")
         assert recorded.prompt_ids is not None

@@ -17,6 +17,7 @@ ChatError
 │   └── RateLimited (429)            a limit of this key
 ├── InternalError (500, exit 70)     our own bug, or a runner that failed in the middle
 ├── EngineDead (503)                 loading, stopping, or stopped for good
+│   └── ResponseInterrupted (503)    a stored answer that goes on elsewhere, or after a restart
 ├── TooManyConnections (503)         no place for another one
 ├── StoreUnavailable (503, exit 75)  the database is full, gone or locked: a later try may succeed
 │   └── Fenced (503)                 another server took over what this one generated
@@ -212,6 +213,18 @@ class InternalError(ChatError):
 class EngineDead(ChatError):
     status = 503
     code = "engine_unavailable"
+
+
+class ResponseInterrupted(EngineDead):
+    """The server ends, and not the answer: what its readers have to do is to come again."""
+
+    code = "response_interrupted"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"This server stops, and {quoted(id)} goes on at another, or when it is started again. "
+            "Come again for what is behind the last event you saw."
+        )
 
 
 class TooManyConnections(ChatError):

@@ -54,7 +54,8 @@ async def test_what_takes_too_long_is_left_to_the_next_start(tmp_path: Path) -> 
         async with client.stream("GET", path) as answer:
             await Stopping(responses.answers, responses, 0.01).run(is_patient=True)
             text = (await answer.aread()).decode()
-        assert '"code":"engine_unavailable"' in text
+        assert "retry: 1000\nevent: error\n" in text
+        assert '"code":"response_interrupted"' in text
     async with serving(FakeEngine(says("abc")), tmp_path) as (client, _):
         text = (await client.get(path)).text
         assert '"status":"completed"' in text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import llamastream.store.servers as servers
-from llamastream.errors import NotFound, StoreUnavailable
+from llamastream.errors import NotFound, ResponseInterrupted, StoreUnavailable
 from llamastream.generation import Generation, NewAnswer, StoredAnswers, StorePolicy
 from llamastream.records import IdempotencyKey, Status
 from llamastream.store.store import Store
@@ -154,6 +154,24 @@ async def test_a_server_that_stops_hands_over_and_its_readers_stay(postgres: Pos
         engines[1].allow(100)
         assert text_of(await reader) == TEXT
         assert generation.error is None
+
+
+async def test_who_still_reads_at_a_server_that_ends_is_told_to_come_again(
+    postgres: Postgres,
+) -> None:
+    engines = [FakeEngine(says(TEXT), manual=True) for _ in range(2)]
+    async with server(postgres, engines[0]) as leaver, server(postgres, engines[1]) as other:
+        await see_each_other(leaver, other)
+        reader = await reading_four(await begin(leaver, "interrupted"), engines[0])
+        await leaver.hand_over()
+        await until(lambda: engines[1].submitted)
+        await leaver.answers.stop()
+        with pytest.raises(ResponseInterrupted):
+            await reader
+        with pytest.raises(ResponseInterrupted):  # and so is who comes as it ends
+            await read(await leaver.find("interrupted", scope=""))
+        engines[1].allow(100)
+        assert text_of(await read(await other.find("interrupted", scope=""))) == TEXT
 
 
 async def test_one_taken_for_dead_follows_its_answers_and_is_back_under_a_new_name(

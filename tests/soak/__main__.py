@@ -17,6 +17,7 @@ from tests.soak.cluster import (
     cluster_hang,
     cluster_postgres,
     partition,
+    poison,
     rolling,
     short_partition,
     takeover,
@@ -42,9 +43,10 @@ SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = 
     "disk": (disk, 20),
     "takeover": (takeover, 100),
     "zombie": (zombie, 50),
-    "partition": (partition, 15),
-    "short-partition": (short_partition, 15),
+    "partition": (partition, 30),
+    "short-partition": (short_partition, 30),
     "rolling": (rolling, 20),
+    "poison": (poison, 10),
     "cluster-postgres": (cluster_postgres, 10),
     "cluster-hang": (cluster_hang, 5),
     "verify": (verify, 1000),
@@ -77,7 +79,8 @@ def _play(name: str, rounds: int | None, seed: int, options: tuple[str, ...]) ->
         except NotHere as reason:
             print(f"{name}: skipped, {reason}", flush=True)
             return 0
-    print(*figures.problems, *figures.notes, sep="\n")
+    errors = [f"{count} times an error event: {text}" for text, count in figures.errors.items()]
+    print(*figures.problems, *errors, *figures.notes, sep="\n")
     print(f"{name}: {figures} seconds={time.monotonic() - began:.0f}", flush=True)
     return len(figures.problems)
 

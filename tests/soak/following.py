@@ -29,9 +29,10 @@ class Following:
     text: str = ""
     documents: dict[int, int] | None = None  # over gRPC: number -> token id
     last_number: int = -1
+    door: int | None = None  # through which it came last, where there are several
     status: str | None = None
     num_connections: int = 0
-    num_errors: int = 0  # events that tell of one
+    errors: list[str] = field(default_factory=list)  # that events told of
     longest_pause_s: float = 0.0  # between two of its tokens
     _last_s: float | None = None
 
@@ -45,8 +46,8 @@ class Following:
             self.status = event["status"]
             return
         if kind == "error":
-            self.num_errors += 1
-            raise Interrupted(event["error"]["message"])
+            self.errors.append("{code}: {message}".format(**event["error"]))
+            raise Interrupted(self.errors[-1])
         number = event["sequence_number"]
         if number == 0 and self.response_id is None:
             self.last_number = -1

@@ -5,6 +5,7 @@ Every reader's token ids must be those of an uninterrupted run, with every event
 
 import asyncio
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Figures:
     tokens: int = 0
     resumed: int = 0  # streams that a start of the server found in progress
     events: Counter[str] = field(default_factory=Counter)  # what was done, and how often
+    errors: Counter[str] = field(default_factory=Counter)  # that events told readers of
     notes: list[str] = field(default_factory=list)  # what was measured beside
     problems: list[str] = field(default_factory=list)
     pauses_s: list[float] = field(default_factory=list)  # of each round the longest of a stream
@@ -36,7 +38,7 @@ class Figures:
     def __str__(self) -> str:
         counts = {k: v for k, v in vars(self).items() if isinstance(v, int)} | self.events
         text = " ".join(f"{name}={count}" for name, count in counts.items())
-        return f"{text} problems={len(self.problems)}"
+        return f"{text} errors={self.errors.total()} problems={len(self.problems)}"
 
 
 def make_requests(rng: random.Random) -> list[dict[str, Any]]:
@@ -78,10 +80,13 @@ class Rounds:
         silence_s: float | None = None,
         figures: Figures | None = None,
         doors: Doors | None = None,
+        spread_s: float = 0.2,
     ) -> None:
-        """`silence_s`: see `reader.follow`. `figures`: to count on in. `doors`: for those ports."""
+        """`silence_s`: see `reader.follow`. `figures`: to count on in. `doors`: for those ports.
+        `spread_s`: over which the streams of a round begin."""
         self.figures = figures or Figures()
         self._server = server
+        self._spread_s = spread_s
         self._rng = rng
         self._doors = doors or Doors(port or server.port, grpc_port or server.grpc_port)
         self._silence_s = silence_s
@@ -111,7 +116,8 @@ class Rounds:
         finally:
             reading.cancel()
         self._check(chosen, readers, outcomes)
-        figures.events["errors"] += sum(reader.num_errors for reader in readers)
+        for reader in readers:
+            figures.errors.update(_general(error) for error in reader.errors)
         figures.rounds += 1
         figures.streams += len(readers)
 
@@ -133,7 +139,7 @@ class Rounds:
     async def _read(self, reader: Following) -> None:
         """A reader, and perhaps a second one that comes later and starts at the first event."""
         leave_chance = self._rng.choice((0.0, 0.0, 0.01))
-        await asyncio.sleep(self._rng.random() * 0.2)
+        await asyncio.sleep(self._rng.random() * self._spread_s)
         transport: Transport = self._rng.choice(("sse", "websocket", "grpc"))
         await self.follow(reader, transport, leave_chance)
         self._count(reader)
@@ -159,3 +165,8 @@ class Rounds:
             if problem is not None:
                 where = f"round {self.figures.rounds} request {k} response {reader.response_id}"
                 self.figures.problems.append(f"{where}: {problem}")
+
+
+def _general(error: str) -> str:
+    """Without what differs from stream to stream."""
+    return re.sub(r"resp_\w+|port \d+", "...", error)

@@ -22,11 +22,12 @@ START_LIMIT_S = 60.0
 
 @dataclass
 class Server:
-    """`folder` holds database and log. `options` are further flags of `serve`."""
+    """`folder` holds database and log. `options` are further flags of `serve` of `module`."""
 
     folder: Path
     options: tuple[str, ...] = ()
     model: str = str(MODEL)
+    module: str = "llamastream"
     port: int = field(default_factory=lambda: free_port())
     grpc_port: int = field(default_factory=lambda: free_port())
     process: asyncio.subprocess.Process | None = None
@@ -45,7 +46,7 @@ class Server:
     async def start(self) -> None:
         """Return when it takes requests."""
         command = [
-            *(sys.executable, "-m", "llamastream", "serve"),
+            *(sys.executable, "-m", self.module, "serve"),
             *("--model", self.model, "--port", str(self.port)),
             *("--grpc-port", str(self.grpc_port), "--data-dir", str(self.folder)),
             *(STORIES_OPTIONS if self.model == str(MODEL) else ()),
@@ -68,6 +69,11 @@ class Server:
             return  # it was never started
         if self.process.returncode is None:
             self.process.send_signal(signal_number)
+        await self.process.wait()
+
+    async def ended(self) -> None:
+        """Return when the process has ended, by whatever."""
+        assert self.process is not None
         await self.process.wait()
 
     def send(self, signal_number: int) -> None:

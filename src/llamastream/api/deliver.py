@@ -15,6 +15,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from llamastream.api.http.errors import retry_after_s
 from llamastream.api.http.transport import HttpProtocol, connection_of
 from llamastream.api.wire.format import Format
 from llamastream.errors import ChatError, InternalError
@@ -169,6 +170,12 @@ class HttpSink(Sink):
 
     async def write(self, frames: list[bytes]) -> None:
         await self._write(b"".join(frames), more=True)
+
+    async def fail(self, error: ChatError, wire: Format) -> None:
+        """With the line by which event streams say when to come back, where that helps."""
+        seconds = retry_after_s(error)
+        hint = b"" if seconds is None else b"retry: %d\n" % (1000 * seconds)
+        await self.end([hint + wire.error(error)])
 
     async def end(self, frames: list[bytes]) -> None:
         await self._write(b"".join(frames), more=False)

@@ -18,6 +18,7 @@ from llamastream.errors import (
     Fenced,
     InternalError,
     NotFound,
+    ResponseInterrupted,
     StoreUnavailable,
 )
 from llamastream.generation.dispatch import Dispatcher
@@ -131,7 +132,7 @@ class Durability:
     def failed(self, generation: Generation, error: ChatError) -> None:
         if isinstance(error, EngineDead):  # it stays in progress, for the next start
             generation.state = State.PARKED
-            generation.fail(error)
+            generation.fail(ResponseInterrupted(generation.id))
         elif generation.state not in (State.ENDING, State.ENDED):
             generation.state = State.ENDING
             usage = list(generation.usage())
@@ -212,11 +213,11 @@ class Durability:
         self._tasks.spawn(self._resuming.resume_parked(again))
 
 
-def _fail_waiting(submissions: Mapping[str, Submission], error: ChatError) -> None:
+def _fail_waiting(submissions: Mapping[str, Submission], _: ChatError) -> None:
     """The engine is over: what is in progress stays so, for the next start."""
     for one in submissions.values():
         if one.generation.state in WAITING:
-            one.generation.fail(error)
+            one.generation.fail(ResponseInterrupted(one.generation.id))
 
 
 def end_of(outcome: Outcome | Response, finished_at: float | None) -> End:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from llamastream.errors import ChatError, NotFound, StoreUnavailable
+from llamastream.errors import ChatError, NotFound, ResponseInterrupted, StoreUnavailable
 from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.generation import Generation
 from llamastream.generation.replay import Replay
@@ -35,11 +35,12 @@ class Elsewhere:
         self._store = store
         self._replay = replay
         self._metrics = dispatcher.metrics
-        dispatcher.when_over(self._fail)
+        dispatcher.when_over(lambda _: self._end())
         self._follow_interval_s = min(grace_s / 4, MAX_FOLLOW_INTERVAL_S)
         self._known: WeakValueDictionary[str, Generation] = WeakValueDictionary()  # in progress
         self._tasks = Tasks()
         self._is_polling = False
+        self._is_over = False  # the server stops, and waits for nobody any more
 
     @property
     def num_followed(self) -> int:
@@ -79,7 +80,9 @@ class Elsewhere:
         self._poll_soon()
 
     def _poll_soon(self) -> None:
-        if not self._is_polling and self._followed():
+        if self._is_over:
+            self._fail()
+        elif not self._is_polling and self._followed():
             self._is_polling = True
             self._tasks.spawn(self._poll_regularly())
 
@@ -119,8 +122,12 @@ class Elsewhere:
                 self.drop(generation.id)
             await self._replay.grow(generation, growth)
 
-    def _fail(self, error: ChatError) -> None:
-        """Readers are told, and may come again."""
+    def _end(self) -> None:
+        self._is_over = True
+        self._fail()
+
+    def _fail(self, error: ChatError | None = None) -> None:
+        """Readers are told, and may come again. Without an error: this server ends."""
         for generation in self._followed():
             self.drop(generation.id)
-            generation.fail(error)
+            generation.fail(error or ResponseInterrupted(generation.id))

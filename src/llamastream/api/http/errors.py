@@ -18,6 +18,7 @@ from llamastream.errors import (
     ModelNotFound,
     NotFound,
     Overloaded,
+    ResponseInterrupted,
     StoreUnavailable,
     TooManyConnections,
     Unauthorized,
@@ -45,15 +46,22 @@ def error_body(error: ChatError) -> bytes:
     return orjson.dumps({"error": error_fields(error)})
 
 
+def retry_after_s(error: ChatError) -> int | None:
+    """When to come back, where that helps."""
+    if isinstance(error, Overloaded):
+        return error.retry_after_s
+    if isinstance(error, ResponseInterrupted | TooManyConnections):
+        return 1
+    if isinstance(error, EngineDead | StoreUnavailable):
+        return LOADING_RETRY_AFTER_S
+    return None
+
+
 def error_response(error: ChatError, scope: Scope | None = None) -> Response:
     """The whole answer to the request of `scope`, with Retry-After where coming back helps."""
     headers: dict[str, str] = {}
-    if isinstance(error, Overloaded):
-        headers["retry-after"] = str(error.retry_after_s)
-    elif isinstance(error, EngineDead | StoreUnavailable):
-        headers["retry-after"] = str(LOADING_RETRY_AFTER_S)
-    elif isinstance(error, TooManyConnections):
-        headers["retry-after"] = "1"
+    if (seconds := retry_after_s(error)) is not None:
+        headers["retry-after"] = str(seconds)
     elif isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     status, body = error.status, error_body(error)

@@ -18,14 +18,16 @@ from llamastream.generation import StoredAnswers, StorePolicy
 from llamastream.generation.receipts import digest_of
 from llamastream.store.damage import checksum
 from llamastream.store.packing import pack_ids, unpack_ids
-from llamastream.types import FinishReason
 from tests.api.conftest import Connect, openai_client
+from tests.api.test_keys import KeysFile, as_key, file, limited
 from tests.doubles.answer_kinds import DRAWN, OF_CHATS, OF_RESPONSES, chat_body, response_body
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service, says
 from tests.doubles.tiny_engine import tiny_engine
 from tests.doubles.waiting import LIMIT_S, until
+
+__all__ = ["file"]
 
 RESPONSES, CHATS = "/v1/responses", "/v1/chat/completions"
 
@@ -310,16 +312,24 @@ async def test_of_another_key_there_is_nothing_to_verify(connect_stored: Connect
     await two.close()
 
 
-async def test_who_leaves_ends_the_verification(tmp_path: Path) -> None:
+async def test_a_verification_counts_in_the_limits_of_its_key_and_ends_with_its_client(
+    file: KeysFile, connect_stored: Connect
+) -> None:
+    file.write(limited("alice", max_requests=1))
     engine = FakeEngine(says("abcdefgh"), manual=True)
-    async with serving(tmp_path, engine) as (client, stored):
-        asked = {"model": "demo", "input": "hi", "background": True}
-        id = (await client.post(RESPONSES, json=asked)).json()["id"]
-        engine.allow(20)
-        await (await stored.find(id, scope="")).over()
-        found = await stored.verifying.begin(id, scope="")
-        with found.generation.follow():
-            pass
-        await found.generation.over()
-        assert found.generation.choices[0].finish_reason is FinishReason.CANCELLED
-        assert stored.answers.num_open == 0
+    client = await connect_stored(engine, file.settings)
+    client.headers = httpx.Headers(as_key("alice"))
+    asked = {"model": "demo", "input": "hi", "background": True}
+    id = (await client.post(RESPONSES, json=asked)).json()["id"]
+    assert (await client.post(f"{RESPONSES}/{id}/verify")).status_code == 429
+    engine.allow(9)
+    await client.get(f"{RESPONSES}/{id}?stream=true")
+    verifying = asyncio.create_task(client.post(f"{RESPONSES}/{id}/verify"))
+    await until(lambda: engine.num_alive == 1)
+    refused = await client.post(f"{RESPONSES}/{id}/verify")
+    assert refused.status_code == 429 and "max_requests" in refused.text
+    verifying.cancel()
+    await until(lambda: engine.cancelled != [])
+    engine.allow(9)
+    await until(lambda: engine.num_alive == 0)
+    assert (await verify(client, id))["is_equal"]

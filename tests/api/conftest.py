@@ -16,6 +16,7 @@ from llamastream.generation import StorePolicy
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service
+from tests.doubles.tokenizer import CHATML
 from tests.doubles.waiting import LIMIT_S
 
 Connect = Callable[..., Awaitable[httpx.AsyncClient]]
@@ -32,7 +33,7 @@ async def connect_stored(tmp_path: Path) -> AsyncIterator[Connect]:
             policy: StorePolicy | None = None,
             *,
             is_stored: bool = True,
-            template: str | None = None,
+            template: str = CHATML,
             connections: Connections | None = None,
         ) -> httpx.AsyncClient:
             keys = keys_of(settings or ServeSettings())

@@ -14,6 +14,10 @@ EVENTS: dict[str, type[BaseModel]] = {
     "response.output_text.done": types.ResponseOutputTextDoneStreamingEvent,
     "response.content_part.done": types.ResponseContentPartDoneStreamingEvent,
     "response.output_item.done": types.ResponseOutputItemDoneStreamingEvent,
+    "response.function_call_arguments.delta": (
+        types.ResponseFunctionCallArgumentsDeltaStreamingEvent
+    ),
+    "response.function_call_arguments.done": types.ResponseFunctionCallArgumentsDoneStreamingEvent,
     "response.completed": types.ResponseCompletedStreamingEvent,
     "response.incomplete": types.ResponseIncompleteStreamingEvent,
     "response.failed": types.ResponseFailedStreamingEvent,

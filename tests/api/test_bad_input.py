@@ -110,7 +110,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     # OpenAI's, not ours yet.
     ("tools", [{"type": "function"}], "function is required", "tools[0].function"),
     ("tools", [{"type": "web_search"}], "'function' or 'custom'", "tools[0].type"),
-    ("tools", [TOOL, TOOL], "Given twice: 'f'", "tools[1].name"),
+    ("tools", [TOOL, TOOL], "Given twice: 'f'", "tools[1].function.name"),
     ("tools", [tool(name="a b")], "pattern", "tools[0].function.name"),
     ("tools", [TOOL] * 129, "at most 128", "tools"),
     (
@@ -121,7 +121,14 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     ),
     ("tool_choice", "required", "needs tools", "tool_choice"),
     ("tool_choice", {"type": "function", "function": {"name": "f"}}, "needs tools", None),
-    ("functions", [{"name": "f"}], "functions is not supported", None),
+    ("functions", [{"name": "f"}], "functions is not supported. Send tools,", None),
+    ("function_call", {"name": "f"}, "function_call is not supported. Send tool_choice,", None),
+    (
+        "messages",
+        [USER, {"role": "assistant", "function_call": {"name": "f"}}],
+        "function_call is not supported. Send tool_calls,",
+        "messages[1].function_call",
+    ),
     ("response_format", {"type": "json"}, "response_format.type must be", "response_format.type"),
     ("modalities", ["text", "audio"], "modalities is not supported", None),
     ("audio", {"voice": "x"}, "audio is not supported", None),

@@ -10,11 +10,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from llamastream.api.socket import MAX_WAITING
 from llamastream.config import ServeSettings
+from llamastream.types import GenerationRequest
 from tests.api.conftest import Connect
 from tests.api.response_schemas import check_event
 from tests.api.test_responses import events_of
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import last_user_words, says
+from tests.doubles.tokenizer import IM_END
 from tests.doubles.waiting import until
 
 LAST = ("response.completed", "response.incomplete", "response.failed", "error")
@@ -225,3 +227,47 @@ async def test_the_fields_may_be_in_a_response_of_their_own(connect_stored: Conn
         await say(socket, "response.create", response=fields, temperature=0)
         (error,) = await hear(socket)
         assert error["error"]["param"] == "temperature"
+
+
+CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+NOW = {"type": "function", "name": "now"}
+
+
+async def test_an_agents_turns_on_one_socket(connect_stored: Connect) -> None:
+    """Calls have the events of HTTP; a reader may come again amid one, and its result goes on."""
+    said = iter([f"I look.\n{CALL}\n{CALL}", "Late."])
+    answers: dict[str, str] = {}
+
+    def script(request: GenerationRequest) -> list[int]:
+        answers.setdefault(request.request_id, next(said, ""))
+        return [*answers[request.request_id].encode(), IM_END]
+
+    server = await connect_stored(FakeEngine(script))
+    async with open_socket(server) as socket:
+        await say(socket, "response.create", model="demo", input="Hello", tools=[NOW])
+        events = await hear(socket)
+        whole = events[-1]["response"]
+        calls = [item for item in whole["output"] if item["type"] == "function_call"]
+        assert [(call["name"], call["arguments"]) for call in calls] == [("now", "{}")] * 2
+        for event in events:
+            check_event(event)
+        begun = [e["item"].get("name") for e in events if e["type"] == "response.output_item.added"]
+        assert begun == [None, "now", "now"]
+        amid = next(e for e in events if e["type"] == "response.function_call_arguments.delta")
+        for after in (amid["sequence_number"] - 1, amid["sequence_number"]):
+            resume = {"response_id": whole["id"], "starting_after": after}
+            await say(socket, "response.resume", **resume)
+            assert await hear(socket) == events[after + 1 :]
+        results = [
+            {"type": "function_call_output", "call_id": call["call_id"], "output": "9"}
+            for call in calls
+        ]
+        fields = {"model": "demo", "previous_response_id": whole["id"], "tools": [NOW]}
+        await say(socket, "response.create", input=results, **fields)
+        last = (await hear(socket))[-1]["response"]
+        assert last["output"][0]["content"][0]["text"] == "Late."
+        unknown = results[0] | {"call_id": "call_x"}
+        await say(socket, "response.create", input=[unknown], **fields)
+        refused = (await hear(socket))[-1]
+        assert (refused["type"], refused["status"]) == ("error", 400)
+        assert "call_x" in refused["error"]["message"]

@@ -8,7 +8,7 @@ from llamastream.tools import CallSyntax, ToolFormat
 
 Call = tuple[str, dict[str, Any]]
 Piece = str | int  # of an answer: text, or the id of a control token
-BEGIN, END, ARGUMENTS = 258, 256, 255  # ids of the byte tokenizer, as good as any
+BEGIN, END = 258, 256  # ids of the byte tokenizer, as good as any
 
 FORMATS = {
     "llama": ToolFormat(CallSyntax.LLAMA),
@@ -39,9 +39,10 @@ def written(format: ToolFormat, text: str, calls: Sequence[Call]) -> list[Piece]
             listed = ", ".join(f"{name}({_keywords(given)})" for name, given in calls)
             if format.begin is None:
                 return [f"[{listed}]"]
-            return [text, begin, f"[{listed}]", END]
+            return [text, begin, f"[{listed}]", *([] if format.end is None else [format.end])]
         case CallSyntax.MISTRAL if format.arguments is not None:
-            return [text, *(p for name, given in dumped for p in (begin, name, END, given))]
+            mark = format.arguments
+            return [text, *(p for name, given in dumped for p in (begin, name, mark, given))]
         case CallSyntax.MISTRAL:
             listed = ", ".join(f'{{"name": "{n}", "arguments": {given}}}' for n, given in dumped)
             return [text, begin, f" [{listed}]"]

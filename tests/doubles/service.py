@@ -3,9 +3,9 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
+from llamastream.config import TokenizerConfig
 from llamastream.generation import (
     Answers,
     Generation,
@@ -20,7 +20,7 @@ from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.types import ChatRequest, GenerationRequest
 from tests.doubles.engine import FakeEngine, Script
 from tests.doubles.store import FailingStore
-from tests.doubles.tokenizer import IM_END, byte_tokenizer_config
+from tests.doubles.tokenizer import CHATML, IM_END, byte_tokenizer_config
 
 
 def says(text: str) -> Script:
@@ -40,11 +40,13 @@ def make_service(
     engine: FakeEngine,
     model_id: str = "m",
     keys: Keys | None = None,
-    template: str | None = None,
+    template: str = CHATML,
+    config: TokenizerConfig | None = None,
 ) -> Answers:
-    """Not started. `template`: in place of ChatML."""
-    config = byte_tokenizer_config(reasons=template is not None and "<think>" in template)
-    tokenizer = Tokenizer(config if template is None else replace(config, chat_template=template))
+    """Not started. `config`: of the tokenizer, in place of one for `template`."""
+    tokenizer = Tokenizer(
+        config or byte_tokenizer_config(reasons="<think>" in template, template=template)
+    )
     return Answers(
         engine,
         tokenizer,

@@ -1,7 +1,7 @@
 """A tokenizer whose ids are bytes: id 65 is "A". Built for the real Tokenizer class."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -17,9 +17,16 @@ CHATML = (
 )
 
 
-def byte_tokenizer_config(*, reasons: bool = False) -> TokenizerConfig:
+def byte_tokenizer_config(
+    *,
+    reasons: bool = False,
+    control: Sequence[str] = (),
+    words: Sequence[str] = (),
+    template: str = CHATML,
+) -> TokenizerConfig:
     """256 bytes, then `<|im_start|>`, `<|im_end|>` (the end of a turn) and `<s>`. reasons: and
-    then the tags of reasoning, which are ordinary tokens."""
+    then the tags of reasoning, which are ordinary tokens. Behind these `control` tokens, and
+    `words` that are tokens of their own."""
     tokenizer = Tokenizer(models.BPE(vocab=byte_vocab(), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -28,12 +35,14 @@ def byte_tokenizer_config(*, reasons: bool = False) -> TokenizerConfig:
     )
     if reasons:
         tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in REASONING_TAGS])
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in control])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     return TokenizerConfig(
         tokenizer_json=json.dumps(json.loads(tokenizer.to_str())),
         bos_token_id=BOS,
         eos_token_ids=(IM_END,),
         add_bos_token=False,
-        chat_template=CHATML,
+        chat_template=template,
     )
 
 

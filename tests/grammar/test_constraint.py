@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.doubles.tokenizer import byte_tokenizer_config
 from vocabularies import (
     allowed,
     compiled,
@@ -18,6 +19,7 @@ from vocabularies import (
 
 from llamastream.errors import InternalError, InvalidRequest
 from llamastream.grammar import Compiled, Grammars, version_of
+from llamastream.text import Tokenizer
 from llamastream.types import GrammarKind, GrammarSpec
 
 PERSON = {
@@ -94,6 +96,33 @@ def test_the_text_of_a_control_token_stays_text(name: str) -> None:
     ids = tokenizer.encode(json.dumps(mark), add_bos=False)
     assert not set(ids) & tokenizer.special_ids
     assert takes(schema(name, {"type": "string"}), tokenizer, ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_must_be_said_may_hold_the_text_of_a_control_token(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    for text in sorted(tokenizer.special_texts):
+        answer = json.dumps({text: f"a {text}"}, separators=(",", ":"), ensure_ascii=False)
+        grammar = schema(
+            name,
+            {
+                "type": "object",
+                "properties": {text: {"const": f"a {text}"}},
+                "required": [text],
+                "additionalProperties": False,
+            },
+        )
+        ids = walk(grammar, name, seed=1)
+        assert tokenizer.decode(ids) == answer
+        assert tokenizer.special_ids.isdisjoint(ids[:-1])  # behind it the turn ends
+
+
+def test_what_must_be_said_may_hold_an_added_token_in_angle_brackets() -> None:
+    tokenizer = Tokenizer(byte_tokenizer_config(words=("<td>", "[x]")))
+    choices = json.dumps(["a <td> [x]"])
+    spec = GrammarSpec(GrammarKind.CHOICE, choices)
+    constraint = Grammars(lambda: vocabulary_of(tokenizer)).compile(spec, True).start()
+    assert constraint.forced() == [*b"a <td> ", tokenizer.token_id("[x]")]
 
 
 def test_what_is_forced_is_all_that_is_allowed() -> None:

@@ -8,13 +8,14 @@ import pytest
 from chat_builders import CONTROL_TEXTS, config_of, examples, hostile_texts
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.doubles.tokenizer import byte_tokenizer_config
 from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.config import TokenizerConfig
 from llamastream.errors import InvalidRequest, ModelError
 from llamastream.text import Tokenizer
-from llamastream.text.tokenizer import MAX_KNOWN_LENGTH
+from llamastream.text.tokenizer import MAX_KNOWN_LENGTH, TOOL_TAGS
 
 
 def test_published_texts_encode_as_published(
@@ -114,6 +115,15 @@ def test_unflagged_tokens_in_the_shape_of_control_tokens_stay_text(
     assert turn not in tokenizer.encode("a<|turn|>b")
     assert turn in tokenizer.encode_raw_prompt("a<|turn|>b")
     assert tokenizer.decode([turn]) == "<|turn|>"  # and a model that writes it is heard
+
+
+def test_the_tags_of_calls_and_results_cannot_be_typed_though_no_file_flags_them() -> None:
+    tokenizer = Tokenizer(byte_tokenizer_config(words=TOOL_TAGS))
+    text = "".join(TOOL_TAGS)
+    assert tokenizer.encode(text) == list(text.encode())
+    ids = [tokenizer.token_id(tag) for tag in TOOL_TAGS]
+    assert tokenizer.split_special(text) == ids
+    assert tokenizer.decode([i for i in ids if i is not None]) == text
 
 
 def test_control_token_among_the_ordinary_ones_is_taken_apart() -> None:

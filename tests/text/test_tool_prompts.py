@@ -3,51 +3,19 @@ forged by any string in them."""
 
 import json
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.doubles.templates import CALLS, PLAIN, TAGGED, TEMPLATES, with_calls
 from tests.doubles.tokenizer import byte_tokenizer_config
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as HFTokenizer
 
 from llamastream.errors import ModelError
 from llamastream.text import PromptBuilder, Tokenizer
 from llamastream.tools import CallSyntax, Tool
 from llamastream.types import Message, PromptOptions, ToolCall, ToolResult
 
-TURN = "<|im_start|>{{ m.role }}\n"
-END = "<|im_end|>\n"
-ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-# Ours, in the manner of each family: {} is how one call is written.
-LISTED = (
-    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}" + END
-)
-LISTED += "{% endif %}"
-NAME, ARGUMENTS = "{{ c.function.name }}", "{{ c.function.arguments | tojson }}"
-CALLS = {
-    CallSyntax.HERMES: (
-        f'<tool_call>\n{{"name": "{NAME}", "arguments": {ARGUMENTS}}}\n</tool_call>'
-    ),
-    CallSyntax.LLAMA: f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}',
-    CallSyntax.PYTHONIC: (
-        f"[{NAME}({{% for k, v in c.function.arguments.items() %}}{{{{ k }}}}={{{{ v | tojson }}}}"
-        "{% endfor %})]"
-    ),
-    CallSyntax.MISTRAL: f'[TOOL_CALLS] [{{"name": "{NAME}", "arguments": {ARGUMENTS}}}]',
-}
-PLAIN = "{% for m in messages %}" + TURN + "{{ m.content }}" + END + "{% endfor %}" + ASK
-
-
-def template(call: str, more: str = "") -> str:
-    body = "{{ m.content }}{% for c in m.tool_calls or [] %}" + more + call + "{% endfor %}"
-    return LISTED + "{% for m in messages %}" + TURN + body + END + "{% endfor %}" + ASK
-
-
-TEMPLATES = {syntax: template(call) for syntax, call in CALLS.items()}
-TEMPLATES[CallSyntax.GENERIC] = PLAIN
 TOOL = Tool("weather", "How it is.", '{"type":"object","properties":{"city":{"type":"string"}}}')
 SAID = (
     Message("user", "How is Oslo?"),
@@ -58,10 +26,7 @@ SAID = (
 
 
 def builder(source: str, *control: str, **options: Any) -> PromptBuilder:
-    config = byte_tokenizer_config()
-    hf = HFTokenizer.from_str(config.tokenizer_json)
-    hf.add_special_tokens([AddedToken(text, special=True) for text in control])
-    config = replace(config, tokenizer_json=hf.to_str(), chat_template=source)
+    config = byte_tokenizer_config(control=control, template=source)
     return PromptBuilder.from_config(Tokenizer(config), None, **options)
 
 
@@ -82,8 +47,7 @@ def test_control_tokens_of_a_format_are_found() -> None:
     assert llama.begin == 259
     mistral = builder(TEMPLATES[CallSyntax.MISTRAL], "[TOOL_CALLS]").tool_format
     assert (mistral.begin, mistral.arguments) == (259, None)
-    tagged = template(f"[TOOL_CALLS]{NAME}[ARGS]{ARGUMENTS}")
-    made = builder(tagged, "[TOOL_CALLS]", "[ARGS]").tool_format
+    made = builder(TAGGED, "[TOOL_CALLS]", "[ARGS]").tool_format
     assert (made.syntax, made.begin, made.arguments) == (CallSyntax.MISTRAL, 259, 260)
 
 
@@ -97,7 +61,7 @@ def test_the_operator_may_say_the_format() -> None:
 
 def test_calls_are_made_one_by_one_where_a_template_takes_one() -> None:
     only = "{% if m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}"
-    made = builder(template(CALLS[CallSyntax.LLAMA], only))
+    made = builder(with_calls(CALLS[CallSyntax.LLAMA], only))
     calls = tuple(ToolCall(id, "weather", f'{{"city": "{id}"}}') for id in "ab")
     results = [Message("tool", (ToolResult(id, f"of {id}"),)) for id in "ab"]
     prompt = made.render([SAID[0], Message("assistant", ("Hm.", *calls)), *results])
@@ -107,7 +71,7 @@ def test_calls_are_made_one_by_one_where_a_template_takes_one() -> None:
 
 def test_ids_are_short_where_a_template_wants_them_so() -> None:
     check = "{% if c.id | length != 9 %}{{ raise_exception('nine') }}{% endif %}"
-    made = builder(template(CALLS[CallSyntax.MISTRAL], check))
+    made = builder(with_calls(CALLS[CallSyntax.MISTRAL], check))
     call = ToolCall("call_0123456789", "weather", "{}")
     assert "weather" in made.render([SAID[0], Message("assistant", (call,))])
 

@@ -1,5 +1,6 @@
 """A model's tokens as the grammars' parser sees them, and which of them it may use at all."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.uint32]
+# In place of a control token's text: what nobody writes.
+NO_TEXT = "\U0010ffff"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Vocabulary:
     def parser(self) -> llguidance.LLTokenizer:
         stops = list(self.stop_ids) or None
         most = max(self.size, self.num_tokens)
-        return llguidance.LLTokenizer(self.tokenizer_json, n_vocab=most, eos_token=stops)
+        known = _without_control_texts(self.tokenizer_json, self.special_ids)
+        return llguidance.LLTokenizer(known, n_vocab=most, eos_token=stops)
 
     @cached_property
     def text_ids(self) -> Mask:
@@ -86,3 +90,27 @@ class Vocabulary:
         bits = np.zeros(self.num_words * 32, np.uint8)
         bits[list(token_ids)] = 1
         return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def _without_control_texts(tokenizer_json: str, special_ids: frozenset[int]) -> str:
+    """The same tokenizer, but that no text is a control token.
+
+    The parser takes what the tokenizer makes of a text for the only way to write what is forced; so
+    a constant that holds a control token's text could not be written. What is not flagged and in
+    angle brackets is none of its texts either.
+    """
+    data = json.loads(tokenizer_json)
+    names: dict[str, str] = {}
+    for token in data.get("added_tokens") or ():
+        text = token["content"]
+        if token["special"] or token["id"] in special_ids or (text[:1], text[-1:]) == ("<", ">"):
+            names[text] = f"{NO_TEXT}{token['id']}"
+            token |= {"content": names[text], "special": True}
+    model = data["model"]
+    if isinstance(vocab := model.get("vocab"), dict):
+        model["vocab"] = {names.get(text, text): i for text, i in vocab.items()}
+    elif vocab is not None:
+        model["vocab"] = [[names.get(text, text), score] for text, score in vocab]
+    if "unk_token" in model:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    return json.dumps(data, ensure_ascii=False)

@@ -21,6 +21,8 @@ from llamastream.text.special import Segment, SpecialToken, SpecialTokens
 
 # Never left out of a text, whatever the file says: they are looked for in it.
 REASONING_TAGS = ("<think>", "</think>")
+# Around calls and results; no file flags them all. What the model writes of them is shown.
+TOOL_TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 # Files often name one of several; these end a turn in every model that has them.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>")
 # A conversation comes again with each of its turns: its texts are encoded once. 40 MB at most.
@@ -45,7 +47,7 @@ class Tokenizer:
         self.add_bos_token = config.add_bos_token and config.bos_token_id is not None
         self._controls: frozenset[int] = frozenset()  # that a template told of
         known = map(self._hf.token_to_id, TURN_ENDS)
-        self.adopt(ends=[token_id for token_id in known if token_id is not None])
+        self.adopt(TOOL_TAGS, [token_id for token_id in known if token_id is not None])
 
     def adopt(self, texts: Iterable[str] = (), ends: Iterable[int] = ()) -> None:
         """Take what a chat template tells of the vocabulary, whatever the file says of it.
@@ -61,6 +63,7 @@ class Tokenizer:
         shaped = {i for i, t in self._added.items() if CONTROL_SHAPE.fullmatch(t.content)}
         self.special_ids = frozenset(self._with_twins(marks | flagged | shaped))
         shown = {self._hf.token_to_id(tag) for tag in REASONING_TAGS}
+        shown |= {self._hf.token_to_id(tag) for tag in TOOL_TAGS} - flagged
         # Left out by skip_special_tokens.
         self.hidden_ids = frozenset(self._with_twins((marks | flagged) - shown))
         unknown = getattr(self._hf.model, "unk_token", None)  # stands for what has no token

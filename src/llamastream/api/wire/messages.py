@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
-from llamastream.api.wire.options import NOTHING, asked, or_nothing
+from llamastream.api.wire.options import NOTHING, asked, or_nothing, way_out
 from llamastream.api.wire.tools import read_calls, text_field
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
 from llamastream.records import Item
+from llamastream.tools import name_in
 from llamastream.types import CallKind, Message, Part, Reasoning, Role, ToolCall, ToolResult
 
 Json = dict[str, Any]
@@ -30,8 +31,10 @@ RESULT_FIELDS = {*MESSAGE_FIELDS, "tool_call_id"}
 ITEM_FIELDS = {"type", "id", "status", "phase", *MESSAGE_FIELDS}
 PART_FIELDS = {"type", "text", "annotations", "logprobs", "cache_control"}
 PART_TYPES = ("text", "input_text", "output_text")
+NEWER = {"function_call": "tool_calls"}
 MAX_NAME_CHARS = 256
 # Items that are no messages: calls, with the field of their arguments, and results.
+CALL_FIELDS = {"type", "id", "status", "call_id", "name", "namespace"}
 CALL_ITEMS = {"function_call": "arguments", "custom_tool_call": "input"}
 RESULT_ITEMS: dict[str, CallKind] = {
     "function_call_output": "function",
@@ -200,14 +203,17 @@ def _parse_call(raw: Json, kind: str, where: str) -> Item:
     """A call, or a result."""
     call_id = text_field(raw, "call_id", where)
     if kind in RESULT_ITEMS:
-        _refuse_others(raw, {"type", "id", "status", "call_id", "output", "name"}, where)
+        _refuse_others(raw, {*CALL_FIELDS, "output"}, where)
         text = "".join(_parse_content({"content": raw.get("output")}, "tool", where, "output"))
         return new_item("tool", [ToolResult(call_id, text, RESULT_ITEMS[kind])])
     field = CALL_ITEMS[kind]
-    _refuse_others(raw, {"type", "id", "status", "call_id", "name", field}, where)
+    _refuse_others(raw, {*CALL_FIELDS, field}, where)
     arguments = text_field({field: ""} | raw, field, where)
     call_kind: CallKind = "custom" if kind == "custom_tool_call" else "function"
-    call = ToolCall(call_id, text_field(raw, "name", where), arguments, call_kind)
+    name = text_field(raw, "name", where)
+    if raw.get("namespace") is not None:
+        name = name_in(text_field(raw, "namespace", where), name)
+    call = ToolCall(call_id, name, arguments, call_kind)
     return new_item("assistant", [call])
 
 
@@ -277,6 +283,6 @@ def _refuse_others(raw: dict[str, Any], known: Collection[str], where: str) -> N
     for name in raw:
         if name not in known:
             raise InvalidRequest(
-                f"{where}.{quoted(name, mark=False)} is not supported. Leave it out.",
+                f"{where}.{quoted(name, mark=False)} is not supported. {way_out(name, NEWER)}.",
                 param=f"{where}.{name}",
             )

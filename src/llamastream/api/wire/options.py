@@ -50,7 +50,7 @@ SAMPLING_OPTIONS = {
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 }
 
-LOGPROBS = "message.output_text.logprobs"
+NEWER = {"functions": "tools", "function_call": "tool_choice"}  # OpenAI's own
 # What a response may be asked to show besides. Of these only LOGPROBS are in answers here: nobody
 # reasons in secret, and no tool of the server's own is called.
 Includable = Literal[
@@ -346,13 +346,18 @@ class GenerationOptions(SamplingOptions):
         return given
 
 
+def way_out(name: str, newer: Mapping[str, str] = NEWER) -> str:
+    """What to do instead of sending a field that is not supported."""
+    return f"Send {newer[name]}, which took its place" if name in newer else "Leave it out"
+
+
 def validate(model: type[Model], body: dict[str, Any]) -> Model:
     """`body` as a `model`. Raises InvalidRequest that names field, limit and value."""
     for name, harmless in model.UNSUPPORTED.items():
         value = body.get(name)
         value = asked(value) if isinstance(value, dict) else value
         if is_asked(value) and not any(_same(value, default) for default in harmless):
-            raise InvalidRequest(f"{name} is not supported. Leave it out.", param=name)
+            raise InvalidRequest(f"{name} is not supported. {way_out(name)}.", param=name)
     try:
         return model.model_validate({k: v for k, v in body.items() if k not in model.UNSUPPORTED})
     except ValidationError as error:

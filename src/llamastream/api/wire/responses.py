@@ -56,7 +56,10 @@ class ItemReference(WireModel):
 
 
 class ReasoningOptions(WireModel):
+    """Nothing is summed up: what was thought is there as it is, which `auto` leaves to us."""
+
     effort: Effort | None = None
+    summary: Literal["auto"] | None = None
 
 
 class ResponseStreamOptions(WireModel):
@@ -85,6 +88,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     background: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     metadata: Metadata | None = None
+    client_metadata: dict[str, str] | None = None  # labels of Codex, without any effect
     max_output_tokens: MaxTokens = None
     truncation: Literal["disabled", "auto"] | None = None
     text: TextOptions | None = None

@@ -20,6 +20,10 @@ MAX_LIMIT = 100  # OpenAI's limit of one page
 MAX_KEY_CHARS = 255  # longest Idempotency-Key
 
 
+CacheRetention = Literal["in_memory", "24h"]
+"""How long a request's cache blocks may be kept at most: not on disk, or for a day."""
+
+
 class Status(StrEnum):
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"

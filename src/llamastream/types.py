@@ -245,6 +245,15 @@ class Grammar(Protocol):
     def start(self) -> Constraint: ...
 
 
+class BlockOwner(Protocol):
+    """For whom the engine keeps blocks of its cache on disk: a conversation, or the first of
+    answers that continue each other."""
+
+    def confirm(self) -> None:
+        """What is to be kept is stored: nothing was written before."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """Token ids in: what the engine is asked to continue.
@@ -267,6 +276,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     prompt_logprobs: int | None = None
     expected_ids: Sequence[int] = ()
+    owner: BlockOwner | None = None  # None: nothing of it is kept on disk
 
 
 class Token(NamedTuple):
@@ -350,6 +360,18 @@ class EngineState(StrEnum):
     DEAD = "dead"
 
 
+class DiskStatus(NamedTuple):
+    """Blocks of the KV cache on disk; numbers are those since the start."""
+
+    num_bytes: int = 0
+    max_bytes: int = 0
+    num_read: int = 0
+    num_written: int = 0
+    num_dropped: int = 0  # not written: the disk was too slow, too full or failing
+    num_damaged: int = 0  # and so not used
+    num_failures: int = 0  # of the file system
+
+
 class EngineStatus(NamedTuple):
     """A snapshot for health checks, admission and metrics."""
 
@@ -362,3 +384,4 @@ class EngineStatus(NamedTuple):
     num_free_blocks: int
     num_drafted_tokens: int = 0  # since the start, by speculation
     num_accepted_tokens: int = 0  # of these, drawn
+    disk: DiskStatus = DiskStatus()

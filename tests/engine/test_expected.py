@@ -8,6 +8,7 @@ from driver import Outcome, make_request, run_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make_runners import RUNNERS, MakeRunner
+from test_block_manager import manager, sequence
 from test_llm_engine_properties import (
     VOCAB_SIZE,
     alone,
@@ -107,3 +108,10 @@ def test_without_a_salt_nothing_is_taken_from_the_cache_and_nothing_left() -> No
     for one, num_cached in ((apart, 0), (request, 0), (request, 32), (apart, 0)):
         end = run_all(engine, [one])[one.request_id].end
         assert isinstance(end, Finished) and end.num_cached_tokens == num_cached
+
+
+def test_without_a_salt_nothing_is_read_from_the_disk_either() -> None:
+    seq, shared = sequence(list(range(12))), sequence(list(range(12)))
+    seq.cache_salt = None
+    assert manager().hold(seq, lambda _: True, keep_free=0) == {}
+    assert len(manager().hold(shared, lambda _: True, keep_free=0)) == 2

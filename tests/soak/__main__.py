@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.disk import NotHere
+from tests.soak.cache import cache
 from tests.soak.cluster import (
     cluster_hang,
     cluster_postgres,
@@ -34,6 +35,7 @@ from tests.soak.verifying import verify
 # With the rounds that each plays unless told otherwise.
 SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = {
     "kill": (kill, 200),
+    "cache": (cache, 100),
     "reader": (reader, 20),
     "rst": (rst, 20),
     "half-open": (half_open, 10),

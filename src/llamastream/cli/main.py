@@ -15,7 +15,7 @@ from llamastream import __version__
 from llamastream.errors import ChatError, exit_code
 
 # cli/NAME.py has NAME
-COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "keys", "verify")
+COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "cache", "keys", "verify")
 
 
 class _LazyCommands(TyperGroup):

@@ -138,6 +138,7 @@ class Admission:
             cache_salt=request.cache_salt,
             scope=request.scope,
             prompt_logprobs=request.prompt_logprobs,
+            owner=request.owner,
             guide=None if grammar is None else Guide(grammar),
         )
 

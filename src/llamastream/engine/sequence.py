@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llamastream.engine.drafting import Drafting
 from llamastream.sampling import SamplingParams
-from llamastream.types import Constraint, FinishReason, Grammar
+from llamastream.types import BlockOwner, Constraint, FinishReason, Grammar
 
 
 @dataclass(slots=True, eq=False)
@@ -39,9 +39,9 @@ class Guide:
 class Sequence:
     """Compared by identity. `token_ids` (max_num_tokens,) int32 has its final size from the start.
 
-    `block_table` and `num_registered_blocks` belong to BlockManager, `drafting` and what is behind
-    num_tokens to Speculation, `guide` to Masking. That and `block_hashes` outlive a preemption:
-    they depend on tokens only.
+    `block_table` and `num_registered_blocks` belong to BlockManager, `num_offered_blocks` to Spill,
+    `drafting` and what is behind num_tokens to Speculation, `guide` to Masking. That and
+    `block_hashes` outlive a preemption: they depend on tokens only.
     """
 
     request_id: str
@@ -62,6 +62,8 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered_blocks: int = 0  # leading blocks that the prefix cache was told of
+    owner: BlockOwner | None = None  # for whom they are kept on disk
+    num_offered_blocks: int = 0  # leading blocks that are, or will be, if the disk can
     admitted_s: float = field(default_factory=time.perf_counter)
     queue_s: float | None = None  # until first scheduled
     drafting: Drafting = field(default_factory=Drafting)

@@ -24,11 +24,12 @@ from llamastream.generation.generation import (
     State,
 )
 from llamastream.generation.grammars import Compiling
+from llamastream.generation.prefixes import DiskCache
 from llamastream.generation.prompts import Prompting
 from llamastream.generation.quotas import Quotas
 from llamastream.generation.receipts import digest_of
 from llamastream.keys import Keys
-from llamastream.records import IdempotencyKey, Item
+from llamastream.records import CacheRetention, IdempotencyKey, Item
 from llamastream.sampling import MAX_SEED, SamplingParams
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer
 from llamastream.tools import CallRules
@@ -60,6 +61,7 @@ class NewAnswer:
     background: bool = False
     shows_prompt_ids: bool = False
     idempotency: IdempotencyKey | None = None
+    cache_retention: CacheRetention | None = None
 
 
 class Ephemeral:
@@ -104,13 +106,16 @@ class Answers:
         model_id: str = "",
         sampling: SamplingParams = DEFAULT_SAMPLING,
         quotas: Quotas | None = None,
+        disk: DiskCache | None = None,
     ) -> None:
         """`model_id` changes with whatever changes an answer: weights, tokenizer, precision.
-        `sampling` holds the model's own defaults, for what a request leaves out.
+        `sampling` holds the model's own defaults, for what a request leaves out. `disk`: where the
+        engine keeps what it computed for stored answers.
         """
         self.model_name = model_name
         self.model_id = model_id
         self.sampling = sampling
+        self.disk = disk
         self.tokenizer = tokenizer
         self.prompting = Prompting(tokenizer, prompts)
         self.grammars = Compiling(tokenizer, lambda: self.status().vocab_size)
@@ -211,6 +216,7 @@ class Answers:
             has_input=bool(new.input_items),
             grammar=self.grammars.recorded(spec),
             prompt_sha256=digest_of(first.ids) if new.store else None,
+            cache_retention=new.cache_retention,
         )
         given = request.sampling.seed
         seeds = [secrets.randbits(64) if given is None else given for _ in fitted]

@@ -49,6 +49,13 @@ def find(
     raise NotFound(f"{kind.capitalize()} {quoted(id)} not found.", param=f"{kind}_id")
 
 
+def known_ids(conn: Connection, *, ids: Sequence[str]) -> set[str]:
+    """Those that a conversation or a response has, of whatever scope."""
+    tables = _TABLES.values()
+    some = [conn.execute(select(t.c.id).where(t.c.id.in_(ids))).scalars() for t in tables]
+    return set().union(*some)
+
+
 def to_response(row: Row[Any]) -> Response:
     """From a row of RESPONSE_COLUMNS."""
     with reading("response", row.id):

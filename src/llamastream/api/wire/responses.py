@@ -76,7 +76,6 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         "moderation": (),
         "prompt": (),
         "prompt_cache_options": (),
-        "prompt_cache_retention": (),
         "service_tier": ("auto", "default"),
     }
 
@@ -231,6 +230,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             previous_response_id=body.previous_response_id,
             background=bool(body.background),
             idempotency=caller.key,
+            cache_retention=body.prompt_cache_retention,
         )
         if self._turns is not None and not body.is_stored:
             self._turns.begin(new.id, messages)

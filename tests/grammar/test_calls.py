@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from tests.doubles.call_formats import FORMATS, Call, Piece, written
+from tests.doubles.call_formats import FORMATS, QUOTES, Call, Piece, written
 from vocabularies import allowed, grammars_of, tokenizer_of
 
 from llamastream.errors import InvalidRequest
@@ -155,6 +155,35 @@ def test_unknown_names_and_wrong_types_cannot_be_drawn(name: str) -> None:
     assert num_taken(grammar, ids)[0] < len(ids)
     ids = ids_of(written(format, "", [("weather", {})]))
     assert num_taken(grammar, ids)[0] < len(ids)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_object_inside_may_have_keys_that_nobody_named(name: str) -> None:
+    format = FORMATS[name]
+    near = {"type": "object", "properties": {"x": {"type": "integer"}, "it's": {}}}
+    numbers = near | {"additionalProperties": {"type": "integer"}}
+    properties = {"any": near, "numbers": numbers, "none": near | {"additionalProperties": False}}
+    tool = Tool("f", None, json.dumps({"type": "object", "properties": properties}))
+    grammar, rules = compiled("bytes", format, (tool,)), rules_of(format, (tool,))
+    good = {"x": 1}
+    for given, is_allowed in (
+        ({"any": good | {"z/y": "a", "|": None}}, True),
+        ({"any": {"z": [1]}}, True),
+        ({"any": {"z": 1, "x": 2}}, False),  # in another order
+        ({"any": {"x": "a"}}, False),
+        ({"numbers": {"z": 1}}, True),
+        ({"numbers": good | {"z": "a"}}, False),
+        ({"none": good | {"z": 1}}, False),
+        ({"none": good}, True),
+    ):
+        for quote in QUOTES:
+            pieces = written(format, "", [("f", given)], quote)
+            ids = ids_of(pieces)
+            num, is_end = num_taken(grammar, ids)
+            assert (num == len(ids) and is_end) == is_allowed, given
+            if is_allowed:
+                (call,) = read(rules, pieces)[1]
+                assert json.loads(call.arguments) == given
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -260,6 +260,30 @@ def test_a_text_is_what_a_custom_tool_is_called_with(name: str) -> None:
     assert (said, call.name, call.arguments, call.kind) == ("", "patch", text, "custom")
 
 
+def test_a_grammar_of_patches_as_coding_agents_send_it() -> None:
+    patches = """
+        start: begin change+ end
+        begin: "*** Begin Patch" LF
+        end: "*** End Patch" LF?
+        change: add | remove | update
+        add: "*** Add File: " name LF ("+" /(.*)/ LF)+
+        remove: "*** Delete File: " name LF
+        update: "*** Update File: " name LF move? part+
+        move: "*** Move to: " name LF
+        part: ("@@" | "@@ " /(.+)/) LF (("+" | "-" | " ") /(.*)/ LF)+
+        name: /(.+)/
+        %import common.LF
+    """
+    tools = (*TOOLS, Tool("patch", input_syntax="lark", definition=patches))
+    grammar = compiled("bytes", FORMATS["hermes"], tools)
+    head = '<tool_call>\n{"name": "patch"}\n'
+    good = "*** Begin Patch\n*** Update File: a b.py\n@@ f\n-  x\n+  </tool_call>\n*** End Patch"
+    ids = ids_of([head, good])
+    assert num_taken(grammar, ids) == (len(ids), True)
+    wrong = head + good.replace("-  x", "*  x")
+    assert num_taken(grammar, ids_of([wrong]))[0] == wrong.index("*  x")
+
+
 def test_what_cannot_be_enforced_is_refused_or_told() -> None:
     schema = json.dumps(PLACE | {"not": {"required": ["days"]}})
     strict = (Tool("weather", None, schema, strict=True, param="tools[0].function.parameters"),)

@@ -47,7 +47,7 @@ class BlockManager:
         remain. The caller frees by `free(seq)`, once. Raises NoFreeBlocks with nothing changed.
         """
         found = self._find_prefix(seq)
-        num_new = self._num_blocks_for(seq) - len(found)
+        num_new = -(-seq.num_wanted_tokens // self.block_size) - len(found)
         num_revived = sum(self._ref_counts[block] == 0 for block in found)
         if num_new + num_revived + keep_free > len(self._free):
             raise NoFreeBlocks
@@ -65,7 +65,7 @@ class BlockManager:
         released = Counter(block for one in freed for block in one.block_table)
         num_free = len(self._free) + sum(self._ref_counts[b] == n for b, n in released.items())
         found = self._find_prefix(seq)
-        num_new = self._num_blocks_for(seq) - len(found)
+        num_new = -(-seq.num_wanted_tokens // self.block_size) - len(found)
         num_revived = sum(self._ref_counts[block] == released[block] for block in found)
         return num_new + num_revived + keep_free <= num_free
 
@@ -151,9 +151,6 @@ class BlockManager:
         )
         hashed = {digest: block for block, digest in enumerate(self._hashes) if digest is not None}
         assert hashed == self._block_of, "hashes of blocks and blocks of hashes disagree"
-
-    def _num_blocks_for(self, seq: Sequence) -> int:
-        return -(-(seq.num_tokens + seq.num_expected_tokens) // self.block_size)
 
     def _may_share(self, seq: Sequence) -> bool:
         return self._enable_prefix_caching and seq.cache_salt is not None

@@ -97,6 +97,11 @@ class Sequence:
         return self.guide is not None and self.guide.num_known != self.num_tokens
 
     @property
+    def num_wanted_tokens(self) -> int:
+        """What needs blocks to begin with."""
+        return self.num_tokens + self.num_expected_tokens
+
+    @property
     def num_ahead(self) -> int:
         """Tokens behind the last one that are to be computed along, all of them expected; where a
         grammar rules, those that have their masks."""

@@ -1,5 +1,5 @@
-"""What Ray Serve costs: processor time of its ingress for each token, and two replicas with one thread
-each beside one with two.
+"""What Ray Serve costs: its ingress for a token, and two replicas with one thread each beside one
+with two.
 
 make .make/ray && .venv-ray/bin/python -m tests.ray.price
 """

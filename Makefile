@@ -22,7 +22,7 @@ help:
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
 	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
-	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|hang|disk|takeover|... ROUNDS=20)"
+	@echo "make soak    streams under failures   (SCENARIO=kill|calls|reader|rst|half-open|slow|postgres|hang|disk|takeover|... ROUNDS=20)"
 	@echo "make cluster-demo   three replicas on two Ray nodes here; one is killed under a stream"
 	@echo "make test-ray    the service under Ray Serve, in an environment of its own"
 	@echo "make test-clients   SDKs and agents of others, unmodified, in an environment of their own (1 GB)"

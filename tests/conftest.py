@@ -15,6 +15,7 @@ class Group(NamedTuple):
 
 GROUPS = (
     Group("nginx", r"nginx or openssl", "apt-get install nginx openssl"),
+    Group("HAProxy", r"haproxy is missing", "apt-get install haproxy"),
     Group("other machines (qemu)", r"qemu-user", "apt-get install qemu-user g++-aarch64-linux-gnu"),
     Group("PostgreSQL", r"PostgreSQL server|initdb", "apt-get install postgresql"),
     Group("Jina", r"jina's environment", "make test-jina"),

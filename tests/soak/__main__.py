@@ -26,7 +26,7 @@ from tests.soak.cluster import (
 )
 from tests.soak.databases import disk, hang, postgres
 from tests.soak.dying_readers import reader
-from tests.soak.kill import kill
+from tests.soak.kill import calls, kill
 from tests.soak.network import half_open, rst
 from tests.soak.rounds import Figures
 from tests.soak.slow import slow
@@ -34,6 +34,7 @@ from tests.soak.slow import slow
 # With the rounds that each plays unless told otherwise.
 SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = {
     "kill": (kill, 200),
+    "calls": (calls, 100),
     "cache": (cache, 100),
     "reader": (reader, 20),
     "rst": (rst, 20),

@@ -2,7 +2,7 @@
 
     python -m bench.drawn_calls [--draws 1000] [--model demo]
 
-Three ways to ask, each with another seed per draw: `required` and a tool by name must give calls
+Four ways to ask, each with another seed per draw: `required` and a tool by name must give calls
 that fit their schemas, and `auto` text without a tag, or calls that fit. An answer that is cut off
 at its limit is counted apart, and what it holds whole must fit. Ends with a line of JSON; exits
 with 1 if one does not.
@@ -39,7 +39,8 @@ TOOLS = tuple(Tool(name, f"Does {name}.", json.dumps(s)) for name, s in SCHEMAS.
 ASKED = ("How is the weather in Oslo?", "Send Ann 5 dollars.", "Hello!", "What is the time?")
 CHOICES = {
     "auto": ToolChoice(),
-    "required": ToolChoice(is_required=True),
+    "required": ToolChoice(is_required=True, parallel=False),
+    "required, several": ToolChoice(is_required=True),
     "named": ToolChoice(is_required=True, names=("send_money",), parallel=False),
 }
 

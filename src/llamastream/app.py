@@ -34,6 +34,7 @@ from llamastream.engine.trial import try_weights
 from llamastream.errors import ConfigError, ModelError, StoreBusy, StoreUnavailable
 from llamastream.generation import Answers, Quotas, StoredAnswers, StorePolicy
 from llamastream.generation.engine import Engine
+from llamastream.generation.receipts import ELSEWHERE, Computation
 from llamastream.models import Checkpoint, Progress, open_checkpoint
 from llamastream.models.packed import image_path, mark_used, trim
 from llamastream.records import ConversationLimits, Retention
@@ -308,9 +309,9 @@ def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """
     if device == REMOTE:
         digest = hashlib.sha256(checkpoint.tokenizer.tokenizer_json.encode())
-        return f"{digest.hexdigest()[:32]}-vllm"
-    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
-    return f"{checkpoint.content_digest()}-{dtype}{kind}"
+        return Computation(digest.hexdigest()[:32], ELSEWHERE).model_id
+    arithmetic = str(ARITHMETIC) if device == "cpu" else "gpu"
+    return Computation(checkpoint.content_digest(), dtype, arithmetic).model_id
 
 
 def _in_bytes(

@@ -121,6 +121,15 @@ class Response:
     error: str | None
 
 
+class Recorded(NamedTuple):
+    """A response with what it was drawn from."""
+
+    response: Response
+    prompt_ids: tuple[int, ...] | None  # None: kept no more, or of an older release
+    sampling: SamplingParams
+    token_ids: tuple[int, ...]
+
+
 class DrawnLog(Protocol):
     """The tokens of a response, in order of position. It grows at its end alone, and is read on the
     store's thread, too."""

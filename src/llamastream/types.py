@@ -260,19 +260,22 @@ class GenerationRequest:
 
     `output_ids` were generated before (a stream resumed after a restart): they count towards
     `max_tokens`, are not reported again, and generation goes on at the position after them.
-    `cache_salt` keeps the prefix caches of different API keys apart; seats and tokens are shared
-    out by `scope`. With a `grammar` only what it allows is drawn. With `prompt_logprobs` the
-    prompt's tokens are reported as well, but for the first, with so many alternatives.
+    `expected_ids` are believed to come next: they are computed along as a prompt is, and each is
+    drawn none the less. `cache_salt` keeps the prefix caches of different API keys apart, None: all
+    is computed, and nothing left there; seats and tokens are shared out by `scope`. With a
+    `grammar` only what it allows is drawn. With `prompt_logprobs` the prompt's tokens are reported
+    as well, but for the first, with so many alternatives.
     """
 
     request_id: str
     prompt_ids: Sequence[int]
     sampling: SamplingParams
     output_ids: Sequence[int] = ()
-    cache_salt: bytes = b""
+    cache_salt: bytes | None = b""
     scope: str = ""
     grammar: Grammar | None = None
     prompt_logprobs: int | None = None
+    expected_ids: Sequence[int] = ()
     owner: BlockOwner | None = None  # None: nothing of it is kept on disk
 
 

@@ -30,6 +30,7 @@ from tests.soak.kill import calls, kill
 from tests.soak.network import half_open, rst
 from tests.soak.rounds import Figures
 from tests.soak.slow import slow
+from tests.soak.verifying import verify
 
 # With the rounds that each plays unless told otherwise.
 SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = {
@@ -51,6 +52,7 @@ SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = 
     "poison": (poison, 10),
     "cluster-postgres": (cluster_postgres, 10),
     "cluster-hang": (cluster_hang, 5),
+    "verify": (verify, 1000),
 }
 
 

@@ -40,13 +40,14 @@ class BlockManager:
         return len(self._free)
 
     def allocate(self, seq: Sequence, *, keep_free: int = 0) -> int:
-        """Give `seq` blocks for all its tokens; return how many tokens the prefix cache had.
+        """Give `seq` blocks for all its tokens, and those it expects; return how many tokens the
+        prefix cache had.
 
         At least the last token is left to compute, so that logits exist. `keep_free` blocks must
         remain. The caller frees by `free(seq)`, once. Raises NoFreeBlocks with nothing changed.
         """
         found = self._find_prefix(seq)
-        num_new = -(-seq.num_tokens // self.block_size) - len(found)
+        num_new = -(-seq.num_wanted_tokens // self.block_size) - len(found)
         num_revived = sum(self._ref_counts[block] == 0 for block in found)
         if num_new + num_revived + keep_free > len(self._free):
             raise NoFreeBlocks
@@ -64,7 +65,7 @@ class BlockManager:
         released = Counter(block for one in freed for block in one.block_table)
         num_free = len(self._free) + sum(self._ref_counts[b] == n for b, n in released.items())
         found = self._find_prefix(seq)
-        num_new = -(-seq.num_tokens // self.block_size) - len(found)
+        num_new = -(-seq.num_wanted_tokens // self.block_size) - len(found)
         num_revived = sum(self._ref_counts[block] == released[block] for block in found)
         return num_new + num_revived + keep_free <= num_free
 
@@ -92,7 +93,7 @@ class BlockManager:
         A block whose content is cached already stays private, so that a hash names one block.
         """
         num_full = seq.num_computed_tokens // self.block_size
-        if num_full == seq.num_registered_blocks or not self._enable_prefix_caching:
+        if num_full == seq.num_registered_blocks or not self._may_share(seq):
             return
         self._extend_hashes(seq, num_full)
         for index in range(seq.num_registered_blocks, num_full):
@@ -107,7 +108,7 @@ class BlockManager:
     ) -> dict[bytes, int]:
         """Blocks for what `seq` starts with and is not cached, as far as `is_kept` elsewhere, by
         hash. They are to be filled, and given back by `fill`. `keep_free` others remain."""
-        if not self._enable_prefix_caching:
+        if not self._may_share(seq):
             return {}
         digests = seq.block_hashes[: self._extend_to_cached(seq)]
         known = [block for digest in digests if (block := self._block_of.get(digest)) is not None]
@@ -151,9 +152,12 @@ class BlockManager:
         hashed = {digest: block for block, digest in enumerate(self._hashes) if digest is not None}
         assert hashed == self._block_of, "hashes of blocks and blocks of hashes disagree"
 
+    def _may_share(self, seq: Sequence) -> bool:
+        return self._enable_prefix_caching and seq.cache_salt is not None
+
     def _find_prefix(self, seq: Sequence) -> list[int]:
         """The cached blocks that `seq` starts with, one token at least being left over."""
-        if not self._enable_prefix_caching:
+        if not self._may_share(seq):
             return []
         found: list[int] = []
         for digest in seq.block_hashes[: self._extend_to_cached(seq)]:
@@ -184,6 +188,7 @@ class BlockManager:
         A weaker hash would let one user's crafted prompt read another's cached keys and values.
         """
         hashes, size = seq.block_hashes, self.block_size
+        assert seq.cache_salt is not None
         for index in range(len(hashes), num_blocks):
             parent = hashes[-1] if hashes else hashlib.sha256(seq.cache_salt).digest()
             block_ids = seq.token_ids[index * size : (index + 1) * size]

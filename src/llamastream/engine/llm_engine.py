@@ -275,13 +275,15 @@ class LLMEngine:
         self, seq: Sequence, drawn: list[int], result: StepResult, row: int
     ) -> FinishReason | None:
         """Take one draw, and each further one while the draft before it was right."""
+        is_guess = not seq.num_expected_tokens
         num_drafted = len(drawn) - 1
         drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafted].tolist()
         for num_right, token_id in enumerate(drawn):
             reason = self._take(seq, token_id, result, row + num_right)
             if reason is not None or num_right == num_drafted or token_id != drafts[num_right]:
                 break
-        self._speculation.learn(seq, num_drafted, num_right)
+        if is_guess:
+            self._speculation.learn(seq, num_drafted, num_right)
         return reason
 
     @property

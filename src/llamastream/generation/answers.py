@@ -27,6 +27,7 @@ from llamastream.generation.grammars import Compiling
 from llamastream.generation.prefixes import DiskCache
 from llamastream.generation.prompts import Prompting
 from llamastream.generation.quotas import Quotas
+from llamastream.generation.receipts import digest_of
 from llamastream.keys import Keys
 from llamastream.records import CacheRetention, IdempotencyKey, Item
 from llamastream.sampling import MAX_SEED, SamplingParams
@@ -163,21 +164,25 @@ class Answers:
 
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
-        self.check_room(request)
+        self.check_room(request.scope, request.num_choices)
         fitted = [await self.fit(replace(request, prompt=prompt)) for prompt in request.prompts]
         generation = await self.make(request, new, fitted)
+        self.submit(generation)
+        return generation
+
+    def submit(self, generation: Generation) -> None:
+        """Give it to the engine. Raises what that refuses it with."""
         try:
             self.dispatcher.submit(generation)
         except Exception as error:
             self.count_refusal(error)
             raise
-        return generation
 
-    def check_room(self, request: ChatRequest) -> None:
+    def check_room(self, scope: str, count: int = 1) -> None:
         """Raises Overloaded or RateLimited before anything was done for a request that they will
         refuse: refusals must not cost the others their turns."""
         try:
-            self.dispatcher.engine.check_room(request.scope, request.num_choices)
+            self.dispatcher.engine.check_room(scope, count)
         except ChatError as error:
             self.count_refusal(error)
             raise
@@ -210,6 +215,7 @@ class Answers:
             after=new.after,
             has_input=bool(new.input_items),
             grammar=self.grammars.recorded(spec),
+            prompt_sha256=digest_of(first.ids) if new.store else None,
             cache_retention=new.cache_retention,
         )
         given = request.sampling.seed

@@ -73,6 +73,7 @@ class Details:
     after: str | None = None  # what it follows in its conversation, see Item
     has_input: bool = True  # which then follows that, and the answer follows the input
     grammar: GrammarRecord | None = None
+    prompt_sha256: str | None = None  # see `receipts`; unknown of older answers
     cache_retention: CacheRetention | None = None
 
     def to_json(self) -> Json:

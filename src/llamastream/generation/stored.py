@@ -21,6 +21,7 @@ from llamastream.generation.items import to_messages
 from llamastream.generation.prefixes import Prefixes
 from llamastream.generation.replay import Replay
 from llamastream.generation.takeover import Takeover
+from llamastream.generation.verifying import Verifying
 from llamastream.records import (
     AllowStore,
     Item,
@@ -94,6 +95,7 @@ class StoredAnswers:
         parts = (self._store, self._durability, self._elsewhere, self._replay, self._prefixes)
         self._takeover = Takeover(*parts, dispatcher, model_id=self.answers.model_id)
         self._open_parts.push_async_callback(self._takeover.close)
+        self.verifying = Verifying(self.answers, self._store)
         await self._takeover.start()
         self.is_open = True
         sweeping = _sweep_regularly(self._store, self._policy.retention, self._prefixes)
@@ -174,7 +176,7 @@ class StoredAnswers:
         stored.
         """
         if new.idempotency is None:  # what it began before is found in a full house as well
-            self.answers.check_room(request)
+            self.answers.check_room(request.scope)
         fitted = await self.answers.fit(request)
         generation = await self.answers.make(request, new, [fitted])
         await self._prefixes.own(generation)

@@ -143,6 +143,14 @@ def to_start(row: Row[Any]) -> tuple[tuple[int, ...], SamplingParams]:
         return tuple(unpack_ids(row.prompt_ids)), sampling_from_json(_load(row.sampling))
 
 
+def to_kept_start(row: Row[Any]) -> tuple[tuple[int, ...] | None, SamplingParams]:
+    """The same of one that has ended, whose prompt may be forgotten."""
+    if row.prompt_ids is not None:
+        return to_start(row)
+    with reading("response", row.id):
+        return None, sampling_from_json(_load(row.sampling))
+
+
 def tokens_row(ids: bytes, logprobs: bytes | None) -> Json:
     """The columns TOKEN_COLUMNS."""
     return {

@@ -30,6 +30,7 @@ from llamastream.store.journal import Journal, Refused
 from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
 from llamastream.store.presets import Presets
+from llamastream.store.prompts import Prompts
 from llamastream.store.responses import Responses
 from llamastream.store.rows import known_ids
 from llamastream.store.servers import new_name
@@ -61,6 +62,7 @@ class Store:
         self._writer = writer
         self._clock = clock
         self.responses = Responses(database, writer, journal, clock, limits, model)
+        self.prompts = Prompts(database)
         self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
         self.presets = Presets(database, writer, clock)

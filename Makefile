@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JINA_BIN := .venv-jina/bin
 RAY_BIN := .venv-ray/bin
+CLIENTS_BIN := .venv-clients/bin
 STAMPS := .make
 JOBS ?= 2
 GPU_SITE := .gpu-site
@@ -12,7 +13,7 @@ PAGE := $(wildcard web/*.* web/src/*)
 NODE_OK := $(shell command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split("."); \
   console.log(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? "yes" : "")' 2>/dev/null)
 
-.PHONY: help serve web chat test test-jina test-ray cluster-demo test-gpu soak check format demo-model core protos clean
+.PHONY: help serve web chat test test-jina test-ray test-clients cluster-demo test-gpu soak check format demo-model core protos clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
@@ -21,9 +22,10 @@ help:
 	@echo "make test    lint, types and all tests"
 	@echo "make check   the same without the slow tests"
 	@echo "make test-gpu    the GPU runner, without a GPU under Triton's interpreter"
-	@echo "make soak    streams under failures   (SCENARIO=kill|reader|rst|half-open|slow|postgres|hang|disk|takeover|... ROUNDS=20)"
+	@echo "make soak    streams under failures   (SCENARIO=kill|calls|reader|rst|half-open|slow|postgres|hang|disk|takeover|... ROUNDS=20)"
 	@echo "make cluster-demo   three replicas on two Ray nodes here; one is killed under a stream"
 	@echo "make test-ray    the service under Ray Serve, in an environment of its own"
+	@echo "make test-clients   SDKs and agents of others, unmodified, in an environment of their own (1 GB)"
 	@echo "make test-jina   the unmodified jina client and executor, in their own environment"
 
 # Without the page the service is whole but for `/`, which then says how to build it.
@@ -59,6 +61,10 @@ cluster-demo: $(STAMPS)/ray demo-model
 
 test-ray: $(STAMPS)/ray demo-model
 	$(RAY_BIN)/pytest tests/ray $(ARGS)
+
+# Needs Node.js.
+test-clients: $(STAMPS)/test $(STAMPS)/clients
+	$(CLIENTS_BIN)/pytest -c tests/clients/pytest.ini tests/clients $(ARGS)
 
 # Triton is 180 MB and its interpreter needs an older numpy: both stand apart from the environment.
 test-gpu: $(STAMPS)/test $(STAMPS)/gpu
@@ -126,6 +132,13 @@ $(STAMPS)/ray: pyproject.toml constraints-ray.txt $(CORE)
 	$(PYTHON) -m venv .venv-ray
 	$(RAY_BIN)/pip install --quiet --upgrade pip
 	$(RAY_BIN)/pip install --constraint constraints-ray.txt --editable '.[ray,postgres]' psutil pytest pytest-asyncio
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/clients: constraints-clients.txt tests/clients/js/package-lock.json
+	$(PYTHON) -m venv .venv-clients
+	$(CLIENTS_BIN)/pip install --quiet --upgrade pip
+	$(CLIENTS_BIN)/pip install --requirement constraints-clients.txt
+	cd tests/clients/js && npm ci --no-audit --no-fund
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/gpu: constraints-gpu.txt | $(STAMPS)/venv

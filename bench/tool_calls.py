@@ -23,7 +23,7 @@ import jsonschema
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.doubles.call_formats import FORMATS, Call, Piece, written
+from tests.doubles.call_formats import FORMATS, QUOTES, Call, Piece, written
 
 from llamastream.app import find_model
 from llamastream.config import ModelSettings
@@ -33,10 +33,11 @@ from llamastream.generation.log import joined_parts
 from llamastream.grammar import Grammars
 from llamastream.text import CallReader, Tokenizer
 from llamastream.tools import CallRules, CallSyntax, Tool, ToolFormat
-from llamastream.types import GrammarKind, GrammarSpec, ToolCall
+from llamastream.types import Constraint, GrammarKind, GrammarSpec, ToolCall
 
 KINDS = {"dict": "object", "float": "number", "tuple": "array", "any": None, "Boolean": "boolean"}
 KINDS |= {"HashMap": "object", "String": "string", "ArrayList": "array", "Array": "array"}
+NOT_ALLOWED = "not allowed"
 
 
 class Question(NamedTuple):
@@ -81,8 +82,14 @@ def questions(folder: Path) -> Iterator[Question]:
             for call in right[entry["id"]]:
                 ((name, given),) = call.items()
                 calls.append((name, arguments(given, schemas[name])))
-            fits = all(jsonschema.Draft202012Validator(schemas[n]).is_valid(a) for n, a in calls)
-            yield Question(tools, calls if fits else [])
+            is_right = all(fits(given, schemas[name]) for name, given in calls)
+            yield Question(tools, calls if is_right else [])
+
+
+def fits(given: dict[str, Any], schema: Any) -> bool:
+    """Tools have no arguments but those they name."""
+    is_valid: bool = jsonschema.Draft202012Validator(schema).is_valid(given)
+    return is_valid and given.keys() <= schema["properties"].keys()
 
 
 def arguments(allowed: dict[str, list[Any]], schema: Any) -> dict[str, Any]:
@@ -93,8 +100,8 @@ def arguments(allowed: dict[str, list[Any]], schema: Any) -> dict[str, Any]:
         part = schema["properties"].get(name, {})
         values = [typed(value, part) for value in allowed[name] if value != ""]
         if values and (name in schema.get("required", ()) or "" not in allowed[name]):
-            fits = jsonschema.Draft202012Validator(part).is_valid
-            chosen[name] = next(filter(fits, values), values[0])
+            is_valid = jsonschema.Draft202012Validator(part).is_valid
+            chosen[name] = next(filter(is_valid, values), values[0])
     return chosen
 
 
@@ -210,20 +217,37 @@ def check(
         print(name, error.message[:200])
         return "refused at compile"
     compile_ms.append((time.perf_counter() - began) * 1000)
-    pieces = [ids.get(p, p) if isinstance(p, int) else p for p in written(format, "", calls)]
-    if format.end is not None and format.syntax is CallSyntax.PYTHONIC:
-        pieces[-1] = format.end
+    verdict = ""
+    # Python has both; a string with a format or a pattern is in double ones.
+    for quote in QUOTES[: 1 + (format.syntax is CallSyntax.PYTHONIC)]:
+        asked = written(format, "", calls, quote)
+        pieces = [ids.get(piece, piece) if isinstance(piece, int) else piece for piece in asked]
+        verdict = verdict_of(grammar.start(), rules, pieces, calls, tokenizer)
+        if verdict != NOT_ALLOWED:
+            return verdict if quote == QUOTES[0] else f"{verdict}, in double quotes"
+    return verdict
+
+
+def verdict_of(
+    constraint: Constraint,
+    rules: CallRules,
+    pieces: list[Piece],
+    calls: list[Call],
+    tokenizer: Tokenizer,
+) -> str:
     token_ids = [
         i
         for piece in pieces
         for i in ([piece] if isinstance(piece, int) else tokenizer.encode(piece, add_bos=False))
     ]
-    if grammar.start().num_allowed(token_ids) < len(token_ids):
-        return "not allowed"
-    expected = [(n, json.dumps(a, ensure_ascii=False)) for n, a in calls]
+    if constraint.num_allowed(token_ids) < len(token_ids):
+        return NOT_ALLOWED
+    constraint.append(token_ids)
+    mask = int.from_bytes(constraint.mask(), "little")
+    if not any(mask >> stop & 1 for stop in tokenizer.eos_token_ids):
+        return "not allowed to end"
     for cutting in cuttings(pieces, tokenizer, random.Random(1)):
-        found = read(rules, cutting)
-        if [(n, json.loads(a)) for n, a in found] != [(n, json.loads(a)) for n, a in expected]:
+        if [(n, json.loads(a)) for n, a in read(rules, cutting)] != calls:
             return "read otherwise"
     return "equal"
 

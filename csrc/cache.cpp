@@ -9,8 +9,7 @@ KvCache::KvCache(const ModelShape& s, bool integers, int num_blocks, int block_s
 
 KvHead KvCache::head(int layer, int kv_head) const {
   // All layers of a block lie together: memory is touched, and grows, block by block.
-  return {memory_.data() + ((long)layer * heads_ + kv_head) * head_bytes_, head_bytes_ * heads_ * layers_, block_size_,
-          head_dim_, integers_};
+  return {memory_.data() + ((long)layer * heads_ + kv_head) * head_bytes_, block_bytes(), block_size_, head_dim_, integers_};
 }
 
 static void write_floats(const KvHead& kv, char* block, int offset, const float* key, const float* value) {

@@ -21,6 +21,8 @@ class KvCache {
 
   KvHead head(int layer, int kv_head) const;
   long head_bytes() const { return head_bytes_; }
+  long block_bytes() const { return head_bytes_ * heads_ * layers_; }
+  char* block(int index) const { return memory_.data() + block_bytes() * index; }  // of all layers and heads
   // key, value: one head's, padded to 16 with zeros.
   void write(const Kernels&, int layer, int kv_head, int slot, const float* key, const float* value) const;
 

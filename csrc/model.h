@@ -33,6 +33,7 @@ class Model {
   // Throws std::invalid_argument for arrays that do not fit the limits, std::runtime_error for logits that are not finite.
   void forward(const Step&);
 
+  const KvCache& cache() const { return cache_; }
   const char* isa() const { return kernels_.isa; }
   const ModelLimits limits;
   const ModelShape shape;

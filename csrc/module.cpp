@@ -265,6 +265,14 @@ NB_MODULE(_core, m) {
            nb::arg("weights"), nb::arg("config"), nb::arg("limits"), nb::arg("cos"), nb::arg("sin"), nb::kw_only(),
            nb::arg("isa"))
       .def("forward", &forward, nb::arg("batch"), nb::arg("results"))
+      .def("block",
+           [](nb::handle_t<Model> self, int index) {
+             const Model& model = nb::cast<const Model&>(self);
+             if (index < 0 || index >= model.limits.num_blocks) throw std::invalid_argument("index must be of a block.");
+             const KvCache& cache = model.cache();
+             return nb::ndarray<uint8_t, nb::numpy, nb::ndim<1>>(cache.block(index), {(size_t)cache.block_bytes()}, self);
+           },
+           nb::arg("index"))
       .def_prop_ro("isa", &Model::isa);
   m.def("available_isas", [] {
     std::vector<std::string> names;

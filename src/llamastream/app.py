@@ -7,24 +7,34 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from llamastream.config import GIB, DType, EngineSettings, ModelSettings, StoreSettings
+from llamastream.config import (
+    GIB,
+    DataSettings,
+    DType,
+    EngineSettings,
+    ModelSettings,
+    StoreSettings,
+)
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.bandwidth import memory_bandwidth
+from llamastream.engine.block_files import BlockFiles, FolderUse, clear, folder_uses
 from llamastream.engine.cpu_runner import CpuRunner, num_threads
+from llamastream.engine.disk_cache import DiskCache
 from llamastream.engine.footprint import Footprint, footprint
 from llamastream.engine.gpu.device import choose_device
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import Runner
 from llamastream.engine.trial import try_weights
-from llamastream.errors import ModelError, StoreBusy, StoreUnavailable
+from llamastream.errors import ConfigError, ModelError, StoreBusy, StoreUnavailable
 from llamastream.generation import Answers, Quotas, StoredAnswers, StorePolicy
 from llamastream.generation.engine import Engine
+from llamastream.generation.receipts import ELSEWHERE, Computation
 from llamastream.models import Checkpoint, Progress, open_checkpoint
 from llamastream.models.packed import image_path, mark_used, trim
 from llamastream.records import ConversationLimits, Retention
@@ -37,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
 REMOTE = "remote"  # in place of a device
+KV_FOLDER = "kv"  # in the data folder
 STORE_RETRY_S = 1.0  # between two tries to open the database
 WAITING_SAID_EVERY_S = 10.0
 PROBE = (
@@ -135,8 +146,10 @@ def assemble(
     progress: Progress | None = None,
     quotas: Quotas | None = None,
     engines: EngineSettings | None = None,
+    store: StoreSettings | None = None,
 ) -> Assembly:
     """Everything but a transport. The weights load on the engine's thread once the service starts.
+    `store`: of the answers that will be stored, if any.
 
     Raises ModelError for whatever can be known before the weights are read, and ConfigError.
     """
@@ -146,6 +159,8 @@ def assemble(
     device = choose_device(settings.device) if remote is None else REMOTE
     checkpoint = find_model(settings, progress, with_weights=remote is None)
     tokenizer, prompts = make_prompts(checkpoint, settings)
+    model_id = _model_id(checkpoint, settings.dtype, device)
+    disk = None if store is None else _open_disk_cache(settings, store, device, model_id)
     engine: Engine
     if remote is not None:
         engine = _remote_engine(remote, settings, checkpoint, tokenizer)
@@ -155,7 +170,7 @@ def assemble(
             runner = load_runner(checkpoint, settings, device, progress)
             for warning in (*checkpoint.warnings, *prompts.warnings):
                 logger.warning("model %s: %s", checkpoint.name, warning)
-            return LLMEngine(runner, settings.engine_config())
+            return LLMEngine(runner, settings.engine_config(), disk=disk)
 
         engine = AsyncEngine(load)
     answers = Answers(
@@ -163,11 +178,46 @@ def assemble(
         tokenizer,
         prompts,
         model_name=served_model_name or checkpoint.name,
-        model_id=_model_id(checkpoint, settings.dtype, device),
+        model_id=model_id,
         sampling=checkpoint.sampling,
         quotas=quotas,
+        disk=disk,
     )
     return Assembly(checkpoint, engine, answers)
+
+
+def _open_disk_cache(
+    settings: ModelSettings, store: StoreSettings, device: str, model_id: str
+) -> DiskCache | None:
+    """None where blocks are not kept. Raises ConfigError where they are asked for and cannot be."""
+    size = store.kv_disk_gib
+    if size == 0:
+        return None
+    if device != "cpu" or not settings.prefix_caching:
+        if size is not None:
+            raise ConfigError(
+                "kv_disk_gib is about the prefix cache of a model that this machine's CPU computes:"
+                " leave it out, or serve with --device cpu and --prefix-caching."
+            )
+        return None
+    try:
+        files = BlockFiles.open(
+            settings.data_dir / KV_FOLDER, None if size is None else int(size * GIB)
+        )
+    except OSError as error:
+        logger.warning("KV blocks are not kept on disk: %s", error)
+        return None
+    return DiskCache(files, model_id)
+
+
+def kv_folder_uses(data: DataSettings) -> Iterator[FolderUse]:
+    """What servers keep of their caches on disk, or have left there."""
+    return folder_uses(data.data_dir / KV_FOLDER)
+
+
+def clear_kv_folders(data: DataSettings) -> int:
+    """Remove all of it, but for servers that run; returns how many these are."""
+    return clear(data.data_dir / KV_FOLDER)
 
 
 def join_store(answers: Answers, store: StoreSettings, *, data_dir: Path) -> StoredAnswers:
@@ -259,9 +309,9 @@ def _model_id(checkpoint: Checkpoint, dtype: str, device: str) -> str:
     """
     if device == REMOTE:
         digest = hashlib.sha256(checkpoint.tokenizer.tokenizer_json.encode())
-        return f"{digest.hexdigest()[:32]}-vllm"
-    kind = f"-{ARITHMETIC}" if device == "cpu" else "-gpu"
-    return f"{checkpoint.content_digest()}-{dtype}{kind}"
+        return Computation(digest.hexdigest()[:32], ELSEWHERE).model_id
+    arithmetic = str(ARITHMETIC) if device == "cpu" else "gpu"
+    return Computation(checkpoint.content_digest(), dtype, arithmetic).model_id
 
 
 def _in_bytes(

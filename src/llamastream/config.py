@@ -310,6 +310,12 @@ class StoreSettings(Settings):
     store_wait: float = Field(
         30.0, ge=0, description="Seconds that the start waits for a PostgreSQL that is not up yet."
     )
+    kv_disk_gib: float | None = Field(
+        None,
+        ge=0,
+        description="Disk for what was computed for stored answers, in GiB; 0 keeps nothing. "
+        "[a tenth of the free space, at most 20]",
+    )
     server_name: str = Field(
         "main", description="What logs and the database call this server, e.g. its machine's name."
     )

@@ -12,6 +12,7 @@ ChatError
 ├── PayloadTooLarge (413)
 ├── UnsupportedMediaType (415)
 ├── MisdirectedRequest (421)         a host that this server is not
+├── NotVerifiable (422)              a stored answer that cannot be computed again here
 ├── Overloaded (429)                 the queue is full; `retry_after_s` says when to come back
 │   └── RateLimited (429)            a limit of this key
 ├── InternalError (500, exit 70)     our own bug, or a runner that failed in the middle
@@ -132,6 +133,17 @@ class Forbidden(ChatError):
 class MisdirectedRequest(ChatError):
     status = 421
     code = "misdirected_request"
+
+
+class NotVerifiable(ChatError):
+    """422 and not 409, which the official client sends again."""
+
+    status = 422
+    code = "not_verifiable"
+
+    def __init__(self, response_id: str, reason: str) -> None:
+        super().__init__(f"Response {quoted(response_id)} {reason}.", param="response_id")
+        self.reason = reason
 
 
 class NotFound(ChatError):

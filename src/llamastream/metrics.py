@@ -78,6 +78,7 @@ class Metrics:
         self._watch("running", "Requests in the running batch", lambda: status().num_running)
         self._watch("waiting", "Requests in the queue", lambda: status().num_waiting)
         self._watch("kv_usage", "Share of KV cache blocks in use", lambda: _kv_usage(status()))
+        registry.register(_DiskCounters(status))
         registry.register(_TokenCounters(status, lambda: self.num_output_tokens))
         registry.register(_KeyCounters(by_key))
 
@@ -112,6 +113,32 @@ class _TokenCounters(Collector):
             "Of these, tokens that were drawn: each saved most of a step",
             status.num_accepted_tokens,
         )
+
+
+class _DiskCounters(Collector):
+    """Of the cache on disk (--kv-disk-gib)."""
+
+    def __init__(self, status: Callable[[], EngineStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        disk = self._status().disk
+        name = "llamastream_kv_disk"
+        yield GaugeMetricFamily(f"{name}_bytes", "KV blocks on disk", disk.num_bytes)
+        yield GaugeMetricFamily(f"{name}_max_bytes", "Most that there may be", disk.max_bytes)
+        yield CounterMetricFamily(
+            f"{name}_failures", "Errors of the file system", disk.num_failures
+        )
+        blocks = CounterMetricFamily(
+            f"{name}_blocks",
+            "Blocks read, written, not written (dropped), and found damaged",
+            labels=["what"],
+        )
+        blocks.add_metric(["read"], disk.num_read)
+        blocks.add_metric(["written"], disk.num_written)
+        blocks.add_metric(["dropped"], disk.num_dropped)
+        blocks.add_metric(["damaged"], disk.num_damaged)
+        yield blocks
 
 
 class _KeyCounters(Collector):

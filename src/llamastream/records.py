@@ -20,6 +20,10 @@ MAX_LIMIT = 100  # OpenAI's limit of one page
 MAX_KEY_CHARS = 255  # longest Idempotency-Key
 
 
+CacheRetention = Literal["in_memory", "24h"]
+"""How long a request's cache blocks may be kept at most: not on disk, or for a day."""
+
+
 class Status(StrEnum):
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
@@ -115,6 +119,15 @@ class Response:
     request: Json
     result: Json | None  # None until finished, and when a restart failed it
     error: str | None
+
+
+class Recorded(NamedTuple):
+    """A response with what it was drawn from."""
+
+    response: Response
+    prompt_ids: tuple[int, ...] | None  # None: kept no more, or of an older release
+    sampling: SamplingParams
+    token_ids: tuple[int, ...]
 
 
 class DrawnLog(Protocol):

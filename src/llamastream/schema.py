@@ -26,7 +26,9 @@ class PromptDocument(BaseDoc):
     The server wants `max_tokens`; an Executor has a default. Over gRPC an integer has 32 bits, so
     `seed`, too. `truncation`: "auto" drops the oldest turns of a conversation that is too long.
     `logprobs` asks for the output's `logprob`. The answer is JSON that fits `json_schema`, a JSON
-    schema as text. `api_key` is for the stock jina.Client, which can
+    schema as text. It may call `tools`, a list as OpenAI's chats take it, as JSON text. What the
+    assistant said may have `tool_calls`, as text, too, and a message with the role `tool` is the
+    result for its `tool_call_id`. `api_key` is for the stock jina.Client, which can
     send no header over gRPC. `store` keeps the answer: `stream_id`, which is on each of
     its documents, resumes it behind `starting_after`, the last sequence number that was seen, and
     needs no prompt.
@@ -48,6 +50,7 @@ class PromptDocument(BaseDoc):
     truncation: Optional[str] = None
     logprobs: Optional[bool] = None
     json_schema: Optional[str] = None
+    tools: Optional[str] = None
     api_key: Optional[str] = None
     store: Optional[bool] = None
     stream_id: Optional[str] = None
@@ -66,6 +69,8 @@ class ModelOutputDocument(BaseDoc):
     A token that completes no character brings no document, and a reader far behind gets several
     tokens in one: `token_id` is then the last. `finish_reason` is on the last document if the end
     came with its token ("length"). A stop token or stop string brings no text, and no document.
+    `tool_calls` are pieces of calls as JSON text: a list of objects with `id`, `name` and
+    `arguments`, of which those with one id add up to one call.
     A stored answer has its `stream_id` on each document, and there each has one token.
     """
 
@@ -74,4 +79,5 @@ class ModelOutputDocument(BaseDoc):
     sequence_number: Optional[int] = None
     finish_reason: Optional[str] = None
     logprob: Optional[float] = None
+    tool_calls: Optional[str] = None
     stream_id: Optional[str] = None

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 
 WHITE = " \t\r\n"
 ANY_WHITE = r"[ \t\r\n]*"
-ANY_NAME = r"[A-Za-z0-9_.-]+"  # of a function, in the regular expressions of grammars, too
+ANY_NAME = r"[A-Za-z0-9_.:-]+"  # of a function, in the regular expressions of grammars, too
+NAMESPACE_MARK = ":"  # behind a namespace's name; no name that a client gives has one
 NO_PARAMETERS = '{"type":"object","properties":{},"additionalProperties":false}'
 InputSyntax = Literal["text", "lark", "regex"]
 
@@ -158,6 +159,17 @@ class Head:
                 return 0 if expected.startswith(found) and place + len(found) == len(text) else None
             place += len(expected)
         return place
+
+
+def name_in(namespace: str | None, name: str) -> str:
+    """What the model calls it."""
+    return name if namespace is None else f"{namespace}{NAMESPACE_MARK}{name}"
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """Its namespace, and its name there."""
+    namespace, mark, inner = name.partition(NAMESPACE_MARK)
+    return (namespace, inner) if mark else (None, name)
 
 
 def call_id(response_id: str, choice: int, index: int) -> str:

@@ -245,25 +245,38 @@ class Grammar(Protocol):
     def start(self) -> Constraint: ...
 
 
+class BlockOwner(Protocol):
+    """For whom the engine keeps blocks of its cache on disk: a conversation, or the first of
+    answers that continue each other."""
+
+    def confirm(self) -> None:
+        """What is to be kept is stored: nothing was written before."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """Token ids in: what the engine is asked to continue.
 
     `output_ids` were generated before (a stream resumed after a restart): they count towards
     `max_tokens`, are not reported again, and generation goes on at the position after them.
-    `cache_salt` keeps the prefix caches of different API keys apart; seats and tokens are shared
-    out by `scope`. With a `grammar` only what it allows is drawn. With `prompt_logprobs` the
-    prompt's tokens are reported as well, but for the first, with so many alternatives.
+    `expected_ids` are believed to come next: they are computed along as a prompt is, and each is
+    drawn none the less. `cache_salt` keeps the prefix caches of different API keys apart, None: all
+    is computed, and nothing left there; seats and tokens are shared out by `scope`. With a
+    `grammar` only what it allows is drawn. With `prompt_logprobs` the prompt's tokens are reported
+    as well, but for the first, with so many alternatives.
     """
 
     request_id: str
     prompt_ids: Sequence[int]
     sampling: SamplingParams
     output_ids: Sequence[int] = ()
-    cache_salt: bytes = b""
+    cache_salt: bytes | None = b""
     scope: str = ""
     grammar: Grammar | None = None
     prompt_logprobs: int | None = None
+    expected_ids: Sequence[int] = ()
+    owner: BlockOwner | None = None  # None: nothing of it is kept on disk
 
 
 class Token(NamedTuple):
@@ -347,6 +360,18 @@ class EngineState(StrEnum):
     DEAD = "dead"
 
 
+class DiskStatus(NamedTuple):
+    """Blocks of the KV cache on disk; numbers are those since the start."""
+
+    num_bytes: int = 0
+    max_bytes: int = 0
+    num_read: int = 0
+    num_written: int = 0
+    num_dropped: int = 0  # not written: the disk was too slow, too full or failing
+    num_damaged: int = 0  # and so not used
+    num_failures: int = 0  # of the file system
+
+
 class EngineStatus(NamedTuple):
     """A snapshot for health checks, admission and metrics."""
 
@@ -359,3 +384,4 @@ class EngineStatus(NamedTuple):
     num_free_blocks: int
     num_drafted_tokens: int = 0  # since the start, by speculation
     num_accepted_tokens: int = 0  # of these, drawn
+    disk: DiskStatus = DiskStatus()

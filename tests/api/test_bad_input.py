@@ -110,7 +110,7 @@ OPTIONS: list[tuple[str, Any, str, str | None]] = [
     # OpenAI's, not ours yet.
     ("tools", [{"type": "function"}], "function is required", "tools[0].function"),
     ("tools", [{"type": "web_search"}], "'function' or 'custom'", "tools[0].type"),
-    ("tools", [TOOL, TOOL], "Given twice: 'f'", "tools[1].name"),
+    ("tools", [TOOL, TOOL], "Given twice: 'f'", "tools[1].function.name"),
     ("tools", [tool(name="a b")], "pattern", "tools[0].function.name"),
     ("tools", [TOOL] * 129, "at most 128", "tools"),
     (

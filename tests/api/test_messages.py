@@ -108,6 +108,7 @@ async def test_what_is_streamed_adds_up_to_the_whole(
     whole = (await client.post(MESSAGES, json=body(**options))).json()
     kinds = [block["type"] for block in whole["content"]]
     assert kinds == (["thinking", "text"] if blocks is None else blocks)
+    assert not any("citations" in block for block in whole["content"])  # the AI SDK takes no null
     streamed = added_up(
         events_of((await client.post(MESSAGES, json=body(stream=True, **options))).text)
     )
@@ -268,6 +269,18 @@ async def test_what_is_refused_is_named(
     assert (answer.status_code, error["type"]) == (400, "error"), answer.text
     assert error["error"]["type"] == "invalid_request_error"
     assert said in error["error"]["message"]
+
+
+async def test_threads_are_refused_in_the_words_that_sdks_go_on_from(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post(MESSAGES, json=body(thread={"type": "create"}))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (400, "invalid_request_error")
+    assert error["details"] == {
+        "error_code": "thread_unsupported_request",
+        "unsupported": ["thread"],
+    }
 
 
 async def test_what_asks_for_nothing_is_taken(client: httpx.AsyncClient) -> None:

@@ -333,6 +333,41 @@ async def test_a_custom_tool_is_called_with_a_text(connect_stored: Connect) -> N
     assert patch in prompt_of(engine)
 
 
+async def test_tools_of_a_namespace_are_called_by_both_names(connect_stored: Connect) -> None:
+    said = FIRST.replace("weather", "sky:weather") + f"\n{SECOND}"
+    engine = turns(said, "Cold.")
+    client = await connect_stored(engine)
+    inside = {"type": "namespace", "name": "sky", "description": "Above.", "tools": TOOLS[:1]}
+    tools = [inside, *TOOLS]
+    whole = replayed(await streamed(client, tools=tools))
+    assert whole["tools"][0]["tools"][0]["name"] == "weather"
+    first, second = whole["output"]
+    assert (first["namespace"], first["name"]) == ("sky", "weather")
+    assert "namespace" not in second
+    assert "Above.\n\nHow it is." in prompt_of(engine).encode().decode("unicode_escape")
+    constraint = engine.submitted[-1].grammar.start()  # type: ignore[union-attr]
+    assert constraint.num_allowed(said.encode()) == len(said.encode())
+    results = [
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "-3"}
+        for call in whole["output"]
+    ]
+    asked = [{"role": "user", "content": "hi"}, *whole["output"], *results]
+    for more in ({"input": asked}, {"previous_response_id": whole["id"], "input": results}):
+        answer = await client.post(RESPONSES, json={"model": "demo", "tools": tools, **more})
+        assert answer.json()["output"][0]["content"][0]["text"] == "Cold."
+        assert said in prompt_of(engine)
+    choice = {"type": "function", "namespace": "sky", "name": "weather"}
+    body = {"model": "demo", "input": "hi", "tools": tools[:1], "tool_choice": choice}
+    assert (await client.post(RESPONSES, json=body)).status_code == 200
+    body["tools"] = [inside | {"tools": TOOLS[:1] * 2}]
+    error = (await client.post(RESPONSES, json=body)).json()["error"]
+    assert error["param"] == "tools[0].tools[1].name"
+    many = [{"type": "function", "name": f"f{k}"} for k in range(127)]
+    body["tools"] = [inside | {"tools": TOOLS}, *many]
+    error = (await client.post(RESPONSES, json=body)).json()["error"]
+    assert error["message"].endswith("Given: 129.")
+
+
 async def test_official_client_reads_the_stream(
     connect_stored: Connect, stack: AsyncExitStack
 ) -> None:
@@ -345,6 +380,17 @@ async def test_official_client_reads_the_stream(
     assert kinds.count("response.function_call_arguments.done") == 2
     calls = [item for item in final.output if item.type == "function_call"]
     assert [json.loads(call.arguments) for call in calls] == [{"city": 'Oslo "}<'}, {}]
+
+
+async def test_what_codex_sends_of_itself_is_taken(connect_stored: Connect) -> None:
+    client = await connect_stored(FakeEngine(says("ok")))
+    more = {"client_metadata": {"turn_id": "x" * 5000}, "reasoning": {"summary": "auto"}}
+    body = {"model": "demo", "input": "hi", "store": False, **more}
+    body["include"] = ["reasoning.encrypted_content"]
+    assert (await client.post(RESPONSES, json=body)).status_code == 200
+    body["reasoning"] = {"summary": "detailed"}
+    error = (await client.post(RESPONSES, json=body)).json()["error"]
+    assert error["param"] == "reasoning.summary"
 
 
 @pytest.mark.parametrize("arguments", ["[" * 5000, "[" * 5000 + "]" * 5000, "1e999", '"', ""])

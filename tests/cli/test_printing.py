@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamastream.cli.printing import WordWrap, print_text
-from llamastream.types import Reasoning
+from llamastream.cli.printing import Piece, WordWrap, print_text
+from llamastream.types import Reasoning, ToolCall
 
 
 def wrapped(width: int | None, *pieces: str) -> str:
@@ -48,11 +48,22 @@ def test_only_breaks_are_added_and_spaces_at_them_lost(pieces: list[str], width:
 async def test_reasoning_is_no_part_of_what_a_pipe_gets(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer() -> AsyncGenerator[str | Reasoning]:
+    async def answer() -> AsyncGenerator[Piece]:
         yield Reasoning("Hm.")
         yield "Yes."
 
-    shown: list[str | Reasoning] = []
+    shown: list[Piece] = []
     await print_text(answer(), shown)
     assert shown == [Reasoning("Hm."), "Yes."]
     assert capsys.readouterr().out == "Yes.\n"
+
+
+async def test_calls_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer() -> AsyncGenerator[Piece]:
+        yield "I look."
+        for id in "ab":
+            for piece in ("", '{"a":', " 1}"):
+                yield ToolCall(id, "now", piece)
+
+    await print_text(answer(), [])
+    assert capsys.readouterr().out == 'I look.\nnow {"a": 1}\nnow {"a": 1}\n'

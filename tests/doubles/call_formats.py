@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from llamastream.tools import CallSyntax, ToolFormat
 
 Call = tuple[str, dict[str, Any]]
 Piece = str | int  # of an answer: text, or the id of a control token
+Quote = Literal["'", '"']
+QUOTES: tuple[Quote, ...] = ("'", '"')
 BEGIN, END = 258, 256  # ids of the byte tokenizer, as good as any
 
 FORMATS = {
@@ -24,8 +26,10 @@ FORMATS = {
 }
 
 
-def written(format: ToolFormat, text: str, calls: Sequence[Call]) -> list[Piece]:
-    """An answer. Text in front of calls only where the format has it."""
+def written(
+    format: ToolFormat, text: str, calls: Sequence[Call], quote: Quote = "'"
+) -> list[Piece]:
+    """An answer. Text in front of calls only where the format has it. quote: Python's."""
     begin: Piece = format.mark if format.begin is None else format.begin  # type: ignore[assignment]
     dumped = [(name, json.dumps(given, ensure_ascii=False)) for name, given in calls]
     if not calls:
@@ -36,7 +40,7 @@ def written(format: ToolFormat, text: str, calls: Sequence[Call]) -> list[Piece]
             call = f'{{"name": "{name}", "parameters": {arguments}}}'
             return [call] if format.begin is None else [text, begin, call]
         case CallSyntax.PYTHONIC:
-            listed = ", ".join(f"{name}({_keywords(given)})" for name, given in calls)
+            listed = ", ".join(f"{name}({_keywords(given, quote)})" for name, given in calls)
             if format.begin is None:
                 return [f"[{listed}]"]
             return [text, begin, f"[{listed}]", *([] if format.end is None else [format.end])]
@@ -54,20 +58,21 @@ def written(format: ToolFormat, text: str, calls: Sequence[Call]) -> list[Piece]
     return pieces
 
 
-def _keywords(given: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={_literal(value)}" for name, value in given.items())
+def _keywords(given: dict[str, Any], quote: Quote) -> str:
+    return ", ".join(f"{name}={_literal(value, quote)}" for name, value in given.items())
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Any, quote: Quote) -> str:
     """As Python writes it, with JSON's escapes."""
     match value:
-        case str():
+        case str() if quote == "'":
             inner = json.dumps(value, ensure_ascii=False)[1:-1].replace('\\"', '"')
             return "'" + inner.replace("'", "\\'") + "'"
         case list():
-            return f"[{', '.join(map(_literal, value))}]"
+            return f"[{', '.join(_literal(part, quote) for part in value)}]"
         case dict():
-            return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+            pairs = (f"{_literal(k, quote)}: {_literal(v, quote)}" for k, v in value.items())
+            return "{" + ", ".join(pairs) + "}"
         case bool() | None:
             return repr(value)
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)

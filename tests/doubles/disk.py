@@ -1,10 +1,11 @@
-"""A disk that is soon full."""
+"""A disk that is soon full, and files of the cache on disk to which something happens."""
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 
 class NotHere(Exception):
@@ -33,3 +34,23 @@ def fill(path: Path) -> None:
                     file.write(bytes(size))
             except OSError:
                 continue
+
+
+def block_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if len(path.name) == 64)
+
+
+def damage(paths: Sequence[Path], rng: Random) -> None:
+    """Do something to one of these files: a bit, its length, another's bytes, or all of it."""
+    path = rng.choice(paths)
+    data = bytearray(path.read_bytes()) if path.exists() else bytearray(1)
+    kind = rng.randrange(5)
+    if kind == 0:
+        data = bytearray(rng.choice(paths).read_bytes())
+    elif kind == 1:
+        del data[rng.randrange(len(data)) :]
+    elif kind == 2:
+        data += bytes(rng.randrange(1, 100))
+    elif data:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)

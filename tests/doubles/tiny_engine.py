@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llamastream.config import EngineConfig, LlamaConfig
+from llamastream.config import DType, EngineConfig, LlamaConfig
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
@@ -20,21 +20,21 @@ CONFIG = LlamaConfig(
 )
 
 
-def tiny_engine(**options: object) -> AsyncEngine:
-    """Loads on its own thread, as any does."""
+def tiny_engine(
+    isa: str = "auto", dtype: DType = "float32", seed: int = 0, **options: object
+) -> AsyncEngine:
+    """Loads on its own thread, as any does. `seed`: of its weights."""
 
     def load() -> LLMEngine:
         config = EngineConfig(
-            dtype="float32",
-            kv_cache_bytes=8 << 20,
-            threads=1,
-            **options,  # type: ignore[arg-type]
+            dtype=dtype,
+            **{"kv_cache_bytes": 8 << 20, "threads": 1, **options},  # type: ignore[arg-type]
         )
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(seed)
         tensors = {
             spec.name: (rng.standard_normal(spec.shape) * 0.3).astype(np.float32)
             for spec in tensor_specs(CONFIG)
         }
-        return LLMEngine(CpuRunner.load(CONFIG, config, tensors.items), config)
+        return LLMEngine(CpuRunner.load(CONFIG, config, tensors.items, isa=isa), config)
 
     return AsyncEngine(load)

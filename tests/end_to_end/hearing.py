@@ -1,7 +1,7 @@
 """One question over every interface, streamed and whole, and what each says of the answer."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -25,7 +25,7 @@ class Question(NamedTuple):
     """In words of no interface. tools: as responses take them. thinks: None of a model that has no
     choice."""
 
-    tools: list[Json]
+    tools: Sequence[Json]
     choice: str = "auto"
     thinks: bool | None = None
 
@@ -133,13 +133,13 @@ def _chat_body(asked: Question) -> Json:
     body: Json = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
     if asked.thinks is not None:
         body["chat_template_kwargs"] = {"enable_thinking": asked.thinks}
-    return body | {"tool_choice": asked.choice}
+    return body | ({"tool_choice": asked.choice} if tools else {})
 
 
 def _response_body(asked: Question) -> Json:
-    body: Json = {"model": "demo", "input": "hi", "tools": asked.tools}
+    body: Json = {"model": "demo", "input": "hi", "tools": list(asked.tools)}
     body |= {"reasoning": {"effort": "none"}} if asked.thinks is False else {}
-    return body | {"tool_choice": asked.choice}
+    return body | ({"tool_choice": asked.choice} if asked.tools else {})
 
 
 def _message_body(asked: Question) -> Json:
@@ -153,7 +153,7 @@ def _message_body(asked: Question) -> Json:
     body: Json = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2000}
     body |= {"thinking": {"type": "adaptive"}} if asked.thinks else {}
     choice = {"required": "any"}.get(asked.choice, asked.choice)
-    return body | {"tools": tools, "tool_choice": {"type": choice}}
+    return body | ({"tools": tools, "tool_choice": {"type": choice}} if tools else {})
 
 
 def _of_response(response: Json) -> Heard:

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -46,9 +46,11 @@ class Said(NamedTuple):
     text: str = ""
     calls: Sequence[Call] = ()
     choice: str = "auto"
+    tools: Sequence[dict[str, Any]] = TOOLS
 
 
 TRANSCRIPTS = {
+    "no tools": Said(TEXT, tools=()),
     "text": Said(TEXT),
     "text and calls": Said(TEXT, [OSLO, NOW, OSLO]),
     "a call that must be": Said("", [OSLO], "required"),
@@ -98,12 +100,12 @@ async def test_every_way_to_ask_finds_the_same_calls(name: str, tmp_path: Path) 
     model = TOOL_MODELS[name]
     async with playing(model, tmp_path) as (client, runner, format, end):
         for number, said in enumerate(TRANSCRIPTS.values()):
-            thinks = number % 2 == 0 if "enable_thinking" in model.template else None
+            thinks = number % 3 == 0 if "enable_thinking" in model.template else None
             thought, reasoning = reasoned(model, thinks)
             text, calls = possible(said, format)
             expected = [(tool, given) for tool, given in calls]
             pieces = [*reasoning, *written(format, text, calls)]
-            question = Question(TOOLS, said.choice, thinks)
+            question = Question(said.tools, said.choice, thinks)
             for cutting, (way, ask) in enumerate(EVERY_WAY.items()):
                 runner.play(pieces, end, cutting=100 * number + cutting)
                 heard = await ask(client, question)

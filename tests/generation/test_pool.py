@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llamastream.errors import Overloaded
+from llamastream.errors import EngineDead, Overloaded
 from llamastream.generation import pool as pool_module
 from llamastream.generation.pool import FairPool
-from tests.doubles.waiting import until
+from tests.doubles.waiting import LIMIT_S, until
 
 
 class Works:
@@ -129,3 +129,18 @@ async def test_a_full_queue_refuses_a_key_that_has_its_part_of_it(
         await pool.run("b", lambda: works.piece("b3"))
     works.allow(10)
     await asyncio.gather(*tasks)
+
+
+async def test_who_waits_for_a_turn_when_it_is_closed_is_refused(works: Works) -> None:
+    """They waited for ever: the first turn given then could be neither used nor given back."""
+    pool = FairPool("test", 2)
+    running, *waiting = begin(pool, works, "a1", "a2", "a3", "b1", "b2")
+    await until(lambda: len(works.begun) == 2)
+    pool.close()
+    waiting += begin(pool, works, "c1")
+    works.allow(10)
+    found = await asyncio.wait_for(
+        asyncio.gather(running, *waiting, return_exceptions=True), LIMIT_S
+    )
+    refused = [isinstance(one, EngineDead) for one in found]
+    assert refused == [False, True, True, False, True, True]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from tests.doubles.call_formats import FORMATS, Call, Piece, written
+from tests.doubles.call_formats import FORMATS, QUOTES, Call, Piece, written
 from vocabularies import allowed, grammars_of, tokenizer_of
 
 from llamastream.errors import InvalidRequest
@@ -158,6 +158,35 @@ def test_unknown_names_and_wrong_types_cannot_be_drawn(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_an_object_inside_may_have_keys_that_nobody_named(name: str) -> None:
+    format = FORMATS[name]
+    near = {"type": "object", "properties": {"x": {"type": "integer"}, "it's": {}}}
+    numbers = near | {"additionalProperties": {"type": "integer"}}
+    properties = {"any": near, "numbers": numbers, "none": near | {"additionalProperties": False}}
+    tool = Tool("f", None, json.dumps({"type": "object", "properties": properties}))
+    grammar, rules = compiled("bytes", format, (tool,)), rules_of(format, (tool,))
+    good = {"x": 1}
+    for given, is_allowed in (
+        ({"any": good | {"z/y": "a", "|": None}}, True),
+        ({"any": {"z": [1]}}, True),
+        ({"any": {"z": 1, "x": 2}}, False),  # in another order
+        ({"any": {"x": "a"}}, False),
+        ({"numbers": {"z": 1}}, True),
+        ({"numbers": good | {"z": "a"}}, False),
+        ({"none": good | {"z": 1}}, False),
+        ({"none": good}, True),
+    ):
+        for quote in QUOTES:
+            pieces = written(format, "", [("f", given)], quote)
+            ids = ids_of(pieces)
+            num, is_end = num_taken(grammar, ids)
+            assert (num == len(ids) and is_end) == is_allowed, given
+            if is_allowed:
+                (call,) = read(rules, pieces)[1]
+                assert json.loads(call.arguments) == given
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_required_and_once(name: str) -> None:
     format = FORMATS[name]
     required = compiled("bytes", format, is_required=True, takes_several=False)
@@ -229,6 +258,30 @@ def test_a_text_is_what_a_custom_tool_is_called_with(name: str) -> None:
     assert num_taken(compiled("bytes", format, tools), ids) == (len(ids), True)
     said, (call,) = read(rules_of(format, tools), cut(pieces, random.Random(2), 4))
     assert (said, call.name, call.arguments, call.kind) == ("", "patch", text, "custom")
+
+
+def test_a_grammar_of_patches_as_coding_agents_send_it() -> None:
+    patches = """
+        start: begin change+ end
+        begin: "*** Begin Patch" LF
+        end: "*** End Patch" LF?
+        change: add | remove | update
+        add: "*** Add File: " name LF ("+" /(.*)/ LF)+
+        remove: "*** Delete File: " name LF
+        update: "*** Update File: " name LF move? part+
+        move: "*** Move to: " name LF
+        part: ("@@" | "@@ " /(.+)/) LF (("+" | "-" | " ") /(.*)/ LF)+
+        name: /(.+)/
+        %import common.LF
+    """
+    tools = (*TOOLS, Tool("patch", input_syntax="lark", definition=patches))
+    grammar = compiled("bytes", FORMATS["hermes"], tools)
+    head = '<tool_call>\n{"name": "patch"}\n'
+    good = "*** Begin Patch\n*** Update File: a b.py\n@@ f\n-  x\n+  </tool_call>\n*** End Patch"
+    ids = ids_of([head, good])
+    assert num_taken(grammar, ids) == (len(ids), True)
+    wrong = head + good.replace("-  x", "*  x")
+    assert num_taken(grammar, ids_of([wrong]))[0] == wrong.index("*  x")
 
 
 def test_what_cannot_be_enforced_is_refused_or_told() -> None:

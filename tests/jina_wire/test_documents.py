@@ -10,7 +10,7 @@ from llamastream.generation.log import NO_TOKEN
 from llamastream.jina.documents import MAX_PROMPT_BYTES, PromptRequest
 from llamastream.jina.format import Documents
 from llamastream.sampling import SamplingParams
-from llamastream.types import Delta, FinishReason, Message, TokenLogprob
+from llamastream.types import Delta, FinishReason, Message, TokenLogprob, ToolCall, ToolResult
 from tests.doubles.scripted_answers import ScriptedAnswer
 
 
@@ -115,6 +115,52 @@ def test_query_strings_are_read_as_the_types_of_the_fields() -> None:
     request = parse(text=True, prompt="a", max_tokens="5", temperature="0.5", ignore_eos="true")
     assert request.sampling == SamplingParams(max_tokens=5, temperature=0.5)
     assert request.ignore_eos
+
+
+NOW = '[{"type": "function", "function": {"name": "now"}}]'
+
+
+def test_tools_calls_and_results_are_those_of_a_chat() -> None:
+    call = '[{"id": "a", "function": {"name": "now", "arguments": "{}"}}]'
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "I look.", "tool_calls": call},
+        {"role": "tool", "content": "9", "tool_call_id": "a"},
+    ]
+    request = parse(messages=turns, max_tokens=5, tools=NOW)
+    (tool,) = request.prompt_options.tools
+    assert (tool.name, tool.strict) == ("now", True)
+    assert request.prompt == (
+        Message("user", "Hi"),
+        Message("assistant", ("I look.", ToolCall("a", "now", "{}"))),
+        Message("tool", (ToolResult("a", "9"),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"prompt": "a", "tools": NOW}, "tools", "need messages"),
+        ({"tools": "[{"}, "tools", "must be JSON"),
+        ({"tools": "{}"}, "tools", "list"),
+        ({"tools": '[{"type": "web_search"}]'}, "tools", "tools[0].type"),
+        ({"tools": '[{"type": "function"}]'}, "tools[0].function", "required"),
+        ({"turn": {"role": "tool", "content": "9"}}, "messages[0].tool_call_id", "string"),
+        ({"turn": {"role": "assistant", "content": "", "tool_calls": "["}}, None, "must be JSON"),
+        (
+            {"turn": {"role": "assistant", "content": "", "tool_calls": "[1]"}},
+            None,
+            "tool_calls[0]",
+        ),
+    ],
+)
+def test_odd_tools_are_refused(fields: dict[str, Any], param: str | None, said: str) -> None:
+    turn = fields.pop("turn", {"role": "user", "content": "Hi"})
+    messages = {} if "prompt" in fields else {"messages": [turn]}
+    with pytest.raises(InvalidRequest) as caught:
+        parse(max_tokens=5, **messages, **fields)
+    assert param in (None, caught.value.param)
+    assert said in caught.value.message
 
 
 def documents_of(*deltas: Delta, max_tokens: int = 5) -> list[dict[str, Any]]:

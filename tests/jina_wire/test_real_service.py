@@ -36,6 +36,29 @@ async def test_stop_string_is_not_shown() -> None:
     assert "".join(json.loads(event)["generated_text"] for event in events) == "one two"
 
 
+async def test_calls_come_in_pieces_beside_the_text() -> None:
+    call = '<tool_call>\n{"name": "now", "arguments": {"a": [1]}}\n</tool_call>'
+    engine = FakeEngine(says(f"I look.\n{call}\n{call}"))
+    schema = {"type": "object", "properties": {"a": {"type": "array"}}}
+    function = {"name": "now", "parameters": schema}
+    asked = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 200,
+        "tools": json.dumps([{"type": "function", "function": function}]),
+    }
+    async with running_service(engine) as service, http_port(service) as port:
+        async with httpx.AsyncClient() as client:
+            response = await client.post(f"http://127.0.0.1:{port}/stream", json=asked)
+    events = [line[6:] for line in response.text.split("\r\n") if line.startswith("data: ")]
+    documents = list(map(json.loads, events))
+    assert "".join(document["generated_text"] for document in documents) == "I look."
+    calls: dict[str, list[str]] = {}
+    for document in documents:
+        for piece in json.loads(document.get("tool_calls", "[]")):
+            calls.setdefault(piece["id"], [piece["name"], ""])[1] += piece["arguments"]
+    assert list(calls.values()) == [["now", '{"a": [1]}']] * 2
+
+
 async def test_a_full_queue_is_refused_and_the_others_go_on() -> None:
     engine = FakeEngine(says("ok"), manual=True, max_num_seqs=1, max_num_waiting=1)
     async with running_service(engine) as service, grpc_port(service) as port:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.disk import NotHere
+from tests.soak.cache import cache
 from tests.soak.cluster import (
     cluster_hang,
     cluster_postgres,
@@ -25,14 +26,17 @@ from tests.soak.cluster import (
 )
 from tests.soak.databases import disk, hang, postgres
 from tests.soak.dying_readers import reader
-from tests.soak.kill import kill
+from tests.soak.kill import calls, kill
 from tests.soak.network import half_open, rst
 from tests.soak.rounds import Figures
 from tests.soak.slow import slow
+from tests.soak.verifying import verify
 
 # With the rounds that each plays unless told otherwise.
 SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = {
     "kill": (kill, 200),
+    "calls": (calls, 100),
+    "cache": (cache, 100),
     "reader": (reader, 20),
     "rst": (rst, 20),
     "half-open": (half_open, 10),
@@ -48,6 +52,7 @@ SCENARIOS: dict[str, tuple[Callable[..., Coroutine[Any, Any, Figures]], int]] = 
     "poison": (poison, 10),
     "cluster-postgres": (cluster_postgres, 10),
     "cluster-hang": (cluster_hang, 5),
+    "verify": (verify, 1000),
 }
 
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamastream.tools import call_id
+
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
@@ -19,6 +21,16 @@ class Interrupted(Exception):
 
 
 @dataclass
+class Call:
+    """`id` is what its result is sent back with."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    is_whole: bool = False
+
+
+@dataclass
 class Following:
     """One reader's view of one response. `body` is that of the request that began it."""
 
@@ -27,6 +39,7 @@ class Following:
     response_id: str | None = None
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
+    calls: dict[str, "Call"] = field(default_factory=dict)  # by the ids of their items
     documents: dict[int, int] | None = None  # over gRPC: number -> token id
     last_number: int = -1
     door: int | None = None  # through which it came last, where there are several
@@ -60,8 +73,51 @@ class Following:
             self._note_time()
             self.token_ids += event["token_ids"]
             self.text += event["delta"]
+        elif kind.startswith("response.function_call_arguments."):
+            self._take_arguments(event)
+        elif kind == "response.output_item.added" and event["item"]["type"] == "function_call":
+            self._begin_call(event["item"])
         elif kind in TERMINAL:
-            self.status = event["response"]["status"]
+            self._end(event["response"])
+
+    @property
+    def said_calls(self) -> list[tuple[str, str]]:
+        """Without their ids, which are the response's own."""
+        return [(call.name, call.arguments) for call in self.calls.values()]
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """What every reader of the response sees."""
+        return self.token_ids, self.text, self.documents, self.calls
+
+    @property
+    def is_amid_call(self) -> bool:
+        return any(not call.is_whole for call in self.calls.values())
+
+    def _begin_call(self, item: dict[str, Any]) -> None:
+        assert self.response_id is not None
+        expected = call_id(self.response_id, 0, len(self.calls))
+        if item["call_id"] != expected or item["id"] in self.calls:
+            raise Disagreement(f"call {item['call_id']} where {expected} was to come")
+        self.calls[item["id"]] = Call(item["call_id"], item["name"])
+
+    def _take_arguments(self, event: dict[str, Any]) -> None:
+        self._note_time()
+        call = self.calls[event["item_id"]]
+        if "delta" in event:
+            self.token_ids += event["token_ids"]
+            call.arguments += event["delta"]
+            return
+        call.is_whole = True
+        if event["arguments"] != call.arguments:
+            raise Disagreement(f"arguments {event['arguments']!r} of pieces {call.arguments!r}")
+
+    def _end(self, response: dict[str, Any]) -> None:
+        self.status = response["status"]
+        made = [o for o in response["output"] if o["type"] == "function_call"]
+        told = [Call(o["call_id"], o["name"], o["arguments"], True) for o in made]
+        if told != list(self.calls.values()):
+            raise Disagreement(f"calls {told} at the end, where {self.calls} were told of")
 
     def _note_time(self) -> None:
         now_s = time.monotonic()
@@ -85,6 +141,9 @@ class Following:
         """How this view differs from that of an uninterrupted reader of events."""
         if self.text != whole.text:
             return f"another text: {self.text!r} for {whole.text!r}"
+        calls, expected_calls = self.said_calls, whole.said_calls
+        if calls != expected_calls:
+            return f"other calls: {calls} for {expected_calls}"
         if self.documents is None:
             return _difference(self.token_ids, whole.token_ids)
         last = len(whole.token_ids) - 1  # text that the end released has the last token's id

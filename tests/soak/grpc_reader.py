@@ -15,6 +15,7 @@ CONNECTION_FAULTS = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNKNOWN,  # a balancer that lost the server ends the stream without a status
 )
 
 

@@ -80,17 +80,20 @@ class Rounds:
         silence_s: float | None = None,
         figures: Figures | None = None,
         doors: Doors | None = None,
+        requests: Sequence[dict[str, Any]] | None = None,
+        transports: Sequence[Transport] = ("sse", "websocket", "grpc"),
         spread_s: float = 0.2,
     ) -> None:
         """`silence_s`: see `reader.follow`. `figures`: to count on in. `doors`: for those ports.
-        `spread_s`: over which the streams of a round begin."""
+        `requests`: in place of texts. `spread_s`: over which the streams of a round begin."""
         self.figures = figures or Figures()
         self._server = server
         self._spread_s = spread_s
         self._rng = rng
         self._doors = doors or Doors(port or server.port, grpc_port or server.grpc_port)
         self._silence_s = silence_s
-        self._requests = make_requests(rng)
+        self._requests = make_requests(rng) if requests is None else requests
+        self._transports = transports
         self._expected: list[Following] = []
         self.readers: list[Following] = []  # of the last round, each of a stream of its own
 
@@ -106,7 +109,7 @@ class Rounds:
     async def play(self, disturb: Disturb, *, least: int = 8, most: int = 32) -> None:
         """Some streams, from `least` to `most`, and meanwhile `disturb`."""
         rng, figures = self._rng, self.figures
-        chosen = rng.sample(range(NUM_REQUESTS), rng.randint(least, most))
+        chosen = rng.sample(range(len(self._requests)), rng.randint(least, most))
         readers = [Following(self._requests[k], f"round-{figures.rounds}-{k}") for k in chosen]
         self.readers = readers
         reading = asyncio.gather(*map(self._read, readers), return_exceptions=True)
@@ -140,15 +143,15 @@ class Rounds:
         """A reader, and perhaps a second one that comes later and starts at the first event."""
         leave_chance = self._rng.choice((0.0, 0.0, 0.01))
         await asyncio.sleep(self._rng.random() * self._spread_s)
-        transport: Transport = self._rng.choice(("sse", "websocket", "grpc"))
+        transport = self._rng.choice(self._transports)
         await self.follow(reader, transport, leave_chance)
         self._count(reader)
         if self._rng.random() < 0.25:
             second = Following(reader.body, reader.key, response_id=reader.response_id)
             await self.follow(second, "grpc" if transport == "grpc" else "sse", 0.0)
             self._count(second)
-            if (second.token_ids, second.documents) != (reader.token_ids, reader.documents):
-                raise Disagreement("a second reader saw other tokens")
+            if second.seen != reader.seen:
+                raise Disagreement("a second reader saw other tokens or calls")
 
     def _count(self, reader: Following) -> None:
         self.figures.readers += 1

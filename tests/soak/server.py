@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -18,6 +20,7 @@ MODEL = ROOT.parent / "shared" / "data" / "stories260K"
 MODEL_NAME = "stories260K"
 STORIES_OPTIONS = ("--dtype", "float32", "--chat-template", "llama2", "--threads", "1")
 START_LIMIT_S = 60.0
+PORTS = random.SystemRandom()
 
 
 @dataclass
@@ -105,6 +108,10 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """None of those that the system gives to outgoing connections: before its server starts, such a
+    one could have it."""
+    while True:
+        port = PORTS.randrange(15_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -31,6 +31,11 @@ async def test_a_killed_server(tmp_path: Path) -> None:
     assert figures.resumed > 0
 
 
+async def test_a_server_killed_as_it_fills_its_cache_on_disk(tmp_path: Path) -> None:
+    figures = await played("cache", 4, tmp_path)
+    assert figures.events["kills"] == 4 and figures.events["blocks"] > 0
+
+
 async def test_readers_that_die(tmp_path: Path) -> None:
     figures = await played("reader", 1, tmp_path)
     assert figures.events["deaths"] > 0

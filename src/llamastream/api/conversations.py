@@ -89,7 +89,7 @@ class ConversationsApi:
         return json_response(_to_json(conversation))
 
     async def delete(self, request: Request) -> Response:
-        await self._stored.conversations.delete(_id(request), scope=_scope(request))
+        await self._stored.delete_conversation(_id(request), scope=_scope(request))
         return json_response(
             {"id": _id(request), "object": "conversation.deleted", "deleted": True}
         )
@@ -123,7 +123,7 @@ class ConversationsApi:
         return json_response(wire_item(item))
 
     async def delete_item(self, request: Request) -> Response:
-        await self._stored.conversations.delete_item(
+        await self._stored.delete_item(
             _id(request), request.path_params["item_id"], scope=_scope(request)
         )
         return json_response(_to_json(await self._conversation(request)))

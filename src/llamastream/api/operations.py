@@ -56,6 +56,9 @@ CANCEL_RESPONSE = Operation("End a response.", shapes.Response)
 LIST_INPUT = Operation("What a response answers.", shapes.ItemList, query=PAGE_WITH_INCLUDE)
 DELETE_STORED = Operation("Delete what is stored of an answer.", shapes.Deleted)
 
+RECEIPT = Operation("What a stored answer was drawn from.", shapes.Receipt)
+VERIFY = Operation("Draw a stored answer again, and compare.", shapes.Verification, errors=(422,))
+
 LIST_CHATS = Operation(
     "Stored chats that have ended; also `metadata[name]=value`.",
     shapes.ChatCompletionList,

@@ -11,10 +11,18 @@ from starlette.types import ASGIApp
 from llamastream.api.generate import Generate, caller_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
-from llamastream.api.http.query import INCLUDE, json_response, page_json, page_query, read_position
+from llamastream.api.http.query import (
+    INCLUDE,
+    check_query,
+    json_response,
+    page_json,
+    page_query,
+    read_position,
+)
 from llamastream.api.wire import chat
 from llamastream.api.wire.format import Endpoint
 from llamastream.api.wire.options import ChangedMetadata, validate
+from llamastream.api.wire.receipts import VerificationFormat, receipt_json
 from llamastream.api.wire.response_items import wire_item
 from llamastream.config import ServeSettings
 from llamastream.generation import Generation, StoredAnswers
@@ -64,6 +72,17 @@ class Stored:
             self.id(request), scope=_scope(request), query=page_query(request, known=INCLUDE)
         )
         return json_response(page_json(page, wire_item))
+
+    async def receipt(self, request: Request) -> Response:
+        check_query(request, ())
+        receipt = await self._stored.verifying.receipt(self.id(request), scope=_scope(request))
+        return json_response(receipt_json(receipt))
+
+    async def verify(self, request: Request) -> ASGIApp:
+        check_query(request, ())
+        found = await self._stored.verifying.begin(self.id(request), scope=_scope(request))
+        wire = VerificationFormat(found)
+        return self._generate.deliver(found.generation, wire, is_stream=False)
 
     async def find(self, request: Request) -> Generation:
         return await self._stored.find(self.id(request), scope=_scope(request))

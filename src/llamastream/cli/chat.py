@@ -10,13 +10,21 @@ import typer
 from rich.console import Console
 
 from llamastream.app import assemble
-from llamastream.cli.answers import Answers, LocalAnswers, RemoteAnswers
+from llamastream.cli.answers import (
+    Answers,
+    LocalAnswers,
+    Piece,
+    RemoteAnswers,
+    Tools,
+    read_tools_file,
+)
 from llamastream.cli.options import with_settings
 from llamastream.cli.printing import print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError
-from llamastream.types import Message, Reasoning, text_of
+from llamastream.generation.log import joined_parts
+from llamastream.types import Message, Reasoning, ToolCall, ToolResult, text_of
 
 COMMANDS = """\
 /new            forget the conversation
@@ -40,8 +48,15 @@ def chat(
         str | None, typer.Option(help="Key for that server.", envvar="LLAMASTREAM_API_KEY")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    tools: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with a list of tools, as chats take it. You are asked for the results."
+        ),
+    ] = None,
 ) -> None:
     """Chat in the terminal, with a model loaded here or with a running server (--url)."""
+    offered = [] if tools is None else read_tools_file(tools)
     with asyncio.Runner() as runner:
         if url is not None:
             answers: Answers = runner.run(RemoteAnswers.connect(url, api_key))
@@ -51,7 +66,7 @@ def chat(
         history = model.data_dir / "history"
         try:
             _read_history(history)
-            Conversation(runner, answers, answer, system).loop()
+            Conversation(runner, answers, answer, system, offered).loop()
         finally:
             _write_history(history)
             runner.run(answers.close())
@@ -66,11 +81,13 @@ class Conversation:
         answers: Answers,
         options: AnswerSettings,
         system: str | None,
+        tools: Tools = (),
     ) -> None:
         self._runner = runner
         self._answers = answers
         self._options = options
         self._system = system
+        self._tools = tools
         self._log: list[Message] = []
         self._thoughts = ""
         self._console = Console(highlight=False)
@@ -117,21 +134,48 @@ class Conversation:
         return name
 
     def _answer(self) -> None:
-        """Print the answer as it comes and keep what was said, also if it is stopped half-way."""
+        """Print the answer as it comes and keep what was said, also if it is stopped half-way.
+        While it calls tools, ask for what they say and go on."""
+        question = len(self._log) - 1
+        while calls := self._answer_once(question):
+            for call in calls:
+                result = self._result(call)
+                if result is None:
+                    del self._log[question:]  # no call is left without its result
+                    return
+                self._log.append(Message("tool", (ToolResult(call.id, result, call.kind),)))
+
+    def _answer_once(self, question: int) -> list[ToolCall]:
+        """The calls of one answer, which is in the log then. Of one without any text and calls
+        nothing is kept, from its question's place on."""
         system = [Message("system", self._system)] if self._system else []
-        answer = self._answers.stream((*system, *self._log), self._options)
-        pieces: list[str | Reasoning] = []
+        answer = self._answers.stream((*system, *self._log), self._options, self._tools)
+        pieces: list[Piece] = []
+        is_whole = False
         try:
             self._runner.run(print_text(answer, pieces))
+            is_whole = True
         except KeyboardInterrupt:
             self._console.print("[dim](stopped)[/dim]")
         except ChatError as error:
             self._console.print(f"[red]{error.message}[/red]")
         self._thoughts = "".join(part.text for part in pieces if isinstance(part, Reasoning))
-        if text := text_of(pieces):
-            self._log.append(Message("assistant", text))
+        parts = joined_parts(part for part in pieces if isinstance(part, ToolCall))
+        calls = [part for part in parts if isinstance(part, ToolCall)] if is_whole else []
+        text = text_of(pieces)
+        if text or calls:
+            self._log.append(Message("assistant", (text, *calls) if calls else text))
         else:
-            self._log.pop()
+            del self._log[question:]
+        return calls
+
+    def _result(self, call: ToolCall) -> str | None:
+        """What a person says that a tool says; None to leave."""
+        try:
+            return input(f"{call.name}> ")
+        except (KeyboardInterrupt, EOFError):
+            self._console.print("\n[dim](left: the question is forgotten)[/dim]")
+            return None
 
 
 def _read_history(path: Path) -> None:

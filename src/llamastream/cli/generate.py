@@ -36,7 +36,7 @@ def generate(
             answers = runner.run(LocalAnswers.start(assemble(model, progress=progress)))
         start = time.perf_counter()
         try:
-            runner.run(print_text(answers.stream(text, answer, grammar), [], before=text))
+            runner.run(print_text(answers.stream(text, answer, grammar=grammar), [], before=text))
             print(f"{time.perf_counter() - start:.2f} s", file=sys.stderr)
         except KeyboardInterrupt:
             pass  # what there is has been printed

@@ -14,7 +14,8 @@ from typer.core import TyperGroup
 from llamastream import __version__
 from llamastream.errors import ChatError, exit_code
 
-COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "keys")  # cli/NAME.py has NAME
+# cli/NAME.py has NAME
+COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "cache", "keys", "verify")
 
 
 class _LazyCommands(TyperGroup):

@@ -8,24 +8,27 @@ from contextlib import aclosing
 
 from rich.cells import cell_len
 
-from llamastream.types import Reasoning
+from llamastream.types import Reasoning, ToolCall
 
 TAB = 8
 
 
+Piece = str | Reasoning | ToolCall
 DIM, PLAIN, CLEAR = "\033[2m", "\033[0m", "\r\033[K"
 
 
 async def print_text(
-    pieces: AsyncGenerator[str | Reasoning], shown: list[str | Reasoning], *, before: str = ""
+    pieces: AsyncGenerator[Piece], shown: list[Piece], *, before: str = ""
 ) -> None:
     """Print `before`, then texts as they come; each piece is added to `shown`.
 
-    Of reasoning a terminal shows how long it is, while it lasts. Into a pipe texts go as they are.
+    Of reasoning a terminal shows how long it is, while it lasts. Calls are dim, a line each. Into a
+    pipe texts and calls go as they are.
     """
     is_terminal = sys.stdout.isatty()
     wrap = WordWrap(shutil.get_terminal_size().columns if is_terminal else None)
     sys.stdout.write(wrap.add(before))
+    call_id = ""  # of the call that is being written
     try:
         num_thought = 0
         async with aclosing(pieces):
@@ -38,7 +41,12 @@ async def print_text(
                 elif piece:
                     sys.stdout.write(CLEAR if num_thought and is_terminal else "")
                     num_thought = 0
-                    sys.stdout.write(wrap.add(piece))
+                    if isinstance(piece, ToolCall):
+                        head = "" if piece.id == call_id else f"{wrap.finish()}\n{piece.name} "
+                        call_id, said = piece.id, f"{head}{piece.arguments}"
+                        sys.stdout.write(f"{DIM}{said}{PLAIN}" if is_terminal else said)
+                    else:
+                        sys.stdout.write(wrap.add(piece))
                 sys.stdout.flush()
     finally:
         sys.stdout.write(wrap.finish() + "\n")
@@ -65,7 +73,8 @@ class WordWrap:
 
     def finish(self) -> str:
         """The word that was held back."""
-        return self._place(self._word)
+        word, self._word = self._word, ""
+        return self._place(word)
 
     def _place(self, part: str) -> str:
         """One word, or one character of white space."""

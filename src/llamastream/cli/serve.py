@@ -89,6 +89,7 @@ def application(
         progress=progress,
         quotas=Quotas(keys),
         engines=engines,
+        store=store,
     )
     stored = join_store(assembly.answers, store, data_dir=model.data_dir)
     ring = KeyRing(keys)

@@ -73,6 +73,9 @@ class Model:
     def forward(self, batch: ForwardBatch, results: StepResult) -> None:
         """Compute one step with the GIL released, writing into the arrays of `results`."""
 
+    def block(self, index: int) -> NDArray[np.uint8]:
+        """The memory of a block of the cache, of all layers. It lives as long as this array."""
+
     @property
     def isa(self) -> str: ...
 

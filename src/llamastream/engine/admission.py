@@ -119,18 +119,26 @@ class Admission:
         token_ids[:num_prompt] = self._checked_ids(request.prompt_ids, "prompt")
         known = self._checked_ids(request.output_ids, "output_ids")
         token_ids[num_prompt : num_prompt + num_known] = known
+        num_tokens = num_prompt + num_known
+        expected = self._checked_ids(request.expected_ids, "expected_ids")
+        # The last token that may be drawn is never computed.
+        room = max(len(token_ids) - num_tokens - 1, 0) if self._takes_targets else 0
+        expected = expected[:room]
+        token_ids[num_tokens : num_tokens + len(expected)] = expected
         seed = request.sampling.seed
         grammar = request.grammar or IdLimits.of(request.sampling, self.vocab_size)
         return Sequence(
             request_id=request.request_id,
             token_ids=token_ids,
             num_prompt_tokens=num_prompt,
-            num_tokens=num_prompt + num_known,
+            num_tokens=num_tokens,
+            num_expected_tokens=len(expected),
             sampling=request.sampling,
             seed=secrets.randbits(64) if seed is None else seed,
             cache_salt=request.cache_salt,
             scope=request.scope,
             prompt_logprobs=request.prompt_logprobs,
+            owner=request.owner,
             guide=None if grammar is None else Guide(grammar),
         )
 

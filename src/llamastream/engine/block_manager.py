@@ -12,7 +12,7 @@ Knows block ids and hashes, not the cache's memory. The invariant: every block i
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from llamastream.engine.sequence import Sequence
 
@@ -40,13 +40,14 @@ class BlockManager:
         return len(self._free)
 
     def allocate(self, seq: Sequence, *, keep_free: int = 0) -> int:
-        """Give `seq` blocks for all its tokens; return how many tokens the prefix cache had.
+        """Give `seq` blocks for all its tokens, and those it expects; return how many tokens the
+        prefix cache had.
 
         At least the last token is left to compute, so that logits exist. `keep_free` blocks must
         remain. The caller frees by `free(seq)`, once. Raises NoFreeBlocks with nothing changed.
         """
         found = self._find_prefix(seq)
-        num_new = -(-seq.num_tokens // self.block_size) - len(found)
+        num_new = -(-seq.num_wanted_tokens // self.block_size) - len(found)
         num_revived = sum(self._ref_counts[block] == 0 for block in found)
         if num_new + num_revived + keep_free > len(self._free):
             raise NoFreeBlocks
@@ -64,7 +65,7 @@ class BlockManager:
         released = Counter(block for one in freed for block in one.block_table)
         num_free = len(self._free) + sum(self._ref_counts[b] == n for b, n in released.items())
         found = self._find_prefix(seq)
-        num_new = -(-seq.num_tokens // self.block_size) - len(found)
+        num_new = -(-seq.num_wanted_tokens // self.block_size) - len(found)
         num_revived = sum(self._ref_counts[block] == released[block] for block in found)
         return num_new + num_revived + keep_free <= num_free
 
@@ -92,7 +93,7 @@ class BlockManager:
         A block whose content is cached already stays private, so that a hash names one block.
         """
         num_full = seq.num_computed_tokens // self.block_size
-        if num_full == seq.num_registered_blocks or not self._enable_prefix_caching:
+        if num_full == seq.num_registered_blocks or not self._may_share(seq):
             return
         self._extend_hashes(seq, num_full)
         for index in range(seq.num_registered_blocks, num_full):
@@ -102,20 +103,46 @@ class BlockManager:
                 self._hashes[block] = digest
         seq.num_registered_blocks = num_full
 
+    def hold(
+        self, seq: Sequence, is_kept: Callable[[bytes], bool], *, keep_free: int
+    ) -> dict[bytes, int]:
+        """Blocks for what `seq` starts with and is not cached, as far as `is_kept` elsewhere, by
+        hash. They are to be filled, and given back by `fill`. `keep_free` others remain."""
+        if not self._may_share(seq):
+            return {}
+        digests = seq.block_hashes[: self._extend_to_cached(seq)]
+        known = [block for digest in digests if (block := self._block_of.get(digest)) is not None]
+        unused = [block for block in reversed(known) if self._ref_counts[block] == 0]
+        for block in unused:  # they are not to be taken for those that follow them
+            self._free.move_to_end(block)
+        held: dict[bytes, int] = {}
+        for digest in digests:
+            if digest in self._block_of:
+                continue
+            if not is_kept(digest) or len(self._free) <= keep_free + len(unused):
+                break
+            held[digest] = self._take()
+        return held
+
+    def fill(self, held: dict[bytes, int], filled: Iterable[bool]) -> None:
+        """Take back what `hold` gave. What was filled is cached from now on."""
+        for (digest, block), is_filled in reversed(list(zip(held.items(), filled, strict=True))):
+            if is_filled and digest not in self._block_of:
+                self._block_of[digest] = block
+                self._hashes[block] = digest
+            self._release(block)
+
     def free(self, seq: Sequence) -> None:
         """Take all blocks of `seq` back. Cached ones stay findable until they are needed."""
         # The tail goes in first and is evicted first: a prefix is of use without it, not it alone.
         for block in reversed(seq.block_table):
-            self._ref_counts[block] -= 1
-            if self._ref_counts[block] == 0:
-                self._free[block] = None
-                if self._hashes[block] is None:
-                    self._free.move_to_end(block, last=False)
+            self._release(block)
         seq.block_table = []
 
-    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
-        """Assert the module's invariant, `sequences` being all that may own blocks."""
-        uses = Counter(block for seq in sequences for block in seq.block_table)
+    def check_integrity(self, sequences: Iterable[Sequence], held: Iterable[int] = ()) -> None:
+        """Assert the module's invariant, these being all sequences that may own blocks, and what
+        `hold` gave and `fill` did not get back."""
+        uses = Counter(block for seq in sequences for block in seq.block_table) + Counter(held)
         used = {block for block, count in enumerate(self._ref_counts) if count}
         assert len(self._free) + len(used) == self.num_blocks, "free + used != total"
         assert not used & self._free.keys(), "a block is free and in use"
@@ -125,21 +152,35 @@ class BlockManager:
         hashed = {digest: block for block, digest in enumerate(self._hashes) if digest is not None}
         assert hashed == self._block_of, "hashes of blocks and blocks of hashes disagree"
 
+    def _may_share(self, seq: Sequence) -> bool:
+        return self._enable_prefix_caching and seq.cache_salt is not None
+
     def _find_prefix(self, seq: Sequence) -> list[int]:
         """The cached blocks that `seq` starts with, one token at least being left over."""
-        if not self._enable_prefix_caching:
+        if not self._may_share(seq):
             return []
-        max_found = (seq.num_tokens - 1) // self.block_size
-        if seq.prompt_logprobs is not None:  # rows are computed for what is not reported yet
-            max_found = min(max_found, seq.num_scored_tokens // self.block_size)
-        self._extend_hashes(seq, max_found)
         found: list[int] = []
-        for digest in seq.block_hashes[:max_found]:
+        for digest in seq.block_hashes[: self._extend_to_cached(seq)]:
             block = self._block_of.get(digest)
             if block is None:
                 break
             found.append(block)
         return found
+
+    def _extend_to_cached(self, seq: Sequence) -> int:
+        """How many blocks of `seq` may be found and not computed; they have hashes then."""
+        max_found = (seq.num_tokens - 1) // self.block_size
+        if seq.prompt_logprobs is not None:  # rows are computed for what is not reported yet
+            max_found = min(max_found, seq.num_scored_tokens // self.block_size)
+        self._extend_hashes(seq, max_found)
+        return max_found
+
+    def _release(self, block: int) -> None:
+        self._ref_counts[block] -= 1
+        if self._ref_counts[block] == 0:
+            self._free[block] = None
+            if self._hashes[block] is None:
+                self._free.move_to_end(block, last=False)
 
     def _extend_hashes(self, seq: Sequence, num_blocks: int) -> None:
         """Chain SHA-256 over whole blocks: equal digests mean equal salt and equal ids up to here.
@@ -147,6 +188,7 @@ class BlockManager:
         A weaker hash would let one user's crafted prompt read another's cached keys and values.
         """
         hashes, size = seq.block_hashes, self.block_size
+        assert seq.cache_salt is not None
         for index in range(len(hashes), num_blocks):
             parent = hashes[-1] if hashes else hashlib.sha256(seq.cache_salt).digest()
             block_ids = seq.token_ids[index * size : (index + 1) * size]

@@ -23,6 +23,7 @@ from llamastream.engine.runner import (
     Progress,
     Runner,
     StepResult,
+    UInt8,
 )
 from llamastream.errors import InternalError, ModelError
 from llamastream.spec import StoredTensor, tensor_specs
@@ -68,6 +69,7 @@ class CpuRunner(Runner):
         self.max_model_len = engine.max_model_len or config.max_position_embeddings
         check_limits(config, engine)
         self.num_blocks = _num_blocks(config, engine)
+        self.block_bytes = block_bytes(config, engine)
         limits = Limits(
             self.num_blocks,
             self.block_size,
@@ -149,6 +151,9 @@ class CpuRunner(Runner):
         except RuntimeError as error:
             raise InternalError(str(error)) from error
         return result
+
+    def block(self, index: int) -> UInt8:
+        return self._open_model().block(index)
 
     def close(self) -> None:
         self._model = None

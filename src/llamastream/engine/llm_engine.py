@@ -21,11 +21,13 @@ from llamastream.config import EngineConfig
 from llamastream.engine.admission import Admission
 from llamastream.engine.batch import BatchBuilder
 from llamastream.engine.block_manager import BlockManager
+from llamastream.engine.disk_cache import DiskCache
 from llamastream.engine.masking import Masking
 from llamastream.engine.runner import Runner, StepResult
 from llamastream.engine.scheduler import Scheduled, Scheduler
 from llamastream.engine.sequence import Sequence
 from llamastream.engine.speculation import Speculation
+from llamastream.engine.spill import Spill
 from llamastream.errors import ChatError, ConfigError, EngineDead, InternalError
 from llamastream.types import (
     EngineState,
@@ -56,8 +58,14 @@ class LLMEngine:
     """Owns the runner and everything that decides what it computes."""
 
     def __init__(
-        self, runner: Runner, config: EngineConfig, *, speculation: Speculation | None = None
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        *,
+        speculation: Speculation | None = None,
+        disk: DiskCache | None = None,
     ) -> None:
+        """`disk`: where blocks of stored answers are kept, and found again; closed by `close`."""
         if config.max_num_batched_tokens < config.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens must be >= max_num_seqs ({config.max_num_seqs}), so that "
@@ -78,6 +86,7 @@ class LLMEngine:
         self._events: list[Event] = []  # since the last step returned
         self._num_failures = 0
         self._empty_cache()
+        self._spill = Spill(runner, disk, self._blocks, self.masking.wake)
 
     @property
     def is_dead(self) -> bool:
@@ -98,18 +107,20 @@ class LLMEngine:
         """Queue what `admission` let in. Resumed output that was already complete ends at once."""
         self._sequences[seq.request_id] = seq
         reason = seq.finish_reason()
-        if reason is None:
+        if reason is not None:
+            self._end(seq, _finished(seq, reason))
+            return
+        num_running = len(self._scheduler.running)
+        if not self._spill.fetch(seq, num_running=num_running):
             self._scheduler.add(seq)
-            self.masking.add(seq, len(self._scheduler.running) + 1)
-        else:
-            self._end(seq, reason)
+        self.masking.add(seq, num_running + 1)
 
     def cancel(self, request_id: str) -> None:
         """End a request and free its blocks now; the next step reports it. Unknown ids: no-op."""
         seq = self._sequences.get(request_id)
         if seq is not None:
-            self._scheduler.remove(seq)
-            self._end(seq, FinishReason.CANCELLED)
+            self._withdraw(seq)
+            self._end(seq, _finished(seq, FinishReason.CANCELLED))
 
     def step(self, before_run: Callable[[], None] | None = None) -> list[Event]:
         """Compute one step and return what happened since the last one; [] when idle.
@@ -133,8 +144,9 @@ class LLMEngine:
         The result of a step in flight is never taken.
         """
         for seq in list(self._sequences.values()):
-            self._fail(seq, error)
+            self._end(seq, Failed(seq.request_id, error))
         self._empty_cache()
+        self._spill.reset(self._blocks)
 
     def status(self) -> EngineStatus:
         return EngineStatus(
@@ -147,17 +159,20 @@ class LLMEngine:
             num_free_blocks=self._blocks.num_free_blocks,
             num_drafted_tokens=self._speculation.num_drafted,
             num_accepted_tokens=self._speculation.num_accepted,
+            disk=self._spill.status(),
         )
 
     def check_integrity(self) -> None:
         """Assert that no block is lost, shared by mistake or held for a request that ended."""
         alive = list(self._scheduler)
-        assert sorted(map(id, alive)) == sorted(map(id, self._sequences.values()))
+        waiting = [*alive, *self._spill]
+        assert sorted(map(id, waiting)) == sorted(map(id, self._sequences.values()))
         self._scheduler.check_integrity()
-        self._blocks.check_integrity(alive)
+        self._blocks.check_integrity(alive, self._spill.held)
 
     def close(self) -> None:
         self.masking.close()
+        self._spill.close()
         self._runner.close()
 
     def _empty_cache(self) -> None:
@@ -186,15 +201,17 @@ class LLMEngine:
     def _begin(self, before_run: Callable[[], None] | None) -> _Begun | None:
         if self._in_flight and self._scheduler.may_preempt():
             self._land()  # only sequences whose tokens are known may be preempted
+        for seq in self._spill.fetched():
+            self._scheduler.add(seq)
         for seq, error in self.masking.wait_a_moment():
-            self._scheduler.remove(seq)
-            self._fail(seq, error)
+            self._withdraw(seq)
+            self._end(seq, Failed(seq.request_id, error))
         scheduled = self._speculation.extend(
             self._scheduler.schedule(), self._blocks, keep_free=self._num_kept_free
         )
         if not scheduled:
             if not self._in_flight and not self._events:
-                self.masking.wait(before_run)
+                self.masking.wait(before_run, is_reading=self._spill.is_reading)
             return None
         batch = self._batch_builder.build(scheduled)
         logger.debug("step seqs=%d tokens=%d", len(scheduled), len(batch.token_ids))
@@ -239,9 +256,10 @@ class LLMEngine:
             # What was computed for a wrong draft is written over.
             seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
             self._blocks.register(seq)
+            self._spill.offer(seq, is_last=reason is not None)
             if reason is not None:
-                self._scheduler.remove(seq)
-                self._end(seq, reason)
+                self._withdraw(seq)
+                self._end(seq, _finished(seq, reason))
 
     def _take(
         self, seq: Sequence, token_id: int, result: StepResult, row: int
@@ -257,13 +275,15 @@ class LLMEngine:
         self, seq: Sequence, drawn: list[int], result: StepResult, row: int
     ) -> FinishReason | None:
         """Take one draw, and each further one while the draft before it was right."""
+        is_guess = not seq.num_expected_tokens
         num_drafted = len(drawn) - 1
         drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafted].tolist()
         for num_right, token_id in enumerate(drawn):
             reason = self._take(seq, token_id, result, row + num_right)
             if reason is not None or num_right == num_drafted or token_id != drafts[num_right]:
                 break
-        self._speculation.learn(seq, num_drafted, num_right)
+        if is_guess:
+            self._speculation.learn(seq, num_drafted, num_right)
         return reason
 
     @property
@@ -272,27 +292,16 @@ class LLMEngine:
         scheduler = self._scheduler
         return self._blocks.num_blocks if scheduler.num_waiting else len(scheduler.running)
 
-    def _end(self, seq: Sequence, reason: FinishReason) -> None:
-        self._forget(seq)
-        self._events.append(
-            Finished(
-                seq.request_id,
-                reason,
-                seq.num_prompt_tokens,
-                seq.num_cached_tokens or 0,
-                0 if seq.sampling.max_tokens == 0 else seq.num_output_tokens,
-                seq.queue_s,
-            )
-        )
+    def _withdraw(self, seq: Sequence) -> None:
+        """Take its place in the queue from it, and its blocks."""
+        if not self._spill.forget(seq):
+            self._scheduler.remove(seq)
 
-    def _fail(self, seq: Sequence, error: ChatError) -> None:
-        self._forget(seq)
-        self._events.append(Failed(seq.request_id, error))
-
-    def _forget(self, seq: Sequence) -> None:
+    def _end(self, seq: Sequence, event: Finished | Failed) -> None:
         del self._sequences[seq.request_id]
         self.masking.remove(seq)
         self.admission.release(seq.request_id)
+        self._events.append(event)
 
 
 def _foresee(begun: _Begun) -> _Begun:
@@ -307,6 +316,17 @@ def _foresee(begun: _Begun) -> _Begun:
             seq.expect(row)
             row += 1
     return begun._replace(scheduled=[Scheduled(seq, 0) for seq, _ in begun.scheduled])
+
+
+def _finished(seq: Sequence, reason: FinishReason) -> Finished:
+    return Finished(
+        seq.request_id,
+        reason,
+        seq.num_prompt_tokens,
+        seq.num_cached_tokens or 0,
+        0 if seq.sampling.max_tokens == 0 else seq.num_output_tokens,
+        seq.queue_s,
+    )
 
 
 def _max_model_len(runner: Runner, config: EngineConfig) -> int:

@@ -105,17 +105,20 @@ class Masking:
             self._num_seen = self._num_done
         return [(seq, error) for seq, error in failed if seq in self._guided]
 
-    def wait(self, before: Callable[[], None] | None) -> None:
-        """Until a mask is there that was not after `wait_a_moment`, or somebody wakes us.
+    def wait(self, before: Callable[[], None] | None, *, is_reading: bool = False) -> None:
+        """Until a mask is there that was not after `wait_a_moment`, or somebody wakes us, who does
+        so when what is being read is there.
 
-        Not at all where nobody needs one. `before` is called first.
+        Not at all where nobody needs either. `before` is called first.
         """
-        if not self._guided:
+        if not self._guided and not is_reading:
             return
         if before is not None:
             before()
         with self._changed:
-            while self._num_pending and self._num_done == self._num_seen and not self._is_woken:
+            while not self._is_woken and (
+                self._num_done == self._num_seen if self._num_pending else is_reading
+            ):
                 self._changed.wait()
             self._is_woken = False
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
+UInt8 = NDArray[np.uint8]
 UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
@@ -101,6 +102,12 @@ class Runner(Protocol):
     block_size: int
     max_model_len: int
     vocab_size: int
+    block_bytes: int = 0  # of one that `block` gives; 0: nothing is to be had of the cache
+
+    def block(self, index: int) -> UInt8:
+        """The memory (block_bytes,) of a block, for one that no step uses meanwhile to write. What
+        is in a full one depends on its tokens, and those before them, alone."""
+        return np.empty(self.block_bytes, np.uint8)
 
     def run(self, batch: ForwardBatch) -> StepResult:
         """Write this step's keys and values into the cache, in place, and draw one token per row.

@@ -22,7 +22,7 @@ from llamastream.engine.sequence import Sequence
 class Scheduled(NamedTuple):
     """The next `num_tokens` tokens of a sequence, starting at its num_computed_tokens.
 
-    Those beyond its num_tokens are drafts (speculation.py).
+    Those beyond its num_tokens are drafts (speculation.py), or expected.
     """
 
     seq: Sequence
@@ -114,7 +114,7 @@ class Scheduler:
     def _schedule_decodes(self) -> None:
         for seq in tuple(self.running):
             # A sequence that is full waits for the last token's id, which is in flight.
-            waits = seq.num_tokens == len(seq.token_ids) or seq.lacks_mask
+            waits = seq.num_tokens == len(seq.token_ids) or seq.lacks_mask or seq.num_ahead
             is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not waits
             # One that was preempted in this loop has no blocks any more.
             if is_decode and seq.block_table and self._grow(seq):
@@ -155,7 +155,7 @@ class Scheduler:
         keys, the one that was given least goes first."""
         under_way = defaultdict[str, deque[Sequence]](deque)
         for seq in self.running:
-            if seq.num_tokens - seq.num_computed_tokens > 1:
+            if seq.num_tokens - seq.num_computed_tokens > 1 or seq.num_ahead:
                 under_way[seq.scope].append(seq)
         turns = [share for share in self._shares if share.waiting or share.scope in under_way]
         while turns and self._budget > 0:
@@ -165,6 +165,7 @@ class Scheduler:
                 turns.remove(share)
                 continue
             remaining = next_one.num_tokens - next_one.num_computed_tokens - next_one.lacks_mask
+            remaining += next_one.num_ahead
             if not remaining:
                 continue
             entry = Scheduled(next_one, min(remaining, self._budget))

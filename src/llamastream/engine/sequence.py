@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llamastream.engine.drafting import Drafting
 from llamastream.sampling import SamplingParams
-from llamastream.types import Constraint, FinishReason, Grammar
+from llamastream.types import BlockOwner, Constraint, FinishReason, Grammar
 
 
 @dataclass(slots=True, eq=False)
@@ -39,9 +39,9 @@ class Guide:
 class Sequence:
     """Compared by identity. `token_ids` (max_num_tokens,) int32 has its final size from the start.
 
-    `block_table` and `num_registered_blocks` belong to BlockManager, `drafting` and what is behind
-    num_tokens to Speculation, `guide` to Masking. That and `block_hashes` outlive a preemption:
-    they depend on tokens only.
+    `block_table` and `num_registered_blocks` belong to BlockManager, `num_offered_blocks` to Spill,
+    `drafting` and what is behind num_tokens to Speculation, `guide` to Masking. That and
+    `block_hashes` outlive a preemption: they depend on tokens only.
     """
 
     request_id: str
@@ -50,17 +50,20 @@ class Sequence:
     num_tokens: int
     sampling: SamplingParams
     seed: int
-    cache_salt: bytes = b""
+    cache_salt: bytes | None = b""  # None: it has no part in the prefix cache
     scope: str = ""  # whose it is: what fairness.py counts by
     prompt_logprobs: int | None = None  # alternatives for each prompt token but the first
     num_scored_tokens: int = 0  # of these, reported
     num_computed_tokens: int = 0
     num_preempted_tokens: int = 0  # computed once, and to be computed again
     num_unknown_tokens: int = 0  # or 1
+    num_expected_tokens: int = 0  # behind num_tokens, believed to come next
     num_cached_tokens: int | None = None  # of the prompt, None until first scheduled
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered_blocks: int = 0  # leading blocks that the prefix cache was told of
+    owner: BlockOwner | None = None  # for whom they are kept on disk
+    num_offered_blocks: int = 0  # leading blocks that are, or will be, if the disk can
     admitted_s: float = field(default_factory=time.perf_counter)
     queue_s: float | None = None  # until first scheduled
     drafting: Drafting = field(default_factory=Drafting)
@@ -93,6 +96,19 @@ class Sequence:
         """Whether what may be drawn behind its last token is still to be found out."""
         return self.guide is not None and self.guide.num_known != self.num_tokens
 
+    @property
+    def num_wanted_tokens(self) -> int:
+        """What needs blocks to begin with."""
+        return self.num_tokens + self.num_expected_tokens
+
+    @property
+    def num_ahead(self) -> int:
+        """Tokens behind the last one that are to be computed along, all of them expected; where a
+        grammar rules, those that have their masks."""
+        if self.guide is None or not self.num_expected_tokens:
+            return self.num_expected_tokens
+        return 0 if self.lacks_mask else len(self.guide.drafts)
+
     def expect(self, row: int) -> None:
         """One token more, which row `row` of the step in flight draws (runner.py)."""
         self.token_ids[self.num_tokens] = -1 - row
@@ -100,7 +116,11 @@ class Sequence:
         self.num_unknown_tokens = 1
 
     def append(self, token_id: int) -> None:
-        """What was drawn: the token that was expected, or one more."""
+        """What was drawn: the token in flight, or one more. All that is expected behind one that
+        was not is void."""
+        if self.num_expected_tokens:
+            is_right = int(self.token_ids[self.num_tokens]) == token_id
+            self.num_expected_tokens = self.num_expected_tokens - 1 if is_right else 0
         if self.num_unknown_tokens:
             self.num_unknown_tokens = 0
         else:

@@ -22,6 +22,7 @@ from llamastream.engine.sequence import Sequence
 from llamastream.types import Constraint
 
 MAX_DRAFT = 16  # tokens of one step, shared out: a lone stream's step then takes thrice as long
+MAX_EXPECTED = 64  # tokens that get masks at once: those that come first wait for all
 MAX_SEQS = 8  # beside more, a row costs about what a token does
 
 
@@ -81,7 +82,8 @@ class Speculation:
         step = Step(len(scheduled), self.fixed_rows)
         extended = []
         for seq, num_tokens in scheduled:
-            if num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens:
+            is_decode = num_tokens == 1 and seq.num_computed_tokens + 1 == seq.num_tokens
+            if is_decode and not seq.num_expected_tokens:
                 # The last token that may be drawn is never computed.
                 limit = min(budget, seq.max_num_tokens - seq.num_tokens - 1)
                 draft = self.propose(seq, step, limit)
@@ -121,6 +123,10 @@ class Speculation:
         """What may come behind the first `num_tokens` of a sequence that keeps to a grammar, in a
         step of `num_seqs`. Called before that is scheduled, by a mask thread: each draft needs a
         mask of its own. The engine thread leaves `drafting` alone meanwhile."""
+        if seq.num_expected_tokens:
+            stop = num_tokens + min(seq.num_expected_tokens, MAX_EXPECTED)
+            draft = seq.token_ids[num_tokens:stop].tolist()
+            return Draft(draft[: constraint.num_allowed(draft)], is_forced=False)
         limit = min(seq.max_num_tokens - num_tokens - 1, Step(num_seqs, self.fixed_rows).share)
         if limit <= 0 or not self.may_draft(num_seqs):
             return Draft([], is_forced=False)

@@ -10,11 +10,14 @@ from llamastream.generation.generation import End, Generation
 from llamastream.generation.history import Continued, History
 from llamastream.generation.quotas import Quotas
 from llamastream.generation.reader import Reader
+from llamastream.generation.receipts import Receipt
 from llamastream.generation.stored import StoredAnswers, StorePolicy
+from llamastream.generation.verifying import Difference, Verification, Verifying
 
 __all__ = [
     "Answers",
     "Continued",
+    "Difference",
     "End",
     "Engine",
     "Generation",
@@ -22,6 +25,9 @@ __all__ = [
     "NewAnswer",
     "Quotas",
     "Reader",
+    "Receipt",
     "StorePolicy",
     "StoredAnswers",
+    "Verification",
+    "Verifying",
 ]

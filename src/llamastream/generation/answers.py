@@ -24,10 +24,12 @@ from llamastream.generation.generation import (
     State,
 )
 from llamastream.generation.grammars import Compiling
+from llamastream.generation.prefixes import DiskCache
 from llamastream.generation.prompts import Prompting
 from llamastream.generation.quotas import Quotas
+from llamastream.generation.receipts import digest_of
 from llamastream.keys import Keys
-from llamastream.records import IdempotencyKey, Item
+from llamastream.records import CacheRetention, IdempotencyKey, Item
 from llamastream.sampling import MAX_SEED, SamplingParams
 from llamastream.text import FittedPrompt, PromptBuilder, Tokenizer
 from llamastream.tools import CallRules
@@ -59,6 +61,7 @@ class NewAnswer:
     background: bool = False
     shows_prompt_ids: bool = False
     idempotency: IdempotencyKey | None = None
+    cache_retention: CacheRetention | None = None
 
 
 class Ephemeral:
@@ -103,13 +106,16 @@ class Answers:
         model_id: str = "",
         sampling: SamplingParams = DEFAULT_SAMPLING,
         quotas: Quotas | None = None,
+        disk: DiskCache | None = None,
     ) -> None:
         """`model_id` changes with whatever changes an answer: weights, tokenizer, precision.
-        `sampling` holds the model's own defaults, for what a request leaves out.
+        `sampling` holds the model's own defaults, for what a request leaves out. `disk`: where the
+        engine keeps what it computed for stored answers.
         """
         self.model_name = model_name
         self.model_id = model_id
         self.sampling = sampling
+        self.disk = disk
         self.tokenizer = tokenizer
         self.prompting = Prompting(tokenizer, prompts)
         self.grammars = Compiling(tokenizer, lambda: self.status().vocab_size)
@@ -158,21 +164,25 @@ class Answers:
 
         Raises InvalidRequest, ContextLengthExceeded, Overloaded or EngineDead.
         """
-        self.check_room(request)
+        self.check_room(request.scope, request.num_choices)
         fitted = [await self.fit(replace(request, prompt=prompt)) for prompt in request.prompts]
         generation = await self.make(request, new, fitted)
+        self.submit(generation)
+        return generation
+
+    def submit(self, generation: Generation) -> None:
+        """Give it to the engine. Raises what that refuses it with."""
         try:
             self.dispatcher.submit(generation)
         except Exception as error:
             self.count_refusal(error)
             raise
-        return generation
 
-    def check_room(self, request: ChatRequest) -> None:
+    def check_room(self, scope: str, count: int = 1) -> None:
         """Raises Overloaded or RateLimited before anything was done for a request that they will
         refuse: refusals must not cost the others their turns."""
         try:
-            self.dispatcher.engine.check_room(request.scope, request.num_choices)
+            self.dispatcher.engine.check_room(scope, count)
         except ChatError as error:
             self.count_refusal(error)
             raise
@@ -205,6 +215,8 @@ class Answers:
             after=new.after,
             has_input=bool(new.input_items),
             grammar=self.grammars.recorded(spec),
+            prompt_sha256=digest_of(first.ids) if new.store else None,
+            cache_retention=new.cache_retention,
         )
         given = request.sampling.seed
         seeds = [secrets.randbits(64) if given is None else given for _ in fitted]

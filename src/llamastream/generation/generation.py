@@ -18,7 +18,7 @@ from llamastream.generation.grammars import GrammarRecord
 from llamastream.generation.log import Log
 from llamastream.generation.reader import Reader
 from llamastream.generation.report import Report
-from llamastream.records import Status
+from llamastream.records import CacheRetention, Status
 from llamastream.types import Delta, Finished, FinishReason, Token, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Details:
     after: str | None = None  # what it follows in its conversation, see Item
     has_input: bool = True  # which then follows that, and the answer follows the input
     grammar: GrammarRecord | None = None
+    prompt_sha256: str | None = None  # see `receipts`; unknown of older answers
+    cache_retention: CacheRetention | None = None
 
     def to_json(self) -> Json:
         stop_ids = sorted(self.rules.stop_token_ids)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from llamastream.errors import Overloaded
+from llamastream.errors import EngineDead, Overloaded
 
 NUM_THREADS = max(2, min(4, os.cpu_count() or 1))
 MAX_WAITING = 256  # calls, each of which holds a request's text
@@ -26,25 +26,37 @@ class FairPool:
         """num_threads: at least 2."""
         self._threads = ThreadPoolExecutor(num_threads, name)
         self._num_free = num_threads
+        self._is_closed = False
         self._running: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     async def run(self, scope: str, work: Callable[[], Result]) -> Result:
         """What `work` returns or raises, done on a thread when it is the turn of `scope`.
 
-        Raises Overloaded when too much waits already. Work that was begun is done to its end, also
-        when the caller has left.
+        Raises Overloaded when too much waits already, EngineDead once it is closed. Work that was
+        begun is done to its end, also when the caller has left.
         """
         await self._turn(scope)
+        self._check_open()  # it may have been closed since the turn was given
         doing = asyncio.get_running_loop().run_in_executor(self._threads, work)
         doing.add_done_callback(lambda done: self._end(scope, done))
         return await asyncio.shield(doing)
 
     def close(self) -> None:
-        """Begin nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Begin nothing more: who waits is refused."""
+        self._is_closed = True
+        self._threads.shutdown(wait=False)
+        for turn in (turn for turns in self._waiting.values() for turn in turns):
+            if not turn.done():
+                turn.set_result(None)
+        self._waiting.clear()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineDead("The server is stopping. Try again in a few seconds.")
 
     async def _turn(self, scope: str) -> None:
+        self._check_open()
         self._check_room(scope)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(scope, deque()).append(turn)

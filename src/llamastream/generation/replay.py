@@ -70,14 +70,28 @@ class Replay:
         after = generation.num_tokens - 1
         tokens = await store.responses.tokens(record.id, scope=record.scope, after=after)
         await self.grow(generation, Growth(tokens, None))
+        self._ask(generation, one.prompt_ids, one.sampling)
+        generation.is_cancelled = one.is_cancelled
+        return generation
+
+    async def from_start(
+        self, record: Response, prompt_ids: Sequence[int], sampling: SamplingParams, keeper: Keeper
+    ) -> Generation:
+        """One that is to be generated a second time."""
+        generation = await self._make(record, keeper)
+        self._ask(generation, prompt_ids, sampling)
+        return generation
+
+    def _ask(
+        self, generation: Generation, prompt_ids: Sequence[int], sampling: SamplingParams
+    ) -> None:
+        """What the engine is asked for."""
         (choice,), details = generation.choices, generation.details
         grammar = self._grammars.of_record(details.grammar, details.rules)
         choice.request = replace(
-            choice.request, prompt_ids=one.prompt_ids, sampling=one.sampling, grammar=grammar
+            choice.request, prompt_ids=prompt_ids, sampling=sampling, grammar=grammar
         )
         generation.grammar = grammar
-        generation.is_cancelled = one.is_cancelled
-        return generation
 
     async def _make(self, record: Response, keeper: Keeper) -> Generation:
         """Before its first token."""

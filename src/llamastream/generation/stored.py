@@ -18,8 +18,10 @@ from llamastream.generation.elsewhere import Elsewhere
 from llamastream.generation.generation import Details, Generation, Json
 from llamastream.generation.history import Continued, History, TokenSize, Window
 from llamastream.generation.items import to_messages
+from llamastream.generation.prefixes import Prefixes
 from llamastream.generation.replay import Replay
 from llamastream.generation.takeover import Takeover
+from llamastream.generation.verifying import Verifying
 from llamastream.records import (
     AllowStore,
     Item,
@@ -89,12 +91,15 @@ class StoredAnswers:
         self._open_parts.push_async_callback(self._durability.close)
         self._elsewhere = Elsewhere(self._store, self._replay, dispatcher, grace_s=policy.grace_s)
         self._open_parts.push_async_callback(self._elsewhere.close)
-        parts = (self._store, self._durability, self._elsewhere, self._replay)
+        self._prefixes = Prefixes(self.answers.disk, self._store)
+        parts = (self._store, self._durability, self._elsewhere, self._replay, self._prefixes)
         self._takeover = Takeover(*parts, dispatcher, model_id=self.answers.model_id)
         self._open_parts.push_async_callback(self._takeover.close)
+        self.verifying = Verifying(self.answers, self._store)
         await self._takeover.start()
         self.is_open = True
-        sweeper = asyncio.create_task(_sweep_regularly(self._store, self._policy.retention))
+        sweeping = _sweep_regularly(self._store, self._policy.retention, self._prefixes)
+        sweeper = asyncio.create_task(sweeping)
         self._open_parts.callback(sweeper.cancel)
 
     async def stop(self) -> None:
@@ -130,7 +135,7 @@ class StoredAnswers:
 
     @property
     def conversations(self) -> "Conversations":
-        """Those of the store: nothing is generated in them here."""
+        """Those of the store, to be read and written; what deletes is here."""
         return self._store.conversations
 
     @property
@@ -171,9 +176,10 @@ class StoredAnswers:
         stored.
         """
         if new.idempotency is None:  # what it began before is found in a full house as well
-            self.answers.check_room(request)
+            self.answers.check_room(request.scope)
         fitted = await self.answers.fit(request)
         generation = await self.answers.make(request, new, [fitted])
+        await self._prefixes.own(generation)
         creating = asyncio.create_task(self._create(generation, new, request.scope))
         self._creating.add(creating)
         creating.add_done_callback(self._creating.discard)
@@ -220,6 +226,19 @@ class StoredAnswers:
         await self._store.responses.delete(id, scope=scope)
         if (live := self._durability.get(id)) is not None:
             self._durability.remove(live)
+        await self._prefixes.forget(id)
+
+    async def delete_conversation(self, id: str, *, scope: str) -> None:
+        """Its answers stay, and those in progress go on."""
+        await self._store.conversations.delete(id, scope=scope)
+        await self._prefixes.forget(id)
+
+    async def delete_item(self, id: str, item_id: str, *, scope: str) -> None:
+        """Take an item out of a conversation."""
+        await self._store.conversations.item(id, item_id, scope=scope)
+        await self._prefixes.forget(id)  # before, since the next start could not tell
+        await self._store.conversations.delete_item(id, item_id, scope=scope)
+        await self._prefixes.forget(id)
 
     async def list(
         self, *, scope: str, prefix: str, query: PageQuery, matches: Callable[[Response], bool]
@@ -264,6 +283,8 @@ class StoredAnswers:
             self._durability.remove(generation)
             return await self.find(created.response.id, scope=scope)
         generation.created_at = created.response.created_at
+        if request.owner is not None:
+            request.owner.confirm()
         return generation
 
 
@@ -273,12 +294,20 @@ def _heard(creating: "asyncio.Task[Generation]") -> None:
         creating.exception()
 
 
-async def _sweep_regularly(store: "Store", retention: Retention) -> None:
+async def _sweep_regularly(store: "Store", retention: Retention, prefixes: Prefixes) -> None:
+    is_deleted = True  # perhaps, as the last server ended
     while True:
-        await asyncio.sleep(SWEEP_INTERVAL_S)
-        is_more = True
         try:
+            if is_deleted or store.membership.has_peers:
+                await prefixes.tidy()
+                is_deleted = False
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            is_more = True
             while is_more:
-                is_more = (await store.sweep(retention)).more
+                swept = await store.sweep(retention)
+                is_deleted |= bool(swept.num_responses or swept.num_conversations)
+                is_more = swept.more
+            prefixes.expire()
         except ChatError as error:
             logger.warning("sweeping failed: %s", error.message)
+            await asyncio.sleep(SWEEP_INTERVAL_S)

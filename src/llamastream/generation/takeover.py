@@ -14,6 +14,7 @@ from llamastream.generation.dispatch import Dispatcher
 from llamastream.generation.durable import Durability
 from llamastream.generation.elsewhere import Elsewhere
 from llamastream.generation.generation import Generation
+from llamastream.generation.prefixes import Prefixes
 from llamastream.generation.replay import Replay
 from llamastream.generation.submission import Tasks
 from llamastream.records import Asked, Interrupted, Outcome, Recovery, Status
@@ -36,6 +37,7 @@ class Takeover:
         durability: Durability,
         elsewhere: Elsewhere,
         replay: Replay,
+        prefixes: Prefixes,
         dispatcher: Dispatcher,
         *,
         model_id: str,
@@ -44,6 +46,7 @@ class Takeover:
         self._durability = durability
         self._elsewhere = elsewhere
         self._replay = replay
+        self._prefixes = prefixes
         self._model_id = model_id
         self._dispatcher = dispatcher
         self._follows: dict[str, int] = {}  # by id, as they were said last
@@ -158,7 +161,11 @@ class Takeover:
         known = self._elsewhere.drop(one.response.id)
         while True:
             try:
-                return await self._replay.of_interrupted(one, self._store, self._durability, known)
+                replayed = self._replay.of_interrupted(one, self._store, self._durability, known)
+                generation = await replayed
+                if (owner := await self._prefixes.own(generation)) is not None:
+                    owner.confirm()
+                return generation
             except NotFound:  # deleted since
                 return None
             except DamagedRecord as error:

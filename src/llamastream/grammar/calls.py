@@ -17,7 +17,7 @@ from llamastream.grammar.spelling import SPACED, Json, of_schema, quote
 from llamastream.tools import ANY_NAME, ANY_WHITE, CallRules, CallSyntax, Tool
 from llamastream.types import GrammarKind, GrammarSpec
 
-VERSION = 1  # of what is written here: what one began no other can go on with
+VERSION = 2  # of what is written here: what one began no other can go on with
 _ANY = r"(.|\n)*"
 _OPEN = {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref"}
 _OPEN |= {"allOf", "anyOf", "oneOf"}

@@ -5,6 +5,7 @@ schema that says more of a value is left to the parser, whose values are JSON: t
 """
 
 import json
+import re
 from typing import Any
 
 from llamastream.errors import InvalidRequest, quoted
@@ -25,6 +26,8 @@ _STRING = (
     r"""STRING: /'([^'\\\x00-\x1f\x7f]|\\(['"\\\/bfnrt]|u[0-9a-fA-F]{4}))*'/"""
     r""" | /"([^"\\\x00-\x1f\x7f]|\\(["\\\/bfnrt]|u[0-9a-fA-F]{4}))*"/"""
 )
+# Of a dict, beside those that are named: without escapes, in which a named one could hide.
+_KEY = r"""/'[^'"\\\x00-\x1f\x7f]*'|"[^'"\\\x00-\x1f\x7f]*"/"""
 _INTEGER = r"INTEGER: /-?(0|[1-9][0-9]{0,18})/"
 _NUMBER = r"NUMBER: /-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,3})?/"
 _SIMPLE = {
@@ -77,12 +80,22 @@ class Pythonic:
         ]
         self._list(name, items, required, quote(")"))
 
-    def _list(self, name: str, items: list[tuple[str, str]], required: set[str], end: str) -> None:
-        """A rule for items in order, with commas between those that are there."""
+    def _list(
+        self,
+        name: str,
+        items: list[tuple[str, str]],
+        required: set[str],
+        end: str,
+        other: str | None = None,
+    ) -> None:
+        """A rule for items in order, with commas between those that are there. `other`: an item of
+        which any number may be behind them."""
         for k in range(len(items), -1, -1):  # none of the first k was written, or one was
             rest = f"{name}_{k}"
             if k == len(items):
-                self.lines += [f"{rest}: {end}", f"{rest}m: {end}"]
+                more = "" if other is None else f'(", " {other})* '
+                first = "" if other is None else f" | {other} {more}{end}"
+                self.lines += [f"{rest}: {end}{first}", f"{rest}m: {more}{end}"]
                 continue
             item, key = items[k]
             first, later = f"{item} {name}_{k + 1}m", f'", " {item} {name}_{k + 1}m'
@@ -115,9 +128,9 @@ class Pythonic:
         return self._json(schema)
 
     def _dict(self, schema: Json) -> str:
-        """With the keys that it names, if there are any."""
+        """With the keys that it names in their order, and then others unless it has none."""
+        more = schema.get("additionalProperties", True)
         if not schema.get("properties"):
-            more = schema.get("additionalProperties", True)
             pair = f'STRING ": " {self._value(more)}'
             return '"{" "}"' if more is False else f'"{{" ({pair} (", " {pair})*)? "}}"'
         name = f"{self._name}d{len(self.lines)}"
@@ -126,7 +139,12 @@ class Pythonic:
             (f'({_constant(key)}) ": " {self._value(part)}', key)
             for key, part in schema["properties"].items()
         ]
-        self._list(name, items, set(schema.get("required", ())), quote("}"))
+        other = None
+        if more is not False:
+            named = "|".join(re.escape(key).replace("/", r"\/") for key in schema["properties"])
+            other = f'{name.upper()} ": " {self._value(more)}'
+            self.lines.append(f"{name.upper()}: {_KEY} & ~/.({named})./")
+        self._list(name, items, set(schema.get("required", ())), quote("}"), other)
         return f'"{{" {name}'
 
     def _json(self, schema: Any) -> str:

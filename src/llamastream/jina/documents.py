@@ -3,14 +3,23 @@
 Knows the names and types of the fields, and neither protobuf nor HTTP.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+import orjson
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import CoreSchema
 
 from llamastream.api.http.idempotency import make_key
+from llamastream.api.wire.messages import parse_messages
 from llamastream.api.wire.options import (
     MAX_STOP_CHARS,
     MAX_STOPS,
@@ -19,24 +28,31 @@ from llamastream.api.wire.options import (
     asked,
     or_nothing,
 )
+from llamastream.api.wire.tools import ChatTools, read_tools
 from llamastream.errors import InvalidRequest, quoted, requirement
 from llamastream.records import IdempotencyKey
 from llamastream.sampling import SamplingParams
-from llamastream.types import ChatRequest, GrammarKind, GrammarSpec, Message
+from llamastream.tools import Tool
+from llamastream.types import ChatRequest, GrammarKind, GrammarSpec, Message, PromptOptions
 
 ENDPOINT = "/stream"
 MAX_PROMPT_BYTES = 4 << 20  # of UTF-8; about a million tokens
 
+_TOOLS: TypeAdapter[Sequence[Any]] = TypeAdapter(ChatTools)
 _Model = TypeVar("_Model", bound=BaseModel)
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class _Turn(BaseModel):
+    """Calls are JSON as text, as a chat has them: a document's messages hold texts alone."""
+
     model_config = ConfigDict(strict=True)
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     name: str | None = None
+    tool_calls: str | None = None
+    tool_call_id: str | None = None
 
 
 class _Prompt(BaseModel):
@@ -60,6 +76,7 @@ class _Prompt(BaseModel):
     truncation: Literal["disabled", "auto"] = "disabled"
     logprobs: bool = False
     json_schema: str | None = None  # as text: a query string and a protobuf document can hold it
+    tools: str | None = None  # the same: a list, as chats take it
 
 
 class StoreOptions(BaseModel):
@@ -125,6 +142,7 @@ class PromptRequest:
             stop=tuple(prompt.stop),
             ignore_eos=prompt.ignore_eos,
             truncation=prompt.truncation,
+            prompt_options=PromptOptions(tools=_tools(prompt)),
             grammar=_grammar(prompt.json_schema),
             scope=self.scope,
             label=self.label,
@@ -154,14 +172,53 @@ def check_not_stored(options: StoreOptions) -> None:
 def _conversation(prompt: _Prompt) -> tuple[Message, ...] | str:
     # DocArray fills a declared but unused prompt with "".
     if prompt.messages is not None and not prompt.prompt:
-        _check_size("messages", (turn.content for turn in prompt.messages))
-        return tuple(Message(turn.role, turn.content, turn.name) for turn in prompt.messages)
+        turns = prompt.messages
+        _check_size("messages", (t.content + (t.tool_calls or "") for t in turns))
+        return tuple(message for k, turn in enumerate(turns) for message in _messages(turn, k))
     if prompt.messages is not None:
         raise InvalidRequest("prompt and messages exclude each other: give one.", param="messages")
     if prompt.prompt is None:
         raise InvalidRequest("prompt is missing: give prompt or messages.", param="prompt")
     _check_size("prompt", (prompt.prompt,))
     return prompt.prompt
+
+
+def _messages(turn: _Turn, place: int) -> tuple[Message, ...]:
+    if turn.role != "tool" and not turn.tool_calls:
+        return (Message(turn.role, turn.content, turn.name),)
+    said: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.role == "tool":
+        said["tool_call_id"] = turn.tool_call_id
+    else:
+        said["tool_calls"] = _read_json(turn.tool_calls or "", f"messages[{place}].tool_calls")
+    return parse_messages([said])
+
+
+def _tools(prompt: _Prompt) -> tuple[Tool, ...]:
+    """What cannot be enforced of them is refused, as of `json_schema`."""
+    if not prompt.tools:
+        return ()
+    if prompt.messages is None:
+        raise InvalidRequest(
+            "tools need messages: a raw prompt has no place for them.", param="tools"
+        )
+    given = _read_json(prompt.tools, "tools")
+    try:
+        tools = read_tools(_TOOLS.validate_python(given, strict=True))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+        )
+        raise InvalidRequest(f"tools{where} {requirement(first['msg'])}.", param="tools") from None
+    return tuple(replace(tool, strict=True) for tool in tools)
+
+
+def _read_json(text: str, param: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{param} must be JSON: {error}.", param=param) from None
 
 
 def _grammar(schema: str | None) -> GrammarSpec | None:

@@ -1,6 +1,7 @@
 """An answer as ModelOutputDocuments. A delta without text makes none: a reader gets one document
-per token that brings text."""
+per token that brings text, or a piece of a call."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from llamastream.api.wire.format import START, Format, end_of
 from llamastream.errors import ChatError
 from llamastream.generation import Generation
 from llamastream.generation.generation import FINISH_REASONS
-from llamastream.types import Delta, FinishReason
+from llamastream.types import Delta, FinishReason, ToolCall
 
 PREFIX = "stream_"  # of the ids of answers
 MAX_APART = 64  # deltas kept apart for a reader that is briefly behind, about a second's worth
@@ -44,7 +45,7 @@ class Documents:
     def of_delta(self, delta: Delta) -> list[OutputFields]:
         held, self._held = self._held, None
         found = [] if held is None else [held]
-        is_shown = bool(delta.text) and delta.sequence_number > self._after
+        is_shown = bool(delta.text or _calls_of(delta)) and delta.sequence_number > self._after
         if is_shown:
             found.append(self._document(delta))
         if delta.finish_reason is not None:
@@ -61,7 +62,8 @@ class Documents:
         """
         generation = self._generation
         end = end_of(generation)
-        if not generation.is_stored or generation.log.text():
+        has_calls = any(isinstance(part, ToolCall) for part in generation.log.parts())
+        if not generation.is_stored or has_calls or generation.log.text():
             return []
         number = 0 if end.usage is None else end.usage.num_output_tokens
         if number <= self._after:
@@ -79,6 +81,8 @@ class Documents:
             "generated_text": delta.text,
             "sequence_number": delta.sequence_number,
         }
+        if calls := _calls_of(delta):
+            document["tool_calls"] = json.dumps(calls, ensure_ascii=False)
         if delta.logprobs:
             document["logprob"] = delta.logprobs[-1].logprob
         if generation.is_stored:
@@ -126,7 +130,17 @@ def _joined(deltas: list[Delta]) -> Delta:
         text="".join(delta.text for delta in deltas),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        parts=tuple(part for delta in deltas for part in delta.parts),
     )
+
+
+def _calls_of(delta: Delta) -> list[dict[str, str]]:
+    """Pieces of calls: those of one call have its id, and their arguments add up."""
+    return [
+        {"id": part.id, "name": part.name, "arguments": part.arguments}
+        for part in delta.parts
+        if isinstance(part, ToolCall)
+    ]
 
 
 def finish_reason_of(generation: Generation) -> FinishReason | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import CTE, Connection, Select, select
 
 from llamastream.errors import InvalidRequest, NotFound, quoted
 from llamastream.records import Status
@@ -22,14 +22,7 @@ def chain_items(conn: Connection, id: str, scope: str, *, max_links: int) -> Sel
             f"Response {quoted(id)} is still in progress: continue it when it has ended.",
             param="previous_response_id",
         )
-    names = (responses.c.num, responses.c.id, responses.c.previous_response_id)
-    chain = select(*names).where(responses.c.id == id).cte("chain", recursive=True)
-    # UNION and not UNION ALL: a row is followed once, whatever an imported file may hold.
-    chain = chain.union(
-        select(*names).where(
-            responses.c.id == chain.c.previous_response_id, responses.c.scope == scope
-        )
-    )
+    chain = _chain(id, scope)
     links = conn.execute(select(chain).limit(max_links + 1)).all()
     if len(links) > max_links:
         raise InvalidRequest(
@@ -47,3 +40,25 @@ def chain_items(conn: Connection, id: str, scope: str, *, max_links: int) -> Sel
     order = (items.c.response_num, items.c.part, items.c.num)
     rows = select(items).where(items.c.response_num.in_(select(chain.c.num)))
     return rows.order_by(*order)
+
+
+def first_of_chain(conn: Connection, id: str, scope: str) -> str:
+    """The response with which a chain begins that ends with `id`."""
+    links = conn.execute(select(_chain(id, scope))).all()
+    continued = {link.id: link.previous_response_id for link in links}
+    while (before := continued.pop(id, None)) in continued:
+        id = before
+    return id
+
+
+def _chain(id: str, scope: str) -> CTE:
+    """A response and all it continues."""
+    names = (responses.c.num, responses.c.id, responses.c.previous_response_id)
+    last = select(*names).where(responses.c.id == id, responses.c.scope == scope)
+    chain = last.cte("chain", recursive=True)
+    # UNION and not UNION ALL: a row is followed once, whatever an imported file may hold.
+    return chain.union(
+        select(*names).where(
+            responses.c.id == chain.c.previous_response_id, responses.c.scope == scope
+        )
+    )

@@ -20,6 +20,7 @@ from llamastream.records import (
 from llamastream.store.branches import check_follows, path_to, unlink
 from llamastream.store.clock import StoreClock
 from llamastream.store.database import Database
+from llamastream.store.prompts import forget_of_conversations
 from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import remove_conversations
 from llamastream.store.rows import (
@@ -179,6 +180,7 @@ class Conversations:
             conn = tx.conn
             num = find(conn, "conversation", id, scope).num
             size = _find_item(conn, num, item_id, items.c.num_bytes).num_bytes
+            forget_of_conversations(tx, [num])
             unlink(conn, num, item_id)
             of_item = (items.c.conversation_num == num) & (items.c.id == item_id)
             gone = conn.execute(delete(items).where(of_item, items.c.response_num.is_(None)))

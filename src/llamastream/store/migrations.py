@@ -181,6 +181,8 @@ PRESETS = (
     "CREATE UNIQUE INDEX presets_name ON presets (scope, name)",
 )
 
+RECEIPTS = ("ALTER TABLE responses ADD COLUMN forgets_prompt {big} NOT NULL DEFAULT 0",)
+
 MIGRATIONS = (
     Migration(1, "initial", INITIAL),
     Migration(2, "kinds", KINDS),
@@ -191,6 +193,7 @@ MIGRATIONS = (
     Migration(7, "search", SEARCH),
     Migration(8, "servers", SERVERS),
     Migration(9, "presets", PRESETS),
+    Migration(10, "receipts", RECEIPTS),
 )
 
 

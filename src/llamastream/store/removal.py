@@ -6,12 +6,14 @@ from sqlalchemy import Connection, delete, update
 
 from llamastream.records import Status
 from llamastream.store.clock import StoreClock
+from llamastream.store.prompts import forget_behind, forget_of_conversations
 from llamastream.store.rows import ROW_BYTES, size_of
 from llamastream.store.tables import conversations, items, responses
 from llamastream.store.transaction import Transaction
 
 
 def remove_conversations(tx: Transaction, nums: Sequence[int]) -> None:
+    forget_of_conversations(tx, nums)
     conn, charges = tx.conn, tx.charges
     inside = items.c.conversation_num.in_(nums)
     gone = delete(items).where(inside, items.c.response_num.is_(None))
@@ -28,6 +30,7 @@ def remove_conversations(tx: Transaction, nums: Sequence[int]) -> None:
 
 
 def remove_responses(tx: Transaction, nums: Sequence[int]) -> None:
+    forget_behind(tx, nums)
     conn, charges = tx.conn, tx.charges
     inside = items.c.response_num.in_(nums)
     gone = delete(items).where(inside, items.c.conversation_num.is_(None))

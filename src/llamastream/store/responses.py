@@ -39,6 +39,7 @@ from llamastream.store.database import Database
 from llamastream.store.idempotency import KeyTaken, add_key, check_key
 from llamastream.store.journal import Journal
 from llamastream.store.packing import pack_log
+from llamastream.store.prompts import NO_PROMPT
 from llamastream.store.reading import Choose, fetch_page, read_history
 from llamastream.store.removal import give_up, remove_responses
 from llamastream.store.rows import (
@@ -69,6 +70,7 @@ from llamastream.types import Token
 
 KEY_TRIES, KEY_RETRY_S = 50, 0.02  # while another server begins a response with it
 INPUT, OUTPUT = 0, 1  # items.part
+PROMPT_COLUMNS = (responses.c.prompt_ids, responses.c.forgets_prompt)
 TOKEN_BYTES = (
     func.length(responses.c.token_ids) + func.coalesce(func.length(responses.c.logprobs), 0)
 ).label("token_bytes")
@@ -315,9 +317,9 @@ class Responses:
         self, tx: Transaction, id: str, one: InProgress, outcome: Outcome
     ) -> Response | ChatError:
         """What it became, or what to tell its caller once that it has ended is committed."""
-        columns = (*RESPONSE_COLUMNS, responses.c.prompt_ids, TOKEN_BYTES)
+        columns = (*RESPONSE_COLUMNS, *PROMPT_COLUMNS, TOKEN_BYTES)
         of_num = select(*columns).where(responses.c.num == one.num)
-        row = tx.conn.execute(of_num).one_or_none()
+        row = tx.conn.execute(of_num.with_for_update()).one_or_none()
         if row is None:  # another server deleted it
             return _not_in_progress(id)
         try:
@@ -337,8 +339,11 @@ class Responses:
             error=outcome.error,
         )
         values = response_row(ended)
-        values |= {"prompt_ids": None, "start_checksum": None, "kept_from": now}
-        num_bytes = size_of(values["result"], outcome.error) - size_of(row.prompt_ids)
+        values |= {"kept_from": now}
+        num_bytes = size_of(values["result"], outcome.error)
+        if outcome.status is Status.FAILED or row.forgets_prompt:
+            values |= NO_PROMPT
+            num_bytes -= size_of(row.prompt_ids)
         if one.log is None:
             num_bytes += row.token_bytes
         else:

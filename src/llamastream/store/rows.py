@@ -49,6 +49,13 @@ def find(
     raise NotFound(f"{kind.capitalize()} {quoted(id)} not found.", param=f"{kind}_id")
 
 
+def known_ids(conn: Connection, *, ids: Sequence[str]) -> set[str]:
+    """Those that a conversation or a response has, of whatever scope."""
+    tables = _TABLES.values()
+    some = [conn.execute(select(t.c.id).where(t.c.id.in_(ids))).scalars() for t in tables]
+    return set().union(*some)
+
+
 def to_response(row: Row[Any]) -> Response:
     """From a row of RESPONSE_COLUMNS."""
     with reading("response", row.id):
@@ -134,6 +141,14 @@ def to_start(row: Row[Any]) -> tuple[tuple[int, ...], SamplingParams]:
     with reading("response", row.id):
         verify(row.start_checksum, row.prompt_ids, row.sampling)
         return tuple(unpack_ids(row.prompt_ids)), sampling_from_json(_load(row.sampling))
+
+
+def to_kept_start(row: Row[Any]) -> tuple[tuple[int, ...] | None, SamplingParams]:
+    """The same of one that has ended, whose prompt may be forgotten."""
+    if row.prompt_ids is not None:
+        return to_start(row)
+    with reading("response", row.id):
+        return None, sampling_from_json(_load(row.sampling))
 
 
 def tokens_row(ids: bytes, logprobs: bytes | None) -> Json:

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
@@ -20,6 +21,7 @@ from llamastream.records import (
     Swept,
 )
 from llamastream.store import retention, transfer
+from llamastream.store.chains import first_of_chain
 from llamastream.store.claims import forget_journals
 from llamastream.store.clock import Clocks, StoreClock
 from llamastream.store.conversations import Conversations
@@ -28,7 +30,9 @@ from llamastream.store.journal import Journal, Refused
 from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
 from llamastream.store.presets import Presets
+from llamastream.store.prompts import Prompts
 from llamastream.store.responses import Responses
+from llamastream.store.rows import known_ids
 from llamastream.store.servers import new_name
 from llamastream.store.transaction import Transaction
 from llamastream.store.usage import read_usage
@@ -38,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 Access = Literal["serve", "write", "read"]
 LIMITS = ConversationLimits()
+IDS_AT_A_TIME = 500
 CLOCKS = Clocks()
 
 
@@ -57,6 +62,7 @@ class Store:
         self._writer = writer
         self._clock = clock
         self.responses = Responses(database, writer, journal, clock, limits, model)
+        self.prompts = Prompts(database)
         self.membership = Membership(database, writer, journal, clock, model)
         self.conversations = Conversations(database, writer, clock, limits)
         self.presets = Presets(database, writer, clock)
@@ -125,6 +131,19 @@ class Store:
         """The responses and bytes that an API key's scope keeps: one row, counted along by every
         transaction. Raises StoreUnavailable."""
         return await self._database.read(lambda conn: read_usage(conn, scope))
+
+    async def first_of_chain(self, id: str, *, scope: str) -> str:
+        """The response that began what this one, and those it continues, go on with."""
+        return await self._database.read(lambda conn: first_of_chain(conn, id, scope))
+
+    async def missing(self, ids: Iterable[str]) -> set[str]:
+        """Which of these are no conversation's and no response's. Raises StoreUnavailable."""
+        asked = list(ids)
+        missing = set(asked)
+        for start in range(0, len(asked), IDS_AT_A_TIME):
+            some = asked[start : start + IDS_AT_A_TIME]
+            missing -= await self._database.read(partial(known_ids, ids=some))
+        return missing
 
     async def sweep(self, policy: Retention) -> Swept:
         """Forget a bounded part of what may be forgotten, and give a bounded part of what is free

@@ -64,7 +64,7 @@ responses = _table(
     request=Text,
     result=Text,
     error=Text,
-    prompt_ids=Blob,  # NULL once finished
+    prompt_ids=Blob,  # NULL once forgotten, see `prompts`
     sampling=Text,
     token_ids=Blob,  # those folded so far; all, once finished
     logprobs=Blob,
@@ -78,6 +78,7 @@ responses = _table(
     model=Text,  # whose tokens these are; NULL: not known
     is_cancelled=BigInteger,  # asked for by another server than its owner
     num_follows=BigInteger,  # counted on while another server's readers follow it
+    forgets_prompt=BigInteger,  # or will when it has ended
 )
 
 items = _table(

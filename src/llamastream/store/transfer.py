@@ -7,6 +7,7 @@ tokens, `item`, `idempotency_key`, `preset`. Damaged records are left out, and t
 import base64
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -30,6 +31,7 @@ from llamastream.store.rows import (
     start_row,
     to_conversation,
     to_item,
+    to_kept_start,
     to_preset,
     to_response,
     to_start,
@@ -117,10 +119,13 @@ class _Exporter:
         """A response in progress is given with what is journalled of it so far."""
         response = to_response(row)
         tokens = StoredTokens.of_row(row)
-        prompt_ids = None
+        prompt_ids: tuple[int, ...] | None = None
         if response.status is Status.IN_PROGRESS:
             prompt_ids = to_start(row)[0]
             read_unfolded(self._conn, row.owner, {row.num: tokens}, start=row.journal_start)
+        else:
+            with suppress(DamagedRecord):  # the answer is worth more
+                prompt_ids = to_kept_start(row)[0]
         _, logprobs = tokens.packed()
         return {name: getattr(response, name) for name in RESPONSE_FIELDS} | {
             "sampling": orjson.loads(row.sampling),

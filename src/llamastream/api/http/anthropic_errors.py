@@ -52,7 +52,10 @@ def anthropic_error(error: ChatError, request_id: str | None = None) -> tuple[in
         # In words that clients look for: Claude Code then sums its conversation up.
         message = f"prompt is too long: {error.num_tokens} tokens > {error.limit} maximum"
     kind = TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    said = {"type": kind, "message": message.encode("utf-8", "replace").decode()}
+    said: dict[str, Any] = {"type": kind, "message": message.encode("utf-8", "replace").decode()}
+    if isinstance(error, InvalidRequest) and error.param == "thread":
+        # The SDKs look for it, and then send the whole conversation.
+        said["details"] = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
     return status, {"type": "error", "error": said, "request_id": request_id}
 
 

@@ -68,7 +68,6 @@ class ChatCompletionBody(GenerationOptions, TemplateOptions, FormatOptions):
         "moderation": (),
         "prediction": (),
         "prompt_cache_options": (),
-        "prompt_cache_retention": (),
         "service_tier": ("auto", "default"),
         "verbosity": ("medium",),
         "web_search_options": (),
@@ -297,6 +296,7 @@ class ChatEndpoint(Endpoint[ChatCompletionBody]):
             input_items=tuple(item._replace(id=f"{id}-{k}") for k, item in enumerate(said)),
             shows_prompt_ids=bool(body.return_token_ids),
             idempotency=caller.key,
+            cache_retention=body.prompt_cache_retention,
         )
         return request, new
 

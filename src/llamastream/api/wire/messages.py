@@ -11,6 +11,7 @@ from llamastream.api.wire.tools import read_calls, text_field
 from llamastream.errors import InvalidRequest, quoted
 from llamastream.generation.items import new_item
 from llamastream.records import Item
+from llamastream.tools import name_in
 from llamastream.types import CallKind, Message, Part, Reasoning, Role, ToolCall, ToolResult
 
 Json = dict[str, Any]
@@ -33,6 +34,7 @@ PART_TYPES = ("text", "input_text", "output_text")
 NEWER = {"function_call": "tool_calls"}
 MAX_NAME_CHARS = 256
 # Items that are no messages: calls, with the field of their arguments, and results.
+CALL_FIELDS = {"type", "id", "status", "call_id", "name", "namespace"}
 CALL_ITEMS = {"function_call": "arguments", "custom_tool_call": "input"}
 RESULT_ITEMS: dict[str, CallKind] = {
     "function_call_output": "function",
@@ -201,14 +203,17 @@ def _parse_call(raw: Json, kind: str, where: str) -> Item:
     """A call, or a result."""
     call_id = text_field(raw, "call_id", where)
     if kind in RESULT_ITEMS:
-        _refuse_others(raw, {"type", "id", "status", "call_id", "output", "name"}, where)
+        _refuse_others(raw, {*CALL_FIELDS, "output"}, where)
         text = "".join(_parse_content({"content": raw.get("output")}, "tool", where, "output"))
         return new_item("tool", [ToolResult(call_id, text, RESULT_ITEMS[kind])])
     field = CALL_ITEMS[kind]
-    _refuse_others(raw, {"type", "id", "status", "call_id", "name", field}, where)
+    _refuse_others(raw, {*CALL_FIELDS, field}, where)
     arguments = text_field({field: ""} | raw, field, where)
     call_kind: CallKind = "custom" if kind == "custom_tool_call" else "function"
-    call = ToolCall(call_id, text_field(raw, "name", where), arguments, call_kind)
+    name = text_field(raw, "name", where)
+    if raw.get("namespace") is not None:
+        name = name_in(text_field(raw, "namespace", where), name)
+    call = ToolCall(call_id, name, arguments, call_kind)
     return new_item("assistant", [call])
 
 

@@ -33,6 +33,7 @@ from llamastream.errors import (
     quoted,
     requirement,
 )
+from llamastream.records import CacheRetention
 from llamastream.sampling import MAX_LOGPROBS, MAX_SEED, SamplingParams
 from llamastream.types import PLAIN_PROMPT, ChatRequest, Prompt, PromptOptions, Thinking
 
@@ -227,6 +228,7 @@ class SamplingOptions(AnswerOptions):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None  # a hint; the prefix cache needs none
+    prompt_cache_retention: CacheRetention | None = None  # on disk; of what is stored
     # Beyond OpenAI's, named as in vLLM.
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: float | None = None

@@ -22,6 +22,7 @@ from llamastream.generation.items import (
 )
 from llamastream.generation.log import with_text
 from llamastream.records import Item
+from llamastream.tools import split_name
 from llamastream.types import Delta, Part, Reasoning, TokenLogprob, ToolCall, ToolResult
 
 Json = dict[str, Any]
@@ -86,14 +87,16 @@ def _reasoning_text(text: str, _: list[Json] | None = None) -> Json:
 
 def call_item(id: str, call: ToolCall, *, status: str) -> Json:
     is_custom = call.kind == "custom"
-    return {
+    namespace, name = split_name(call.name)
+    item = {
         "type": "custom_tool_call" if is_custom else "function_call",
         "id": id,
         "call_id": call.id,
-        "name": call.name,
+        "name": name,
         "input" if is_custom else "arguments": call.arguments,
         "status": status,
     }
+    return item if namespace is None else item | {"namespace": namespace}
 
 
 class Kind(NamedTuple):
@@ -253,7 +256,7 @@ class ItemEvents:
         field = "input" if call.kind == "custom" else "arguments"
         done = self._place | {field: call.arguments}
         if call.kind == "function":
-            done["name"] = call.name
+            done["name"] = split_name(call.name)[1]
         item = call_item(self._place["item_id"], call, status=status)
         return [
             self._event(f"{_name_of(call)}.done", done),

@@ -56,7 +56,10 @@ class ItemReference(WireModel):
 
 
 class ReasoningOptions(WireModel):
+    """Nothing is summed up: what was thought is there as it is, which `auto` leaves to us."""
+
     effort: Effort | None = None
+    summary: Literal["auto"] | None = None
 
 
 class ResponseStreamOptions(WireModel):
@@ -73,7 +76,6 @@ class ResponseBody(SamplingOptions, GuidedOptions):
         "moderation": (),
         "prompt": (),
         "prompt_cache_options": (),
-        "prompt_cache_retention": (),
         "service_tier": ("auto", "default"),
     }
 
@@ -85,6 +87,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
     background: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     metadata: Metadata | None = None
+    client_metadata: dict[str, str] | None = None  # labels of Codex, without any effect
     max_output_tokens: MaxTokens = None
     truncation: Literal["disabled", "auto"] | None = None
     text: TextOptions | None = None
@@ -164,6 +167,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             user=self.user,
             safety_identifier=self.safety_identifier,
             prompt_cache_key=self.prompt_cache_key,
+            prompt_cache_retention=self.prompt_cache_retention,
             seed=sampling.seed,
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),
@@ -227,6 +231,7 @@ class ResponseEndpoint(Endpoint[ResponseBody]):
             previous_response_id=body.previous_response_id,
             background=bool(body.background),
             idempotency=caller.key,
+            cache_retention=body.prompt_cache_retention,
         )
         if self._turns is not None and not body.is_stored:
             self._turns.begin(new.id, messages)

@@ -271,3 +271,50 @@ class Found(TypedDict):
 class FoundList(TypedDict):
     object: Literal["list"]
     data: list[Found]
+
+
+class ReceiptPrompt(TypedDict):
+    num_tokens: int | None
+    sha256: str | None
+
+
+class ReceiptGrammar(TypedDict):
+    kind: str
+    sha256: str
+    version: str
+
+
+class ReceiptChoice(TypedDict):
+    index: int
+    num_tokens: int
+    sha256: str
+
+
+class Receipt(TypedDict):
+    object: Literal["receipt"]
+    id: str
+    status: str
+    weights: str
+    precision: str
+    arithmetic: str
+    prompt: ReceiptPrompt
+    sampling: dict[str, Any]
+    stop: list[str]
+    grammar: ReceiptGrammar | None
+    choices: list[ReceiptChoice]
+
+
+class Difference(TypedDict):
+    choice: int
+    position: int
+    recorded: int | None
+    drawn: int | None
+
+
+class Verification(TypedDict):
+    object: Literal["verification"]
+    id: str
+    is_equal: bool
+    num_equal_tokens: int
+    difference: Difference | None
+    receipt: Receipt

@@ -4,14 +4,15 @@ Chats put what is said of a function into an object of its own, responses beside
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from llamastream.api.wire.options import WireModel, asked
 from llamastream.errors import InvalidRequest, quoted
-from llamastream.tools import NO_PARAMETERS, InputSyntax, Tool, ToolChoice
+from llamastream.tools import NO_PARAMETERS, InputSyntax, Tool, ToolChoice, name_in
 from llamastream.types import ToolCall
 
 Json = dict[str, Any]
@@ -126,35 +127,82 @@ class ResponseCustom(Custom):
 
 
 ResponseTool = Annotated[ResponseFunction | ResponseCustom, Field(discriminator="type")]
-ResponseTools = Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)]
+
+
+class ResponseNamespace(WireModel):
+    """Tools of one origin, which are called by its name and theirs."""
+
+    type: Literal["namespace"]
+    name: Name
+    description: Description | None = None
+    tools: Annotated[list[ResponseTool], Field(min_length=1, max_length=MAX_TOOLS)]
+
+    def inside(self, param: str) -> Iterator[Tool]:
+        """The first one's description says what the namespace is. Raises InvalidRequest."""
+        said = self.description
+        for k, one in enumerate(self.tools):
+            tool = one.tool(f"{param}.tools[{k}]")
+            described = "\n\n".join(filter(None, (said, tool.description))) or None
+            yield replace(tool, name=name_in(self.name, tool.name), description=described)
+            said = None
+
+    def shown(self) -> Json:
+        tools = [tool.shown() for tool in self.tools]
+        return {
+            "type": self.type,
+            "name": self.name,
+            "description": self.description,
+            "tools": tools,
+        }
+
+
+ResponseTools = Annotated[
+    list[
+        Annotated[
+            ResponseFunction | ResponseCustom | ResponseNamespace, Field(discriminator="type")
+        ]
+    ],
+    Field(max_length=MAX_TOOLS),
+]
 
 
 def check_tool_kinds(given: Any) -> None:
     """Raises InvalidRequest for tools that a server would run itself."""
     for k, tool in enumerate(given if isinstance(given, list) else ()):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind not in ("function", "custom"):
+        if kind not in ("function", "custom", "namespace"):
             raise InvalidRequest(
-                f"tools[{k}].type must be function or custom: this server runs no tools of its "
-                f"own. Given: {'nothing' if kind is None else quoted(kind)}.",
+                f"tools[{k}].type must be function, custom or namespace: this server runs no tools "
+                f"of its own. Given: {'nothing' if kind is None else quoted(kind)}.",
                 param=f"tools[{k}].type",
             )
 
 
-def read_tools(given: Sequence[ChatTool | Function | Custom] | None) -> tuple[Tool, ...]:
+def read_tools(
+    given: Sequence[ChatTool | Function | Custom | ResponseNamespace] | None,
+) -> tuple[Tool, ...]:
     """Raises InvalidRequest."""
-    return unique(one.tool(f"tools[{k}]") for k, one in enumerate(given or ()))
+    tools: list[Tool] = []
+    for k, one in enumerate(given or ()):
+        where = f"tools[{k}]"
+        tools += one.inside(where) if isinstance(one, ResponseNamespace) else [one.tool(where)]
+    return unique(tools)
 
 
 def unique(given: Iterable[Tool]) -> tuple[Tool, ...]:
-    """Raises InvalidRequest for two of one name."""
+    """Raises InvalidRequest for two of one name, and for too many."""
     tools = tuple(given)
+    if len(tools) > MAX_TOOLS:
+        raise InvalidRequest(
+            f"tools must hold <= {MAX_TOOLS} tools. Given: {len(tools)}.", param="tools"
+        )
     seen: set[str] = set()
-    for k, tool in enumerate(tools):
+    for tool in tools:
         if tool.name in seen:
+            where = tool.param.rpartition(".")[0]
             raise InvalidRequest(
-                f"tools[{k}] must have a name of its own. Given twice: {quoted(tool.name)}.",
-                param=f"tools[{k}].name",
+                f"{where} must have a name of its own. Given twice: {quoted(tool.name)}.",
+                param=f"{where}.name",
             )
         seen.add(tool.name)
     return tools
@@ -208,7 +256,10 @@ def _details(choice: Json) -> Json:
 
 
 def _known(choice: Json, names: tuple[str, ...]) -> str:
-    name = _details(choice).get("name")
+    details = _details(choice)
+    name, namespace = details.get("name"), details.get("namespace")
+    if isinstance(name, str) and isinstance(namespace, str):
+        name = name_in(namespace, name)
     if not isinstance(name, str) or name not in names:
         raise InvalidRequest(
             f"tool_choice must name one of the tools. Given: {quoted(name)}.", param="tool_choice"

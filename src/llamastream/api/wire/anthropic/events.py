@@ -163,7 +163,7 @@ def _text_of(piece: Part) -> str:
 def _block(part: Part) -> Json:
     match part:
         case str():
-            return {"type": "text", "text": part, "citations": None}
+            return {"type": "text", "text": part}
         case ToolCall():
             # Of a call that was cut off, what there is: as the SDKs read a stream of it.
             given = from_json(part.arguments or "{}", allow_partial=True)

@@ -141,13 +141,17 @@ class PromptBody(AnswerOptions):
     """What makes a prompt: the body of /v1/messages/count_tokens."""
 
     UNSUPPORTED = {
+        "billing_policy": (),
+        "compaction": (),
         "container": (),
         # What keeps all that was thought asks for nothing.
         "context_management": ({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},),
         "inference_geo": (),
         "mcp_servers": (),
         "speed": ("standard",),
+        "thread": (),
         "user_profile_id": (),
+        "workspace_id": (),
     }
 
     messages: Annotated[list[Any], Field(min_length=1), WithJsonSchema(MESSAGES_SCHEMA)]
@@ -205,6 +209,8 @@ class PromptBody(AnswerOptions):
 class MessagesBody(PromptBody):
     UNSUPPORTED = PromptBody.UNSUPPORTED | {
         "diagnostics": (),
+        "fallback_credit_token": (),
+        "fallbacks": (),
         "service_tier": ("auto", "standard_only"),
     }
 

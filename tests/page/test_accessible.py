@@ -98,6 +98,8 @@ async def views(page: Page) -> AsyncIterator[str]:
     yield "a deletion that can be undone"
     await page.get_by_role("button", name="Undo").click()
     await expect(page.locator("article").last.locator(".facts")).to_be_attached()
+    await page.keyboard.press("Control+Shift+O")
+    await expect(page.get_by_text("Ask anything.")).to_be_visible()
     await page.evaluate("Object.defineProperty(navigator, 'onLine', { value: false })")
     await page.context.set_offline(True)
     await page.get_by_label("Message", exact=True).fill("lost")

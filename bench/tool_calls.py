@@ -36,8 +36,8 @@ from llamastream.tools import CallRules, CallSyntax, Tool, ToolFormat
 from llamastream.types import Constraint, GrammarKind, GrammarSpec, ToolCall
 
 KINDS = {"dict": "object", "float": "number", "tuple": "array", "any": None, "Boolean": "boolean"}
-NOT_ALLOWED = "not allowed"
 KINDS |= {"HashMap": "object", "String": "string", "ArrayList": "array", "Array": "array"}
+NOT_ALLOWED = "not allowed"
 
 
 class Question(NamedTuple):
@@ -82,14 +82,14 @@ def questions(folder: Path) -> Iterator[Question]:
             for call in right[entry["id"]]:
                 ((name, given),) = call.items()
                 calls.append((name, arguments(given, schemas[name])))
-            fits = all(validator(schemas[name]).is_valid(given) for name, given in calls)
-            yield Question(tools, calls if fits else [])
+            is_right = all(fits(given, schemas[name]) for name, given in calls)
+            yield Question(tools, calls if is_right else [])
 
 
-def validator(schema: Any) -> jsonschema.Draft202012Validator:
-    """Which looks at `format`, too: so do grammars."""
-    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    return jsonschema.Draft202012Validator(schema, format_checker=checker)
+def fits(given: dict[str, Any], schema: Any) -> bool:
+    """Tools have no arguments but those they name."""
+    is_valid: bool = jsonschema.Draft202012Validator(schema).is_valid(given)
+    return is_valid and given.keys() <= schema["properties"].keys()
 
 
 def arguments(allowed: dict[str, list[Any]], schema: Any) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def arguments(allowed: dict[str, list[Any]], schema: Any) -> dict[str, Any]:
         part = schema["properties"].get(name, {})
         values = [typed(value, part) for value in allowed[name] if value != ""]
         if values and (name in schema.get("required", ()) or "" not in allowed[name]):
-            fits = validator(part).is_valid
-            chosen[name] = next(filter(fits, values), values[0])
+            is_valid = jsonschema.Draft202012Validator(part).is_valid
+            chosen[name] = next(filter(is_valid, values), values[0])
     return chosen
 
 

@@ -53,6 +53,24 @@ def test_the_next_start_finds_what_was_computed_and_draws_the_same(
     assert {num_cached(one) for one in outcomes.values()} == {WHOLE_BLOCKS}
 
 
+def test_an_answer_that_is_resumed_finds_its_own_beginning(tmp_path: Path) -> None:
+    whole = keep(tmp_path, [0])["resp_0"]
+    with disk_engine(tmp_path) as (engine, disk):
+        resumed = make_request(
+            "resp_0", requests([0])[0].prompt_ids, output_ids=whole[:20], max_tokens=30
+        )
+        assert run_all(engine, [resumed])["resp_0"].token_ids == whole[20:]
+        assert disk.status().num_read == 5  # of 90 tokens
+
+
+def test_left_to_itself_it_takes_a_tenth_of_what_is_free(tmp_path: Path) -> None:
+    files = BlockFiles.open(tmp_path, None)
+    files.scan()
+    tenth = min(shutil.disk_usage(tmp_path).free // 10, 20 * 2**30)
+    assert files.max_bytes == pytest.approx(tenth, rel=0.1)
+    files.close()
+
+
 def test_other_keys_models_and_precisions_find_nothing(tmp_path: Path) -> None:
     keep(tmp_path, [0])
     with disk_engine(tmp_path, model_id="another") as (engine, _):

@@ -105,6 +105,20 @@ async def test_history_is_the_whole_chain_oldest_first(store: Store) -> None:
     assert history == items("i1", "o1", "i2", "i3", "o2", "i4")
 
 
+async def test_the_first_of_a_chain_and_what_is_missing(store: Store) -> None:
+    await run(store, "r1")
+    await run(store, "r2", previous_response_id="r1")
+    await run(store, "r3", previous_response_id="r2")
+    await store.conversations.create("conv", scope="key-2", metadata={})
+    assert [await store.first_of_chain(id, scope=SCOPE) for id in ("r3", "r1")] == ["r1", "r1"]
+    assert await store.missing({"r1", "r3", "conv", "r4"}) == {"r4"}
+    assert await store.missing(f"r{k}" for k in range(2000)) == {
+        f"r{k}" for k in range(2000) if k not in (1, 2, 3)
+    }
+    await store.responses.delete("r1", scope=SCOPE)
+    assert await store.first_of_chain("r3", scope=SCOPE) == "r2"
+
+
 async def test_hole_in_a_chain_is_told(store: Store) -> None:
     await run(store, "r1")
     await run(store, "r2", previous_response_id="r1")

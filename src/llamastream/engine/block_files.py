@@ -67,7 +67,7 @@ class BlockFiles:
 
     def scan(self) -> None:
         """Find what an earlier server left."""
-        folders = [path for path in self._root.glob("*/") if not path.is_symlink()]
+        folders = [path for path in self._root.glob("*/") if _is_owners(path)]
         for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns):
             self.index.enter(path.name, _scan_folder(path))
         if not self._is_sized:
@@ -246,14 +246,19 @@ def _try_lock(root: Path) -> int | None:
     return file
 
 
+def _is_owners(path: Path) -> bool:
+    """Whether it is a folder of ours."""
+    return OWNER.fullmatch(path.name.removesuffix(DAY)) is not None and not path.is_symlink()
+
+
 def _scan_folder(path: Path, *, tidy: bool = True) -> OwnerBlocks:
     """What is in it. `tidy`: remove what a server that was killed had not finished."""
     ids, begun_s, blocks = {path.name.removesuffix(DAY)}, path.stat().st_mtime, []
     with os.scandir(path) as entries:
         for entry in entries:
             found = entry.stat(follow_symlinks=False)
-            if entry.name.endswith(ID):
-                ids.add(entry.name.removesuffix(ID))
+            if OWNER.fullmatch(id := entry.name.removesuffix(ID)) and id != entry.name:
+                ids.add(id)
                 begun_s = min(begun_s, found.st_mtime)
             elif BLOCK.fullmatch(entry.name):
                 blocks.append((found.st_mtime_ns, entry.name, found.st_size))

@@ -145,7 +145,7 @@ class DiskCache:
 
         def finish() -> None:
             wait(tasks)
-            on_done([task.result() for task in tasks])
+            on_done([_is_read(task) for task in tasks])
             self._files.touch(names[-1])
 
         self._readers.submit(finish)
@@ -226,3 +226,11 @@ class DiskCache:
             self._pending.discard((owner.name, name))
             if data is not None:
                 self._buffers.put(data)
+
+
+def _is_read(task: "Future[bool]") -> bool:
+    """Whatever went wrong: somebody waits for the end of it."""
+    if (error := task.exception()) is not None:
+        logger.error("the cache on disk failed", exc_info=error)
+        return False
+    return task.result()

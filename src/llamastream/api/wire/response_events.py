@@ -69,6 +69,7 @@ class ResponseShown:
     tool_choice: Any = "auto"
     parallel_tool_calls: bool = True
     seed: int | None = None  # unknown of responses that were stored without it
+    prompt_cache_retention: str | None = None
 
     def repeated(self) -> Json:
         return {name: getattr(self, name) for name in REPEATED}

@@ -167,6 +167,7 @@ class ResponseBody(SamplingOptions, GuidedOptions):
             user=self.user,
             safety_identifier=self.safety_identifier,
             prompt_cache_key=self.prompt_cache_key,
+            prompt_cache_retention=self.prompt_cache_retention,
             seed=sampling.seed,
             logprobs=self.wants_logprobs,
             return_token_ids=bool(self.return_token_ids),

@@ -13,7 +13,7 @@ PAGE := $(wildcard web/*.* web/src/*)
 NODE_OK := $(shell command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split("."); \
   console.log(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? "yes" : "")' 2>/dev/null)
 
-.PHONY: help serve web chat test test-jina test-ray test-clients cluster-demo test-gpu soak check format demo-model core protos clean
+.PHONY: help serve web chat test test-jina test-ray test-clients cluster-demo test-gpu soak check format demo-model core protos pictures clean
 
 help:
 	@echo "make serve   build, fetch the demo model, serve it   (ARGS='--port 9000 --model ...')"
@@ -96,6 +96,10 @@ core: $(STAMPS)/test
 protos: $(STAMPS)/test
 	cd src/llamastream/jina/protos && $(abspath $(BIN))/python -m grpc_tools.protoc -I. \
 	  --descriptor_set_out=descriptors.binpb jina.proto docarray.proto
+
+# The page's pictures in docs/images, from a real server with the demo in the Chromium that is installed.
+pictures: $(STAMPS)/test web demo-model
+	$(BIN)/python -m tests.page.screenshots
 
 clean:
 	rm -rf $(VENV) .venv-* $(GPU_SITE) $(STAMPS) build web/node_modules src/llamastream/api/web

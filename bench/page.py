@@ -4,8 +4,9 @@
 
 The server is the real one on a scripted engine, which gives tokens of four characters at `--rate` a
 second (0: as fast as they are taken). A row is a quarter of the answer: processor time of the
-page's main thread for each token, its heap and its elements when garbage is collected, and its
-longest task by the trace; then what the page takes to be shown first. The last line is JSON.
+page's main thread for each token and for each frame (a busy machine draws fewer, of more tokens),
+its heap and its elements when garbage is collected, and its longest task by the trace; then what
+the page takes to be shown first. `--functions` tells what the processor did. The last line is JSON.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,12 +63,23 @@ class Row(NamedTuple):
     style: int
     heap_mb: float
     nodes: int
-    longest_ms: float
+    longest_ms: float  # task
+    longest_cpu_ms: float
     over_50_ms: int
+    frames: int
+    us_per_frame: int
+
+
+class Task(NamedTuple):
+    """One of the page's main thread."""
+
+    ms: float
+    cpu_ms: float  # of the processor: less, where others want it too
+    cpu_us: Counter[str]  # by what it did
 
 
 class Trace:
-    """Tasks of the page's main thread between two moments, in milliseconds."""
+    """Tasks between two moments."""
 
     def __init__(self, session: CDPSession) -> None:
         self._session = session
@@ -77,23 +90,38 @@ class Trace:
         config = {"includedCategories": TRACED.split(","), "excludedCategories": ["*"]}
         await self._session.send("Tracing.start", {"traceConfig": config})
 
-    async def stop(self) -> list[float]:
+    async def stop(self) -> list[Task]:
         ended = asyncio.Event()
         self._session.once("Tracing.tracingComplete", lambda _: ended.set())
         await self._session.send("Tracing.end")
         await ended.wait()
-        names = {
-            (event["pid"], event["tid"]): event["args"]["name"]
+        main = {
+            (event["pid"], event["tid"])
             for event in self._events
-            if event["name"] == "thread_name"
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
         }
-        return [
-            event["dur"] / 1000
+        spans = [
+            event
             for event in self._events
-            if event["name"] in ("RunTask", "ThreadControllerImpl::RunTask")
-            and event.get("dur")
-            and names.get((event["pid"], event["tid"])) == "CrRendererMain"
+            if event.get("dur") and "tdur" in event and (event["pid"], event["tid"]) in main
         ]
+        return _nested(sorted(spans, key=lambda event: (event["ts"], -event["dur"])))
+
+
+def _nested(spans: list[dict[str, Any]]) -> list[Task]:
+    """Tasks, with the time of what is inside them by its name, without what is inside that."""
+    tasks: list[Task] = []
+    inside: list[dict[str, Any]] = []
+    for span in spans:
+        while inside and inside[-1]["ts"] + inside[-1]["dur"] <= span["ts"]:
+            inside.pop()
+        if not inside:
+            tasks.append(Task(span["dur"] / 1000, span["tdur"] / 1000, Counter()))
+        else:
+            tasks[-1].cpu_us[inside[-1]["name"]] -= span["tdur"]
+        tasks[-1].cpu_us[span["name"]] += span["tdur"]
+        inside.append(span)
+    return tasks
 
 
 async def metrics(session: CDPSession) -> dict[str, float]:
@@ -133,14 +161,17 @@ async def first_paint(browser: Browser, url: str) -> float:
     return value
 
 
-async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float) -> list[Row]:
+async def one_round(
+    page: Page, engine: FakeEngine, num_tokens: int, rate: float
+) -> tuple[list[Row], list[Counter[str]]]:
+    """A row for each quarter, and where its processor time went."""
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable", {"timeDomain": "threadTicks"})
     await page.get_by_label("Message").fill("go")
     await page.keyboard.press("Enter")
     await page.locator("article.live").wait_for()
     count = num_tokens // QUARTERS
-    rows = []
+    rows, functions = [], []
     for quarter in range(1, QUARTERS + 1):
         before = await metrics(session)
         trace = Trace(session)
@@ -149,6 +180,7 @@ async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float
         await page.locator("article.assistant").get_by_text(f"END{quarter}").wait_for()
         tasks = await trace.stop()
         after = await metrics(session)
+        functions.append(sum((task.cpu_us for task in tasks), Counter()))
         spent = {name: (after[name] - before[name]) * 1e6 / count for name in TIMES}
         rows.append(
             Row(
@@ -156,11 +188,21 @@ async def one_round(page: Page, engine: FakeEngine, num_tokens: int, rate: float
                 *(round(us) for us in spent.values()),
                 round(after["JSHeapUsedSize"] / 1e6, 1),
                 int(after["Nodes"]),
-                round(max(tasks), 1),
-                sum(ms > LONG_MS for ms in tasks),
+                round(max(task.ms for task in tasks), 1),
+                round(max(task.cpu_ms for task in tasks), 1),
+                sum(task.ms > LONG_MS for task in tasks),
+                frames := sum("FireAnimationFrame" in task.cpu_us for task in tasks),
+                round(spent["TaskDuration"] * count / max(frames, 1)),
             )
         )
-    return rows
+    return rows, functions
+
+
+def print_functions(functions: list[Counter[str]], frames: list[int]) -> None:
+    """Microseconds of a frame, by quarter."""
+    for name, _ in functions[-1].most_common(12):
+        times = (spent[name] / num for spent, num in zip(functions, frames, strict=True))
+        print(f"{name:>45}", *(f"{us:8.0f}" for us in times))
 
 
 def answer_of(num_tokens: int) -> str:
@@ -178,6 +220,7 @@ async def main() -> None:
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--functions", action="store_true")
     options = parser.parse_args()
     path = next(filter(None, map(shutil.which, NAMES)))
     rounds: list[dict[str, Any]] = []
@@ -199,11 +242,13 @@ async def main() -> None:
                     context = await browser.new_context(viewport=VIEW)
                     page = await context.new_page()
                     await page.goto(url)
-                    rows = await one_round(page, engine, options.tokens, options.rate)
+                    rows, functions = await one_round(page, engine, options.tokens, options.rate)
                     await context.close()
             print(" ".join(f"{name:>12}" for name in Row._fields))
             for row in rows:
                 print(" ".join(f"{value:12}" for value in row))
+            if options.functions:
+                print_functions(functions, [max(1, row.frames) for row in rows])
             print(f"first paint {statistics.median(paints):.0f} ms (median of {len(paints)})")
             quarters = [row._asdict() for row in rows]
             rounds.append({"quarters": quarters, "paint_ms": statistics.median(paints)})

@@ -64,6 +64,8 @@ async def test_the_long_story_ends_where_the_original_program_ends_it(
 ) -> None:
     case = json.loads((SHARED / "stories260K_long_greedy.json").read_text())
     async with running(model, tmp_path) as service:
+        details = service.details
         answer = await deltas(service, tuple(case["prompt_ids"]), max_tokens=400)
+    assert (details["precision"], details["file_precision"]) == ("float32", "F32")
     assert ids(answer)[: len(case["greedy_ids"])] == case["greedy_ids"]
     assert len(case["greedy_ids"]) > 250

@@ -183,7 +183,22 @@ def assemble(
         quotas=quotas,
         disk=disk,
     )
+    answers.details = {
+        "chat_template": prompts.name,
+        **({} if remote else _details(checkpoint, settings)),
+    }
     return Assembly(checkpoint, engine, answers)
+
+
+def _details(checkpoint: Checkpoint, settings: ModelSettings) -> dict[str, str | int | None]:
+    """What is told of a model that is computed here."""
+    return {
+        "parameters": checkpoint.num_parameters,
+        "precision": settings.dtype,
+        "file_precision": checkpoint.dtype,
+        "file_format": checkpoint.format,
+        "file_bytes": checkpoint.size_bytes,
+    }
 
 
 def _open_disk_cache(

@@ -80,6 +80,7 @@ async def test_models_are_as_openai_publishes_them(connect: Connect) -> None:
     model = (await client.get("/v1/models/demo")).json()
     validate("Model", model)
     assert model["max_model_len"] == 4096
+    assert model["sampling"]["repetition_penalty"] == 1.0
     engine.state, engine.max_model_len = EngineState.LOADING, 0
     assert (await client.get("/v1/models/demo")).json()["max_model_len"] is None
 

@@ -15,6 +15,7 @@ from llamastream.config import ServeSettings
 from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_responses, make_service
+from tests.doubles.tokenizer import CHATML
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
@@ -116,7 +117,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         async def start(
             engine: FakeEngine,
             settings: ServeSettings | None = None,
-            template: str | None = None,
+            template: str = CHATML,
         ) -> str:
             service = make_service(engine, template=template)
             responses = make_responses(service, tmp_path)

@@ -278,6 +278,8 @@ async def test_a_server_with_keys_asks_for_one(serve: Serve, open_page: OpenPage
     await expect(dialog).to_be_hidden()
     await send(page, "hi")
     await expect(answers(page)).to_have_text("hi")
+    kept = "name => [sessionStorage, localStorage].map((kind) => kind.getItem(name))"
+    assert await page.evaluate(kept, "llamastream.key") == ['"secret"', None]  # this tab's alone
     await page.reload()
     await expect(answers(page)).to_have_text("hi")
     await page.get_by_role("button", name="Settings").click()

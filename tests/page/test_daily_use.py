@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import httpx
@@ -102,6 +103,37 @@ async def test_a_full_context_has_ways_out(serve: Serve, open_page: OpenPage) ->
     await dialog.get_by_role("button", name="Drop the oldest turns").click()
     await expect(answers(page).last).to_have_text("y" * 150)
     assert b"x" * 120 not in bytes(i for i in engine.submitted[-1].prompt_ids if i < 256)
+
+
+async def test_the_system_prompt_can_be_shortened(serve: Serve, open_page: OpenPage) -> None:
+    page = await open_page(await serve(FakeEngine(last_user_words)))
+    await send(page, "hi")
+    await done(page)
+    await page.locator("#context").click()
+    await expect(page.get_by_role("dialog", name="Context")).to_contain_text("of 4096 tokens")
+    await page.get_by_role("button", name="Shorten the system prompt").click()
+    await expect(page.get_by_label("System prompt")).to_be_focused()
+
+
+@pytest.mark.parametrize(("kind", "target"), [("drop", "main"), ("paste", "#text")])
+async def test_files_are_dropped_and_pasted(
+    serve: Serve, open_page: OpenPage, kind: str, target: str
+) -> None:
+    page = await open_page(await serve(FakeEngine(last_user_words)))
+    await expect(page.get_by_role("button", name="demo")).to_be_visible()
+    give = """([kind, target]) => {
+        const files = new DataTransfer();
+        files.items.add(new File(["some words"], "a.txt", { type: "text/plain" }));
+        const given = { dataTransfer: files, clipboardData: files };
+        const Given = kind === "drop" ? DragEvent : ClipboardEvent;
+        const event = new Given(kind, { bubbles: true, cancelable: true, ...given });
+        document.querySelector(target).dispatchEvent(event);
+    }"""
+    await page.evaluate(give, [kind, target])
+    files = page.get_by_role("list", name="Attached files")
+    await expect(files).to_contain_text(re.compile(r"a\.txt\d+ tokens"))
+    await page.get_by_label("Send", exact=True).click()
+    await expect(questions(page)).to_contain_text("some words")
 
 
 async def test_a_conversation_goes_on_from_a_summary(serve: Serve, open_page: OpenPage) -> None:

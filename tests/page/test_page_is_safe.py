@@ -1,5 +1,7 @@
 """Text of models and users is text: nothing of it runs, loads or breaks the page's shape."""
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
@@ -66,7 +68,7 @@ MARKDOWN = """\
 # Title &amp; more
 
 Some **bold**, *thin*, ~~gone~~ and `code`, a [link](https://example.org).
-Next line.
+Next line.[^1] And [^0-9].
 
 1. one
    - nested
@@ -83,6 +85,8 @@ print("hi")
 | a | b |
 |:--|--:|
 | 1 | 2 |
+
+[^1]: A note.
 """
 
 
@@ -141,6 +145,10 @@ async def test_markdown_becomes_elements(serve: Serve, open_page: OpenPage) -> N
         await expect(body.locator(name)).to_have_text(text)
     await expect(body.locator("ul > li").last).to_have_text("☑ done")
     await expect(body.locator(".code-head")).to_have_text("python")
+    await expect(body.locator("p:has(sup)")).to_have_text([re.compile("line.1 And"), "1 A note."])
+    await expect(body.locator("p").first).to_contain_text("And [^0-9].")
+    mark = "e => getComputedStyle(e, '::after').content"
+    assert "\u2197" in await body.get_by_role("link").evaluate(mark)  # it leads away
 
 
 WIDE = f"""{"wide" * 60}

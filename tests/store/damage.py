@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, NamedTuple
 
-KEYS = {"responses": "num", "items": "num", "conversations": "num", "journal": "seq"}
+KEYS = dict.fromkeys(("responses", "items", "conversations", "presets"), "num") | {"journal": "seq"}
 ODD = (None, 0, -1, 2**63 - 1, 1e300, "", "x", "{}", b"", b"\xff\xfe", bytes(40))
 
 

@@ -26,6 +26,7 @@ KEY = IdempotencyKey("k", b"digest")
 
 async def fill(store: Store) -> None:
     await store.conversations.create("c1", scope=SCOPE, metadata={"k": "v"}, items=items("a"))
+    await store.presets.save("p1", scope=SCOPE, name="n", settings={"k": "v"})
     await run(store, "done", LENGTH, conversation_id="c1", input_items=items("b"))
     await start(store, "open", input_items=items("c"), idempotency=KEY)
     await start(store, "other", conversation_id="c1")
@@ -69,6 +70,8 @@ async def use(store: Store, folder: Path) -> None:
         assert found == expected(id)[: len(found)]
     await may_be_refused(store.conversations.history("c1", scope=SCOPE))
     await may_be_refused(store.conversations.list(scope=SCOPE, query=PageQuery()))
+    await may_be_refused(store.presets.list(scope=SCOPE, query=PageQuery()))
+    await may_be_refused(store.presets.save("p2", scope=SCOPE, name="n", settings={}))
     await may_be_refused(store.responses.history("done", scope=SCOPE))
     await may_be_refused(
         store.responses.create(a_response("new", conversation_id="c1"), scope=SCOPE)

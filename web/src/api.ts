@@ -63,6 +63,15 @@ export interface Health {
 export interface Model {
   id: string;
   max_model_len: number | null;
+  sampling: Record<string, number>; // what holds where a request leaves it out
+  details: {
+    parameters?: number;
+    precision?: string; // in which it is computed
+    file_precision?: string;
+    file_format?: string;
+    file_bytes?: number;
+    chat_template?: string;
+  };
 }
 
 interface List<T> {

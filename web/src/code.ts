@@ -14,7 +14,7 @@ export class CodeView {
 
   constructor(readonly block: Block) {
     const head = el("div", { class: "code-head" }, this.language);
-    head.append(copyButton(() => this.block.text, "Copy code"));
+    head.append(copyButton(() => this.code.textContent!, "Copy code"));
     const pre = el("pre", { tabindex: "0" }, this.code);
     this.node = el("div", { class: "code", dir: "ltr" }, head, pre);
     this.language.textContent = block.of.language!;

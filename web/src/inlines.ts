@@ -28,6 +28,12 @@ const marked = new Marked({
       start: (source) => source.search(/\$|\\[[(]/),
       tokenizer: (source) => formula(source),
     },
+    {
+      name: "footnote", // a note stands where it was written, behind the same mark
+      level: "inline",
+      start: (source) => source.search(/\[\^\d/),
+      tokenizer: (source) => footnote(source),
+    },
   ],
 });
 
@@ -113,6 +119,11 @@ function cutBefore(text: string, end: number): number {
   if (end >= text.length) return text.length;
   const isHigh = (text.charCodeAt(end - 1) & 0xfc00) === 0xd800;
   return isHigh ? end - 1 : end;
+}
+
+function footnote(source: string): Tokens.Generic | undefined {
+  const found = /^\[\^(\d{1,3})\]:?/.exec(source);
+  return found ? { type: "footnote", raw: found[0], text: found[1]! } : undefined;
 }
 
 function formula(source: string): Tokens.Generic | undefined {

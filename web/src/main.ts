@@ -283,8 +283,7 @@ async function openAddress(): Promise<void> {
 async function showModel(): Promise<void> {
   const [health, version] = await Promise.all([api.health(), api.version()]);
   const facts = {
-    Model: model!.id,
-    Context: model!.max_model_len ? `${model!.max_model_len} tokens` : "not known yet",
+    ...modelFacts(model!),
     Server: `llamastream ${version}, ${health.status}`,
     "Answers being written": String(health.running),
     "Waiting for their turn": String(health.waiting),
@@ -294,6 +293,23 @@ async function showModel(): Promise<void> {
   );
   byId("model-facts").replaceChildren(...rows);
   byId<HTMLDialogElement>("model-dialog").showModal();
+}
+
+function modelFacts({ id, max_model_len: limit, sampling, details }: Model): Record<string, string> {
+  const { precision, parameters, file_precision, file_format, file_bytes, chat_template } = details;
+  const facts: Record<string, string | false | undefined> = {
+    Model: id,
+    Parameters: parameters?.toLocaleString(),
+    Precision: precision,
+    File: file_bytes !== undefined && `${file_format}, ${file_precision}, ${Math.round(file_bytes / 1e6)} MB`,
+    Context: limit ? `${limit} tokens` : "not known yet",
+    "Chat template": chat_template,
+    "Unless settings say otherwise": Object.entries(sampling)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", "),
+  };
+  const known = Object.entries(facts).filter(([, fact]) => fact) as [string, string][];
+  return Object.fromEntries(known);
 }
 
 function startNew(): void {

@@ -25,6 +25,11 @@ const GROUP = 32; // blocks: what holds them all lays out those of the last grou
 const BESIDE = new Set(["list", "quote"]); // blocks with marks beside their text
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
+/** The same characters, and nothing of a longer text that an engine would keep for a part of it. */
+function copyOf(text: string): string {
+  return ` ${text}`.slice(1);
+}
+
 /** What shows a block. */
 interface View {
   readonly block: Block;
@@ -54,7 +59,7 @@ export class MarkdownView {
       this.isFinished = false;
     }
     const { length } = this.shown;
-    this.parser.append(text.slice(length, length + MAX_AT_ONCE));
+    this.parser.append(copyOf(text.slice(length, length + MAX_AT_ONCE)));
     this.shown = text.slice(0, length + MAX_AT_ONCE);
     this.view.draw();
     return this.shown.length === text.length;
@@ -75,10 +80,10 @@ export class MarkdownView {
   }
 }
 
-/** A block of blocks. */
+/** A block of blocks. Of those that no later text changes it keeps nothing but their elements. */
 class Container implements View {
-  private readonly views: View[] = [];
-  private numSettled = 0;
+  private views: View[] = []; // of the children from `first` on
+  private first = 0;
   private numClosed = 0;
 
   constructor(
@@ -90,24 +95,25 @@ class Container implements View {
   ) {}
 
   draw(): void {
-    const { children } = this.block;
-    let same = this.numSettled;
+    const children = this.block.children.slice(this.first);
+    let same = 0;
     while (same < this.views.length && this.views[same]!.block === children[same]) same++;
     for (const view of this.views.splice(same)) view.node.remove();
-    this.numClosed = Math.min(this.numClosed, same);
-    for (let k = this.numSettled; k < children.length; k++) {
-      const view = (this.views[k] ??= this.append(children[k]!, k));
-      view.draw();
-      if (k < children.length - 1 && k >= this.numClosed) view.close();
-    }
-    this.numClosed = Math.max(this.numClosed, children.length - 1);
-    this.numSettled = this.block.numSettled;
+    this.numClosed = Math.min(this.numClosed, this.first + same);
+    children.forEach((child, k) => (this.views[k] ??= this.append(child, this.first + k)).draw());
+    this.closeTo(this.block.children.length - 1);
+    const next = Math.min(this.block.numSettled, this.numClosed);
+    this.views = this.views.slice(next - this.first);
+    this.first = next;
     if (BESIDE.has(this.block.kind) && !this.node.dir) this.turn();
   }
 
   close(): void {
-    this.views.slice(this.numClosed).forEach((view) => view.close());
-    this.numClosed = this.views.length;
+    this.closeTo(this.block.children.length);
+  }
+
+  private closeTo(end: number): void {
+    for (; this.numClosed < end; this.numClosed++) this.views[this.numClosed - this.first]!.close();
   }
 
   /** Marks stand where the first letter begins its line. */
@@ -289,6 +295,8 @@ function inline(token: Token): Node {
       return link(token["href"], [token["text"] || token["href"]]);
     case "math":
       return formula(token["text"], token["isDisplay"]);
+    case "footnote":
+      return el("sup", {}, token["text"]);
     case "escape":
       return document.createTextNode(token["text"]);
     case "text":

@@ -15,6 +15,9 @@ from llamastream.api.http.query import json_response
 from llamastream.generation import Answers, StoredAnswers
 from llamastream.metrics import CONTENT_TYPE
 
+# What holds where a request leaves it out.
+DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 class OperatorApi:
     def __init__(self, answers: Answers, stored: StoredAnswers | None) -> None:
@@ -81,4 +84,6 @@ class OperatorApi:
             "created": self._created,
             "owned_by": "llamastream",
             "max_model_len": max_model_len or None,  # not known yet
+            "sampling": {name: getattr(self._answers.sampling, name) for name in DEFAULTS},
+            "details": dict(self._answers.details),
         }

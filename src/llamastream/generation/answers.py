@@ -6,7 +6,7 @@ to be stored goes on to `StoredAnswers`. Knows no wire format.
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,7 @@ class Answers:
         `sampling` holds the model's own defaults, for what a request leaves out. `disk`: where the
         engine keeps what it computed for stored answers.
         """
+        self.details: Mapping[str, str | int | None] = {}  # what is told of the model
         self.model_name = model_name
         self.model_id = model_id
         self.sampling = sampling

@@ -83,7 +83,8 @@ def _save(tx: Transaction, new: Preset) -> Preset:
         row = preset_row(new)
         conn.execute(insert(presets).values(row))
     else:
-        new = replace(new, id=old.id, created_at=old.created_at)
+        kept = to_preset(old)
+        new = replace(new, id=kept.id, created_at=kept.created_at)
         row = preset_row(new)
         conn.execute(update(presets).where(presets.c.num == old.num).values(row))
         tx.charges.add(new.scope, num_bytes=-num_bytes_of(old.name, old.settings))

@@ -157,6 +157,8 @@ class Model(TypedDict):
     created: int
     owned_by: str
     max_model_len: int | None
+    sampling: dict[str, float]
+    details: dict[str, str | int | None]
 
 
 class Models(TypedDict):

@@ -129,9 +129,9 @@ async def talk(server: Server, turns: int, past_tokens: int) -> tuple[str, str]:
     id = (await server.post("/conversations", {}))["id"]
     num_words = 20
     if past_tokens:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": text(0, 200)}]}
+        body = {"model": MODEL, "messages": [{"role": "user", "content": text(0, 40)}]}
         counted = await server.post("/messages/count_tokens", body)
-        num_words = past_tokens * 200 // counted["input_tokens"]
+        num_words = past_tokens * 40 // counted["input_tokens"]
     for turn in range(turns):
         await server.answer(input=text(turn, num_words), conversation=id, max_output_tokens=48)
     items = (await server.client.get(f"/conversations/{id}/items?order=desc&limit=1")).json()

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.soak.server import MODEL
 from typer.testing import CliRunner
 
+from llamastream.app import assemble
 from llamastream.cli.cache import cache
+from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine.block_files import BlockFiles
 from llamastream.errors import ConfigError
 
@@ -44,3 +47,13 @@ def test_what_is_kept_is_shown_and_cleared(tmp_path: Path) -> None:
     assert run("clear", tmp_path) == "Done.\n"
     assert [path.name for path in root.iterdir()] == ["lock"]
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(not MODEL.exists(), reason="../shared/data/stories260K is missing")
+def test_a_size_where_nothing_can_be_kept_is_refused_by_name(tmp_path: Path) -> None:
+    model = ModelSettings(
+        model=str(MODEL), prefix_caching=False, chat_template="llama2", data_dir=tmp_path
+    )
+    with pytest.raises(ConfigError, match="kv_disk_gib is about the prefix cache"):
+        assemble(model, store=StoreSettings(kv_disk_gib=1.0))
+    assert not (tmp_path / "kv").exists()

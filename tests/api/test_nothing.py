@@ -34,7 +34,9 @@ REQUIRED: dict[str, Any] = {
     "response_id": "resp_1",
     "definition": "start: /a/",
     "name": "f",
+    "settings": {},
     "tokens": [1],
+    "tools": [{"type": "function", "name": "f"}],
     "type": "text",
 }
 

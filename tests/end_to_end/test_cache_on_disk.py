@@ -27,7 +27,7 @@ class Client:
         return found
 
     async def respond(self, text: str, **options: Any) -> Json:
-        body = {"model": MODEL_NAME, "input": text, "temperature": 0, "max_output_tokens": 40}
+        body = {"model": MODEL_NAME, "input": text, "temperature": 0, "max_output_tokens": 12}
         return await self.ask("POST", "/v1/responses", body | options)
 
     async def conversation(self) -> str:
@@ -43,7 +43,9 @@ class Client:
 
 @asynccontextmanager
 async def serving(folder: Path, *options: str) -> AsyncIterator[Client]:
-    async with Server(folder, options) as server, httpx.AsyncClient(timeout=60) as client:
+    # Steps as long as a larger model's: what ends before it is confirmed is not kept.
+    server = Server(folder, options, module="tests.soak.paced")
+    async with server, httpx.AsyncClient(timeout=60) as client:
         yield Client(server, client)
 
 
@@ -58,7 +60,7 @@ def texts(answers: list[Json]) -> list[str]:
 CHAT = {
     "model": MODEL_NAME,
     "temperature": 0,
-    "max_tokens": 40,
+    "max_tokens": 12,
     "messages": [{"role": "user", "content": "Once upon a time there was a dog. " * 4}],
 }
 

@@ -13,6 +13,7 @@ const OLD_FORMAT = "llamastream presets 1"; // and what a browser kept: settings
 
 export class PresetChoice {
   private presets: Preset[] = [];
+  private last = Promise.resolve();
   private readonly choice = byId<HTMLSelectElement>("preset");
   private readonly name = byId<HTMLInputElement>("preset-name");
   private readonly error = byId("preset-error");
@@ -113,8 +114,14 @@ export class PresetChoice {
     if (refused[0]) throw refused[0];
   }
 
-  /** Do something, say what comes of it, and show what the server has by then. */
-  private async act(deed: () => Promise<void>): Promise<void> {
+  /** Do something when what was begun before is over, say what comes of it, and show what the server
+   * has by then. */
+  private act(deed: () => Promise<void>): Promise<void> {
+    this.last = this.last.then(() => this.doNow(deed));
+    return this.last;
+  }
+
+  private async doNow(deed: () => Promise<void>): Promise<void> {
     try {
       this.say("");
       await deed();

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from zlib import crc32
 
+from sqlalchemy.exc import ArgumentError
+
 from llamastream.errors import ChatError, DamagedRecord, InvalidRequest
 
 logger = logging.getLogger(__name__)
 
-# What parsers raise, ours among them, given what is none of theirs.
+# What parsers raise, ours among them, given what is none of theirs; and SQLAlchemy, where a place
+# in an order that was read is none.
 UNREADABLE = (
     *(ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error),
-    InvalidRequest,
+    *(InvalidRequest, ArgumentError),
 )
 
 _DOUBLE = struct.Struct("<d")

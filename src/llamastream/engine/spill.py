@@ -41,7 +41,7 @@ class Spill:
         self._over: queue.SimpleQueue[_Reading] = queue.SimpleQueue()
         self._blocks_a_step = max(1, STEP_BYTES // max(runner.block_bytes, 1))
         if self._disk is not None:
-            self._disk.attach(runner.block_size, runner.block_bytes)
+            self._disk.attach(runner)
 
     def __iter__(self) -> Iterator[Sequence]:
         """Those that wait."""

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -360,17 +361,23 @@ REQUEST = ChatRequest(
 )
 
 
-async def interrupted(folder: Path, *, at: int) -> tuple[str, str]:
+# So long that no machine is at its end when somebody looks at its beginning.
+LONG = replace(
+    REQUEST, grammar=GrammarSpec(GrammarKind.JSON_SCHEMA, '{"type": "string", "minLength": 500}')
+)
+
+
+async def interrupted(folder: Path, *, at: int, request: ChatRequest = REQUEST) -> tuple[str, str]:
     """A stored answer that is whole, and the id of one like it that a server left at `at`."""
     service, whole = make_service(tiny_engine()), ""
     stored = make_responses(service, folder)
     await service.start()
     await service.dispatcher.engine.ready()
     await stored.start()
-    generation = await stored.create(REQUEST, NewAnswer("whole", store=True, background=True))
+    generation = await stored.create(request, NewAnswer("whole", store=True, background=True))
     await generation.over()
     whole = generation.log.text()
-    left = await stored.create(REQUEST, NewAnswer("left", store=True, background=True))
+    left = await stored.create(request, NewAnswer("left", store=True, background=True))
     await until(lambda: left.num_public >= at)
     await service.stop()
     await stored.stop()
@@ -406,7 +413,7 @@ async def test_an_answer_goes_on_after_a_restart_with_the_same_text(
 async def test_another_version_of_the_grammars_fails_the_answer_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, id = await interrupted(tmp_path, at=5)
+    _, id = await interrupted(tmp_path, at=5, request=LONG)
     monkeypatch.setattr(compiling, "version_of", lambda kind: "llguidance@99")
     _, error, _ = await gone_on(tmp_path, id)
     assert error is not None and "begun with the grammars of llguidance@1" in error

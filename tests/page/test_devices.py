@@ -79,7 +79,7 @@ async def test_thousands_of_conversations_are_listed_by_date_and_found(
     await expect(page.get_by_role("heading", level=2, name="June 2024")).to_be_attached()
     shown = await links.count()
     assert shown < 500
-    await page.locator("#more").click(timeout=5000)
+    await page.locator("#more").scroll_into_view_if_needed()
     await expect(links.nth(shown)).to_be_attached()
     await send(page, "new")
     await done(page)

@@ -18,7 +18,13 @@ export class Sidebar {
   ) {
     this.more.addEventListener("click", () => this.loadMore().catch(onError));
     const seen = new IntersectionObserver(([entry]) => {
-      if (entry?.isIntersecting && !this.isLoading) this.loadMore().catch(onError);
+      if (!entry?.isIntersecting || this.isLoading) return;
+      // What came into view meanwhile is told anew: else the end of a list could stay one.
+      const again = () => {
+        seen.unobserve(this.more);
+        seen.observe(this.more);
+      };
+      this.loadMore().then(again, onError);
     });
     seen.observe(this.more);
     const show = (isOpen: boolean) => {

@@ -95,14 +95,10 @@ inline void unpack_part(const uint8_t* __restrict in, uint8_t* __restrict lines)
   if constexpr ((i + 1) * bits < 8) unpack_part<bits, shift, i + 1>(in, lines);
 }
 
-// bits: 2 to 6; 8 is a copy.
+// bits: 2 to 6.
 template <int bits>
 inline void unpack_group(const uint8_t* in, uint8_t* lines) {
   constexpr int low = bits >= 4 ? 4 : 2;
-  if constexpr (bits == 8) {
-    for (int j = 0; j < kGroupBytes; j++) lines[j] = in[j];
-  } else {
-    unpack_part<low, 0, 0>(in, lines);
-    if constexpr (bits > low) unpack_part<bits - low, low, 0>(in + kGroupBytes * low / 8, lines);
-  }
+  unpack_part<low, 0, 0>(in, lines);
+  if constexpr (bits > low) unpack_part<bits - low, low, 0>(in + kGroupBytes * low / 8, lines);
 }

@@ -1,8 +1,8 @@
 // Products of coded weights with rounded inputs, written once over Dot<bits> of vec_*.h.
 //
-// A tile's block of 256 inputs is unpacked to bytes once, into the first-level cache, whatever its format, and multiplied
-// with a panel of rows. For a row or two its codes are taken out of the image as they are needed, since nobody reads them
-// again. A format is what unpacks it and which of two sums it takes: with integer scales in the block, or with half scales
+// A tile's block of 256 inputs is unpacked to bytes once, into the first-level cache, and multiplied with a panel of rows.
+// For a row or two its codes are taken out of the image as they are needed, since nobody reads them again; those of 8 bits
+// always, since they are bytes already. A format is what unpacks it and which of two sums it takes: with integer scales in the block, or with half scales
 // per 32.
 #pragma once
 #include <cstring>

@@ -23,26 +23,16 @@ from llamastream.types import ChatRequest, FinishReason, GrammarKind, GrammarSpe
 from tests.api.conftest import Connect, openai_client
 from tests.api.sse import chat_body, content_of, events
 from tests.api.test_responses_socket import hear, open_socket, say
+from tests.doubles.answer_kinds import PET, TEXT_FORMAT
 from tests.doubles.jina_servers import grpc_port
 from tests.doubles.service import make_responses, make_service
 from tests.doubles.tiny_engine import tiny_engine
 from tests.doubles.waiting import LIMIT_S, until
 from tests.jina_wire.test_grpc_server import call_bytes, connect, stream_doc, texts
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "sort": {"enum": ["cat", "dog"]},
-        "age": {"type": "integer", "minimum": 0, "maximum": 99},
-        "name": {"type": "string", "maxLength": 5},
-    },
-    "required": ["sort", "age", "name"],
-    "additionalProperties": False,
-}
-RELAXED = SCHEMA | {"not": {"properties": {"age": {"const": 1000}}, "required": ["age"]}}
-TEXT = json.dumps(SCHEMA)
-FORMAT = {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA, "strict": True}}
-TEXT_FORMAT = {"type": "json_schema", "name": "pet", "schema": SCHEMA, "strict": True}
+RELAXED = PET | {"not": {"properties": {"age": {"const": 1000}}, "required": ["age"]}}
+TEXT = json.dumps(PET)
+FORMAT = {"type": "json_schema", "json_schema": {"name": "pet", "schema": PET, "strict": True}}
 
 
 def fits(text: str) -> bool:
@@ -85,7 +75,7 @@ async def refusal(server: httpx.AsyncClient, path: str, **fields: Any) -> tuple[
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # the options, and what an answer fully matches
     "json_schema": ({"response_format": FORMAT}, r"\{.*\}"),
     "json_object": ({"response_format": {"type": "json_object"}, "max_tokens": 6}, r"\{.*"),
-    "structured json": ({"structured_outputs": {"json": SCHEMA}}, r"\{.*\}"),
+    "structured json": ({"structured_outputs": {"json": PET}}, r"\{.*\}"),
     "structured text": ({"structured_outputs": {"json": TEXT}}, r"\{.*\}"),
     "structured regex": ({"structured_outputs": {"regex": "[a-c]{4}"}}, "[a-c]{4}"),
     "structured choice": ({"structured_outputs": {"choice": ["x y", "z"]}}, "x y|z"),
@@ -94,7 +84,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # the options, and what an a
         "a[0-9]",
     ),
     "structured object": ({"structured_outputs": {"json_object": True}, "max_tokens": 6}, r"\{.*"),
-    "guided_json": ({"guided_json": SCHEMA}, r"\{.*\}"),
+    "guided_json": ({"guided_json": PET}, r"\{.*\}"),
     "guided_regex": ({"guided_regex": "^[a-c]{4}$"}, "[a-c]{4}"),
     "guided_choice": ({"guided_choice": ["yes", "no"]}, "yes|no"),
     "guided_grammar": ({"guided_grammar": 'root ::= "yes" | "no"'}, "yes|no"),

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llamastream.api.http.auth import scope_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
 from llamastream.api.http.query import (
@@ -17,6 +18,7 @@ from llamastream.api.http.query import (
     json_response,
     page_json,
     page_query,
+    path_id,
     read_int,
 )
 from llamastream.api.wire.messages import Items, Json, parse_input
@@ -52,16 +54,16 @@ class ConversationsApi:
         _, body = await read_json(request, self._max_body_bytes, parse)
         conversation = await self._stored.conversations.create(
             f"conv_{uuid.uuid4().hex}",
-            scope=_scope(request),
+            scope=scope_of(request),
             metadata=body.metadata or {},
             items=_parse_items(body.items) if body.items else (),
-            allow=self._stored.allow(_scope(request)),
+            allow=self._stored.allow(scope_of(request)),
         )
         return json_response(_to_json(conversation))
 
     async def list(self, request: Request) -> Response:
         page = await self._stored.conversations.list(
-            scope=_scope(request), query=page_query(request)
+            scope=scope_of(request), query=page_query(request)
         )
         return json_response(page_json(page, _to_json))
 
@@ -71,7 +73,7 @@ class ConversationsApi:
         limit = read_int(request, "limit")
         found = await self._stored.conversations.search(
             request.query_params.get("query", ""),
-            scope=_scope(request),
+            scope=scope_of(request),
             limit=PageQuery(limit=DEFAULT_FOUND if limit is None else limit).limit,
         )
         data = [_found_json(one) for one in found]
@@ -84,14 +86,14 @@ class ConversationsApi:
         parse = partial(validate, ChangedMetadata)
         _, body = await read_json(request, self._max_body_bytes, parse)
         conversation = await self._stored.conversations.update(
-            _id(request), scope=_scope(request), metadata=body.metadata or {}
+            path_id(request), scope=scope_of(request), metadata=body.metadata or {}
         )
         return json_response(_to_json(conversation))
 
     async def delete(self, request: Request) -> Response:
-        await self._stored.delete_conversation(_id(request), scope=_scope(request))
+        await self._stored.delete_conversation(path_id(request), scope=scope_of(request))
         return json_response(
-            {"id": _id(request), "object": "conversation.deleted", "deleted": True}
+            {"id": path_id(request), "object": "conversation.deleted", "deleted": True}
         )
 
     async def add_items(self, request: Request) -> Response:
@@ -102,42 +104,34 @@ class ConversationsApi:
         items = _parse_items(body.items)
         if body.after is not None:
             items = (items[0]._replace(follows=body.after), *items[1:])
-        scope = _scope(request)
+        scope = scope_of(request)
         await self._stored.conversations.add_items(
-            _id(request), items, scope=scope, allow=self._stored.allow(scope)
+            path_id(request), items, scope=scope, allow=self._stored.allow(scope)
         )
         return json_response(page_json(Page(items, has_more=False), wire_item))
 
     async def items(self, request: Request) -> Response:
         query = page_query(request, known=INCLUDE)
         page = await self._stored.conversations.items(
-            _id(request), scope=_scope(request), query=query
+            path_id(request), scope=scope_of(request), query=query
         )
         return json_response(page_json(page, wire_item))
 
     async def item(self, request: Request) -> Response:
         check_include(request)
         item = await self._stored.conversations.item(
-            _id(request), request.path_params["item_id"], scope=_scope(request)
+            path_id(request), request.path_params["item_id"], scope=scope_of(request)
         )
         return json_response(wire_item(item))
 
     async def delete_item(self, request: Request) -> Response:
         await self._stored.delete_item(
-            _id(request), request.path_params["item_id"], scope=_scope(request)
+            path_id(request), request.path_params["item_id"], scope=scope_of(request)
         )
         return json_response(_to_json(await self._conversation(request)))
 
     async def _conversation(self, request: Request) -> Conversation:
-        return await self._stored.conversations.get(_id(request), scope=_scope(request))
-
-
-def _id(request: Request) -> str:
-    return str(request.path_params["id"])
-
-
-def _scope(request: Request) -> str:
-    return str(request.state.key_scope)
+        return await self._stored.conversations.get(path_id(request), scope=scope_of(request))
 
 
 def _refuse_key(request: Request) -> None:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from llamastream.api.deliver import StreamedAnswer, WholeAnswer
+from llamastream.api.http.auth import scope_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.idempotency import HEADER, idempotency_key, refuse_key
@@ -94,4 +95,4 @@ async def begin(
 
 
 def caller_of(request: Request, key: IdempotencyKey | None = None) -> Caller:
-    return Caller(request.state.key_scope, request.state.label, key)
+    return Caller(scope_of(request), request.state.label, key)

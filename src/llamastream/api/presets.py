@@ -8,9 +8,10 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llamastream.api.http.auth import scope_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.idempotency import HEADER, refuse_key
-from llamastream.api.http.query import check_query, json_response, page_json, page_query
+from llamastream.api.http.query import check_query, json_response, page_json, page_query, path_id
 from llamastream.api.wire.options import WireModel, validate
 from llamastream.api.wire.responses import ResponseBody
 from llamastream.config import ServeSettings
@@ -42,7 +43,7 @@ class PresetsApi:
         """A new one, or other settings under a name that is there."""
         refuse_key(request.headers.get(HEADER), "is not needed here: leave it out")
         _, body = await read_json(request, self._max_body_bytes, _parse)
-        scope = _scope(request)
+        scope = scope_of(request)
         preset = await self._stored.presets.save(
             f"preset_{uuid.uuid4().hex}",
             scope=scope,
@@ -53,17 +54,17 @@ class PresetsApi:
         return json_response(_to_json(preset))
 
     async def list(self, request: Request) -> Response:
-        page = await self._stored.presets.list(scope=_scope(request), query=page_query(request))
+        page = await self._stored.presets.list(scope=scope_of(request), query=page_query(request))
         return json_response(page_json(page, _to_json))
 
     async def retrieve(self, request: Request) -> Response:
         check_query(request, ())
-        preset = await self._stored.presets.get(_id(request), scope=_scope(request))
+        preset = await self._stored.presets.get(path_id(request), scope=scope_of(request))
         return json_response(_to_json(preset))
 
     async def delete(self, request: Request) -> Response:
-        await self._stored.presets.delete(_id(request), scope=_scope(request))
-        return json_response({"id": _id(request), "object": "preset.deleted", "deleted": True})
+        await self._stored.presets.delete(path_id(request), scope=scope_of(request))
+        return json_response({"id": path_id(request), "object": "preset.deleted", "deleted": True})
 
 
 def _parse(fields: dict[str, Any]) -> NewPreset:
@@ -85,14 +86,6 @@ def _parse(fields: dict[str, Any]) -> NewPreset:
     options = validate(ResponseBody, {**body.settings, "model": ""})
     options.to_request((), SamplingParams(), "", "")
     return body
-
-
-def _id(request: Request) -> str:
-    return str(request.path_params["id"])
-
-
-def _scope(request: Request) -> str:
-    return str(request.state.key_scope)
 
 
 def _to_json(preset: Preset) -> dict[str, Any]:

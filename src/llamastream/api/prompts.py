@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llamastream.api.http.auth import scope_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_model
 from llamastream.api.http.query import json_response
@@ -57,7 +58,7 @@ class PromptsApi:
                 self._answers.check_ready(),
                 add_special=body.add_special_tokens,
                 parse_special=body.parse_special,
-                scope=request.state.key_scope,
+                scope=scope_of(request),
             )
         else:
             _, ids = await self._apply_template(request, body.messages or [], body)
@@ -67,7 +68,7 @@ class PromptsApi:
             "max_model_len": self._answers.status().max_model_len,
         }
         if body.return_token_strs:
-            scope = request.state.key_scope
+            scope = scope_of(request)
             answer["token_strs"] = await self._prompting.token_texts(ids, scope=scope)
         return json_response(answer)
 
@@ -77,7 +78,7 @@ class PromptsApi:
             body.tokens,
             self._answers.check_ready(),
             skip_special=body.skip_special_tokens,
-            scope=request.state.key_scope,
+            scope=scope_of(request),
         )
         return json_response({"prompt": text})
 
@@ -93,7 +94,7 @@ class PromptsApi:
             parse_messages(messages),
             body.prompt_options(),
             self._answers.check_ready(),
-            scope=request.state.key_scope,
+            scope=scope_of(request),
         )
 
     async def tokenizer_info(self, _: Request) -> Response:

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from llamastream.api.generate import Generate, caller_of
+from llamastream.api.generate import Generate
+from llamastream.api.http.auth import scope_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
 from llamastream.api.http.query import (
@@ -17,6 +18,7 @@ from llamastream.api.http.query import (
     json_response,
     page_json,
     page_query,
+    path_id,
     read_position,
 )
 from llamastream.api.wire import chat
@@ -58,37 +60,37 @@ class Stored:
         return self._generate.deliver(generation, wire, is_stream=is_stream)
 
     async def cancel(self, request: Request) -> Response:
-        generation = await self._stored.cancel(self.id(request), scope=_scope(request))
+        generation = await self._stored.cancel(self.id(request), scope=scope_of(request))
         whole = self._endpoint.format(generation).whole(generation)
         return Response(whole, media_type="application/json")
 
     async def delete(self, request: Request) -> Response:
         id = self.id(request)
-        await self._stored.delete(id, scope=_scope(request))
+        await self._stored.delete(id, scope=scope_of(request))
         return json_response({"id": id, "object": self._deleted, "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
         page = await self._stored.input_items(
-            self.id(request), scope=_scope(request), query=page_query(request, known=INCLUDE)
+            self.id(request), scope=scope_of(request), query=page_query(request, known=INCLUDE)
         )
         return json_response(page_json(page, wire_item))
 
     async def receipt(self, request: Request) -> Response:
         check_query(request, ())
-        receipt = await self._stored.verifying.receipt(self.id(request), scope=_scope(request))
+        receipt = await self._stored.verifying.receipt(self.id(request), scope=scope_of(request))
         return json_response(receipt_json(receipt))
 
     async def verify(self, request: Request) -> ASGIApp:
         check_query(request, ())
-        found = await self._stored.verifying.begin(self.id(request), scope=_scope(request))
+        found = await self._stored.verifying.begin(self.id(request), scope=scope_of(request))
         wire = VerificationFormat(found)
         return self._generate.deliver(found.generation, wire, is_stream=False)
 
     async def find(self, request: Request) -> Generation:
-        return await self._stored.find(self.id(request), scope=_scope(request))
+        return await self._stored.find(self.id(request), scope=scope_of(request))
 
     def id(self, request: Request) -> str:
-        return check_id(request.path_params["id"], self._prefix)
+        return check_id(path_id(request), self._prefix)
 
 
 class StoredChats(Stored):
@@ -118,7 +120,7 @@ class StoredChats(Stored):
 
         filters = ("model", *(f"metadata[{name}]" for name in metadata))
         page = await self._stored.list(
-            scope=_scope(request),
+            scope=scope_of(request),
             prefix=chat.PREFIX,
             query=page_query(request, known=filters, order="asc"),
             matches=matches,
@@ -128,19 +130,15 @@ class StoredChats(Stored):
     async def messages(self, request: Request) -> Response:
         """What was said to the model, not what it said."""
         page = await self._stored.input_items(
-            self.id(request), scope=_scope(request), query=page_query(request, order="asc")
+            self.id(request), scope=scope_of(request), query=page_query(request, order="asc")
         )
         return json_response(page_json(page, chat.message_of))
 
     async def update(self, request: Request) -> ASGIApp:
         parse = partial(validate, ChangedMetadata)
         _, changed = await read_json(request, self._max_body_bytes, parse)
-        id, scope = self.id(request), _scope(request)
+        id, scope = self.id(request), scope_of(request)
         await self._stored.update(id, changed.model_dump(), scope=scope)
         generation = await self.find(request)
         wire = self._endpoint.format(generation)
         return self._generate.deliver(generation, wire, is_stream=False)
-
-
-def _scope(request: Request) -> str:
-    return caller_of(request).scope

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llamastream.api.wire.tools import ChatTool, ChatTools, chat_call, read_tools
 from llamastream.app import Assembly
+from llamastream.cli.printing import Piece
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.generation import NewAnswer
@@ -27,7 +28,6 @@ from llamastream.types import (
 )
 
 Messages = tuple[Message, ...]
-Piece = str | Reasoning | ToolCall
 Tools = Sequence[ChatTool]
 _TOOLS: TypeAdapter[list[ChatTool]] = TypeAdapter(ChatTools)
 

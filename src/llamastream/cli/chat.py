@@ -13,13 +13,12 @@ from llamastream.app import assemble
 from llamastream.cli.answers import (
     Answers,
     LocalAnswers,
-    Piece,
     RemoteAnswers,
     Tools,
     read_tools_file,
 )
 from llamastream.cli.options import with_settings
-from llamastream.cli.printing import print_text
+from llamastream.cli.printing import Piece, print_text
 from llamastream.cli.progress import progress_bars
 from llamastream.config import AnswerSettings, ModelSettings
 from llamastream.errors import ChatError

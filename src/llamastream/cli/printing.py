@@ -11,8 +11,6 @@ from rich.cells import cell_len
 from llamastream.types import Reasoning, ToolCall
 
 TAB = 8
-
-
 Piece = str | Reasoning | ToolCall
 DIM, PLAIN, CLEAR = "\033[2m", "\033[0m", "\r\033[K"
 

@@ -27,6 +27,7 @@ from llamastream.api.wire.options import (
     NoLimit,
     asked,
     or_nothing,
+    path_of,
 )
 from llamastream.api.wire.tools import ChatTools, read_tools
 from llamastream.errors import InvalidRequest, quoted, requirement
@@ -207,10 +208,8 @@ def _tools(prompt: _Prompt) -> tuple[Tool, ...]:
         tools = read_tools(_TOOLS.validate_python(given, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
-        )
-        raise InvalidRequest(f"tools{where} {requirement(first['msg'])}.", param="tools") from None
+        where = path_of(("tools", *first["loc"]))
+        raise InvalidRequest(f"{where} {requirement(first['msg'])}.", param="tools") from None
     return tuple(replace(tool, strict=True) for tool in tools)
 
 

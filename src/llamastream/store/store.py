@@ -31,6 +31,7 @@ from llamastream.store.membership import Membership
 from llamastream.store.migrations import upgrade
 from llamastream.store.presets import Presets
 from llamastream.store.prompts import Prompts
+from llamastream.store.reading import CHUNK
 from llamastream.store.responses import Responses
 from llamastream.store.rows import known_ids
 from llamastream.store.servers import new_name
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 Access = Literal["serve", "write", "read"]
 LIMITS = ConversationLimits()
-IDS_AT_A_TIME = 500
 CLOCKS = Clocks()
 
 
@@ -140,8 +140,8 @@ class Store:
         """Which of these are no conversation's and no response's. Raises StoreUnavailable."""
         asked = list(ids)
         missing = set(asked)
-        for start in range(0, len(asked), IDS_AT_A_TIME):
-            some = asked[start : start + IDS_AT_A_TIME]
+        for start in range(0, len(asked), CHUNK):
+            some = asked[start : start + CHUNK]
             missing -= await self._database.read(partial(known_ids, ids=some))
         return missing
 

@@ -3,6 +3,8 @@ anonymous."""
 
 from collections.abc import Callable
 
+from starlette.requests import Request
+
 from llamastream.errors import Forbidden, Unauthorized
 from llamastream.keys import ANONYMOUS, Key, Keys
 
@@ -65,3 +67,8 @@ def check_admin(key: Key) -> None:
             "This needs a key with `admin = true`: it shows what all keys do together. "
             "See `llamastream keys add --admin`."
         )
+
+
+def scope_of(request: Request) -> str:
+    """Whose a request is, as its key says."""
+    return str(request.state.key_scope)

@@ -1,4 +1,4 @@
-"""What stands in the URL behind the question mark, and pages of lists."""
+"""What a request names: an id in its path, options behind the question mark; and pages of lists."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -32,6 +32,10 @@ RETRIEVE_OPTIONS: dict[str, dict[str, Any]] = {
     **INCLUDE,
     "include_obfuscation": {"type": "string"},
 }
+
+
+def path_id(request: Request) -> str:
+    return str(request.path_params["id"])
 
 
 def check_query(request: Request, known: Collection[str]) -> None:

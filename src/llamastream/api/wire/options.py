@@ -364,7 +364,7 @@ def validate(model: type[Model], body: dict[str, Any]) -> Model:
         return model.model_validate({k: v for k, v in body.items() if k not in model.UNSUPPORTED})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    path = _path(first["loc"])
+    path = path_of(first["loc"])
     if first["type"] == "extra_forbidden":
         raise unknown_option(path, model.model_fields)
     if first["type"] == "missing":
@@ -381,7 +381,8 @@ def unknown_option(name: str, known: Iterable[str]) -> InvalidRequest:
     return InvalidRequest(f"Unknown option: {quoted(name)}.{hint}", param=name)
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def path_of(loc: tuple[int | str, ...]) -> str:
+    """pydantic's place of a value, as errors name it."""
     path = ""
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part

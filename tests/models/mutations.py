@@ -25,6 +25,7 @@ from tests.models.weights_builders import CONFIG, random_tensors, write_folder, 
 
 from llamastream.cli.main import run
 
+TOO_SHORT = "maximum context length"  # of a model that runs, for what is asked here
 PROCESSES = multiprocessing.get_context("forkserver")
 TEMPLATE = (
     "{% for m in messages %}{{ bos_token }}{{ m['role'] + ' ' + m.content | trim }}{{ eos_token }}"
@@ -302,8 +303,8 @@ def _generate(model: Path, parent: Path) -> None:
     """What the command line does, in a process that has its imports already."""
     resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
     output = os.open(parent / "stderr", os.O_CREAT | os.O_WRONLY)
-    os.dup2(output, 1)
     os.dup2(output, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv = ["llamastream", "generate", "an an", "--max-tokens", "2", "--dtype", "float32"]
     sys.argv += ["--threads", "1", "--model", str(model), "--data-dir", str(parent / "data")]
     run()
@@ -334,7 +335,7 @@ def _outcome(model: Damaged, parent: Path) -> str:
         print(model.kind, model.seed, "HANGS")
         return "hangs"
     said = (parent / "stderr").read_text(errors="replace").strip().splitlines()
-    if process.exitcode == 0:
+    if process.exitcode == 0 or said and TOO_SHORT in said[-1]:
         return "runs"
     if process.exitcode == 2 and len(said) == 1 and said[0].startswith("llamastream: "):
         return "refused"

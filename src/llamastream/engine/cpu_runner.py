@@ -108,6 +108,7 @@ class CpuRunner(Runner):
         Raises ModelError for missing, extra or misshapen tensors and limits that cannot be met.
         """
         check_limits(config, engine)
+        _num_blocks(config, engine)  # refused before the work of packing
         weights = None
         if image is not None and image.exists():
             try:

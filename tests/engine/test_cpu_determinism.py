@@ -37,13 +37,13 @@ CODES = ("Q4_0", "Q6_K", "Q4_K", "Q8_0", "IQ4_XS", "Q5_1", "Q3_K", "Q5_K", "IQ4_
 
 
 def make_runner(kind: str, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
+    engine = replace(ENGINE, threads=threads, isa=isa)
     if kind == "coded":
-        engine = replace(ENGINE, threads=threads)
-        return CpuRunner.load(CODED, engine, coded_tensors, isa=isa)
+        return CpuRunner.load(CODED, engine, coded_tensors)
     config = {"int8": WIDE, "qwen": QWEN}.get(kind, CONFIG)
     dtype = "int8" if kind == "qwen" else kind
-    engine = replace(ENGINE, dtype=dtype, threads=threads)  # type: ignore[arg-type]
-    return CpuRunner.load(config, engine, random_tensors(config).items, isa=isa)
+    engine = replace(engine, dtype=dtype)  # type: ignore[arg-type]
+    return CpuRunner.load(config, engine, random_tensors(config).items)
 
 
 def coded_tensors() -> Iterator[tuple[str, Float32 | StoredTensor]]:
@@ -156,7 +156,7 @@ def test_a_row_has_the_same_logits_whichever_other_rows_are_asked_for(
     assert {0, 1, 2, 5} <= counts
 
 
-@pytest.mark.parametrize("isa", sorted(set(_core.available_isas()) - {"portable"}))
+@pytest.mark.parametrize("isa", sorted({*_core.available_isas(), "amx-model"} - {"portable"}))
 def test_every_instruction_set_gives_the_same_bits(
     kind: str, isa: str, prompts: list[list[int]], expected: list[Float32]
 ) -> None:

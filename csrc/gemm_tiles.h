@@ -16,8 +16,6 @@ constexpr int kPanel = 128;
 constexpr int kStrip = 16;
 constexpr int kTurns = 4;  // of a smaller format's block: two groups each
 
-typedef uint16_t __attribute__((may_alias)) Word16;
-
 struct Scales {  // as products of 16 bits take them
   static int32_t scale_word(int s) { return (s & 0xffff) | s << 16; }
 };
@@ -87,22 +85,26 @@ struct InBlocks {
   static void unpack(const uint8_t* block, int groups, Planes& u) {
     unpack_codes<format>(block, groups, u);
     unpack_scales<Scales, format>(block, groups, u);
-    constexpr int words = kLanes * of.scale_group / 2, line = kLineBytes / 2;
-    for (int g = 0; g < of.scales(); g++) {
-      const Word16* s = (const Word16*)(u.s + g * kLanes);
-      Word16 *first = (Word16*)u.codes + g * words, *second = (Word16*)u.second + g * words;
-      for (int i = 0; i < words; i++) split(s[i % line], first[i], second[i]);
+    for (int l = 0; l < kBlock / 4; l++) {
+      Words s, first, second;  // of its own, so that compilers vectorise what follows
+      std::memcpy(s, u.s + l * 4 / of.scale_group * kLanes, sizeof s);
+      std::memcpy(first, u.codes + l * kLineBytes, sizeof first);
+      for (int i = 0; i < kLineBytes / 2; i++) split(s[i], first[i], second[i]);
+      std::memcpy(u.codes + l * kLineBytes, first, sizeof first);
+      if constexpr (kPlanes == 2) std::memcpy(u.second + l * kLineBytes, second, sizeof second);
     }
   }
 
-  static void split(uint16_t s, Word16& first, Word16& second) {
+  using Words = uint16_t[kLineBytes / 2];  // a line's bytes by two
+
+  static void split(uint16_t s, uint16_t& first, uint16_t& second) {
     const uint16_t u = first;
     if constexpr (kPlanes == 1) {
       first = u * s;
     } else if constexpr (!kSigned) {
       first = u * (s & 7), second = u * (s >> 3);
     } else {
-      const int16_t even = (int16_t)((int16_t)(u << 8) >> 8) * (int16_t)s, odd = ((int16_t)u >> 8) * (int16_t)s;
+      const int16_t even = (int16_t)(int8_t)u * (int16_t)s, odd = ((int16_t)u >> 8) * (int16_t)s;
       first = (even & 127) | (odd & 127) << 8, second = (even >> 7 & 255) | odd >> 7 << 8;
     }
   }
@@ -144,9 +146,14 @@ struct InGroups {
     if constexpr (of.bits < 8) unpack_codes<format>(block, groups, u);
     if constexpr (of.offset || of.has_zeros)
       for (int g = 0; g < groups; g++) {
-        uint8_t offsets[kLineBytes];
-        for (int i = 0; i < kLineBytes; i++) offsets[i] = of.offset + (of.has_zeros ? u.z[g * kLanes + i / 4] : 0);
-        for (int i = 0; i < kGroupBytes; i++) u.codes[g * kGroupBytes + i] -= offsets[i % kLineBytes];
+        uint32_t offsets[kLanes], line[kLanes];  // four bytes that are less than 128 each
+        for (int i = 0; i < kLanes; i++) offsets[i] = 0x01010101u * (of.offset + (of.has_zeros ? u.z[g * kLanes + i] : 0));
+        for (int l = 0; l < kLines; l++) {
+          uint8_t* codes = u.codes + g * kGroupBytes + l * kLineBytes;
+          std::memcpy(line, codes, sizeof line);
+          for (int i = 0; i < kLanes; i++) line[i] = ((line[i] | 0x80808080u) - offsets[i]) ^ 0x80808080u;
+          std::memcpy(codes, line, sizeof line);
+        }
       }
   }
 

@@ -8,7 +8,7 @@ import pytest
 # Each takes 10 ms or more and is needed later, by few, or beside the load of the weights.
 LATER = {
     "sqlalchemy",
-    "rich",
+    "rich.console",
     "grpc",
     "google.protobuf",
     "filelock",

@@ -10,6 +10,7 @@ LATER = {
     "sqlalchemy",
     "rich.console",
     "grpc",
+    "httpx",
     "google.protobuf",
     "filelock",
     "gguf",

@@ -20,8 +20,13 @@ from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, Fenced, StoreUnavailable
 from llamastream.records import Drawn
-from llamastream.store.damage import unreadable
-from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
+from llamastream.store.database import (
+    Database,
+    is_unavailable,
+    translated_errors,
+    unavailable,
+    unreadable,
+)
 from llamastream.store.journal import Journal, Refused, Step
 from llamastream.store.servers import check_lives, end_session
 from llamastream.store.transaction import InProgress, Transaction

@@ -5,6 +5,7 @@ One token in some of them is then changed, and has to be found.
 
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -112,6 +113,7 @@ async def verify(rounds: int, *, seed: int, folder: Path, options: tuple[str, ..
                 await server.start()
                 for id in ids:
                     await making.end_of(id)
+                print(f"{len(making.made)} answers of {rounds}", file=sys.stderr, flush=True)
         figures.resumed = server.num_resumed()
         await server.stop(signal.SIGTERM)
         server.options = (*options, *OTHERWISE)
@@ -129,7 +131,9 @@ async def verify(rounds: int, *, seed: int, folder: Path, options: tuple[str, ..
 
 async def _verify_all(client: httpx.AsyncClient, made: dict[str, str], figures: Figures) -> Timed:
     timed = Timed()
-    for id, path in made.items():
+    for number, (id, path) in enumerate(made.items()):
+        if number % KILLED_EVERY == 0:
+            print(f"{number} verified of {len(made)}", file=sys.stderr, flush=True)
         began = time.perf_counter()
         answer = await client.post(f"{path}/{id}/verify")
         timed["s"] += time.perf_counter() - began  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from llamastream.app import ARITHMETIC
 from llamastream.config import EngineConfig
 from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
@@ -154,7 +155,7 @@ async def _verify_elsewhere(
 
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(tokenizer, None)
-    model_id = f"{checkpoint.content_digest()}-int8-2"
+    model_id = f"{checkpoint.content_digest()}-int8-{ARITHMETIC}"
     answers = Answers(AsyncEngine(load), tokenizer, prompts, model_name="m", model_id=model_id)
     await answers.start()
     try:

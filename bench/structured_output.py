@@ -38,7 +38,6 @@ import numpy as np
 from llamastream.app import Assembly, assemble, find_model, join_store, load_runner
 from llamastream.config import ModelSettings, StoreSettings
 from llamastream.engine import _core
-from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.engine.runner import SamplingBatch, StepResult
 from llamastream.engine.speculation import Speculation
@@ -117,13 +116,9 @@ class Demo:
         return GenerationRequest(name, ids, params, grammar=self.compile(schema))
 
     def engine(self, mode: str, *, isa: str = "auto", **options: Any) -> LLMEngine:
-        settings = self.settings.model_copy(update=options)
+        settings = self.settings.model_copy(update=options | {"isa": isa})
         config = settings.engine_config()
-        if isa == "auto":
-            runner: Any = load_runner(self.checkpoint, settings, "cpu")
-        else:
-            tensors = self.checkpoint.stored_tensors
-            runner = CpuRunner.load(self.checkpoint.config, config, tensors, isa=isa)
+        runner = load_runner(self.checkpoint, settings, "cpu")
         return LLMEngine(runner, config, speculation=Speculation(config, **MODES[mode]))
 
 

@@ -1,5 +1,6 @@
 // Compares every kernel set that runs here with the portable one, bit for bit. A program of its own, so that kernels of
 // another machine can be checked under emulation (tests/engine/test_cpu_emulated.py).
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include "codec.h"
 #include "half.h"
 #include "kernels.h"
+#include "tile_model.h"
 
 static std::mt19937 generator(1);
 
@@ -48,11 +50,19 @@ struct QuantizedRows {
   Inputs inputs() { return {low.data(), high.data(), blocks.data(), k}; }
 };
 
-// Values of which every seventh is much larger than its block, or in the last 32 so large that the rest is lost.
+// Rows of five kinds: every seventh value much larger than its block; one value in all that is 300, 3,000 or 30,000 times
+// the mean, so that the rest of its block is lost; no outliers at all.
 static QuantizedRows quantize(const Kernels& kernels, std::vector<float> x, int k) {
-  const int n = (int)x.size(), rows = n / k;
-  for (int i = 0; i < n; i += 7) x[i] *= i < n - kGroup ? 50 : 5000;
-  for (int i = 0; i < k && rows > 3; i++) x[2 * k + i] = i % 40 ? 1 : -1;  // no outliers
+  const int rows = (int)x.size() / k;
+  for (int r = 0; r < rows; r++) {
+    float* row = x.data() + r * k;
+    if (r % 5 == 0)
+      for (int i = r % 7; i < k; i += 7) row[i] *= 50;
+    else if (r % 5 < 4)
+      row[r * 97 % k] = r % 5 == 1 ? 300 : r % 5 == 2 ? -3000 : 30000;
+    else
+      for (int i = 0; i < k; i++) row[i] = i % 40 ? 1 : -1;
+  }
   QuantizedRows q(rows, k);
   for (int r = 0; r < rows; r++) kernels.quantize(x.data() + r * k, 4, q.inputs().row(r));
   return q;
@@ -86,7 +96,7 @@ static void check_rows(const Kernels& a, const Kernels& b) {
     a.hadamard(u.data(), d), b.hadamard(v.data(), d);
     expect_same(u, v, "hadamard");
   }
-  const auto long_rows = floats(4 * 576, 3);
+  const auto long_rows = floats(5 * 576, 3);
   const QuantizedRows q = quantize(a, long_rows, 576), r = quantize(b, long_rows, 576);
   expect_same(q.low, r.low, "quantize's low parts");
   expect_same(q.high, r.high, "quantize's high parts");
@@ -176,7 +186,7 @@ static std::vector<double> input_values(QuantizedRows& q, int rows) {
 }
 
 static void check_products(const Kernels& a, const Kernels& b) {
-  const int rows = 71, num_tiles = 3;
+  constexpr int kCounts[] = {1, 2, 4, 7, 15, 16, 17, 33, 129, 150}, rows = 150, num_tiles = 2;
   for (int f = (int)Format::a8; f < kFormats; f++) {
     const Format format = (Format)f;
     const int k = info(format).is_block() ? 768 : info(format).span > 64 ? 640 : 576, ldo = num_tiles * kLanes;
@@ -184,24 +194,24 @@ static void check_products(const Kernels& a, const Kernels& b) {
     QuantizedRows q = quantize(a, floats(rows * k), k);
     const auto x = input_values(q, rows);
     const auto start = aligned(floats(rows * ldo));
-    for (int flags = 0; flags < 12; flags++) {
-      const int count = (const int[]){1, 7, rows, 4}[flags / 3];
-      const Then then = (Then)(flags % 3);
+    int turn = f;
+    for (int count : kCounts) {
+      const Then then = (Then)(turn++ % 3);
       auto run = [&](const Kernels& kernels) {
         auto out = start;
         Prefetch none{};
-        kernels.gemm({tiles.bytes.data(), format, num_tiles, q.inputs(), count, out[0].lane, ldo, then, &none});
+        const auto gemm = &kernels == &b ? kernels.gemm_many : kernels.gemm;
+        gemm({tiles.bytes.data(), format, num_tiles, q.inputs(), count, out[0].lane, ldo, then, &none});
         return out;
       };
       const auto u = run(a), v = run(b);
       expect_same(u, v, info(format).name);
-      for (int i = 0; then != Then::add && i < count * ldo; i++) {
-        double sum = 0, size = 0;
-        for (int c = 0; c < k; c++) {
-          const double term = x[i / ldo * k + c] * tiles.values[(size_t)(i % ldo) * k + c];
-          sum += term, size += std::abs(term);
-        }
-        expect(std::abs(sum - u[i / kLanes].lane[i % kLanes]) <= 1e-5 * size, info(format).name);
+      for (int i = 0; count < 16 && then != Then::add && i < count * ldo; i++) {
+        double sum = 0, size = 0;  // of codes and offsets, which are summed apart
+        const float* w = &tiles.values[(size_t)(i % ldo) * k];
+        const double most = std::abs(*std::max_element(w, w + k, [](float a, float b) { return std::abs(a) < std::abs(b); }));
+        for (int c = 0; c < k; c++) sum += x[i / ldo * k + c] * w[c], size += std::abs(x[i / ldo * k + c]) * most;
+        expect(std::abs(sum - u[i / kLanes].lane[i % kLanes]) <= 3e-6 * size, info(format).name);
       }
     }
   }
@@ -252,15 +262,63 @@ static void check_attention(const Kernels& a, const Kernels& b) {
   }
 }
 
+template <class A, class B>
+static void check_tile_product(TileModel& unit) {
+  const auto a = bytes(3 * 12), b = bytes(3 * 8);
+  auto c = bytes(3 * 8);
+  int32_t wanted[3][2], found[3][2];
+  std::memcpy(wanted, c.data(), sizeof wanted);
+  for (int m = 0; m < 3; m++)
+    for (int n = 0; n < 2; n++)
+      for (int k = 0; k < 12; k++)
+        wanted[m][n] = (int32_t)((uint32_t)wanted[m][n] + (uint32_t)((A)a[m * 12 + k] * (B)b[k / 4 * 8 + n * 4 + k % 4]));
+  unit.load(0, c.data(), 8), unit.load(1, a.data(), 12), unit.load(2, b.data(), 8);
+  unit.multiply<A, B>(0, 1, 2);
+  unit.store(0, found, 8);
+  expect(!std::memcmp(found, wanted, sizeof found), "a product of tiles");
+}
+
+// The model of the tile unit: its products, and what a processor refuses.
+static void check_tile_model() {
+  TileModel unit;
+  const auto refuses = [](auto run) {
+    try {
+      run();
+    } catch (const std::logic_error&) {
+      return true;
+    }
+    return false;
+  };
+  uint8_t config[64] = {1};
+  const auto set = [&](int t, int rows, int columns) { config[16 + 2 * t] = columns, config[48 + t] = rows; };
+  expect(refuses([&] { unit.zero(0); }), "a tile of no configuration");
+  set(0, 3, 8), set(1, 3, 12), set(2, 3, 8), set(3, 4, 8), set(4, 3, 4), set(5, 2, 12), set(6, 3, 10);
+  unit.configure(config);
+  check_tile_product<int8_t, int8_t>(unit), check_tile_product<int8_t, uint8_t>(unit);
+  check_tile_product<uint8_t, int8_t>(unit), check_tile_product<uint8_t, uint8_t>(unit);
+  constexpr int kWrong[][3] = {{0, 0, 2}, {0, 1, 1}, {0, 1, 0}, {0, 1, 3}, {4, 1, 2}, {0, 5, 2}, {0, 6, 2}, {0, 1, 7}};
+  for (auto& [c, a, b] : kWrong)
+    expect(refuses([&] { unit.multiply<int8_t, int8_t>(c, a, b); }), "a product of tiles that do not fit");
+  for (const auto& [at, value] : {std::pair{0, 2}, {1, 1}, {5, 1}, {16, 65}, {48, 17}, {48, 0}, {32, 1}, {63, 1}}) {
+    const uint8_t right = config[at];
+    config[at] = (uint8_t)value;
+    expect(refuses([&] { unit.configure(config); }), "a wrong configuration");
+    config[at] = right;
+  }
+  unit.configure(config), unit.release();
+  expect(refuses([&] { unit.load(0, config, 0); }), "a tile that was released");
+}
+
 int main() {
+  check_tile_model();
   const Kernels& portable = *find_kernels("portable");
-  for (const char* isa : {"avx512", "avxvnni", "avx2", "neon"}) {
-    const Kernels* kernels = find_kernels(isa);
-    if (!kernels) continue;
+  std::vector<const Kernels*> sets = available_kernels();
+  sets.back() = find_kernels("amx-model");  // in place of the portable one itself
+  for (const Kernels* kernels : sets) {
     check_rows(portable, *kernels);
     check_products(portable, *kernels);
     check_float_products(portable, *kernels);
     check_attention(portable, *kernels);
-    std::printf("%s ok\n", isa);
+    std::printf("%s ok\n", kernels->isa);
   }
 }

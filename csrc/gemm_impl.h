@@ -5,7 +5,6 @@
 // always, since they are bytes already. A format is what unpacks it and which of two sums it takes: with integer scales in the block, or with half scales
 // per 32.
 #pragma once
-#include <cstring>
 #include <utility>
 
 #include "kernels_impl.h"
@@ -14,19 +13,6 @@ namespace KERNEL_NS {
 
 constexpr int kPanel = 64;      // rows that are multiplied with a block while it is unpacked
 constexpr int kDirectRows = 2;  // so many do without
-constexpr int kAhead = 4096;    // bytes beyond the block at hand that are fetched
-constexpr int kBlockLines = kBlock / 4;
-
-typedef int32_t __attribute__((may_alias)) Word;  // a pair in one, as compilers vectorise it
-
-// One tile's block as the products read it.
-struct alignas(64) Unpacked {
-  uint8_t codes[kBlockLines * kLineBytes];
-  int32_t s[16 * kLanes];                // as Dot<bits>::scale_word has them
-  Pair<int16_t> t[8 * kLanes];           // of two neighbouring groups
-  float d[8 * kLanes], m[8 * kLanes];    // of each 32, or the first 16 of the block
-  int32_t z[8 * kLanes];                 // of each 32
-};
 
 inline int32_t four(const int8_t* a, int line) {
   int32_t word;
@@ -67,31 +53,13 @@ INLINED inline void each(Do run) {
   }(std::make_integer_sequence<int, count>());
 }
 
-// Where the codes of a block's group begin.
-template <Format format>
-inline const uint8_t* group_at(const uint8_t* block, int g) {
-  constexpr FormatInfo of = info(format);
-  constexpr int in_span = of.span / kGroup;
-  return block + g / in_span * of.tile_bytes() + of.head_bytes() + g % in_span * (kGroupBytes * of.bits / 8);
-}
-
 // Where the products read a block's codes: in the image, as one or two rows do, and all rows those of 8 bits; `ahead`, unless
 // null, is fetched meanwhile, a group at a time: all lines of a block at once are more than a core can wait for.
 template <Format format>
-struct InImage {
-  static constexpr FormatInfo of = info(format);
-  static constexpr int bits = of.bits, in_span = of.span / kGroup;
-  const uint8_t *block, *ahead;
-
-  // Of group g, where a format is smaller than the block.
-  const uint8_t* span(int g) const { return block + g / in_span * of.tile_bytes(); }
-  F d(int g) const { return load_half((const uint16_t*)span(g)); }
-  F m(int g) const { return load_half((const uint16_t*)span(g) + kLanes); }
-  I z(int g) const {
-    int32_t z[kLanes];
-    for (int i = 0; i < kLanes; i++) z[i] = span(g)[of.half_bytes() + i];
-    return load(z);
-  }
+struct InImage : Heads<format> {
+  static constexpr int bits = info(format).bits;
+  const uint8_t* ahead;
+  using Heads<format>::block;
 
   template <class D, int l>
   auto codes(int g) const { return D::of(packed_line<bits, l>(group_at<format>(block, g))); }
@@ -123,56 +91,6 @@ struct InCache {
   auto codes(int g, int l) const { return D::of(load_line(u.codes + g * kGroupBytes + l * kLineBytes)); }
 };
 
-template <Format format>
-inline void fetch_group(const uint8_t* ahead, int g) {
-  constexpr int bytes = info(format).tile_bytes() * kGroup / info(format).span;  // with its share of the scales
-  if (!ahead) return;
-  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + g * bytes + i, 0, 3);
-}
-
-template <Format format>
-static void unpack_codes(const uint8_t* block, int groups, Unpacked& u) {
-  constexpr FormatInfo of = info(format);
-  for (int g = 0; g < groups; g++) {
-    uint8_t* out = u.codes + g * kGroupBytes;
-    unpack_group<of.bits>(group_at<format>(block, g), out);
-    if (of.has_table) look_up(kTable, out, kGroupBytes);
-  }
-}
-
-template <class D, Format format>
-static void unpack_scales(const uint8_t* block, int groups, Unpacked& u) {
-  constexpr FormatInfo of = info(format);
-  if constexpr (!of.is_block()) {
-    const InImage<format> from{block, nullptr};
-    for (int g = 0; g < groups; g++) {
-      store(u.d + g * kLanes, from.d(g));
-      if (of.has_minima) store(u.m + g * kLanes, from.m(g));
-      if (of.has_zeros) store(u.z + g * kLanes, from.z(g));
-    }
-  } else {
-    constexpr int scales = of.scales();
-    const uint8_t *s = block + of.half_bytes(), *t = s + scales * kLanes;
-    const uint16_t* half = (const uint16_t*)block;
-    for (int i = 0; i < scales * kLanes; i++)
-      u.s[i] = D::scale_word(of.packs_scales() ? s[i] & 15 : (int8_t)s[i]);
-    for (int g = 0; g < scales; g += 2) {
-      uint8_t from[2 * kLanes];  // of its own, so that compilers vectorise what follows
-      std::memcpy(from, (of.packs_scales() || !of.has_minima ? s : t) + g * kLanes, sizeof from);
-      Word* pairs = (Word*)(u.t + g / 2 * kLanes);
-      for (int i = 0; i < kLanes; i++) {
-        const int a = from[i], b = from[i + kLanes];
-        const int even = of.packs_scales() ? a >> 4 : of.has_minima ? a : (int8_t)a;
-        const int odd = of.packs_scales() ? b >> 4 : of.has_minima ? b : (int8_t)b;
-        pairs[i] = (even & 0xffff) | odd << 16;
-      }
-    }
-    const F d = load_half(half);
-    store(u.d, d);
-    store(u.m, of.has_minima ? load_half(half + kLanes) : mul(d, set1((float)of.offset)));
-  }
-}
-
 // Sums of products of MT rows with `count` lines of group g from `first` on, as integers of Dot's own size.
 template <class D, int first, int count, class From, int MT>
 INLINED inline void add_lines(const From& from, int g, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
@@ -184,16 +102,6 @@ INLINED inline void add_lines(const From& from, int g, const int8_t* low, int k,
 }
 
 constexpr int least(int a, int b) { return a < b ? a : b; }
-
-// sum of t * (low + 255 * high)
-template <int pairs>
-inline I minima(const Unpacked& u, const Pair<int16_t>* low, const Pair<int16_t>* high, bool has_high) {
-  I sum = iset1(0), more = sum;
-  for (int j = 0; j < pairs; j++) sum = fma(broadcast(low + j), load(u.t + j * kLanes), sum);
-  if (!has_high) return sum;
-  for (int j = 0; j < pairs; j++) more = fma(broadcast(high + j), load(u.t + j * kLanes), more);
-  return iadd(sum, isub(shift_left<8>(more), more));
-}
 
 // What a block of a format of 256 adds to the results of MT rows.
 template <class D, Format format, class From, int MT>
@@ -219,24 +127,15 @@ static inline void add_block(const Unpacked& u, const From& from, const Inputs& 
     const Inputs row = a.row(m);
     const Inputs::Block& b = row.block[block];
     if (D::kShift) total[m] = isub(total[m], imul(minima<4>(u, b.low32, b.high32, false), iset1(D::kShift)));
-    F p = to_float(total[m]);
-    if (b.marks) {
-      I high = iset1(0);
-      for (uint64_t marks = b.marks; marks; marks &= marks - 1) {
-        const int l = __builtin_ctzll(marks);
-        const typename D::Sum sum =
-            D::add(D::zero(), from.template codes<D>(l / kLines, l % kLines), four(row.high + block * kBlock, l));
-        high = D::fold(high, sum, load(u.s + l / lines * kLanes));
-      }
-      if (D::kShift) high = isub(high, imul(minima<4>(u, b.high32, b.high32, false), iset1(D::kShift)));
-      p = fma(to_float(high), set1(255.0f), p);
+    I high = iset1(0);
+    for (uint64_t marks = b.marks; marks; marks &= marks - 1) {
+      const int l = __builtin_ctzll(marks);
+      const typename D::Sum sum =
+          D::add(D::zero(), from.template codes<D>(l / kLines, l % kLines), four(row.high + block * kBlock, l));
+      high = D::fold(high, sum, load(u.s + l / lines * kLanes));
     }
-    f[m] = fma(p, mul(d, set1(b.scale)), f[m]);
-    if (of.has_minima || of.offset) {
-      const I t = of.scale_group == 16 ? minima<8>(u, b.low16, b.high16, b.marks)
-                                       : minima<4>(u, b.low32, b.high32, b.marks);
-      f[m] = fma(to_float(t), mul(dm, set1(-b.scale)), f[m]);
-    }
+    if (D::kShift && b.marks) high = isub(high, imul(minima<4>(u, b.high32, b.high32, false), iset1(D::kShift)));
+    f[m] = add_sums<format>(u, d, dm, b, total[m], high, f[m]);
   }
 }
 
@@ -249,6 +148,10 @@ static inline void add_groups(const From& from, int groups, const Inputs& a, int
   for (int m = 0; m < MT; m++) part[m] = set1(0.0f);
   const int8_t* low = a.low + block * kBlock;
   const Inputs::Block* blocks = a.block + block;
+  auto from_offset = [&](I sum, int inputs, int g) INLINED {  // as if codes had none; inputs: their sum
+    if (D::kShift + of.offset) sum = isub(sum, iset1((D::kShift + of.offset) * inputs));
+    return of.has_zeros ? isub(sum, imul(from.z(g), iset1(inputs))) : sum;
+  };
   for (int g = 0; g < groups; g++) {
     fetch_group<format>(from.ahead, g);
     I total[MT];
@@ -261,11 +164,9 @@ static inline void add_groups(const From& from, int groups, const Inputs& a, int
     const F d = from.d(g), low_end = of.has_minima ? from.m(g) : d;
     for (int m = 0; m < MT; m++) {
       const Inputs::Block& b = blocks[m * a.blocks()];
-      if (D::kShift) total[m] = isub(total[m], iset1(D::kShift * half_of((Pair<int16_t>*)b.low32, g)));
-      if (of.offset) total[m] = isub(total[m], iset1(of.offset * b.sum[g]));
-      if (of.has_zeros) total[m] = isub(total[m], imul(from.z(g), iset1(b.sum[g])));
+      total[m] = from_offset(total[m], half_of(b.low32, g), g);
       part[m] = fma(to_float(total[m]), d, part[m]);
-      if (of.has_minima) part[m] = fma(set1((float)b.sum[g]), low_end, part[m]);
+      if (of.has_minima) part[m] = fma(set1(b.sum[g]), low_end, part[m]);
     }
   }
   for (int m = 0; m < MT; m++) {
@@ -273,15 +174,14 @@ static inline void add_groups(const From& from, int groups, const Inputs& a, int
     if (b.marks) {
       F high = set1(0.0f);
       const int8_t* parts = a.high + (long)m * a.k + block * kBlock;
-      for (uint64_t marks = b.marks; marks; marks &= marks - 1) {
-        const int l = __builtin_ctzll(marks);
-        const int32_t v = four(parts, l);
-        I sum = D::total(D::add(D::zero(), from.template codes<D>(l / kLines, l % kLines), v));
-        if (D::kShift) {
-          const int8_t* bytes = parts + 4 * l;
-          sum = isub(sum, iset1(D::kShift * (bytes[0] + bytes[1] + bytes[2] + bytes[3])));
+      for (uint64_t marks = b.marks; marks;) {
+        const int g = __builtin_ctzll(marks) / kLines;
+        I sum = iset1(0);
+        for (; marks >> kLines * g & 255; marks &= marks - 1) {
+          const int l = __builtin_ctzll(marks);
+          sum = iadd(sum, D::total(D::add(D::zero(), from.template codes<D>(g, l % kLines), four(parts, l))));
         }
-        high = fma(to_float(sum), from.d(l / kLines), high);
+        high = fma(to_float(from_offset(sum, half_of(b.high32, g), g)), from.d(g), high);
       }
       part[m] = fma(high, set1(255.0f), part[m]);
     }
@@ -331,10 +231,10 @@ static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, f
     const Inputs a = g.a.row(first);
     if (!of.has_table && rows <= kDirectRows) {
       if (of.is_block()) unpack_scales<D, format>(tile, groups, u);
-      const InImage<format> from{tile, rows > 1 ? tile + kAhead : nullptr};  // the machine itself sees what one row reads
+      const InImage<format> from{{tile}, rows > 1 ? tile + kAhead : nullptr};  // the machine itself sees what one row reads
       last_rows<D, format, kDirectRows>(rows, u, from, groups, a, block, results);
     } else if constexpr (of.bits == 8) {
-      panel_rows<D, format>(rows, u, InImage<format>{tile, tile + kAhead}, groups, a, block, results);
+      panel_rows<D, format>(rows, u, InImage<format>{{tile}, tile + kAhead}, groups, a, block, results);
     } else {
       unpack_codes<format>(tile, groups, u);
       unpack_scales<D, format>(tile, groups, u);
@@ -360,26 +260,7 @@ static void gemm_of(const Gemm& g) {
 }
 
 static void gemm(const Gemm& g) {
-  switch (g.format) {
-    case Format::a8: return gemm_of<Format::a8>(g);
-    case Format::q4_0: return gemm_of<Format::q4_0>(g);
-    case Format::q4_1: return gemm_of<Format::q4_1>(g);
-    case Format::q5_0: return gemm_of<Format::q5_0>(g);
-    case Format::q5_1: return gemm_of<Format::q5_1>(g);
-    case Format::q8_0: return gemm_of<Format::q8_0>(g);
-    case Format::iq4_nl: return gemm_of<Format::iq4_nl>(g);
-    case Format::q2_k: return gemm_of<Format::q2_k>(g);
-    case Format::q3_k: return gemm_of<Format::q3_k>(g);
-    case Format::q4_k: return gemm_of<Format::q4_k>(g);
-    case Format::q5_k: return gemm_of<Format::q5_k>(g);
-    case Format::q6_k: return gemm_of<Format::q6_k>(g);
-    case Format::iq4_xs: return gemm_of<Format::iq4_xs>(g);
-    case Format::z4_32: return gemm_of<Format::z4_32>(g);
-    case Format::z4_64: return gemm_of<Format::z4_64>(g);
-    case Format::z4_128: return gemm_of<Format::z4_128>(g);
-    case Format::f32: case Format::f16: case Format::bf16: break;
-  }
-  __builtin_unreachable();
+  with_format(g.format, [&](auto format) { gemm_of<format>(g); });
 }
 
 }  // namespace KERNEL_NS

@@ -13,7 +13,7 @@
 #include "weights.h"
 
 static constexpr char kMagic[8] = {'L', 'S', 'T', 'W', 'G', 'T', 'S', '\n'};
-static constexpr uint32_t kVersion = 5;            // of layout and quantiser: raise it when one changes
+static constexpr uint32_t kVersion = 6;            // of layout, quantiser and arithmetic: raise it when one changes
 static constexpr size_t kPage = 4096;
 static constexpr size_t kPiece = (size_t)1 << 20;  // digested at once
 

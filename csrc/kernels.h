@@ -4,6 +4,7 @@
 // correctly rounded operations that depends on nothing but its own row.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "format.h"
 
@@ -43,7 +44,7 @@ struct Inputs {
   struct Block {
     float scale;
     uint64_t marks;
-    int32_t sum[8];  // of a, for each 32; what follows: of low and high parts, for each 32 and for each 16
+    float sum[8];  // of a, for each 32, exactly; what follows: of low and high parts, for each 32 and for each 16
     Pair<int16_t> low32[4], high32[4], low16[8], high16[8];
   };
   int8_t *low, *high;  // k a row; high is written only in blocks with marks
@@ -61,8 +62,9 @@ enum class Then { store, add, stream };
 // out[row][tile * 16 + i] (+)= sum over the blocks of inputs, ascending, of what a block gives. Integer sums are exact:
 //   formats of 256    P = sum of s * u * low, H = sum of s * u * high, T = sum of t * a (or s * a, where u has an offset)
 //                     f = fma(fma(H, 255, P), d * a_scale, f), then f = fma(T, -(dm * a_scale), f), dm = offset * d
-//   smaller formats   per 32 p = sum of u * low - (offset or z) * sum of a:  b = fma(p, d, b), and b = fma(sum of a, m, b)
-//                     per marked line, ascending, h = sum of u * high:   c = fma(h, d, c)
+//   smaller formats   v = u - offset, or u - z
+//                     per 32, ascending, p = sum of v * low:  b = fma(p, d, b), and b = fma(sum of a, m, b)
+//                     per 32 with marks, h = sum of v * high: c = fma(h, d, c)
 //                     f = fma(fma(c, 255, b), a_scale, f)
 // Codes of 8 bits, and what a table gives, are signed; the others are not.
 struct Gemm {
@@ -133,14 +135,16 @@ struct Attend {
 
 struct Kernels {
   const char* isa;
-  int wide_tiles;  // a matrix's tiles are shared out in multiples of so many
+  int panel_rows;  // among which the unpacking of a block is shared
+  int unit_rows;   // the least that are given to a thread, where products are shared out by rows
+  int many_rows;   // from so many on: gemm_many
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);  // rows padded to 16 with zeros
   // One row. What is more than `outlier` times the mean magnitude of its block has a high part, and no share in the
   // block's scale.
   void (*quantize)(const float* x, float outlier, Inputs);
   float (*round_row)(const float* x, int n, float largest, int16_t* words);  // returns the scale
   void (*hadamard)(float* x, int head_dim);  // in place, padded to 16 with zeros; the length grows by sqrt(hadamard_size)
-  void (*gemm)(const Gemm&);
+  void (*gemm)(const Gemm&), (*gemm_many)(const Gemm&);
   void (*gemm_f32)(const GemmF32&);
   void (*swiglu)(const float* gate, const float* up, int n, float* out);  // n: a multiple of 16
   void (*rope)(const float* x, const float* cos, const float* sin, int half, float scale, float* out);
@@ -157,5 +161,8 @@ struct Kernels {
 
 constexpr int kSumBlock = 256;
 
-// "auto" takes the best this machine runs. Null for a name that is unknown or cannot run here.
+// What this machine runs, best first.
+const std::vector<const Kernels*>& available_kernels();
+// "auto" is the best. "amx-model" runs everywhere, for tests: many rows on a model of AMX's tile unit. Null for a name that
+// is unknown or cannot run here.
 const Kernels* find_kernels(const char* isa);

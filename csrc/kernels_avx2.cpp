@@ -8,7 +8,7 @@
 
 namespace KERNEL_NS {
 
-constexpr int kRowBlock = 4, kWideTiles = 1;
+constexpr int kRowBlock = 4;
 
 // Products of a line's codes with four inputs. Sum: what may be added over kLines lines; total: the same in 32 bits; fold:
 // times the scales s, added to what is there. Of 8 bits: of the codes, which are signed, plus kShift.

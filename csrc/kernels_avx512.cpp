@@ -4,7 +4,7 @@
 
 namespace KERNEL_NS {
 
-constexpr int kRowBlock = 8, kWideTiles = 1;
+constexpr int kRowBlock = 8;
 
 // As in kernels_avx2.cpp.
 template <int bits>

@@ -1,18 +1,8 @@
 // Row kernels written once over the 16-lane vectors of vec_*.h, compiled once per instruction set.
 #pragma once
-#include "kernels.h"
+#include "gemm_shared.h"
 
 namespace KERNEL_NS {
-
-// What a product gives for 16 of its columns in one row. After the last of them: end_writes.
-inline void write(float* to, F result, Then then) {
-  if (then == Then::stream) return stream(to, result);
-  store(to, then == Then::add ? add(load(to), result) : result);
-}
-
-inline void end_writes(Then then) {
-  if (then == Then::stream) end_streams();  // before other threads hear that they are there
-}
 
 inline F exp_lanes(F x) {  // relative error below 2e-7; exactly 0 below -87
   const F low = set1(-87.0f);
@@ -93,8 +83,6 @@ inline uint8_t store_parts(int8_t* to, I u, I v, Pair<int16_t>& of16, int16_t& o
 
 inline I high_part(I a) { return round_int(mul(to_float(a), set1(1.0f / 255))); }  // never half-way: 255 is odd
 
-inline int16_t& half_of(Pair<int16_t>* pairs, int i) { return i % 2 ? pairs[i / 2].odd : pairs[i / 2].even; }
-
 static void quantize_block(const float* x, int n, float outlier, int8_t* low, int8_t* high, Inputs::Block& to) {
   F sum = set1(0.0f);
   I most = iset1(0);
@@ -121,7 +109,7 @@ static void quantize_block(const float* x, int n, float outlier, int8_t* low, in
   for (int g = 0; g < n / kGroup; g++) {
     I a = round_int(mul(load(x + g * kGroup), set1(r.inverse)));
     I b = round_int(mul(load(x + g * kGroup + 16), set1(r.inverse)));
-    to.sum[g] = reduce_iadd(iadd(a, b));
+    to.sum[g] = (float)reduce_iadd(iadd(a, b));
     if (has_outliers) {
       const I c = high_part(a), d = high_part(b);
       a = iadd(isub(a, shift_left<8>(c)), c), b = iadd(isub(b, shift_left<8>(d)), d);

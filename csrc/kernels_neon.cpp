@@ -4,7 +4,7 @@
 
 namespace KERNEL_NS {
 
-constexpr int kRowBlock = 4, kWideTiles = 1;
+constexpr int kRowBlock = 4;
 
 // As in kernels_avx2.cpp. Both factors of vdotq_s32 are signed, which codes of up to 6 bits do not mind.
 template <int bits>

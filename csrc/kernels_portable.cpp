@@ -4,7 +4,7 @@
 
 namespace KERNEL_NS {
 
-constexpr int kRowBlock = 2, kWideTiles = 1;
+constexpr int kRowBlock = 2;
 
 template <int bits>
 struct Dot {

@@ -9,8 +9,7 @@
 #include <stdexcept>
 
 static constexpr int kOwnRows = 2;      // up to this many rows every thread prepares its own copy: no barrier
-static constexpr int kPanelRows = 64;   // rows of gate and up kept in the cache between product and activation
-static constexpr int kPanelTiles = 8;   // of each
+static constexpr int kGatedTiles = 512; // of one row each: gate and up, kept in the cache from product to activation
 static constexpr int kByRows = 192;     // from so many on, products are shared out by rows: those stay with their thread
 // Outliers among the inputs of a product (kernels.h) make up most of the error of 8 bits. The first and last layer and
 // the head, where errors matter most, have more of them (docs/LOG.md).
@@ -120,7 +119,7 @@ void Model::make_buffers() {
     c.rows = make_rows(kOwnRows);
     c.row = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
     c.ordered = floats(std::max({hidden_ld_, mid_ld_, query_ld_}));
-    c.panel = floats((size_t)kPanelRows * 2 * kPanelTiles * kLanes);
+    c.panel = floats((size_t)2 * kGatedTiles * kLanes);
     c.queries = floats(queries * width), c.query_scale = floats(queries);
     c.words = (int16_t*)floats(queries * width / 2);
     c.attended = floats(queries * width);
@@ -255,8 +254,9 @@ void Model::multiply(const Projection& p, const Rows& in, int rows, Output out, 
   const Tensor& t = *p.weight;
   const uint8_t* tiles = t.data + first * t.tile_bytes();
   float* data = out.data + first * kLanes;
+  const auto gemm = rows < kernels_.many_rows ? kernels_.gemm : kernels_.gemm_many;
   if (quantized_)
-    kernels_.gemm({tiles, t.format, last - first, in.q, rows, data, out.ld, out.then, &scratch.prefetch});
+    gemm({tiles, t.format, last - first, in.q, rows, data, out.ld, out.then, &scratch.prefetch});
   else
     kernels_.gemm_f32({(const float*)tiles, last - first, t.k, in.f, round_up(t.k, kLanes), rows, data, out.ld,
                        out.then});
@@ -265,18 +265,18 @@ void Model::multiply(const Projection& p, const Rows& in, int rows, Output out, 
       for (int i = 0; i < (last - first) * kLanes; i++) data[(size_t)r * out.ld + i] += p.bias[first * kLanes + i];
 }
 
-// Few rows: threads share the tiles. Many: the rows.
+// Few rows: threads share the tiles. Many, and enough for all of them: the rows.
 template <class F>
 void Model::share_products(int tiles, int most_tiles, int rows, Worker& w, F compute) {
   const int threads = pool_.size();
-  if (rows >= kByRows) {
-    const int unit = round_up(std::max(16, rows / (4 * threads)), 8);
+  if (rows >= std::max(kByRows, threads * kernels_.unit_rows)) {
+    const int unit = round_up(std::max(kernels_.unit_rows, rows / (4 * threads)), 8);
     return w.share((rows + unit - 1) / unit, [&](int u) {
       for (int t = 0; t < tiles; t += most_tiles)
         compute(u * unit, std::min(u * unit + unit, rows), t, std::min(t + most_tiles, tiles));
     });
   }
-  const int unit = std::min(round_up(std::max(1, tiles / (8 * threads)), kernels_.wide_tiles), most_tiles);
+  const int unit = std::min(std::max(1, tiles / (8 * threads)), most_tiles);
   w.share((tiles + unit - 1) / unit, [&](int u) { compute(0, rows, u * unit, std::min(u * unit + unit, tiles)); });
 }
 
@@ -296,15 +296,15 @@ void Model::linear(const std::vector<Part>& parts, const Rows& in, int rows, Out
 
 // SwiGLU of gate and up.
 void Model::gated(const Layer& l, const Rows& in, int rows, Worker& w) {
-  share_products(l.gate.weight->tiles(), kPanelTiles, rows, w, [&](int begin, int end, int first, int last) {
+  share_products(l.gate.weight->tiles(), kGatedTiles / kernels_.panel_rows, rows, w, [&](int begin, int end, int first, int last) {
     gated_unit(l, in, begin, end, first, last, w.scratch);
   });
 }
 
 void Model::gated_unit(const Layer& l, const Rows& in, int begin, int end, int first, int last, Scratch& scratch) {
   const int n = (last - first) * kLanes;
-  for (int row = begin; row < end; row += kPanelRows) {
-    const int rows = std::min(kPanelRows, end - row);
+  for (int row = begin; row < end; row += kernels_.panel_rows) {
+    const int rows = std::min(kernels_.panel_rows, end - row);
     float *gate = scratch.panel, *up = gate + n;
     // NOTE: multiply counts columns from the matrix's first.
     multiply(l.gate, from_row(in, row), rows, {gate - first * kLanes, 2 * n, Then::store}, first, last, scratch);

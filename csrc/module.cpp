@@ -276,8 +276,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("isa", &Model::isa);
   m.def("available_isas", [] {
     std::vector<std::string> names;
-    for (const char* isa : {"avx512", "avxvnni", "avx2", "neon", "portable"})
-      if (find_kernels(isa)) names.push_back(isa);
+    for (const Kernels* kernels : available_kernels()) names.push_back(kernels->isa);
     return names;
   });
   m.def("measure_peak", &measure_peak, nb::arg("isa"), nb::kw_only(), nb::arg("int8"), nb::arg("threads"),

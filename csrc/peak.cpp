@@ -70,7 +70,24 @@ __attribute__((target("avx2,fma"))) void avx2_floats() {
   LLAMASTREAM_SPIN(__m256, a, _mm256_fmadd_ps(sum, a, a));
 }
 
+#ifdef LLAMASTREAM_AMX
+// 12 products of whole tiles, on four sums: a sum's next product comes when the one before it is done.
+__attribute__((target("amx-tile,amx-int8"))) void amx_bytes() {
+  alignas(64) uint8_t config[64] = {1};
+  for (int t = 0; t < 8; t++) config[16 + 2 * t] = 64, config[48 + t] = 16;
+  asm volatile("ldtilecfg %0" ::"m"(config));
+#define DOTS "tdpbssd %tmm6, %tmm4, %tmm0\ntdpbssd %tmm7, %tmm4, %tmm1\ntdpbssd %tmm6, %tmm5, %tmm2\ntdpbssd %tmm7, %tmm5, %tmm3\n"
+  for (int round = 0; round < kRounds; round++) asm volatile(DOTS DOTS DOTS);
+#undef DOTS
+  asm volatile("tilerelease");
+}
+#endif
+
 constexpr Loop kLoops[] = {
+#ifdef LLAMASTREAM_AMX
+    {"amx", true, 2 * 16 * 16 * 64, amx_bytes},
+    {"amx", false, 32, avx512_floats},
+#endif
     {"avx512", true, 128, avx512_bytes},
     {"avx512", false, 32, avx512_floats},
     {"avxvnni", true, 64, avxvnni_bytes},

@@ -1,8 +1,12 @@
 #include "pool.h"
 
+#include <utility>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "sleep.h"
 
 static constexpr int kSpins = 2000;  // some 20 to 40 microseconds: longer than a stage's imbalance
 
@@ -14,11 +18,16 @@ static void pause_briefly() {
 #endif
 }
 
+static void give_up() {
+  if (before_sleep) std::exchange(before_sleep, nullptr)();
+}
+
 void await_change(const std::atomic<uint32_t>& value, uint32_t old) {
   for (int i = 0; i < kSpins; i++) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause_briefly();
   }
+  give_up();
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
@@ -34,7 +43,7 @@ Pool::~Pool() {
 }
 
 void Pool::run(const std::function<void(int)>& body) {
-  if (size_ == 1) return body(0);
+  if (size_ == 1) return body(0), give_up();
   body_ = &body;
   job_++;
   job_.notify_all();
@@ -42,6 +51,7 @@ void Pool::run(const std::function<void(int)>& body) {
   // From here on nobody enters: work checks job_ after it has announced itself, this thread the other way round.
   job_++;
   for (uint32_t n; (n = inside_.load()) > 0;) await_change(inside_, n);
+  give_up();
 }
 
 void Pool::work(int index) {

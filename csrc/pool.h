@@ -32,7 +32,7 @@ class Pool {
   std::vector<std::thread> threads_;
 };
 
-// Spins, then sleeps until the value is not `old`. Whoever changes it must notify.
+// Spins, then gives up what before_sleep names, and sleeps until the value is not `old`. Whoever changes it must notify.
 void await_change(const std::atomic<uint32_t>& value, uint32_t old);
 
 // A thread's place among those that share a stage's units.

@@ -71,7 +71,8 @@ struct Weights::Source {
 
   int columns() const { return std::max(to.spec.columns, 1); }
 
-  // In the order of inputs. False if it holds what is not finite.
+  // In the order of inputs. False if it holds what is not finite or beyond half precision, where no model has weights:
+  // sums of larger ones could overflow in the middle of an answer.
   bool floats(int row, float* out) const {
     const bool good = stored_floats(row, out);
     if (!order.empty()) {
@@ -101,7 +102,7 @@ struct Weights::Source {
     }
     uint32_t top = 0;
     for (int i = 0; i < n; i++) top = std::max(top, float_to_bits(out[i]) & 0x7fffffff);
-    return top < 0x7f800000;
+    return top <= 0x477fe000;  // 65504
   }
 };
 

@@ -93,6 +93,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     speculation: Speculation = "auto"
     threads: int | None = None
+    isa: str = "auto"  # kernels of the CPU; tests also take "amx-model"
 
 
 GIB = 2**30
@@ -104,7 +105,7 @@ DATA_DIR: Path = Field(
 
 COMPUTED_HERE = {
     *("device", "dtype", "max_num_batched_tokens", "max_prefill_beside_decode", "kv_cache_gib"),
-    *("packed_max_gib", "prefix_caching", "speculation", "threads"),
+    *("packed_max_gib", "prefix_caching", "speculation", "threads", "isa"),
 }
 """Options of ModelSettings that are of an engine on this machine alone."""
 
@@ -172,6 +173,12 @@ class ModelSettings(Settings):
         "The tokens are the same.",
     )
     threads: int | None = Field(None, ge=1, le=256, description="CPU threads. [all cores]")
+    isa: str = Field(
+        "auto",
+        pattern=r"^(auto|amx|avx512|avxvnni|avx2|neon|portable)$",
+        description="Instruction set of a CPU: amx, avx512, avxvnni, avx2, neon or portable. auto "
+        "takes the fastest that is here. The tokens are the same.",
+    )
     chat_template: str | None = Field(
         None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."
     )
@@ -198,6 +205,7 @@ class ModelSettings(Settings):
             enable_prefix_caching=self.prefix_caching,
             speculation=self.speculation,
             threads=self.threads,
+            isa=self.isa,
         )
 
 

@@ -39,7 +39,7 @@ async def test_port_that_was_asked_for_must_be_free(taken_port: int) -> None:
 async def test_second_server_goes_without_the_default_port(
     taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llamastream.cli.serve.DEFAULT_PORT", taken_port)
+    monkeypatch.setattr("llamastream.jina.grpc_server.DEFAULT_PORT", taken_port)
     server, said = await _serve_grpc(streams(), ServeSettings())
     assert server is None
     assert f"port {taken_port} is in use" in said

@@ -28,6 +28,7 @@ def tiny_engine(
     def load() -> LLMEngine:
         config = EngineConfig(
             dtype=dtype,
+            isa=isa,
             **{"kv_cache_bytes": 8 << 20, "threads": 1, **options},  # type: ignore[arg-type]
         )
         rng = np.random.default_rng(seed)
@@ -35,6 +36,6 @@ def tiny_engine(
             spec.name: (rng.standard_normal(spec.shape) * 0.3).astype(np.float32)
             for spec in tensor_specs(CONFIG)
         }
-        return LLMEngine(CpuRunner.load(CONFIG, config, tensors.items, isa=isa), config)
+        return LLMEngine(CpuRunner.load(CONFIG, config, tensors.items), config)
 
     return AsyncEngine(load)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 
 import numpy as np
@@ -11,7 +12,7 @@ from gguf.quants import dequantize
 from paged_steps import Chunk, all_logits, make_batch, random_ids, sampling_batch
 from tiny_llama import random_tensors, tiny_config
 
-from llamastream.config import EngineConfig
+from llamastream.config import EngineConfig, LlamaConfig
 from llamastream.engine import _core
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.runner import Float32
@@ -36,21 +37,32 @@ CODES = ("Q4_0", "Q6_K", "Q4_K", "Q8_0", "IQ4_XS", "Q5_1", "Q3_K", "Q5_K", "IQ4_
          "Q4_1")  # fmt: skip
 
 
-def make_runner(kind: str, *, threads: int = 1, isa: str = "auto") -> CpuRunner:
+def make_runner(
+    kind: str, *, threads: int = 1, isa: str = "auto", outliers: bool = False
+) -> CpuRunner:
+    engine = replace(ENGINE, threads=threads, isa=isa)
     if kind == "coded":
-        engine = replace(ENGINE, threads=threads)
-        return CpuRunner.load(CODED, engine, coded_tensors, isa=isa)
+        return CpuRunner.load(CODED, engine, partial(coded_tensors, outliers))
     config = {"int8": WIDE, "qwen": QWEN}.get(kind, CONFIG)
     dtype = "int8" if kind == "qwen" else kind
-    engine = replace(ENGINE, dtype=dtype, threads=threads)  # type: ignore[arg-type]
-    return CpuRunner.load(config, engine, random_tensors(config).items, isa=isa)
+    engine = replace(engine, dtype=dtype)  # type: ignore[arg-type]
+    return CpuRunner.load(config, engine, partial(tensors_of, config, outliers))
 
 
-def coded_tensors() -> Iterator[tuple[str, Float32 | StoredTensor]]:
+def tensors_of(config: LlamaConfig, outliers: bool) -> Iterator[tuple[str, Float32]]:
+    """outliers: norms make some inputs of products 300, 3,000 and 30,000 times the others."""
+    factors = cycle((300, 3_000, 30_000))
+    for name, values in random_tensors(config).items():
+        if outliers and name.endswith("layernorm.weight"):
+            values[len(name) * 7 % len(values)] = next(factors)
+        yield name, values
+
+
+def coded_tensors(outliers: bool) -> Iterator[tuple[str, Float32 | StoredTensor]]:
     """Every matrix in codes of another kind, at random."""
     rng = np.random.default_rng(0)
     kinds = cycle(CODES)
-    for name, values in random_tensors(CODED).items():
+    for name, values in tensors_of(CODED, outliers):
         yield name, random_codes(next(kinds), values.shape, rng) if values.ndim == 2 else values
 
 
@@ -156,7 +168,7 @@ def test_a_row_has_the_same_logits_whichever_other_rows_are_asked_for(
     assert {0, 1, 2, 5} <= counts
 
 
-@pytest.mark.parametrize("isa", sorted(set(_core.available_isas()) - {"portable"}))
+@pytest.mark.parametrize("isa", sorted({*_core.available_isas(), "amx-model"} - {"portable"}))
 def test_every_instruction_set_gives_the_same_bits(
     kind: str, isa: str, prompts: list[list[int]], expected: list[Float32]
 ) -> None:
@@ -169,6 +181,45 @@ def test_portable_code_gives_the_same_bits(
     kind: str, prompts: list[list[int]], expected: list[Float32]
 ) -> None:
     check_schedule(make_runner(kind, isa="portable"), prompts[:7], expected[:7], seed=1)
+
+
+def tile_units() -> list[object]:
+    """The unit itself where the processor has one; everywhere its model."""
+    real = pytest.mark.skipif(
+        "amx" not in _core.available_isas(), reason="no AMX here: only its model is tested"
+    )
+    return [pytest.param("amx", marks=real), "amx-model"]
+
+
+@pytest.mark.parametrize("unit", tile_units())
+def test_what_one_unit_read_another_goes_on_with(
+    kind: str, unit: str, prompts: list[list[int]], expected: list[Float32]
+) -> None:
+    """A prompt on the tile unit, its answer without: as after a restart on another machine."""
+    ids, wanted = prompts[-2], expected[-2]
+    first, then = make_runner(kind, isa=unit), make_runner(kind, isa="portable")
+    table, read = list(range(len(ids) // 16 + 1)), len(ids) - 12
+    logits = first.run(make_batch([Chunk(ids[:read], 0, table)], 16, rows="all")).logits
+    np.testing.assert_array_equal(logits, wanted[:read])
+    for block in table:
+        then.block(block)[:] = first.block(block)
+    for at in range(read, len(ids)):
+        logits = then.run(make_batch([Chunk([ids[at]], at, table)], 16)).logits
+        np.testing.assert_array_equal(logits[0], wanted[at])
+
+
+@pytest.mark.parametrize("isa", sorted({*_core.available_isas(), "amx-model"} - {"portable"}))
+@pytest.mark.parametrize("kind", ["int8", "int4", "coded"], indirect=True)
+def test_inputs_far_beyond_the_rest_are_the_same_on_every_instruction_set(
+    kind: str, isa: str
+) -> None:
+    """300, 3,000 and 30,000 times the mean, in channels of some layers, as large models have."""
+    ids = random_ids(CONFIG, 40, seed=8)
+    wanted = all_logits(make_runner(kind, isa="portable", outliers=True), ids)
+    assert np.isfinite(wanted).all()
+    runner = make_runner(kind, isa=isa, outliers=True)
+    for chunk in (40, 17, 3):
+        np.testing.assert_array_equal(all_logits(runner, ids, chunk=chunk), wanted)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

@@ -15,7 +15,7 @@ COMPILERS = ["aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++-12"]
 FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-c"]  # as CMakeLists.txt has them
 
 
-SOURCES = ("kernels", "codec", "check_kernels", "kernels_portable")
+SOURCES = ("kernels", "codec", "check_kernels", "kernels_portable", "kernels_amx")
 V3 = ["-mavx2", "-mfma", "-mf16c"]
 
 
@@ -25,7 +25,9 @@ def build(folder: Path, compiler: str, machines: dict[str, list[str]], *flags: s
     objects = []
     for name, machine in {**{source: [] for source in SOURCES}, **machines}.items():
         objects.append(str(folder / f"{name}.o"))
-        source = str(CSRC / f"{name.partition('-')[0]}.cpp")
+        stem = name.partition("-")[0]
+        folder_of = EMULATED if stem == "tile_trap" else CSRC
+        source = str(folder_of / f"{stem}.cpp")
         command = [compiler, *FLAGS, *flags, *machine, source, "-o", objects[-1]]
         subprocess.run(command, check=True, capture_output=False)
     program = str(folder / "check")
@@ -43,13 +45,14 @@ def test_neon_kernels_give_the_bits_of_the_portable_ones(tmp_path: Path) -> None
     program = build(tmp_path, compiler, {"kernels_neon": ["-march=armv8.2-a+dotprod"]})
     command = [emulator, "-cpu", "max", program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.stdout == "neon ok\n"
+    assert result.stdout == "neon ok\namx-model ok\n"
     assert result.returncode == 0
 
 
 @pytest.mark.slow
 def test_avx512_and_vnni_kernels_give_the_bits_of_the_portable_ones(tmp_path: Path) -> None:
-    """On a machine without them: on SIMDe's model of their instructions."""
+    """On a machine without them: on SIMDe's model of their instructions, and for the tile unit's on
+    ours, to which the processor gives them one by one since it does not know them."""
     simde = os.environ.get("LLAMASTREAM_SIMDE", "/usr/include")  # of Debian's libsimde-dev
     if not Path(simde, "simde").is_dir() or "avx2" not in _core.available_isas():
         pytest.skip("needs the headers of SIMDe, and AVX2")
@@ -58,8 +61,10 @@ def test_avx512_and_vnni_kernels_give_the_bits_of_the_portable_ones(tmp_path: Pa
         "kernels_avx2": V3,
         "kernels_avx2-vnni": [*model, "-D__AVXVNNI__"],
         "kernels_avx512": model,
+        "kernels_amx-real": [*model, "-mamx-tile", "-mamx-int8"],
+        "tile_trap": [f"-I{CSRC}"],
     }
-    program = build(tmp_path, "g++", machines, "-DLLAMASTREAM_EMULATED")
+    program = build(tmp_path, "g++", machines, "-DLLAMASTREAM_EMULATED", "-DLLAMASTREAM_AMX")
     result = subprocess.run([program], capture_output=True, text=True, timeout=600)
-    assert result.stdout == "avx512 ok\navxvnni ok\navx2 ok\n"
+    assert result.stdout == "amx ok\navx512 ok\navxvnni ok\navx2 ok\namx-model ok\n"
     assert result.returncode == 0

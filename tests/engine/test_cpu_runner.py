@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -219,6 +219,8 @@ def test_progress_counts_every_tensor() -> None:
         (("add", "rotary.inv_freq"), "rotary.inv_freq"),
         (("shape", "model.norm.weight"), "model.norm.weight must have shape (32)"),
         (("nan", "model.norm.weight"), "NaN"),
+        (("large", "model.norm.weight"), "values over 65504"),
+        (("large", "model.layers.1.mlp.up_proj.weight"), "values over 65504"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(change: tuple[str, str], words: str) -> None:
@@ -229,6 +231,8 @@ def test_tensors_that_do_not_fit_are_named(change: tuple[str, str], words: str) 
         del tensors[name]
     elif kind == "nan":
         tensors[name] = np.full_like(tensors[name], np.nan)
+    elif kind == "large":
+        tensors[name] = np.full_like(tensors[name], 1e5)
     else:
         tensors[name] = np.zeros((3, 3), np.float32)
     with pytest.raises(ModelError) as caught:
@@ -290,10 +294,9 @@ def test_a_step_out_of_bounds_is_refused(field: str, value: list[int], words: st
 
 
 def test_infinite_logits_fail_the_step_and_name_the_row() -> None:
-    config = tiny_config()
+    config = replace(tiny_config(), rms_norm_eps=1e-60)
     tensors = random_tensors(config)
-    tensors["lm_head.weight"] = np.full_like(tensors["lm_head.weight"], 1e38)
-    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], 100.0)
+    tensors["model.embed_tokens.weight"] *= 0.0
     runner = CpuRunner.load(config, FLOAT32, lambda: tensors.items())
     with pytest.raises(InternalError, match="row 0"):
         runner.run(make_batch([Chunk([1], 0, [0])], 16))
@@ -306,8 +309,18 @@ def test_a_closed_runner_says_so() -> None:
         runner.run(make_batch([Chunk([1], 0, [0])], 16))
 
 
-def test_unknown_isa_is_refused() -> None:
+def test_an_isa_that_is_unknown_or_not_here_is_refused() -> None:
     config = tiny_config()
-    with pytest.raises(ValueError, match="mmx"):
-        CpuRunner.load(config, FLOAT32, lambda: random_tensors(config).items(), isa="mmx")
-    assert "portable" in _core.available_isas()
+    for isa in {"mmx", "amx", "neon", "avx2"} - set(_core.available_isas()):
+        with pytest.raises(ModelError, match=f"isa must be one .*portable. Given: {isa}"):
+            CpuRunner.load(config, replace(FLOAT32, isa=isa), random_tensors(config).items)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_weights_are_read() -> None:
+    config = replace(tiny_config(), max_position_embeddings=2**31 - 1)
+
+    def tensors() -> NoReturn:
+        raise AssertionError
+
+    with pytest.raises(ModelError, match="needs a KV cache"):
+        CpuRunner.load(config, FLOAT32, tensors)

@@ -94,8 +94,8 @@ def test_logits_are_those_of_the_same_weights_whoever_computes(tmp_path: Path, c
     ids = random_ids(checkpoint.config, 40, seed=1)
     image = tmp_path / "image"
 
-    def runner(dtype: str = "int8", **how: Any) -> CpuRunner:
-        engine = EngineConfig(dtype=dtype, max_num_seqs=2, block_size=16, threads=2)  # type: ignore
+    def runner(dtype: str = "int8", isa: str = "auto", **how: Any) -> CpuRunner:
+        engine = EngineConfig(dtype=dtype, isa=isa, max_num_seqs=2, block_size=16, threads=2)  # type: ignore
         return CpuRunner.load(checkpoint.config, engine, checkpoint.stored_tensors, **how)
 
     exact, floats = all_logits(runner("float32"), ids), dict(checkpoint.tensors())
@@ -107,7 +107,7 @@ def test_logits_are_those_of_the_same_weights_whoever_computes(tmp_path: Path, c
     for chunk in (1, 13):
         again = runner(image=image, key="k")
         np.testing.assert_array_equal(all_logits(again, ids, chunk=chunk), rounded)
-    for isa in _core.available_isas():
+    for isa in (*_core.available_isas(), "amx-model"):
         np.testing.assert_array_equal(all_logits(runner(isa=isa), ids), rounded)
 
 

@@ -6,6 +6,7 @@ Every reader's token ids must be those of an uninterrupted run, with every event
 import asyncio
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,7 @@ class Rounds:
             figures.errors.update(_general(error) for error in reader.errors)
         figures.rounds += 1
         figures.streams += len(readers)
+        print(f"round {figures.rounds}: {figures}", file=sys.stderr, flush=True)
 
     @property
     def num_begun(self) -> int:

@@ -18,6 +18,7 @@ from llamastream.engine.async_engine import AsyncEngine
 from llamastream.engine.cpu_runner import CpuRunner
 from llamastream.engine.llm_engine import LLMEngine
 from llamastream.generation import Answers, Verifying
+from llamastream.generation.receipts import Computation
 from llamastream.models import open_checkpoint
 from llamastream.models.demo import demo_file
 from llamastream.settings import default_data_dir
@@ -145,17 +146,15 @@ async def _verify_elsewhere(
 ) -> None:
     """In this process, on other kernels, without a server; and some with a token changed."""
     checkpoint = open_checkpoint(str(model), cache_dir=folder / "models")
-    config = EngineConfig(max_num_seqs=4, kv_cache_bytes=2**28)
+    config = EngineConfig(max_num_seqs=4, kv_cache_bytes=2**28, isa="portable")
 
     def load() -> LLMEngine:
-        runner = CpuRunner.load(
-            checkpoint.config, config, checkpoint.stored_tensors, isa="portable"
-        )
+        runner = CpuRunner.load(checkpoint.config, config, checkpoint.stored_tensors)
         return LLMEngine(runner, config)
 
     tokenizer = Tokenizer(checkpoint.tokenizer)
     prompts = PromptBuilder.from_config(tokenizer, None)
-    model_id = f"{checkpoint.content_digest()}-int8-{ARITHMETIC}"
+    model_id = Computation(checkpoint.content_digest(), "int8", str(ARITHMETIC)).model_id
     answers = Answers(AsyncEngine(load), tokenizer, prompts, model_name="m", model_id=model_id)
     await answers.start()
     try:

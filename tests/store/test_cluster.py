@@ -140,6 +140,35 @@ async def test_a_former_owner_that_comes_back_changes_nothing(pair: tuple[Store,
     assert await former.responses.tokens("r1", scope=SCOPE) == tokens("r1", 0, 31)
 
 
+@pytest.mark.slow
+async def test_one_that_hangs_within_a_transaction_keeps_nobody_waiting(
+    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it held was held until it was taken for dead, and the others wrote nothing meanwhile."""
+    monkeypatch.setattr(servers, "HUNG_S", math.inf)
+    hung, other = pair
+    await start(hung, "r1")
+    stopped, woken = threading.Event(), threading.Event()
+    num_tries = 0
+
+    def stall(tx: Transaction) -> None:
+        nonlocal num_tries
+        num_tries += 1
+        tx.conn.exec_driver_sql("UPDATE scope_usage SET num_bytes = num_bytes")
+        if num_tries == 1:
+            stopped.set()
+            woken.wait(LIMIT_S)
+            tx.conn.exec_driver_sql("SELECT 1")
+
+    stalled = hung._writer.run(stall)
+    await asyncio.to_thread(stopped.wait, LIMIT_S)
+    await start(other, "r2")  # of the same key, whose use is counted in the same row
+    woken.set()
+    await stalled  # done again: the server lives
+    assert num_tries == 2
+    await append(hung, tokens("r1", 0, 1))
+
+
 @pytest.mark.usefixtures("hasty")
 async def test_what_a_hung_server_has_under_way_is_never_committed(
     pair: tuple[Store, Store],

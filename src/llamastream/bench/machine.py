@@ -20,16 +20,15 @@ class Bounds(NamedTuple):
     ops_per_s: float  # a product and its addition are two
 
 
-def measure_bounds(dtype: DType = "int8", threads: int | None = None) -> Bounds:
+def measure_bounds(dtype: DType = "int8", threads: int | None = None, isa: str = "auto") -> Bounds:
     """The best of a few passes of `threads` (all cores) together."""
     threads = threads or len(os.sched_getaffinity(0))
-    return Bounds(memory_bandwidth(threads), compute_peak(threads, dtype))
+    return Bounds(memory_bandwidth(threads), compute_peak(threads, dtype, isa))
 
 
-def compute_peak(threads: int, dtype: DType) -> float:
+def compute_peak(threads: int, dtype: DType, isa: str = "auto") -> float:
     """Operations per second of the products that a model of this precision is made of."""
     int8 = dtype == "int8"
     return max(
-        _core.measure_peak("auto", int8=int8, threads=threads, seconds=PEAK_S)
-        for _ in range(REPEATS)
+        _core.measure_peak(isa, int8=int8, threads=threads, seconds=PEAK_S) for _ in range(REPEATS)
     )

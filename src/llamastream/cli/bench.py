@@ -95,7 +95,7 @@ def offline(model: ModelSettings, settings: BenchSettings) -> None:
         model.engine_config(),
         _roofline(checkpoint, model),
         settings,
-        bounds=lambda: measure_bounds(model.dtype, model.threads),
+        bounds=lambda: measure_bounds(model.dtype, model.threads, model.isa),
     )
     show(offline_report.render(report))
     print(offline_report.to_json(report), flush=True)

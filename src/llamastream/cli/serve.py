@@ -5,7 +5,10 @@ import gc
 import ipaddress
 import math
 import socket
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 import uvloop
@@ -24,11 +27,13 @@ from llamastream.cli.stopping import HttpServer, Stopping
 from llamastream.config import EngineSettings, ModelSettings, ServeSettings, StoreSettings
 from llamastream.errors import ConfigError
 from llamastream.generation import Answers, Quotas, StoredAnswers
-from llamastream.jina.grpc_server import DEFAULT_PORT, GrpcServer, serve_grpc
 from llamastream.jina.http_routes import jina_routes
 from llamastream.jina.service import StreamService
 from llamastream.logs import configure_logging
 from llamastream.models import Progress
+
+if TYPE_CHECKING:
+    from llamastream.jina.grpc_server import GrpcServer
 
 BACKLOG = 2048  # connections the kernel queues while the event loop is busy
 SEND_BUFFER_BYTES = 256 * 1024  # of a connection in the kernel: what a reader may lag unnoticed
@@ -42,6 +47,7 @@ def serve(
 
     Without options: the small demo model, fetched once, on http://127.0.0.1:8000.
     """
+    gc.disable()  # until it is up: nothing of what a start makes is garbage
     configure_logging(server.log_level)
     raise_file_limit()
     listener = bind(server)
@@ -107,20 +113,55 @@ async def _serve(
     streams: StreamService,
     settings: ServeSettings,
 ) -> None:
-    """Serve until a signal comes, or until the weights turn out to be unusable (ModelError)."""
+    """Serve until a signal comes, or until something turns out to be unusable: the weights
+    (ModelError) or the port for gRPC (ConfigError)."""
     await _open(assembly.answers, stored)
+    async with AsyncExitStack() as others:
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        up = asyncio.create_task(_up(http, assembly, streams, settings, others))
+        await asyncio.wait([serving, up], return_when=asyncio.FIRST_COMPLETED)
+        failure = up.exception() if up.done() else None
+        if up.done() and failure is None:
+            for line in _greeting(assembly, listener, settings, where=up.result()):
+                print(f"llamastream: {line}", flush=True)
+        if failure is not None:
+            http.should_exit = True
+        up.cancel()
+        await serving
+        if failure is not None:
+            raise failure
+
+
+async def _up(
+    http: HttpServer,
+    assembly: Assembly,
+    streams: StreamService,
+    settings: ServeSettings,
+    others: AsyncExitStack,
+) -> str:
+    """Return when requests are taken, and say where those for gRPC are. Raises what loading raised.
+
+    HTTP comes first: what gRPC imports takes as long as its first answer.
+    """
+    await assembly.engine.ready()
+    await http.listening()
+    grpc, where = await _serve_grpc(streams, settings)
+    if grpc is not None:
+        others.push_async_callback(grpc.stop)
     # What is there now stays: to look through it for cycles would stop all streams for 50 ms.
     gc.freeze()
-    grpc, where = await _serve_grpc(streams, settings)
+    gc.enable()
+    return where
+
+
+def _greeting(
+    assembly: Assembly, listener: socket.socket, settings: ServeSettings, *, where: str
+) -> Iterator[str]:
     host, port = listener.getsockname()[:2]
-    ready = f"{assembly.answers.model_name} is ready on http://{host}:{port}/v1"
-    page = f"chat page on http://{host}:{port}/" if is_built() else "no chat page: make web"
-    greeting = (ready, page, where) if settings.page else (ready, where)
-    try:
-        await _serve_http(http, listener, assembly, greeting=greeting)
-    finally:
-        if grpc is not None:
-            await grpc.stop()
+    yield f"{assembly.answers.model_name} is ready on http://{host}:{port}/v1"
+    if settings.page:
+        yield f"chat page on http://{host}:{port}/" if is_built() else "no chat page: make web"
+    yield where
 
 
 async def _open(answers: Answers, stored: StoredAnswers) -> None:
@@ -136,14 +177,15 @@ async def _open(answers: Answers, stored: StoredAnswers) -> None:
 
 async def _serve_grpc(
     streams: StreamService, settings: ServeSettings
-) -> tuple[GrpcServer | None, str]:
+) -> "tuple[GrpcServer | None, str]":
     """The server, if any, and what to say of it.
 
     A port that was not asked for may be in use: a second `serve` then goes without.
     """
-    port = DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
+    module = await asyncio.to_thread(import_module, "llamastream.jina.grpc_server")
+    port = module.DEFAULT_PORT if settings.grpc_port is None else settings.grpc_port
     try:
-        server = await serve_grpc(
+        server: GrpcServer = await module.serve_grpc(
             streams,
             settings.host,
             port,
@@ -156,35 +198,6 @@ async def _serve_grpc(
             raise ConfigError(f"{error}. Choose another with --grpc-port.") from None
         return None, f"no gRPC for jina clients: port {port} is in use. Try --grpc-port 0"
     return server, f"gRPC for jina clients on {settings.host}:{server.port}"
-
-
-async def _serve_http(
-    http: HttpServer,
-    listener: socket.socket,
-    assembly: Assembly,
-    *,
-    greeting: tuple[str, ...],
-) -> None:
-    """Prints the greeting once requests are taken."""
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
-    loading = asyncio.create_task(_up(http, assembly))
-    await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)
-    failure = loading.exception() if loading.done() else None
-    if loading.done() and failure is None:
-        for line in greeting:
-            print(f"llamastream: {line}", flush=True)
-    if failure is not None:
-        http.should_exit = True
-    loading.cancel()
-    await serving
-    if failure is not None:
-        raise failure
-
-
-async def _up(http: HttpServer, assembly: Assembly) -> None:
-    """Return when requests are taken. Raises what loading raised."""
-    await assembly.engine.ready()
-    await http.listening()
 
 
 def bind(server: ServeSettings) -> socket.socket:

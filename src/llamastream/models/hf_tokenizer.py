@@ -12,7 +12,6 @@ from typing import Any
 
 from llamastream.config import TokenizerConfig
 from llamastream.errors import ModelError, reading
-from llamastream.models import sentencepiece_model
 from llamastream.models.checkpoint import Warn
 from llamastream.models.tokenizer_document import (
     Added,
@@ -95,6 +94,9 @@ def _tokenizer_json(
     if document:
         text = file.read_text(encoding="utf-8")
     elif model.is_file():
+        # Deferred: protobuf takes 20 ms to import, and most folders have the other file.
+        from llamastream.models import sentencepiece_model
+
         text, odd = sentencepiece_model.convert(model, added)
         document = json.loads(text)
     else:

@@ -6,22 +6,18 @@ line in the log, names what it is, and is never taken for what it was.
 
 import logging
 import struct
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from zlib import crc32
 
-from sqlalchemy.exc import ArgumentError
-
-from llamastream.errors import ChatError, DamagedRecord, InvalidRequest
+from llamastream.errors import DamagedRecord, InvalidRequest
 
 logger = logging.getLogger(__name__)
 
-# What parsers raise, ours among them, given what is none of theirs; and SQLAlchemy, where a place
-# in an order that was read is none.
+# What parsers raise, ours among them, given what is none of theirs.
 UNREADABLE = (
     *(ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error),
-    *(InvalidRequest, ArgumentError),
+    InvalidRequest,
 )
 
 _DOUBLE = struct.Struct("<d")
@@ -69,13 +65,3 @@ def reading(kind: str, id: object) -> Iterator[None]:
             f"{kind.capitalize()} {id!r} cannot be read: what the database holds of it is damaged. "
             "Delete it, or put back a copy of the database."
         ) from why
-
-
-def unreadable(error: Exception) -> DamagedRecord | None:
-    """What to tell of an error that no record is known for; None if it is none of a parser."""
-    if isinstance(error, ChatError) or not isinstance(error, UNREADABLE):
-        return None
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{where.name}:{where.lineno}"
-    logger.error("damaged row, or a bug of ours: %s in %s", type(error).__name__, place)
-    return DamagedRecord("What the database holds of this is damaged: it cannot be read.")

@@ -5,8 +5,10 @@ run on a few threads of their own, which was measured at less than half the time
 """
 
 import asyncio
+import logging
 import math
 import sqlite3
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,15 +19,27 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 
-from llamastream.errors import ChatError, StoreBusy, StoreError, StoreUnavailable
+from llamastream.errors import (
+    ChatError,
+    DamagedRecord,
+    StoreBusy,
+    StoreError,
+    StoreUnavailable,
+)
 from llamastream.store import sqlite
-from llamastream.store.damage import UNREADABLE, unreadable
+from llamastream.store.damage import UNREADABLE
 from llamastream.store.sqlite import SqliteFile
+
+logger = logging.getLogger(__name__)
 
 Durability = Literal["normal", "full", "off"]
 T = TypeVar("T")
 
 NUM_READERS = 4
+DAMAGE = (
+    *UNREADABLE,
+    exc.ArgumentError,
+)  # the last where a place in an order that was read is none
 NOT_UNAVAILABLE = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 
 
@@ -55,6 +69,16 @@ def cannot_open(name: str, error: exc.DBAPIError) -> ChatError:
     return kind(f"{name} cannot be opened: {reason}.")
 
 
+def unreadable(error: Exception) -> DamagedRecord | None:
+    """What to tell of an error that no record is known for; None if it is none of a parser."""
+    if isinstance(error, ChatError) or not isinstance(error, DAMAGE):
+        return None
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{where.name}:{where.lineno}"
+    logger.error("damaged row, or a bug of ours: %s in %s", type(error).__name__, place)
+    return DamagedRecord("What the database holds of this is damaged: it cannot be read.")
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Raise StoreUnavailable for what `is_unavailable`, and DamagedRecord for `unreadable`."""
@@ -64,7 +88,7 @@ def translated_errors() -> Iterator[None]:
         if not is_unavailable(error):
             raise
         raise unavailable(error) from error
-    except UNREADABLE as error:
+    except DAMAGE as error:
         if (damage := unreadable(error)) is None:
             raise
         raise damage from error

@@ -20,8 +20,13 @@ from sqlalchemy import Connection
 
 from llamastream.errors import ChatError, Fenced, StoreUnavailable
 from llamastream.records import Drawn
-from llamastream.store.damage import unreadable
-from llamastream.store.database import Database, is_unavailable, translated_errors, unavailable
+from llamastream.store.database import (
+    Database,
+    is_unavailable,
+    translated_errors,
+    unavailable,
+    unreadable,
+)
 from llamastream.store.journal import Journal, Refused, Step
 from llamastream.store.servers import check_lives, end_session
 from llamastream.store.transaction import InProgress, Transaction
@@ -33,6 +38,7 @@ T = TypeVar("T")
 MAX_GROUP = 256  # jobs of one transaction
 CHECKPOINT_AFTER = 512  # transactions
 CHECK_INTERVAL_S = 0.05
+MAX_PAUSE_MS = 1000  # within a transaction, of one that hangs: others wait for what it has locked
 
 
 class _Job(NamedTuple):
@@ -219,6 +225,7 @@ class Writer:
                 driver: Any = conn.connection.driver_connection
                 if self._session is not None:
                     end_session(conn, *self._session)
+                conn.exec_driver_sql(f"SET idle_in_transaction_session_timeout TO {MAX_PAUSE_MS}")
                 self._session = self._database.server, driver.info.backend_pid
             self._journal.attach(conn)
         except BaseException:

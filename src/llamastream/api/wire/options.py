@@ -116,7 +116,7 @@ def or_nothing(schema: dict[str, Any]) -> dict[str, Any]:
 class WireModel(BaseModel):
     """No conversion between types, no unknown options."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", defer_build=True)
     UNSUPPORTED: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Options of OpenAI's that we do not implement -> the values that ask for nothing beside null,
     [] and {}. The first that asks is named in the error: causes stand before what needs them."""

@@ -12,9 +12,9 @@
 
 namespace KERNEL_NS {
 
-constexpr int kPanel = 128;
+constexpr int kPanel = 128;  // rows for which a block is unpacked
 constexpr int kStrip = 16;
-constexpr int kTurns = 4;  // of a smaller format's block: two groups each
+constexpr int kTurns = 4;    // at most, in which the four tiles of sums are filled and stored: two groups each
 
 struct Scales {  // as products of 16 bits take them
   static int32_t scale_word(int s) { return (s & 0xffff) | s << 16; }
@@ -38,10 +38,10 @@ struct alignas(64) TileConfig {
 static constinit thread_local int configured = 0;  // for which strips and inputs; 0: not at all
 
 static void configure(int strip, int inputs) {
-  if (configured == strip * 64 + inputs) return;
+  if (configured == (strip << 8 | inputs)) return;
   const TileConfig config(strip, inputs);
   Tiles::configure(&config);
-  configured = strip * 64 + inputs;
+  configured = strip << 8 | inputs;
   before_sleep = [] { Tiles::release(), configured = 0; };
 }
 
@@ -50,10 +50,10 @@ struct Step {
   const Planes* u;
   const uint8_t *block, *ahead;
   Inputs a;
-  int at, groups;       // the block among the inputs, and what is in it
-  int begin, rows;      // of the strip's rows, those that no strip before it had
+  int at, groups;   // the block among the inputs, and what is in it
+  int begin, rows;  // of the strip's rows, those that no strip before it had
   float* results;
-  uint64_t marks;       // of any row
+  uint64_t marks;                       // of any row
   int32_t (*sums)[4][kStrip * kLanes];  // of each turn: of both planes, or groups; then the same of high parts
 
   const int8_t* low(int g) const { return a.low + at * kBlock + g * kGroup; }
@@ -135,6 +135,7 @@ struct InBlocks {
   }
 };
 
+// Smaller formats. Codes less their offset or zero are signed bytes, so that sums are those of the definition.
 template <Format format>
 struct InGroups {
   static constexpr FormatInfo of = info(format);
@@ -242,8 +243,7 @@ static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, i
 template <Format format>
 static void gemm_of(const Gemm& g) {
   constexpr FormatInfo of = info(format);
-  using Of = std::conditional_t<of.is_block(), InBlocks<of.is_block() ? format : Format::q4_k>,
-                                InGroups<of.is_block() ? Format::q4_0 : format>>;
+  using Of = std::conditional_t<of.is_block(), InBlocks<format>, InGroups<format>>;
   Workspace work;
   for (int first = 0; first < g.rows; first += kPanel) {
     const int rows = g.rows - first < kPanel ? g.rows - first : kPanel, strips = (rows + kStrip - 1) / kStrip,

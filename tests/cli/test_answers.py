@@ -7,7 +7,8 @@ from tests.doubles.engine import FakeEngine
 from tests.doubles.server import running_server
 from tests.doubles.service import make_service, says
 
-from llamastream.cli.answers import RemoteAnswers, read_tools_file
+from llamastream.cli.answers import read_tools_file
+from llamastream.cli.remote import RemoteAnswers
 from llamastream.config import AnswerSettings
 from llamastream.errors import ChatError
 from llamastream.generation.log import joined_parts

@@ -13,7 +13,6 @@ from llamastream.app import assemble
 from llamastream.cli.answers import (
     Answers,
     LocalAnswers,
-    RemoteAnswers,
     Tools,
     read_tools_file,
 )
@@ -58,6 +57,8 @@ def chat(
     offered = [] if tools is None else read_tools_file(tools)
     with asyncio.Runner() as runner:
         if url is not None:
+            from llamastream.cli.remote import RemoteAnswers  # imports an HTTP client
+
             answers: Answers = runner.run(RemoteAnswers.connect(url, api_key))
         else:
             with progress_bars() as progress:

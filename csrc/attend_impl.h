@@ -3,7 +3,7 @@
 // A query's arithmetic per span: scores, one chain of products over the head dimension per position; their maximum;
 // powers of 2 (queries come scaled by log2(e)), summed lane by lane; values, one chain over the positions it sees.
 // Over a cache of integers both chains are exact: a score is an integer times the scales of query and key; the terms of
-// the softmax, times the scales of their values, are rounded to integers up to kTermLimit for the sum of values.
+// the softmax, times the scales of their values, are rounded to integers up to kWordLimit for the sum of values.
 // Spans are merged in ascending order. Nothing of it depends on the other queries, so a token gets the same bits alone
 // and inside any chunk.
 #pragma once
@@ -17,11 +17,12 @@ struct Floats {
   using Key = float;
   using Value = float;
   static constexpr int kTogether = 1;  // numbers in an element
+  static constexpr int kColumn = 16;   // elements from a column of values to the next
 };
 struct Integers {
-  using Key = Pair<int16_t>;
+  using Key = Pair<int8_t>;
   using Value = Pair<int8_t>;
-  static constexpr int kTogether = 2;
+  static constexpr int kTogether = 2, kColumn = 16 * kLanes / 2;
 };
 
 template <class Form>
@@ -34,11 +35,10 @@ struct Span {
 
 // The span that begins at position `first`. Beyond its tiles the last one's address is repeated.
 template <class Form>
-static Span<Form> locate(const Spans& spans, int first) {
+static void locate(const Spans& spans, int first, Span<Form>& s) {
   using Value = typename Form::Value;
   const KvHead& kv = spans.kv;
   const int count = spans.positions - first;
-  Span<Form> s;
   s.tiles = ((count < kSpan ? count : kSpan) + kLanes - 1) / kLanes;
   s.columns = round_up(kv.head_dim, 16) / 16;
   const long key_bytes = kv.head_dim / Form::kTogether * sizeof(typename Form::Key);  // of one position
@@ -49,11 +49,10 @@ static Span<Form> locate(const Spans& spans, int first) {
     const char* values = keys + kv.block_size * key_bytes;
     s.key[j] = (const typename Form::Key*)(keys + offset * key_bytes);
     for (int i = 0; i < s.columns; i++)
-      s.value[j * s.columns + i] = (const Value*)(values + offset * value_bytes) + 16 * i;
+      s.value[j * s.columns + i] = (const Value*)(values + offset * value_bytes) + Form::kColumn * i;
     s.key_scale[j] = (const float*)(values + kv.block_size * value_bytes) + offset;
     s.value_scale[j] = s.key_scale[j] + kv.block_size;
   }
-  return s;
 }
 
 // Makes terms of the softmax over the first `count` positions from their scores; the rest become 0.
@@ -85,19 +84,21 @@ static float round_terms(const Span<Integers>& s, int count, float* term, int16_
     store(term + 16 * j, v);
     top = imax(top, bits(v));  // compared as integers, as in round_group
   }
-  const Rounding r(reduce_imax(top), kTermLimit);
+  const Rounding r(reduce_imax(top), kWordLimit);
   for (int j = 0; j < s.tiles; j++)
     store_words(words + 16 * j, round_int(mul(load(term + 16 * j), set1(r.inverse))));
   return r.scale;
 }
 
+constexpr int kMostRows = kByteQueries > kQueryBlock ? kByteQueries : kQueryBlock;
+
 // One span's results for a block of queries, of which query i sees the first count[i] positions; counts rise.
 struct Part {
-  int rows, count[kQueryBlock];
-  float *out, max[kQueryBlock], sum[kQueryBlock];
+  int rows, count[kMostRows];
+  float *out, max[kMostRows], sum[kMostRows];
 };
 
-static_assert(kQueryBlock <= 16);
+static_assert(kMostRows <= 16);
 
 static void reduce(const Attend& a, const Span<Floats>& s, const Span<Floats>& next, int q, Part& part) {
   float score[kQueryBlock * kSpan];
@@ -117,13 +118,13 @@ static void reduce(const Attend& a, const Span<Floats>& s, const Span<Floats>& n
 
 static void reduce(const Attend& a, const Span<Integers>& s, const Span<Integers>& next, int q, Part& part) {
   using Words = const Pair<int16_t>*;
-  int32_t score[kQueryBlock * kSpan], total[kQueryBlock * 512];
-  int16_t words[kQueryBlock * kSpan];
-  float term[kSpan], scale[kQueryBlock];
+  int32_t score[kMostRows * kSpan], total[kMostRows * kMaxHeadDim];
+  int16_t words[kMostRows * kSpan];
+  float term[kSpan], scale[kMostRows];
   const int pairs = a.spans.kv.head_dim / 2, width = s.columns * 16, longest = part.count[part.rows - 1];
   const Words queries = (Words)(a.q_words + (long)q * width);
   if (part.rows <= kFewRows)
-    for (int j = 0; j < kSpanTiles; j++) __builtin_prefetch(next.key_scale[j]), __builtin_prefetch(next.value_scale[j]);
+    for (int j = 0; j < kSpanTiles; j++) fetch_later(next.key_scale[j]), fetch_later(next.value_scale[j]);
   product_rows(Product{queries, width / 2, pairs, pairs, s.key, next.key, 0, 16, score, kSpan}, part.rows, s.tiles);
   for (int i = 0; i < part.rows; i++) {
     const F q_scale = set1(a.q_scale[q + i]);
@@ -133,8 +134,8 @@ static void reduce(const Attend& a, const Span<Integers>& s, const Span<Integers
     terms(to_score, s.tiles, part.count[i], term, part.max + i, part.sum + i);
     scale[i] = round_terms(s, part.count[i], term, words + i * kSpan);
   }
-  product_rows(Product{(Words)words, kSpan / 2, (longest + 1) / 2, kLanes / 2, s.value, next.value, s.columns, width,
-                       total, width},
+  product_rows(Product{(Words)words, kSpan / 2, (longest + 1) / 2, kLanes / 2, s.value, next.value, s.columns, 16, total,
+                       width},
                part.rows, s.columns);
   for (int i = 0; i < part.rows; i++)
     for (int j = i * width; j < (i + 1) * width; j += 16)
@@ -145,7 +146,7 @@ template <class Form>
 static void attend_span(const Attend& a, const Span<Form>& s, const Span<Form>& next, int first, int q, int rows,
                         bool fresh) {
   const int width = s.columns * 16;
-  float out[kQueryBlock * 512];
+  float out[kMostRows * kMaxHeadDim];
   Part part{rows, {}, fresh ? a.out + (long)q * width : out, {}, {}};
   for (int i = 0; i < rows; i++) part.count[i] = a.visible[q + i] - first < kSpan ? a.visible[q + i] - first : kSpan;
   reduce(a, s, next, q, part);
@@ -166,16 +167,17 @@ static void attend_span(const Attend& a, const Span<Form>& s, const Span<Form>& 
 template <class Form>
 static void attend_spans(const Attend& a) {
   const Spans& spans = a.spans;
-  Span<Form> next = locate<Form>(spans, spans.first * kSpan);  // fetched while the one before is reduced
+  Span<Form> located[2];  // the one that is reduced, and the one that is fetched meanwhile
+  locate(spans, spans.first * kSpan, located[spans.first % 2]);
   for (int span = spans.first; span < spans.last; span++) {
     const int first = span * kSpan;
-    const Span<Form> s = next;
-    next = span + 1 < spans.last ? locate<Form>(spans, first + kSpan) : locate<Form>(a.next, a.next.first * kSpan);
+    const Span<Form>& s = located[span % 2];
+    Span<Form>& next = located[(span + 1) % 2];
+    span + 1 < spans.last ? locate(spans, first + kSpan, next) : locate(a.next, a.next.first * kSpan, next);
     int q = 0;
     while (q < a.num_queries && a.visible[q] <= first) q++;  // ordered by position: those that see it are a suffix
-    for (; q < a.num_queries; q += kQueryBlock)
-      attend_span(a, s, next, first, q, a.num_queries - q < kQueryBlock ? a.num_queries - q : kQueryBlock,
-                  span == spans.first);
+    for (constexpr int most = kRows<typename Form::Key>; q < a.num_queries; q += most)
+      attend_span(a, s, next, first, q, a.num_queries - q < most ? a.num_queries - q : most, span == spans.first);
   }
 }
 

@@ -23,6 +23,7 @@ void Model::rotate_keys(int layer, int row, int kv_head) {
   kernels_.rope(head_norm(key, layers_[layer].key_norm, normed), cos_ + angle, sin_ + angle, half, 1.0f, rotated);
   std::copy(from, from + d, value);
   for (int i = d; i < round_up(d, kLanes); i++) rotated[i] = value[i] = 0;
+  if (quantized_) kernels_.hadamard(rotated, d);
   cache_.write(kernels_, layer, kv_head, step_->slot_mapping[row], rotated, value);
 }
 
@@ -53,7 +54,8 @@ Spans Model::spans(int layer, const Queries& queries, const AttendUnit& u) const
 
 void Model::rotate_queries(int layer, const Queries& queries, const AttendUnit& u, Scratch& c) const {
   const int d = shape.head_dim, half = d / 2, width = round_up(d, kLanes), group = shape.group();
-  const float scale = 1.44269504f / std::sqrt((float)d);  // times log2(e): the softmax is made of powers of 2
+  // Times log2(e): the softmax is made of powers of 2. And what mixing adds to products is taken back.
+  const float scale = 1.44269504f / std::sqrt((float)d) / (float)(quantized_ ? hadamard_size(d) : 1);
   for (int r = 0; r < u.num_rows; r++) {
     const int row = u.first_row + r, position = queries.positions[row];
     const size_t angle = (size_t)position * half;
@@ -65,7 +67,10 @@ void Model::rotate_queries(int layer, const Queries& queries, const AttendUnit& 
       float *query = c.queries + (size_t)i * width, normed[kMaxHeadDim];
       const float* from = qkv_ + (size_t)row * qkv_ld_ + (u.kv_head * group + g) * d;
       kernels_.rope(head_norm(from, layers_[layer].query_norm, normed), cos_ + angle, sin_ + angle, half, scale, query);
-      if (quantized_) c.query_scale[i] = kernels_.round_row(query, width, query_limit(d), c.words + (size_t)i * width);
+      if (quantized_) {
+        kernels_.hadamard(query, d);
+        c.query_scale[i] = kernels_.round_row(query, width, kWordLimit, c.words + (size_t)i * width);
+      }
       c.visible[i] = position + 1;
     }
   }

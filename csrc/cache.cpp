@@ -1,7 +1,5 @@
 #include "cache.h"
 
-#include <cstring>
-
 KvCache::KvCache(const ModelShape& s, bool integers, int num_blocks, int block_size)
     : heads_(s.num_kv_heads), layers_(s.num_layers), block_size_(block_size), head_dim_(s.head_dim), integers_(integers),
       head_bytes_(kv_block_bytes(integers, block_size, s.head_dim)),
@@ -22,15 +20,14 @@ static void write_floats(const KvHead& kv, char* block, int offset, const float*
 static void write_integers(const Kernels& kernels, const KvHead& kv, char* block, int offset, const float* key,
                            const float* value) {
   const int d = kv.head_dim, width = round_up(d, kLanes), lane = offset % kLanes;
-  char* values = block + 2L * kv.block_size * d;
+  int8_t *keys = (int8_t*)block + (offset - lane) * d + lane * 2, *values = (int8_t*)block + (long)kv.block_size * d;
   float* scales = (float*)(values + (long)kv.block_size * width) + offset;
   int16_t words[kMaxHeadDim];
-  scales[0] = kernels.round_row(key, width, kKeyLimit, words);
-  char* to = block + 2L * (offset - lane) * d + lane * 4;
-  for (int i = 0; i < d; i += 2) std::memcpy(to + i / 2 * kLanes * 4, words + i, 4);
-  scales[kv.block_size] = kernels.round_row(value, width, kValueLimit, words);
-  int8_t* bytes = (int8_t*)values + (long)(offset - offset % 2) * width + offset % 2;
-  for (int i = 0; i < width; i++) bytes[2 * i] = (int8_t)words[i];
+  scales[0] = kernels.round_row(key, width, kCacheLimit, words);
+  for (int i = 0; i < d; i++) keys[i / 2 * kLanes * 2 + i % 2] = (int8_t)words[i];
+  scales[kv.block_size] = kernels.round_row(value, width, kCacheLimit, words);
+  values += (long)(offset - lane) * width + lane / 2 * kLanes * 2 + lane % 2;
+  for (int i = 0; i < width; i++) values[i / kLanes * kLanes * kLanes + i % kLanes * 2] = (int8_t)words[i];
 }
 
 void KvCache::write(const Kernels& kernels, int layer, int kv_head, int slot, const float* key,

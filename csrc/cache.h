@@ -13,8 +13,6 @@ struct ModelShape {
   int group() const { return num_heads / num_kv_heads; }  // query heads of one kv head
 };
 
-constexpr int kMaxHeadDim = 512;
-
 class KvCache {
  public:
   KvCache(const ModelShape&, bool integers, int num_blocks, int block_size);

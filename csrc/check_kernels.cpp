@@ -81,6 +81,23 @@ static void check_rows(const Kernels& a, const Kernels& b) {
   a.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, u.data());
   b.rope(x.data(), angle.data(), w.data(), n / 2, 0.3f, v.data());
   expect_same(u, v, "rope");
+  for (int d : {6, 24, 80, 64}) {
+    std::vector<float> whole(n, 0);  // numbers whose sums are exact
+    for (int i = 0; i < d; i++) whole[i] = (float)(i * i % 37);
+    u = v = whole;
+    a.hadamard(u.data(), d), b.hadamard(v.data(), d);
+    expect_same(u, v, "hadamard");
+    float sum = 0;
+    for (int i = 0; i < hadamard_size(d); i++) sum += whole[i];
+    expect(u[0] == sum, "hadamard's first");
+    a.hadamard(u.data(), d);
+    for (float& y : u) y /= (float)hadamard_size(d);
+    expect_same(u, whole, "hadamard of hadamard");
+    v = x, u = x;
+    std::fill(u.begin() + d, u.end(), 0.0f), std::fill(v.begin() + d, v.end(), 0.0f);
+    a.hadamard(u.data(), d), b.hadamard(v.data(), d);
+    expect_same(u, v, "hadamard");
+  }
   const auto long_rows = floats(5 * 576, 3);
   const QuantizedRows q = quantize(a, long_rows, 576), r = quantize(b, long_rows, 576);
   expect_same(q.low, r.low, "quantize's low parts");
@@ -225,10 +242,9 @@ static void check_attention(const Kernels& a, const Kernels& b) {
     if (integers)
       for (int i = 0; i < blocks; i++) {  // all but the scales, which are not negative
         for (long k = i * stride / 4; k < (i + 1) * stride / 4; k++) cache[k] = std::abs(cache[k]);
-        const auto numbers = bytes(block * (2 * d + width));
+        const auto numbers = bytes(block * (d + width));
         int8_t* to = (int8_t*)cache.data() + i * stride;
         std::memcpy(to, numbers.data(), numbers.size());
-        for (int k = 0; k < 2 * block * d; k += 2) to[k + 1] %= 8;  // within kKeyLimit
       }
     for (int n : {1, 3, 20}) {
       const auto q = floats(n * width, integers ? 1 : 30);
@@ -238,7 +254,7 @@ static void check_attention(const Kernels& a, const Kernels& b) {
         std::vector<float> out(n * width), max(n), sum(n), all(n * d), scale(n);
         std::vector<int16_t> words(n * width);
         for (int i = 0; i < n; i++)
-          scale[i] = kernels.round_row(&q[i * width], width, query_limit(d), &words[i * width]);
+          scale[i] = kernels.round_row(&q[i * width], width, kWordLimit, &words[i * width]);
         const Spans spans{{(char*)cache.data(), stride, block, d, integers}, table, 0, 3, 280 + n};
         kernels.attend({spans, spans, q.data(), words.data(), scale.data(), visible.data(), n, out.data(), max.data(),
                         sum.data()});

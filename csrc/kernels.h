@@ -92,14 +92,16 @@ struct GemmF32 {
 
 // The cache of a quantised model holds integers with one scale per position and kv head. Products with them are exact:
 // queries and the terms of the softmax are rounded to integers whose sums of products fit in 32 bits.
-constexpr int kKeyLimit = 2047, kValueLimit = 127;
-constexpr int at_most_words(int limit) { return limit < 32767 ? limit : 32767; }
-constexpr int query_limit(int head_dim) { return at_most_words(0x7fffffff / (head_dim * kKeyLimit)); }
-constexpr int kTermLimit = at_most_words(0x7fffffff / (kSpan * kValueLimit));
+// Queries and keys are mixed by one Hadamard matrix first, which leaves their products as they are, but for a factor, and
+// spreads what is large in few channels over all of them: then 8 bits do for a key.
+constexpr int kMaxHeadDim = 512;
+constexpr int kCacheLimit = 127, kWordLimit = 32767;  // of keys and values; of queries and terms
+static_assert((long)kMaxHeadDim * kCacheLimit * kWordLimit <= 0x7fffffff && kSpan <= kMaxHeadDim);
+constexpr int hadamard_size(int head_dim) { return head_dim & -head_dim; }  // the largest power of 2 that divides it
 
 // One kv head's cache in one layer. W: round_up(D, 16). Block b, at b * block_stride, is of floats: keys [P / 16][D][16],
-// values [P][W]. Or of integers: keys int16 [P / 16][D / 2][16][2], values int8 [P / 2][W][2], then the scales as floats
-// of keys [P] and of values [P].
+// values [P][W]. Or of integers: keys int8 [P / 16][D / 2][16][2], values int8 [P / 16][W / 16][8][16][2],
+// then the scales as floats of keys [P] and of values [P].
 struct KvHead {
   char* base;
   long block_stride;  // bytes
@@ -109,7 +111,7 @@ struct KvHead {
 
 constexpr long kv_block_bytes(bool integers, int block_size, int head_dim) {
   const long width = round_up(head_dim, kLanes);
-  return block_size * (integers ? 2 * head_dim + width + 8 : 4 * (head_dim + width));
+  return block_size * (integers ? head_dim + width + 8 : 4 * (head_dim + width));
 }
 
 // The spans [first, last) of one sequence in one kv head's cache, which holds so many positions of it.
@@ -124,7 +126,7 @@ struct Spans {
 struct Attend {
   Spans spans, next;  // next: what this thread is likely to attend to next. Its first span is fetched meanwhile
   const float* q;         // (num_queries, W), scaled by log2(e) / sqrt(D)
-  const int16_t* q_words; // for integers: the same rounded to query_limit(D), with a scale each
+  const int16_t* q_words; // for integers: the same mixed and rounded, with a scale each
   const float* q_scale;
   const int32_t* visible;
   int num_queries;
@@ -141,6 +143,7 @@ struct Kernels {
   // block's scale.
   void (*quantize)(const float* x, float outlier, Inputs);
   float (*round_row)(const float* x, int n, float largest, int16_t* words);  // returns the scale
+  void (*hadamard)(float* x, int head_dim);  // in place, padded to 16 with zeros; the length grows by sqrt(hadamard_size)
   void (*gemm)(const Gemm&), (*gemm_many)(const Gemm&);
   void (*gemm_f32)(const GemmF32&);
   void (*swiglu)(const float* gate, const float* up, int n, float* out);  // n: a multiple of 16

@@ -133,6 +133,36 @@ static float round_row(const float* x, int n, float largest, int16_t* words) {
   return r.scale;
 }
 
+template <int stride>
+struct Signs {
+  float lane[16] = {};
+  constexpr Signs() { for (int i = 0; i < 16; i++) lane[i] = i & stride ? -1.0f : 1.0f; }
+};
+
+// In each pair of lanes `stride` apart: their sum, and their difference.
+template <int stride>
+inline F butterfly(F x) {
+  static constexpr Signs<stride> signs;
+  return fma(x, load(signs.lane), swap<stride>(x));
+}
+
+static void hadamard(float* x, int head_dim) {
+  const int size = hadamard_size(head_dim);
+  for (int i = 0; i < head_dim; i += 16) {
+    F v = butterfly<1>(load(x + i));
+    if (size > 2) v = butterfly<2>(v);
+    if (size > 4) v = butterfly<4>(v);
+    if (size > 8) v = butterfly<8>(v);
+    store(x + i, v);
+  }
+  for (int stride = 16; stride < size; stride *= 2)
+    for (int i = 0; i < head_dim; i += 16) {
+      if (i & stride) continue;
+      const F a = load(x + i), b = load(x + i + stride);
+      store(x + i, add(a, b)), store(x + i + stride, sub(a, b));
+    }
+}
+
 static void swiglu(const float* gate, const float* up, int n, float* out) {
   const F one = set1(1.0f), zero = set1(0.0f);
   for (int i = 0; i < n; i += 16) {
@@ -157,6 +187,9 @@ static void rope(const float* x, const float* cos, const float* sin, int half, f
 
 constexpr int kFewRows = 3;  // up to so many, memory is the limit: `next` is fetched meanwhile
 
+// To the second-level cache: the first holds no two spans.
+inline void fetch_later(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // acc[q][j] = acc + sum over k of a[q][k] * b[j][k], one chain per element whatever the block it is computed in.
 // Floats, or pairs of integers: then the sums are exact.
 template <int Q, int N, class A, class B, class Acc>
@@ -164,7 +197,7 @@ inline void block_product(const A* a, long lda, int k, const B* const* b, const 
                           Acc (&acc)[Q][N]) {
   for (int i = 0; i < k; i++) {
     if (Q <= kFewRows)
-      for (int j = 0; j < N; j++) __builtin_prefetch(next[j] + (long)i * ldb);
+      for (int j = 0; j < N; j++) fetch_later(next[j] + (long)i * ldb);
     decltype(load(b[0])) w[N];
     for (int j = 0; j < N; j++) w[j] = load(b[j] + (long)i * ldb);
     for (int q = 0; q < Q; q++) {
@@ -173,6 +206,11 @@ inline void block_product(const A* a, long lda, int k, const B* const* b, const 
     }
   }
 }
+
+template <class B>
+constexpr int kRows = sizeof(B) < 4 ? kByteQueries : kQueryBlock;
+template <class B>
+constexpr int kColumns = sizeof(B) < 4 ? kByteLanes : kLaneBlock;
 
 // c[q][16 j ...] = sum over k, which is cut into pieces of `step`: column j of piece i begins at b[i * stride + j].
 template <class A, class B, class C>
@@ -202,15 +240,17 @@ static void product(const Product<A, B, C>& p, int column) {
 template <int Q, class A, class B, class C>
 static void product_row_block(const Product<A, B, C>& p, int n) {
   int j = 0;
-  for (; j + kLaneBlock <= n; j += kLaneBlock) product<Q, kLaneBlock>(p, j);
+  for (; j + kColumns<B> <= n; j += kColumns<B>) product<Q, kColumns<B>>(p, j);
   for (; j < n; j++) product<Q, 1>(p, j);
 }
 
-// rows: at most kQueryBlock. n: columns of 16.
-template <int Q = kQueryBlock, class A, class B, class C>
+// rows: at most kRows. n: columns of 16.
+template <int Q = 0, class A, class B, class C>
 static void product_rows(const Product<A, B, C>& p, int rows, int n) {
-  if (rows == Q) return product_row_block<Q>(p, n);
-  if constexpr (Q > 1) product_rows<Q - 1>(p, rows, n);
+  if constexpr (Q < kRows<B>) {
+    if (rows > Q + 1) return product_rows<Q + 1>(p, rows, n);
+    product_row_block<Q + 1>(p, n);
+  }
 }
 
 template <int Q, int N>

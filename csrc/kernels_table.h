@@ -10,7 +10,7 @@
 namespace KERNEL_NS {
 
 extern const Kernels table;
-const Kernels table = {KERNEL_NAME(KERNEL_NS), kPanel, 16, 1, rms_norm, quantize, round_row, gemm, gemm, gemm_f32, swiglu,
-                       rope, attend, merge, finish, max_value, masked, softmax_terms};
+const Kernels table = {KERNEL_NAME(KERNEL_NS), kPanel, 16, 1, rms_norm, quantize, round_row, hadamard, gemm, gemm, gemm_f32,
+                       swiglu, rope, attend, merge, finish, max_value, masked, softmax_terms};
 
 }  // namespace KERNEL_NS

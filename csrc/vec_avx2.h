@@ -8,7 +8,8 @@
 
 namespace KERNEL_NS {
 
-constexpr int kQueryBlock = 3, kLaneBlock = 2;  // 12 accumulators of 16 registers
+constexpr int kQueryBlock = 3, kLaneBlock = 2;     // 12 accumulators of 16 registers
+constexpr int kByteQueries = 6, kByteLanes = 1;  // the same where what is read is widened first: that takes registers
 
 struct F {
   __m256 a, b;
@@ -72,6 +73,12 @@ inline F keep_first(F x, int count, F rest) {
   const __m256i n = _mm256_set1_epi32(count), m = _mm256_set1_epi32(count - 8);
   return {_mm256_blendv_ps(rest.a, x.a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, lane))),
           _mm256_blendv_ps(rest.b, x.b, _mm256_castsi256_ps(_mm256_cmpgt_epi32(m, lane)))};
+}
+template <int stride>
+inline F swap(F x) {
+  if constexpr (stride == 8) return {x.b, x.a};
+  else if constexpr (stride == 4) return {_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+  else return {_mm256_permute_ps(x.a, stride == 2 ? 0x4e : 0xb1), _mm256_permute_ps(x.b, stride == 2 ? 0x4e : 0xb1)};
 }
 inline I iset1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline I iadd(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }

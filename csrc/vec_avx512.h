@@ -9,6 +9,7 @@
 namespace KERNEL_NS {
 
 constexpr int kQueryBlock = 6, kLaneBlock = 4;  // 24 accumulators, 5 operands: fills 32 registers
+constexpr int kByteQueries = kQueryBlock, kByteLanes = kLaneBlock;
 
 struct F {
   __m512 v;
@@ -51,6 +52,11 @@ inline F select_lt(F x, F bound, F yes, F no) {
 inline F keep_first(F a, int count, F rest) {  // lanes below count from a
   const __mmask16 m = count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1;
   return {_mm512_mask_blend_ps(m, rest.v, a.v)};
+}
+template <int stride>
+inline F swap(F a) {  // 2 within, and of, four lanes: 0x4e, 1: 0xb1
+  if constexpr (stride < 4) return {_mm512_shuffle_ps(a.v, a.v, stride == 2 ? 0x4e : 0xb1)};
+  else return {_mm512_shuffle_f32x4(a.v, a.v, stride == 8 ? 0x4e : 0xb1)};
 }
 inline I iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I iadd(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }

@@ -9,6 +9,7 @@
 namespace KERNEL_NS {
 
 constexpr int kQueryBlock = 4, kLaneBlock = 1;  // 16 accumulators of 32 registers
+constexpr int kByteQueries = kQueryBlock, kByteLanes = kLaneBlock;
 
 struct F {
   float32x4_t v[4];
@@ -66,6 +67,12 @@ inline F keep_first(F a, int count, F rest) {
   static const int32_t lane[4] = {0, 1, 2, 3};
   LANES a.v[i] = vbslq_f32(vcltq_s32(vld1q_s32(lane), vdupq_n_s32(count - 4 * i)), a.v[i], rest.v[i]);
   return a;
+}
+template <int stride>
+inline F swap(F a) {
+  F r;
+  LANES r.v[i] = stride == 1 ? vrev64q_f32(a.v[i]) : stride == 2 ? vextq_f32(a.v[i], a.v[i], 2) : a.v[i ^ stride / 4];
+  return r;
 }
 inline I iset1(int32_t x) { I r; LANES r.v[i] = vdupq_n_s32(x); return r; }
 inline I iadd(I a, I b) { LANES a.v[i] = vaddq_s32(a.v[i], b.v[i]); return a; }

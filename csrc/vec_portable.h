@@ -10,6 +10,7 @@
 namespace KERNEL_NS {
 
 constexpr int kQueryBlock = 2, kLaneBlock = 1;
+constexpr int kByteQueries = kQueryBlock, kByteLanes = kLaneBlock;
 
 struct F {
   float v[16];
@@ -47,6 +48,8 @@ inline F max(F a, F b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; retur
 inline F min(F a, F b) { LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
 inline F select_lt(F x, F bound, F yes, F no) { LANES x.v[i] = x.v[i] < bound.v[i] ? yes.v[i] : no.v[i]; return x; }
 inline F keep_first(F a, int count, F rest) { LANES if (i >= count) a.v[i] = rest.v[i]; return a; }
+template <int stride>
+inline F swap(F a) { F r; LANES r.v[i] = a.v[i ^ stride]; return r; }  // each lane with the one `stride` away
 inline I iset1(int32_t x) { I r; LANES r.v[i] = x; return r; }
 inline I iadd(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
 inline I isub(I a, I b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i]); return a; }

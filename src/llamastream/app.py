@@ -53,7 +53,7 @@ WAITING_SAID_EVERY_S = 10.0
 PROBE = (
     "Once upon a time, 1234 naïve cafés said: 日本語, and {it} was 🙂."  # tells tokenizers apart
 )
-ARITHMETIC = 3  # of the CPU core: raise it when the same weights give other logits
+ARITHMETIC = 4  # of the CPU core: raise it when the same weights give other logits
 
 
 class Assembly(NamedTuple):

@@ -53,7 +53,7 @@ def test_weights_of_the_demo_model_are_all_but_its_norms() -> None:
 
 def test_a_step_reads_the_weights_once_and_each_context() -> None:
     work = roofline(SMOLLM2_135M, "int8", packed_bytes=98_000_000)
-    assert work.kv_bytes_per_token == 30 * 3 * (64 * 3 + 8)
+    assert work.kv_bytes_per_token == 30 * 3 * (64 * 2 + 8)
     memory, compute = work.shares([10, 20], 0.5, Bounds(1e9, 1e12))
     assert memory == pytest.approx((98e6 + 30 * work.kv_bytes_per_token) / 0.5 / 1e9)
     assert compute == pytest.approx(2 * 2 * (134_515_008 - 61 * 576) / 0.5 / 1e12)

@@ -98,10 +98,23 @@ def test_weights_that_cannot_be_run_end_the_server_with_one_line(
 def test_a_failure_after_loading_ends_with_its_line(environment: dict[str, str]) -> None:
     """The core's types once complained on stderr of what the error's frames had kept."""
     model = ("--model", STORIES, "--dtype", "float32", "--log-level", "error")
-    result = run(environment, "serve", "--port", "0", *model, "--kv-cache-gib", "1e-6")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run(environment, "serve", "--port", "0", *model, "--grpc-port", str(port))
     packing, last = result.stderr.splitlines()
+    assert result.returncode == 2 and "Packing" in packing
+    assert last.startswith("llamastream: ") and str(port) in last
+
+
+@needs_stories
+def test_a_cache_that_does_not_fit_is_refused_before_weights_are_packed(
+    environment: dict[str, str],
+) -> None:
+    model = ("--model", STORIES, "--dtype", "float32", "--log-level", "error")
+    result = run(environment, "serve", "--port", "0", *model, "--kv-cache-gib", "1e-6")
+    (last,) = result.stderr.splitlines()
     assert result.returncode == 2 and last.startswith("llamastream: max_model_len 512 needs ")
-    assert last.endswith("the limit is 1073. Raise --kv-cache-gib.") and "Packing" in packing
+    assert last.endswith("the limit is 1073. Raise --kv-cache-gib.")
 
 
 @needs_stories

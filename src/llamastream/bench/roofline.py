@@ -37,7 +37,7 @@ class Roofline:
 
 def kv_bytes_per_token(config: LlamaConfig, dtype: DType) -> int:
     heads = config.num_hidden_layers * config.num_key_value_heads
-    return heads * (8 * config.head_dim if dtype == "float32" else 3 * config.head_dim + 8)
+    return heads * (8 * config.head_dim if dtype == "float32" else 2 * config.head_dim + 8)
 
 
 def roofline(config: LlamaConfig, dtype: DType, *, packed_bytes: float) -> Roofline:

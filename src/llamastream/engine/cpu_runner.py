@@ -272,10 +272,10 @@ def _num_blocks(config: LlamaConfig, engine: EngineConfig) -> int:
 def block_bytes(config: LlamaConfig, engine: EngineConfig) -> int:
     """Bytes of one block over all layers: keys, and values padded to 16 per head.
 
-    Of a quantised model: keys in 16 bits, values in 8, and a float scale for each of both.
+    Of a quantised model: in 8 bits, with a float scale for each of both.
     """
     key, value = config.head_dim, -(-config.head_dim // 16) * 16
-    position = 4 * (key + value) if engine.dtype == "float32" else 2 * key + value + 8
+    position = 4 * (key + value) if engine.dtype == "float32" else key + value + 8
     return config.num_hidden_layers * config.num_key_value_heads * engine.block_size * position
 
 

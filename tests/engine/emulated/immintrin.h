@@ -75,6 +75,8 @@ inline unsigned char test(__m256i x, __m256i y) {
 #define _mm512_cvtepi32_ps model::cvtepi32_ps
 #define _mm512_cvtph_ps model::cvtph_ps
 #define _mm512_extractf32x8_ps model::extract
+#undef _mm512_shuffle_f32x4
+#define _mm512_shuffle_f32x4 simde_mm512_shuffle_f32x4  // whose header does not
 #undef _mm512_cvtepi32_epi8
 #define _mm512_cvtepi32_epi8(x) model::bits<__m128i>(model::narrow<signed char>(x))
 #undef _mm512_cvtepi32_epi16

@@ -94,42 +94,6 @@ def test_a_key_beside_another_s_flood_waits_for_one_step(max_num_seqs: int) -> N
             crowd.step()
 
 
-def test_a_key_that_comes_back_to_a_crowd_has_a_step_of_its_own_and_the_crowd_the_next() -> None:
-    few, many = (
-        Crowd(
-            scheduler(num_blocks=4000, max_num_seqs=64, max_num_batched_tokens=128),
-            {"a": lambda: (1, 1000)},
-            depth=depth,
-        )
-        for depth in (32, 64)
-    )
-    for crowd in (few, many):
-        for _ in range(20):
-            crowd.step()
-        crowd.add("b", 3, 2)
-    assert few.step() == {f"a{n}": 1 for n in range(32)} | {"b0": 3}
-    assert many.step() == {"b0": 3}
-    many.add("c", 3, 2)
-    everybody = many.step()
-    assert everybody["b0"] == 1
-    assert everybody["c0"] == 3
-    assert len(everybody) == 64
-
-
-def test_however_many_keys_come_back_others_have_every_second_step() -> None:
-    crowd = Crowd(
-        scheduler(num_blocks=4000, max_num_seqs=64, max_num_batched_tokens=128),
-        {"a": lambda: (1, 1000)},
-        depth=64,
-    )
-    for _ in range(20):
-        crowd.step()
-    for number in range(20):
-        crowd.add(chr(ord("b") + number), 2, 1)
-        given = crowd.step()
-        assert any(name.startswith("a") for name in given) == bool(number % 2)
-
-
 def test_a_flood_of_long_prompts_does_not_delay_another_key_s_prompt() -> None:
     crowd = Crowd(scheduler(num_blocks=1000), {"a": lambda: (400, 1)}, depth=50)
     for _ in range(20):

@@ -19,7 +19,7 @@ def simulate(fixed_s: float, token_s: float, num_answers: int, steps: int = 60) 
         pace.learn(num_answers, 0, elapsed(num_answers))
     times = []
     for _ in range(steps):
-        num_prompt = pace.num_prompt_tokens(MOST)
+        num_prompt = pace.num_prompt_tokens(num_answers, MOST)
         times.append(elapsed(num_answers + num_prompt))
         pace.learn(num_answers, num_prompt, times[-1])
     return times
@@ -40,22 +40,39 @@ def test_a_fast_machine_gives_prompts_all_that_fits() -> None:
 
 
 def test_prompts_come_forward_before_anything_is_known_and_on_the_slowest_machine() -> None:
-    assert Pace().num_prompt_tokens(MOST) == LEAST
+    assert Pace().num_prompt_tokens(1, MOST) == LEAST
     slow = Pace()
     slow.learn(0, 100, 1000.0)
     slow.learn(1, 0, 1.0)
-    assert slow.num_prompt_tokens(MOST) == LEAST
-    assert slow.num_prompt_tokens(3) == 3
+    assert slow.num_prompt_tokens(1, MOST) == LEAST
+    assert slow.num_prompt_tokens(1, 3) == 3
 
 
 def test_what_was_learnt_follows_the_machine() -> None:
     pace = Pace()
     pace.learn(0, 100, 1.0)
     pace.learn(1, 0, 0.1)
-    before = pace.num_prompt_tokens(MOST)
+    before = pace.num_prompt_tokens(1, MOST)
     for _ in range(40):
         pace.learn(1, 8, 0.1 + 8 * 0.001)
-    assert pace.num_prompt_tokens(MOST) > 5 * before
+    assert pace.num_prompt_tokens(1, MOST) > 5 * before
+
+
+def test_what_more_answers_take_is_not_taken_for_prompts() -> None:
+    """They got LEAST for as long as they came, since nothing else told what answers alone take."""
+    fixed_s, row_s = 0.005, 0.001
+
+    def elapsed(num_rows: int) -> float:
+        return fixed_s + row_s * num_rows
+
+    pace = Pace()
+    pace.learn(0, 64, elapsed(64))
+    pace.learn(1, 0, elapsed(1))
+    given = []
+    for num_answers in range(1, 33):
+        given.append(pace.num_prompt_tokens(num_answers, MOST))
+        pace.learn(num_answers, given[-1], elapsed(num_answers + given[-1]))
+    assert given[-1] == pytest.approx((LONGEST - 1) * elapsed(32) / row_s, rel=0.1)
 
 
 @pytest.mark.parametrize("fixed_s, row_s", [(0.002, 0.0004), (0.3, 0.02), (0.1, 0.1)])

@@ -36,13 +36,6 @@ class Share:
     num_running: int = 0
     waiting: deque[Sequence] = field(default_factory=deque)
 
-    def is_back(self, most: int) -> bool:
-        """Whether it was away, and wants no more than `most` tokens to begin with."""
-        if self.num_running or not self.waiting or self.num_tokens >= self.base:
-            return False
-        seq = self.waiting[0]
-        return seq.num_cached_tokens is None and seq.num_tokens <= most
-
     def gives_way_to(self, other: "Share", size: int, num_running: int) -> bool:
         """Whether one of its `num_running` sequences is preempted for one of `other`, of `size`
         tokens: what may be lost by that is paid for first."""

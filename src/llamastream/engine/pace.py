@@ -47,7 +47,7 @@ class Pace:
             if self._token_s is None or num_prompt_tokens >= LEAST:
                 self._token_s = _mean(self._token_s, elapsed_s / num_prompt_tokens)
         elif self._answers_s is not None:
-            more_s = max(elapsed_s - self._answers_s, 0.0)
+            more_s = max(elapsed_s - self._alone_s(num_answers), 0.0)
             self._token_s = _mean(self._token_s, more_s / num_prompt_tokens)
 
     @property
@@ -59,12 +59,19 @@ class Pace:
             return MOST_FIXED_ROWS
         return max(self._answers_s / self._draft_s - self._num_answers, 1.0)
 
-    def num_prompt_tokens(self, most: int) -> int:
-        """For the next step that continues answers; never more than `most`."""
+    def num_prompt_tokens(self, num_answers: int, most: int) -> int:
+        """For the next step, which continues so many answers; never more than `most`."""
         if self._answers_s is None or not self._token_s:
             return min(LEAST, most)
-        fitting = int((LONGEST - 1) * self._answers_s / self._token_s)
+        fitting = int((LONGEST - 1) * self._alone_s(num_answers) / self._token_s)
         return min(max(fitting, LEAST), most)
+
+    def _alone_s(self, num_answers: int) -> float:
+        """A step of so many answers alone, from those that there were: while prompts keep coming
+        there are none, and more answers than in the last one."""
+        assert self._answers_s is not None
+        rows = num_answers + self.fixed_rows
+        return self._answers_s * rows / (self._num_answers + self.fixed_rows)
 
 
 def _mean(old: float | None, new: float) -> float:

@@ -9,7 +9,7 @@ fairness.py says.
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from llamastream.config import EngineConfig
@@ -17,10 +17,6 @@ from llamastream.engine.block_manager import BlockManager, NoFreeBlocks
 from llamastream.engine.fairness import Share, Shares, newest_of_largest
 from llamastream.engine.pace import Pace
 from llamastream.engine.sequence import Sequence
-
-# So many times the rows that a step costs beside its own make a crowd: a step apart from it, which
-# has that cost alone, takes little from it.
-CROWD = 8
 
 
 class Scheduled(NamedTuple):
@@ -46,7 +42,6 @@ class Scheduler:
         # Of the step that is being put together:
         self._scheduled: list[Scheduled] = []
         self._budget = 0  # tokens that prompts may still have
-        self._is_apart = False  # it is for keys that come back
         self.running: list[Sequence] = []
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -82,17 +77,14 @@ class Scheduler:
         the mask of its next one: the token behind which that is drawn is not given before.
         """
         self._scheduled = []
-        num_decodes = 0
-        self._is_apart = not self._is_apart and self._schedule_returned()
-        if not self._is_apart:
-            self._schedule_decodes()
-            num_decodes = len(self._scheduled)
-            self._shares.count_decodes((seq for seq, _ in self._scheduled), num_decodes)
-            self._budget = self._max_num_batched_tokens - num_decodes
-            if num_decodes:
-                self._budget = min(self._budget, self._prefill_beside(num_decodes))
-            if num_decodes < len(self.running) or self.num_waiting:
-                self._schedule_prompts(self._shares)
+        self._schedule_decodes()
+        num_decodes = len(self._scheduled)
+        self._shares.count_decodes((seq for seq, _ in self._scheduled), num_decodes)
+        self._budget = self._max_num_batched_tokens - num_decodes
+        if num_decodes:
+            self._budget = min(self._budget, self._prefill_beside(num_decodes))
+        if num_decodes < len(self.running) or self.num_waiting:
+            self._schedule_prompts()
         self.pace.expect(num_decodes, sum(num for _, num in self._scheduled) - num_decodes)
         return self._scheduled
 
@@ -116,7 +108,7 @@ class Scheduler:
         """So many prompt tokens that such a step takes about as long whatever it continues."""
         most = self._max_prefill_beside_decode
         if most is None:
-            return self.pace.num_prompt_tokens(self._max_num_batched_tokens)
+            return self.pace.num_prompt_tokens(num_decodes, self._max_num_batched_tokens)
         return max(most - num_decodes, -(-most // 4))
 
     def _schedule_decodes(self) -> None:
@@ -148,23 +140,14 @@ class Scheduler:
         seq.num_computed_tokens = 0
         self._shares.put_back(seq)
 
-    def _schedule_returned(self) -> bool:
-        """The prompts of keys that come back alone, where beside so many answers they would take
-        many times as long: those wait for an eighth of a step longer than beside them."""
-        if len(self._shares) == 1 or len(self.running) < CROWD * self.pace.fixed_rows:
-            return False
-        self._budget = self._prefill_beside(len(self.running))
-        self._schedule_prompts([share for share in self._shares if share.is_back(self._budget)])
-        return bool(self._scheduled)
-
-    def _schedule_prompts(self, shares: Iterable[Share]) -> None:
+    def _schedule_prompts(self) -> None:
         """Chunks of prompts that are under way, and newcomers behind them, oldest first; between
         keys, the one that was given least goes first."""
         under_way = defaultdict[str, deque[Sequence]](deque)
         for seq in self.running:
             if seq.num_tokens - seq.num_computed_tokens > 1 or seq.num_ahead:
                 under_way[seq.scope].append(seq)
-        turns = [share for share in shares if share.waiting or share.scope in under_way]
+        turns = [share for share in self._shares if share.waiting or share.scope in under_way]
         while turns and self._budget > 0:
             share = min(turns, key=lambda share: share.num_tokens)
             next_one = self._next_prompt(share, under_way[share.scope])

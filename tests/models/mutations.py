@@ -335,9 +335,10 @@ def _outcome(model: Damaged, parent: Path) -> str:
         print(model.kind, model.seed, "HANGS")
         return "hangs"
     said = (parent / "stderr").read_text(errors="replace").strip().splitlines()
-    if process.exitcode == 0 or said and TOO_SHORT in said[-1]:
+    is_refused = process.exitcode == 2 and bool(said)
+    if process.exitcode == 0 or is_refused and TOO_SHORT in said[-1]:
         return "runs"
-    if process.exitcode == 2 and len(said) == 1 and said[0].startswith("llamastream: "):
+    if is_refused and len(said) == 1 and said[0].startswith("llamastream: "):
         return "refused"
     print(model.kind, model.seed, process.exitcode, len(said), *said[-2:], sep=" | ")
     return "wrong"

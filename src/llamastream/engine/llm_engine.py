@@ -243,7 +243,7 @@ class LLMEngine:
             if not seq.block_table:  # it ended when this step had begun
                 row += max(num_drawn, 0)
                 continue
-            if not seq.is_scored and (num_scored := len(seq.rows_to_score(num_tokens))):
+            if num_scored := len(seq.rows_to_score(num_tokens)):
                 self._events.append(_prompt_tokens(seq, result, range(row, row + num_scored)))
                 seq.num_scored_tokens += num_scored
                 row += num_scored
@@ -256,8 +256,7 @@ class LLMEngine:
             # What was computed for a wrong draft is written over.
             seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
             self._blocks.register(seq)
-            if seq.owner is not None:
-                self._spill.offer(seq, is_last=reason is not None)
+            self._spill.offer(seq, is_last=reason is not None)
             if reason is not None:
                 self._withdraw(seq)
                 self._end(seq, _finished(seq, reason))

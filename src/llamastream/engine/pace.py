@@ -70,8 +70,8 @@ class Pace:
         """A step of so many answers alone, from those that there were: while prompts keep coming
         there are none, and more answers than in the last one."""
         assert self._answers_s is not None
-        rows = num_answers + self.fixed_rows
-        return self._answers_s * rows / (self._num_answers + self.fixed_rows)
+        fixed = self.fixed_rows
+        return self._answers_s * (num_answers + fixed) / (self._num_answers + fixed)
 
 
 def _mean(old: float | None, new: float) -> float:

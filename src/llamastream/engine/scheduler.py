@@ -112,12 +112,10 @@ class Scheduler:
         return max(most - num_decodes, -(-most // 4))
 
     def _schedule_decodes(self) -> None:
-        block_size = self.blocks.block_size
         for seq in tuple(self.running):
             # One that was preempted in this loop has no blocks any more.
-            if seq.is_decoding and (table := seq.block_table):
-                if len(table) * block_size >= seq.num_tokens or self._grow(seq):
-                    self._scheduled.append(Scheduled(seq, 1))
+            if seq.is_decoding and seq.block_table and self._grow(seq):
+                self._scheduled.append(Scheduled(seq, 1))
 
     def _grow(self, seq: Sequence) -> bool:
         """Find room for the token of `seq`; False if only its own preemption made room."""

@@ -103,8 +103,7 @@ class Sequence:
             return False
         if self.num_tokens == len(self.token_ids):  # full: that token is in flight
             return False
-        is_free = self.guide is None and not self.num_expected_tokens
-        return is_free or not (self.lacks_mask or self.num_ahead)
+        return not (self.lacks_mask or self.num_ahead)
 
     @property
     def num_wanted_tokens(self) -> int:

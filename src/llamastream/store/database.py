@@ -36,10 +36,7 @@ Durability = Literal["normal", "full", "off"]
 T = TypeVar("T")
 
 NUM_READERS = 4
-DAMAGE = (
-    *UNREADABLE,
-    exc.ArgumentError,
-)  # the last where a place in an order that was read is none
+DAMAGE = (*UNREADABLE, exc.ArgumentError)  # that one: a place in an order that was read is none
 NOT_UNAVAILABLE = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 
 

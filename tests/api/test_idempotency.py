@@ -89,3 +89,14 @@ async def test_a_socket_finds_the_first_response_again(connect_stored: Connect) 
             await say(socket, "response.create", model="demo", input="hi", idempotency_key="once")
             found.append(await hear(socket))
     assert found[0] == found[1]
+
+
+async def test_what_asks_for_nothing_makes_no_other_request(connect_stored: Connect) -> None:
+    client = await connect_stored(FakeEngine(says("hi")))
+    found = []
+    for more in ({}, {"temperature": None, "tools": [], "text": {"format": None}}):
+        body = {"model": "demo", "input": "hi", **more}
+        found.append((await client.post("/v1/responses", json=body, headers=KEY)).json())
+    assert found[0] == found[1]
+    body = {"model": "demo", "input": "hi", "temperature": 0}
+    check_refused(await client.post("/v1/responses", json=body, headers=KEY))

@@ -321,7 +321,8 @@ async def test_what_is_not_done_is_refused_by_name(
 
 @pytest.mark.parametrize(
     "query", ["starting_after=3", "stream=true&starting_after=-1", "stream=maybe", "bogus=1",
-              "stream=true&starting_after=1&starting_after=2", "include=x"],
+              "stream=true&starting_after=1&starting_after=2", "include=x",
+              "stream=true&include_obfuscation=true", "include_obfuscation=x"],
 )  # fmt: skip
 async def test_a_bad_query_is_refused(connect_stored: Connect, query: str) -> None:
     client = await connect_stored(FakeEngine(says(TEXT)))

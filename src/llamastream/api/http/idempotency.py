@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from llamastream.api.wire.options import asked
 from llamastream.errors import InvalidRequest
 from llamastream.records import IdempotencyKey
 
@@ -26,7 +27,7 @@ def refuse_key(key: str | None, way_out: str = "needs `store: true`") -> None:
 
 
 def make_key(key: str, path: str, body: dict[str, Any]) -> IdempotencyKey:
-    meant = {name: value for name, value in body.items() if name not in HOW_DELIVERED}
+    meant = {name: value for name, value in asked(body).items() if name not in HOW_DELIVERED}
     digest = hashlib.sha256(path.encode() + b"\n")
     digest.update(json.dumps(meant, sort_keys=True).encode())
     return IdempotencyKey(key, digest.digest())

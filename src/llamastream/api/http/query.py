@@ -30,7 +30,7 @@ RETRIEVE_OPTIONS: dict[str, dict[str, Any]] = {
     "stream": {"type": "boolean"},
     "starting_after": {"type": "integer", "minimum": 0, "maximum": 10**MAX_DIGITS - 1},
     **INCLUDE,
-    "include_obfuscation": {"type": "string"},
+    "include_obfuscation": {"enum": ("false",)},
 }
 
 
@@ -66,6 +66,10 @@ def read_position(request: Request) -> tuple[bool, int]:
     """
     check_query(request, RETRIEVE_OPTIONS)
     check_include(request)
+    if read_bool(request, "include_obfuscation"):
+        raise InvalidRequest(
+            "include_obfuscation must be false: events are not padded.", param="include_obfuscation"
+        )
     is_stream = read_bool(request, "stream")
     after = read_int(request, "starting_after")
     if after is not None and not is_stream:

@@ -36,6 +36,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("key", ["ключ", "clé", "a\x00b", "a\nb"])
+def test_a_key_that_no_client_can_send_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigError, match="printable ASCII") as caught:
+        Keys(["good", key])
+    assert key not in caught.value.message
+
+
 def test_without_keys_everybody_is_anonymous() -> None:
     ring = KeyRing(Keys())
     assert ring.scope_of_header("Bearer EMPTY") == ring.scope_of_header(None) == ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llamastream.config import (
     GIB,
@@ -41,7 +41,7 @@ from llamastream.records import ConversationLimits, Retention
 from llamastream.text import PromptBuilder, Tokenizer
 
 if TYPE_CHECKING:
-    from llamastream.store.store import Store
+    from llamastream.store.store import Access, Store
 
 logger = logging.getLogger(__name__)
 
@@ -276,10 +276,10 @@ async def open_store(
     store: StoreSettings,
     *,
     data_dir: Path,
-    access: Literal["serve", "write", "read"],
+    access: "Access",
     model: str = "",
 ) -> "Store":
-    """Open the database, made if need be. Raises StoreError or StoreUnavailable."""
+    """Open the database. Raises StoreError or StoreUnavailable."""
     # The import takes 0.2 s, in which the weights go on loading.
     module = await asyncio.to_thread(import_module, "llamastream.store.store")
     sqlite_url = import_module("llamastream.store.database").sqlite_url

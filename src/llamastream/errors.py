@@ -36,9 +36,12 @@ import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 EXIT_CONFIG, EXIT_SOFTWARE, EXIT_TEMPORARY = 2, 70, 75
+POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 # What may pass by itself: disks, memory, networks, limits of the machine.
 PASSING = frozenset(
     {
@@ -305,6 +308,8 @@ def reading(file: object, way_out: str = "Download it again.") -> Iterator[None]
     RecursionError, a panic of Rust. Our own errors pass.
     """
     try:
+        if isinstance(file, Path):
+            _refuse_pointer(file)
         yield
     except ChatError:
         raise
@@ -319,6 +324,17 @@ def reading(file: object, way_out: str = "Download it again.") -> Iterator[None]
             f"{file} is damaged or not what it should be ({type(error).__name__}: "
             f"{lines[0][:200].rstrip('.')}). {way_out}"
         ) from error
+
+
+def _refuse_pointer(file: Path) -> None:
+    """Raises ModelError for what a clone without Git LFS has in the place of a large file."""
+    if file.is_file() and file.stat().st_size <= MAX_POINTER_BYTES:
+        with file.open("rb") as stream:
+            if stream.read(len(POINTER)) == POINTER:
+                raise ModelError(
+                    f"{file} is a pointer of Git LFS, not the file itself. Fetch it: install "
+                    "git-lfs, then `git lfs pull` in its folder."
+                )
 
 
 def requirement(problem: str) -> str:

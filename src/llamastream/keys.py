@@ -163,7 +163,13 @@ class Keys:
         self._path = path
         self._reading = asyncio.Lock()
         self._secret = secrets.token_bytes(32)
-        given = [digest_of(key) for key in dict.fromkeys(options)]
+        keys = list(dict.fromkeys(options))
+        if not all(key.isascii() and key.isprintable() for key in keys):
+            raise ConfigError(
+                "--api-key (or LLAMASTREAM_API_KEY) must hold printable ASCII characters alone: "
+                "no client can send others in a header."
+            )
+        given = list(map(digest_of, keys))
         self._options = [
             Key(
                 f"api-key-{number}",

@@ -9,7 +9,7 @@ from tests.api.schemas import needs_schemas, validate
 from tests.api.sse import events
 from tests.doubles.engine import FakeEngine
 from tests.doubles.service import says
-from tests.doubles.tokenizer import IM_END
+from tests.doubles.tokenizer import BOS, IM_END
 
 
 def body(prompt: Any = "Once", **options: Any) -> dict[str, Any]:
@@ -131,6 +131,26 @@ async def test_one_prompt_that_does_not_fit_refuses_all(connect: Connect) -> Non
     fits = await client.post("/v1/completions", json=body(["b" * 4000] * 3, max_tokens=10))
     assert fits.status_code == 200
     assert engine.num_alive == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("skip", [False, True])
+async def test_text_offsets_are_of_the_text_also_behind_what_is_no_text(
+    connect: Connect, stream: bool, skip: bool
+) -> None:
+    """Bytes that become no character, a U+FFFD that is one, and a hidden control token."""
+    drawn = [0xF0, 0x9F, 97, 0xC3, 0x80 + 41, 0xE0, 0xC3, 98, 0xEF, 0xBF, 0xBD, BOS, 99, IM_END]
+    client = await connect(FakeEngine(lambda request: drawn))
+    asked = body(logprobs=0, max_tokens=20, stream=stream, skip_special_tokens=skip)
+    response = await client.post("/v1/completions", json=asked)
+    parts = events(response.text)[:-1] if stream else [response.json()]
+    choices = [part["choices"][0] for part in parts]
+    text = "".join(choice["text"] for choice in choices)
+    offsets = [n for c in choices if c["logprobs"] for n in c["logprobs"]["text_offset"]]
+    assert text == "\ufffda\u00e9\ufffd\ufffdb\ufffd" + ("" if skip else "<s>") + "c"
+    assert offsets[:12] == [0, 0, 1, 2, 2, 3, 4, 5, 6, 6, 6, 7]
+    assert [text[at] for at in offsets[12:13]] == ["c"]
+    assert offsets[13] == len(text)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llamastream.cli.db import db
-from llamastream.errors import ConfigError
+from llamastream.errors import ConfigError, StoreError
 from llamastream.store.database import sqlite_url
 from llamastream.store.store import Store
 
@@ -85,6 +85,16 @@ def test_upgrade_makes_a_database_and_vacuum_keeps_it(folder: Path) -> None:
     run("upgrade", "--data-dir", str(folder))
     assert (folder / "llamastream.db").exists()
     assert run("vacuum", "--data-dir", str(folder)) == "Done.\n"
+
+
+@pytest.mark.parametrize("command", [["export", "backup"], ["vacuum"]])
+def test_a_database_that_is_not_there_is_not_made_by_who_looks_after_it(
+    command: list[str], tmp_path: Path
+) -> None:
+    command = [*command, "--data-dir", str(tmp_path / "typo")]
+    with pytest.raises(StoreError, match="There is no database .*typo"):
+        run(*command)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_no_export_is_one_line(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import configparser
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_full_disk_may_pass(environment: dict[str, str], disk: Path) -> None:
     fill(disk / "filler")
     code, line = upgrade(environment, "--data-dir", str(disk))
     assert (code, "cannot be opened" in line) == (75, True)
+
+
+@pytest.mark.parametrize("command", [["models", "packed"], ["serve", "--help"], ["--version"]])
+def test_output_that_finds_no_place_may_pass(
+    environment: dict[str, str], command: list[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "llamastream", *command],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (result.returncode, result.stderr) == (75, "llamastream: No space left on device.\n")
 
 
 def test_read_only_disk_may_pass(environment: dict[str, str], disk: Path) -> None:

@@ -54,4 +54,6 @@ def test_ids_or_all_of_them(environment: dict[str, str]) -> None:
     assert_one_line(run(environment, "verify"), "--all")
     assert_one_line(run(environment, "verify", "resp_1", "--all"), "--all")
     assert_one_line(run(environment, "verify", "resp_1", "--sample", "3"), "--sample needs --all")
+    assert_one_line(run(environment, "verify", "resp_1"), "There is no database")
+    run(environment, "db", "upgrade")
     assert_one_line(run(environment, "verify", "resp_1"), "No answer 'resp_1' is stored")

@@ -265,6 +265,8 @@ def test_shard_outside_the_folder_is_not_read(tmp_path: Path) -> None:
 def test_folder_without_config_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "m", files={"config.json": None})
     assert "has no config.json" in error_of(tmp_path / "m", tmp_path)
+    (tmp_path / "m" / "model-Q4_0.gguf").touch()
+    assert "give the path of one of them" in error_of(tmp_path / "m", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +291,27 @@ def test_bad_config_json_is_named(tmp_path: Path, content: str) -> None:
 def test_name_of_nothing_is_refused_without_network(tmp_path: Path, model: str) -> None:
     with pytest.raises(ModelError, match="neither a folder nor a file"):
         open_checkpoint(model, cache_dir=tmp_path)
+
+
+def test_weights_of_an_adapter_are_named_with_or_without_a_model_beside(tmp_path: Path) -> None:
+    write_folder(tmp_path / "m", files={"adapter_config.json": {"peft_type": "LORA"}})
+    assert "merge_and_unload" in error_of(tmp_path / "m", tmp_path)
+    (tmp_path / "m" / "config.json").unlink()
+    assert "merge_and_unload" in error_of(tmp_path / "m", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "m.gguf", "blob"])
+def test_pointers_of_a_clone_without_git_lfs_are_named_in_the_place_of_what_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    write_folder(tmp_path / "m", files={"pytorch_model.bin": pointer})
+    open_checkpoint(str(tmp_path / "m"), cache_dir=tmp_path / "cache")  # it is not read
+    (tmp_path / "m" / name).write_text(pointer)
+    given = tmp_path / "m" if "." in name and "gguf" not in name else tmp_path / "m" / name
+    message = error_of(given, tmp_path)
+    assert f"{name} is a pointer of Git LFS" in message
+    assert "`git lfs pull`" in message
 
 
 def test_other_file_is_refused(tmp_path: Path) -> None:

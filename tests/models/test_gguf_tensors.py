@@ -191,6 +191,7 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
             {"llama.block_count": 2**31 - 1},
             "describes 2147483647 layers, but there are only 21 tensors",
         ),
+        ({"general.type": "adapter"}, "general.type must be 'model'. Given: 'adapter'. Give the"),
         ({"llama.rope.dimension_count": 2}, "must be the head dimension, 4"),
         ({"llama.attention.head_count": 0}, "llama.attention.head_count must be an integer >= 1"),
         (
@@ -239,6 +240,13 @@ def test_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
     file.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ModelError, match=r"cut\.gguf is (truncated or damaged|not a GGUF file)"):
         open_checkpoint(str(file), cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sha256-00ff", "blob.bin", "M.GGUF"])
+def test_a_file_is_gguf_by_what_it_holds_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    file = (tmp_path / "tiny.gguf").rename(tmp_path / name)
+    assert open_checkpoint(str(file), cache_dir=tmp_path).format == "gguf"
 
 
 def test_file_of_another_format_is_named(tmp_path: Path) -> None:

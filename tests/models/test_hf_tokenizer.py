@@ -64,6 +64,14 @@ def test_all_end_tokens_are_joined_the_templates_own_first(
     assert tokenizer.eos_token_ids == expected
 
 
+@pytest.mark.parametrize("given", [10**6, -1, "7", [7, 10**6]])
+def test_an_end_that_is_no_token_is_said(tmp_path: Path, given: Any) -> None:
+    write_folder(tmp_path / "m", files={"generation_config.json": {"eos_token_id": given}})
+    opened = open_checkpoint(str(tmp_path / "m"), cache_dir=tmp_path)
+    assert [text for text in opened.warnings if f"eos_token_id is {given!r}" in text]
+    assert opened.tokenizer.eos_token_ids == ((7, 2) if isinstance(given, list) else (2,))
+
+
 @pytest.mark.parametrize(
     ("processor", "settings", "expected"),
     [

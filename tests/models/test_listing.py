@@ -44,4 +44,4 @@ def test_unreadable_model_is_logged_not_listed(
     mark_verified(snapshot)
     (snapshot / "model.safetensors").write_bytes(b"")
     assert list_local(cache) == []
-    assert "owner/broken" in caplog.text and "truncated" in caplog.text
+    assert "owner/broken" in caplog.text and "damaged" in caplog.text

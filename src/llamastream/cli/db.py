@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,7 +15,7 @@ from llamastream.config import DataSettings, StoreSettings
 from llamastream.errors import ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
-    from llamastream.store.store import Store
+    from llamastream.store.store import Access, Store
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def upgrade(store: StoreSettings, data: DataSettings) -> None:
     async def work(_: "Store") -> None:
         pass
 
-    _run(store, data, work)
+    _run(store, data, work, access="create")
     typer.echo("The database is up to date.")
 
 
@@ -71,7 +71,7 @@ def import_(store: StoreSettings, data: DataSettings, file: File, scope: Scope =
         raise ConfigError(f"{file} is not a file: give one that `llamastream db export` wrote.")
     read = partial(export_lines, scope=scope)
     try:
-        num_lines = _run(store, data, lambda opened: opened.import_(file, read))
+        num_lines = _run(store, data, lambda opened: opened.import_(file, read), access="create")
     except InvalidRequest as error:
         raise ConfigError(f"{file}: {error.message}") from None
     typer.echo(f"Read {num_lines} lines from {file}.")
@@ -82,7 +82,7 @@ def _run(
     data: DataSettings,
     work: "Callable[[Store], Awaitable[T]]",
     *,
-    access: Literal["write", "read"] = "write",
+    access: "Access" = "write",
 ) -> T:
     async def run() -> T:
         opened = await open_store(settings, data_dir=data.data_dir, access=access)

@@ -5,6 +5,7 @@
 
 import gc
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamastream import __version__
-from llamastream.errors import ChatError, exit_code
+from llamastream.errors import EXIT_TEMPORARY, ChatError, exit_code, may_pass
 
 # cli/NAME.py has NAME
 COMMANDS = ("serve", "chat", "generate", "models", "bench", "db", "cache", "keys", "verify")
@@ -90,6 +91,12 @@ def run() -> None:
         return
     except ChatError as error:
         message, code = error.message, exit_code(error)
+    except OSError as error:
+        if not may_pass(error):
+            raise
+        # What could not be written is not to be tried again by the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message, code = f"{error.strerror or error}.", EXIT_TEMPORARY
     print(f"llamastream: {message}", file=sys.stderr)
     # The error's frames hold what the core made. Its types complain on stderr if they outlive the
     # interpreter, so frames go first, also those that `serve` has put out of the collector's sight.

@@ -184,6 +184,12 @@ class Choice:
         top = tuple(TokenLogprob(i, bytes_of(i), value) for i, value in token.top_logprobs)
         return TokenLogprob(token.token_id, bytes_of(token.token_id), token.logprob, top)
 
+    def shown_bytes(self, token_id: int) -> bytes:
+        """What a token that was drawn adds to the text; nothing for one that is hidden."""
+        if token_id in self._hidden_ids:
+            return b""
+        return self._tokenizer.visible_bytes(token_id, self._rules.skip_special_tokens)
+
     def _split(self, text: str) -> str:
         """What of a token's text follows the reasoning."""
         splitter = self._splitter

@@ -15,6 +15,7 @@ from llamastream.spec import tensor_specs
 
 SINGLE = "model.safetensors"
 OLD_QUANTIZATION = "quantize_config.json"  # of AutoGPTQ before config.json had it
+ADAPTER = "adapter_config.json"  # LoRA's and its like
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d{1,5})-of-(\d{1,5})\.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -26,10 +27,19 @@ def open_folder(folder: Path, *, name: str, with_weights: bool = True) -> Checkp
     Without weights it has no entries, and nothing is asked of their files.
     """
     config_file = folder / "config.json"
+    if (folder / ADAPTER).is_file():
+        raise ModelError(
+            f"{folder} has {ADAPTER}: weights that change another model's are not applied. Merge "
+            "them into it (peft's merge_and_unload, then save_pretrained) and give that folder."
+        )
     if not config_file.is_file():
         raise ModelError(
-            f"{folder} has no config.json, so it is not a model in Hugging Face layout. Give "
-            "such a folder, a .gguf file, a hub id like meta-llama/Llama-2-7b-chat-hf, or demo."
+            f"{folder} has no config.json, so it is not a model in Hugging Face layout. "
+            + (
+                _holds_gguf(folder)
+                or "Give such a folder, a .gguf file, a hub id like "
+                "meta-llama/Llama-2-7b-chat-hf, or demo."
+            )
         )
     warnings: list[str] = []
     values = read_json(config_file)
@@ -118,9 +128,13 @@ def _no_weights(folder: Path) -> str:
             f"{wanted}, only pickle files, which can run code when read and are never loaded. "
             "Convert them: transformers' from_pretrained and save_pretrained write safetensors."
         )
-    if next(folder.glob("*.gguf"), None):
-        return f"{wanted}. It holds GGUF files: give the path of one of them."
-    return f"{wanted}. Download the model again."
+    return f"{wanted}. {_holds_gguf(folder) or 'Download the model again.'}"
+
+
+def _holds_gguf(folder: Path) -> str:
+    """What to do where that is so, else nothing."""
+    found = next(folder.glob("*.gguf"), None)
+    return "It holds GGUF files: give the path of one of them." if found else ""
 
 
 def _refuse_duplicates(folder: Path, entries: list[TensorEntry]) -> None:

@@ -3,11 +3,20 @@
 import logging
 from pathlib import Path
 
+from llamastream.errors import reading
 from llamastream.models import gguf_cache
 from llamastream.models.checkpoint import Checkpoint, fingerprint_files
 from llamastream.models.gguf_split import part_files
 
+MAGIC = b"GGUF"
+
 logger = logging.getLogger(__name__)
+
+
+def is_gguf(file: Path) -> bool:
+    """What it holds, whatever it is called. Raises ModelError where it cannot be read."""
+    with reading(file), file.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
 
 
 def open_gguf(file: Path, *, name: str, cache_dir: Path) -> Checkpoint:

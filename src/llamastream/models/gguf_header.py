@@ -40,6 +40,9 @@ def read_header(file: Path) -> Header:
         metadata = Fields(file, lambda key: _value(first, key))
         tensors = [(part, tensor) for part, header in parts for tensor in header.tensors]
         warnings: list[str] = []
+        if (kind := metadata.text("general.type", "model")) != "model":
+            way_out = "Give the model; an adapter is merged into it by llama-export-lora."
+            raise metadata.error("general.type", "'model'", kind, way_out)
         family = _family(metadata)
         model = metadata.below(f"{family.gguf}.")
         if model.integer("expert_count", 0, least=0):

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, reading
+from llamastream.models.gguf_file import MAGIC
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
@@ -56,11 +56,8 @@ class GGUFHeader(NamedTuple):
 
 def read_gguf(file: Path) -> GGUFHeader:
     """Raises ModelError for a file that is not whole, or not GGUF."""
-    try:
-        with file.open("rb") as stream:
-            return _Reader(file, stream).read()
-    except OSError as error:
-        raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
+    with reading(file), file.open("rb") as stream:
+        return _Reader(file, stream).read()
 
 
 class _Reader:

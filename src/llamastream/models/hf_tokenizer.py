@@ -64,12 +64,12 @@ def read_tokenizer(
             warn(f"{name} of {SETTINGS} is {variables[name]!r:.80}, which is no token")
     bos = ids.get("bos_token")
     if bos is None and settings.get("bos_token", "") is not None:
-        bos = next(iter(_ids(model_config.get("bos_token_id"), vocab_size)), None)
+        bos = next(iter(_ids(model_config, "bos_token_id", vocab_size, warn)), None)
     eos = ids.get("eos_token")
     ends = [] if eos is None else [eos]
     generation = read_json(folder / "generation_config.json")
     for values in (generation, model_config):
-        ends += _ids(values.get("eos_token_id"), vocab_size)
+        ends += _ids(values, "eos_token_id", vocab_size, warn)
     return TokenizerConfig(
         tokenizer_json=text,
         bos_token_id=bos,
@@ -143,10 +143,14 @@ def _text(token: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _ids(value: Any, vocab_size: int) -> list[int]:
-    """The token ids in a configuration: one, several or none. What is none of them is left out."""
-    values = value if isinstance(value, list) else [value]
-    return [i for i in values if type(i) is int and 0 <= i < vocab_size]
+def _ids(values: Mapping[str, Any], name: str, vocab_size: int, warn: Warn) -> list[int]:
+    """The token ids that a configuration names: one, several or none."""
+    value = values.get(name)
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    found = [i for i in given if type(i) is int and 0 <= i < vocab_size]
+    if len(found) < len(given):
+        warn(f"{name} is {value!r:.80}, of which what is no token is left out")
+    return found
 
 
 def _adds_bos(settings: Mapping[str, Any], document: Document) -> bool:

@@ -9,7 +9,7 @@ from llamastream.errors import ModelError
 from llamastream.models.checkpoint import Checkpoint, Progress
 from llamastream.models.demo import demo_file, fetch_demo
 from llamastream.models.folder import open_folder
-from llamastream.models.gguf_file import open_gguf
+from llamastream.models.gguf_file import is_gguf, open_gguf
 from llamastream.models.gguf_split import model_name
 from llamastream.models.hub_cache import find_fetched, list_fetched
 from llamastream.sampling import SamplingParams
@@ -103,7 +103,7 @@ def _open_demo(file: Path, cache_dir: Path) -> Checkpoint:
 
 
 def _open_file(path: Path, cache_dir: Path) -> Checkpoint:
-    if path.suffix != ".gguf":
+    if path.suffix != ".gguf" and not is_gguf(path):  # Ollama's files have a digest for a name
         raise ModelError(
             f"{path} is not a .gguf file. Give a .gguf file, or the folder that holds config.json."
         )

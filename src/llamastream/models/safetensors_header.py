@@ -7,9 +7,9 @@ end refuses BF16, the most common type of published Llama checkpoints.
 import math
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from llamastream.errors import ModelError
+from llamastream.errors import ModelError, reading
 from llamastream.models.checkpoint import TensorEntry
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
@@ -23,7 +23,7 @@ def read_entries(file: Path, *, may_hold_codes: bool = False) -> list[TensorEntr
     """
     types = [*FLOATS, *(["I32"] if may_hold_codes else [])]
     entries: list[TensorEntry] = []
-    try:
+    with reading(file):
         with file.open("rb") as stream:
             offset = 8 + int.from_bytes(stream.read(8), "little")  # of the data, after the header
         with safe_open(file, "np") as header:
@@ -39,8 +39,4 @@ def read_entries(file: Path, *, may_hold_codes: bool = False) -> list[TensorEntr
                 size = math.prod(shape) * ITEM_BYTES[dtype]
                 entries.append(TensorEntry(name, dtype, shape, file, offset, size))
                 offset += size
-    except OSError as error:
-        raise ModelError(f"Cannot read {file}: {error.strerror}.") from error
-    except SafetensorError as error:
-        raise ModelError(f"{file} is truncated or damaged: {error}. Download it again.") from error
     return entries

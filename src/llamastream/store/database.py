@@ -94,11 +94,12 @@ def translated_errors() -> Iterator[None]:
 class Database:
     """One database. `durability` is what a commit promises, see `docs/store.md`."""
 
-    def __init__(self, url: str, *, durability: Durability = "normal") -> None:
+    def __init__(self, url: str, *, durability: Durability = "normal", create: bool = True) -> None:
         self.url = _parse(url)
         self.durability = durability
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.file = SqliteFile(Path(self.url.database or "")) if self.is_sqlite else None
+        path = Path(self.url.database or "")
+        self.file = SqliteFile(path, create=create) if self.is_sqlite else None
         self.server = ""  # by whose name PostgreSQL knows our sessions
         self._keeper: Connection | None = None
         address, arguments = self.url, {"timeout": sqlite.BUSY_TIMEOUT_S}

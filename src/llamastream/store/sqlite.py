@@ -41,15 +41,20 @@ class SqliteFile:
     SQLite's too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = True) -> None:
         """Make it if need be, readable by its owner only; SQLite gives its other files that mode.
 
         Raises StoreError or StoreUnavailable.
         """
         self.path = path
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            if create:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"There is no database {path}. Give the server's --data-dir, or its --store."
+            ) from error
         except OSError as error:
             kind = StoreUnavailable if may_pass(error) else StoreError
             raise kind(f"The database {path} cannot be opened: {error.strerror}.") from error

@@ -41,7 +41,7 @@ from llamastream.store.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-Access = Literal["serve", "write", "read"]
+Access = Literal["serve", "create", "write", "read"]
 LIMITS = ConversationLimits()
 CLOCKS = Clocks()
 
@@ -79,13 +79,15 @@ class Store:
         limits: ConversationLimits = LIMITS,
         clocks: Clocks = CLOCKS,
     ) -> Self:
-        """Open a database, created or brought to the newest version if need be.
+        """Open a database, brought to the newest version if need be.
 
-        "serve" registers a server, in whose name `label` is, and which generates as `model`;
-        "write" and "read" are for the command line. SQLite has only one that serves or writes.
+        "serve" registers a server, in whose name `label` is, and which generates as `model`; the
+        others are for the command line. "serve" and "create" make the file of SQLite where there
+        is none; it has only one that does not read.
         Raises StoreError, StoreBusy for a second one, StoreUnavailable for what may pass by itself.
         """
-        database = await asyncio.to_thread(Database, url, durability=durability)
+        create = access in ("serve", "create")
+        database = await asyncio.to_thread(Database, url, durability=durability, create=create)
         if access == "serve":
             database.server = new_name(label)
         journal = Journal(owner=database.server, durability=durability)

@@ -1,6 +1,7 @@
 """Text completions on the wire: the body of a request, and `text_completion`, whole and in chunks
 of the same shape."""
 
+import codecs
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,6 +77,24 @@ class CompletionBody(GenerationOptions, FormatOptions):
         )
 
 
+class Offsets:
+    """Where in a text its tokens begin, from the bytes of each that are shown."""
+
+    def __init__(self) -> None:
+        self.num_chars = 0  # that are whole; less than none while a space in front is not shown
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, raw: bytes) -> int:
+        """The token's, which may go on with a character that was begun in the token before."""
+        was_begun = bool(self._decoder.getstate()[0])
+        first = self._decoder.decode(raw[:1])
+        # What will never be a character comes out as one of its own, in front of this token.
+        is_given_up = was_begun and raw and (len(first) > 1 or not _continues(raw[0]))
+        offset = self.num_chars + bool(is_given_up)
+        self.num_chars += len(first) + len(self._decoder.decode(raw[1:]))
+        return max(offset, 0)
+
+
 class CompletionFormat(ChunkFormat):
     """A delta is a chunk; the last one of a choice carries its finish reason."""
 
@@ -85,7 +104,7 @@ class CompletionFormat(ChunkFormat):
         super().__init__(answer)
         self._is_plain = not (answer.logprobs or answer.return_token_ids or echo)
         self._to_echo = set(range(answer.n)) if echo else set()
-        self._num_chars = [0] * answer.n  # begun by the tokens so far, for text_offset
+        self._offsets = [Offsets() for _ in range(answer.n)]
         self._started = False
         self._before = [self._split(index)[0] for index in range(answer.n)]
         self._after = self._split(0)[1]
@@ -143,7 +162,8 @@ class CompletionFormat(ChunkFormat):
         entries = [entry._replace(top=entry.top[:most]) for entry in choice.prompt]
         entries = [choice.first_prompt_token(), *entries]
         # A text does not show the space that SentencePiece puts in front of it.
-        self._num_chars[index] = len(text) - sum(_num_begun(entry.token) for entry in entries)
+        written = b"".join(entry.token for entry in entries).decode(errors="replace")
+        self._offsets[index].num_chars = len(text) - len(written)
         return text, entries
 
     def _logprobs(
@@ -152,6 +172,8 @@ class CompletionFormat(ChunkFormat):
         if not self._answer.logprobs:
             return None
         entries = (*prompt, *drawn)
+        shown = [entry.token for entry in prompt]
+        shown += (self._answer.choices[index].shown_bytes(entry.token_id) for entry in drawn)
         found: dict[str, Any] = {
             "tokens": [token_string(entry) for entry in entries],
             "token_logprobs": [finite(entry.logprob) for entry in entries],
@@ -159,17 +181,11 @@ class CompletionFormat(ChunkFormat):
                 {token_string(top): finite(top.logprob) for top in (*entry.top, entry)}
                 for entry in entries
             ],
-            "text_offset": [self._offset(index, entry) for entry in entries],
+            "text_offset": [self._offsets[index].add(raw) for raw in shown],
         }
         if prompt:  # nothing comes before the first, so nothing tells how likely it is
             found["token_logprobs"][0] = found["top_logprobs"][0] = None
         return found
-
-    def _offset(self, choice: int, entry: TokenLogprob) -> int:
-        """Where a token's first character stands; it may have begun in the token before."""
-        begun = self._num_chars[choice]
-        self._num_chars[choice] += _num_begun(entry.token)
-        return max(begun - (begun > 0 and _continues(entry.token[0]) if entry.token else 0), 0)
 
 
 class CompletionEndpoint(Endpoint[CompletionBody]):
@@ -207,11 +223,6 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
     raise InvalidRequest(
         "prompt must be a string, a list of token ids, or a list of such prompts.", param="prompt"
     )
-
-
-def _num_begun(token: bytes) -> int:
-    """Characters that begin in a token."""
-    return sum(not _continues(byte) for byte in token)
 
 
 def _continues(byte: int) -> bool:

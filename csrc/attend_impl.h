@@ -165,8 +165,8 @@ static void attend_span(const Attend& a, const Span<Form>& s, const Span<Form>& 
 }
 
 template <class Form>
-static void attend_spans(const Attend& a) {
-  const Spans& spans = a.spans;
+static void attend_spans(Attend a) {
+  const Spans spans = a.spans;
   Span<Form> located[2];  // the one that is reduced, and the one that is fetched meanwhile
   locate(spans, spans.first * kSpan, located[spans.first % 2]);
   for (int span = spans.first; span < spans.last; span++) {
@@ -177,7 +177,8 @@ static void attend_spans(const Attend& a) {
     int q = 0;
     while (q < a.num_queries && a.visible[q] <= first) q++;  // ordered by position: those that see it are a suffix
     for (constexpr int most = kRows<typename Form::Key>; q < a.num_queries; q += most)
-      attend_span(a, s, next, first, q, a.num_queries - q < most ? a.num_queries - q : most, span == spans.first);
+      attend_span(a, s, next, first, q, a.num_queries - q < most ? a.num_queries - q : most, a.apart || span == spans.first);
+    a.out += a.apart, a.max += a.apart, a.sum += a.apart;
   }
 }
 

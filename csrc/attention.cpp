@@ -81,9 +81,13 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
   const int width = round_up(shape.head_dim, kLanes), group = shape.group();
   if (!plan_.keys_apart) rotate_keys(layer, u.first_row, u.kv_head);
   rotate_queries(layer, queries, u, c);
-  const Attend a{spans(layer, queries, u), spans(layer, queries, next), c.queries, c.words, c.query_scale, c.visible,
-                 u.num_rows * group, c.attended, c.max, c.sum};
-  if (plan_.split) return attend_split(u, a, c);
+  Attend a{spans(layer, queries, u), spans(layer, queries, next), c.queries, c.words, c.query_scale, c.visible,
+           u.num_rows * group, c.attended, c.max, c.sum};
+  if (plan_.split) {  // a single row's spans, each by itself
+    a.out = split(u.first_row, u.kv_head, u.first_span), a.max = a.out + group * width, a.sum = a.max + group;
+    a.apart = split_size();
+    return kernels_.attend(a);
+  }
   kernels_.attend(a);
   for (int r = 0; r < u.num_rows; r++) {
     const size_t i = (size_t)r * group;
@@ -91,34 +95,24 @@ void Model::attend_unit(int layer, const Queries& queries, const AttendUnit& u, 
   }
 }
 
-// A single row's spans, each by itself.
-void Model::attend_split(const AttendUnit& u, Attend a, Scratch& c) const {
-  const int width = round_up(shape.head_dim, kLanes), group = shape.group();
-  const Spans after = a.next;
-  for (int span = u.first_span; span < u.last_span; span++) {
-    a.spans.first = span, a.spans.last = span + 1;
-    a.next = a.spans, a.next.first = span + 1;
-    if (span + 1 == u.last_span) a.next = after;
-    kernels_.attend(a);
-    for (int g = 0; g < group; g++) {
-      const size_t head = (size_t)u.first_row * shape.num_heads + u.kv_head * group + g;
-      float* part = splits_ + (head * span_stride_ + span) * (width + 2);
-      std::copy(c.attended + g * width, c.attended + (g + 1) * width, part);
-      part[width] = c.max[g], part[width + 1] = c.sum[g];
-    }
-  }
+// What is kept of one span: the results of a kv head's queries, their maxima and their sums.
+long Model::split_size() const { return (long)shape.group() * (round_up(shape.head_dim, kLanes) + 2); }
+
+float* Model::split(int row, int kv_head, int span) const {
+  return splits_ + (((size_t)row * shape.num_kv_heads + kv_head) * span_stride_ + span) * split_size();
 }
 
 // Adds the spans of one head in the order in which attend itself would have.
 void Model::merge_splits(const Queries& queries, int row, int head, Scratch& c) {
-  const int width = round_up(shape.head_dim, kLanes);
+  const int width = round_up(shape.head_dim, kLanes), group = shape.group(), g = head % group;
   const int spans = (queries.positions[row] + kSpan) / kSpan;
-  const float* part = splits_ + ((size_t)row * shape.num_heads + head) * span_stride_ * (width + 2);
+  const float *part = split(row, head / group, 0), *max_of = part + group * width + g, *sum_of = max_of + group;
+  part += g * width;
   std::copy(part, part + width, c.attended);
-  float max = part[width], sum = part[width + 1];
+  float max = *max_of, sum = *sum_of;
   for (int i = 1; i < spans; i++) {
-    part += width + 2;
-    kernels_.merge(c.attended, &max, &sum, part, part[width], part[width + 1], width);
+    const long at = i * split_size();
+    kernels_.merge(c.attended, &max, &sum, part + at, max_of[at], sum_of[at], width);
   }
   put_attended(row, head, 1, c.attended, &sum);
 }

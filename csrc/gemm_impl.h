@@ -2,8 +2,8 @@
 //
 // A tile's block of 256 inputs is unpacked to bytes once, into the first-level cache, and multiplied with a panel of rows.
 // For a row or two its codes are taken out of the image as they are needed, since nobody reads them again; those of 8 bits
-// always, since they are bytes already. A format is what unpacks it and which of two sums it takes: with integer scales in the block, or with half scales
-// per 32.
+// always, since they are bytes already, but where a Dot wants lines in pairs. A format is what unpacks it and which of two
+// sums it takes: with integer scales in the block, or with half scales per 32.
 #pragma once
 #include <utility>
 
@@ -87,13 +87,21 @@ struct InCache {
   template <class D, int l>
   auto codes(int g) const { return codes<D>(g, l); }
 
+  const uint8_t* line(int g, int l) const { return u.codes + g * kGroupBytes + l * kLineBytes; }
   template <class D>
-  auto codes(int g, int l) const { return D::of(load_line(u.codes + g * kGroupBytes + l * kLineBytes)); }
+  auto codes(int g, int l) const { return D::of(load_line(line(g, l))); }
+};
+
+// or, for a Dot that multiplies rows by two with lines by two, in pairs of lines.
+struct InPairs : InCache {
+  template <class D>
+  auto codes(int g, int l) const { return D::of_pair(line(g, l / 2 * 2), l % 2); }
 };
 
 // Sums of products of MT rows with `count` lines of group g from `first` on, as integers of Dot's own size.
 template <class D, int first, int count, class From, int MT>
-INLINED inline void add_lines(const From& from, int g, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
+INLINED inline void sum_lines(const From& from, int g, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
+  for (int m = 0; m < MT; m++) sum[m] = D::zero();
   each<count>([&](auto i) INLINED {
     constexpr int l = first + i;
     const auto w = from.template codes<D, l>(g);
@@ -103,25 +111,61 @@ INLINED inline void add_lines(const From& from, int g, const int8_t* low, int k,
 
 constexpr int least(int a, int b) { return a < b ? a : b; }
 
-// What a block of a format of 256 adds to the results of MT rows.
+// Sums of products of MT rows with group g.
+template <class D, class From, int MT>
+INLINED inline void sum_group(const From& from, int g, const int8_t* low, int k, I (&total)[MT]) {
+  constexpr int step = least(D::kLines, kLines);
+  each<kLines / step>([&](auto i) INLINED {
+    typename D::Sum sum[MT];
+    sum_lines<D, i * step, step>(from, g, low, k, sum);
+    for (int m = 0; m < MT; m++) total[m] = i ? iadd(total[m], D::total(sum[m])) : D::total(sum[m]);
+  });
+}
+
+template <class D, int MT>
+INLINED inline void sum_group(const InPairs& from, int g, const int8_t* low, int k, I (&total)[MT]) {
+  typename D::template Pairs<MT> sum;
+  sum.template add<kLines>(from.line(g, 0), low + g * kGroup, k);
+  sum.rows(total);
+}
+
+// The same with a block of 256, times its scales.
 template <class D, Format format, class From, int MT>
-static inline void add_block(const Unpacked& u, const From& from, const Inputs& a, int block, F (&f)[MT]) {
-  constexpr FormatInfo of = info(format);
-  constexpr int lines = of.scale_group / 4, step = least(D::kLines, lines);
-  I total[MT];
+INLINED inline void sum_block(const Unpacked& u, const From& from, const int8_t* low, int k, I (&total)[MT]) {
+  constexpr int lines = info(format).scale_group / 4, step = least(D::kLines, lines);
   for (int m = 0; m < MT; m++) total[m] = iset1(0);
-  const int8_t* low = a.low + block * kBlock;
   for (int g = 0; g < kBlock / kGroup; g++) {
     fetch_group<format>(from.ahead, g);
     each<kLines / step>([&](auto i) INLINED {
       constexpr int first = i * step;
       typename D::Sum sum[MT];
-      for (int m = 0; m < MT; m++) sum[m] = D::zero();
-      add_lines<D, first, step>(from, g, low, a.k, sum);
+      sum_lines<D, first, step>(from, g, low, k, sum);
       const I s = load(u.s + (g * kLines + first) / lines * kLanes);
       for (int m = 0; m < MT; m++) total[m] = D::fold(total[m], sum[m], s);
     });
   }
+}
+
+template <class D, Format format, int MT>
+INLINED inline void sum_block(const Unpacked& u, const InPairs& from, const int8_t* low, int k, I (&total)[MT]) {
+  constexpr int lines = info(format).scale_group / 4;
+  typename D::template Pairs<MT> all;
+  for (int l = 0; l < kBlock / 4; l += lines) {
+    if (l % kLines == 0) fetch_group<format>(from.ahead, l / kLines);
+    typename D::template Pairs<MT> sum;
+    sum.template add<lines>(from.line(0, l), low + 4 * l, k);
+    all.fold(sum, u.s + l / lines * kLanes);
+  }
+  all.rows(total);
+}
+
+// What a block of a format of 256 adds to the results of MT rows.
+template <class D, Format format, class From, int MT>
+static inline void add_block(const Unpacked& u, const From& from, const Inputs& a, int block, F (&f)[MT]) {
+  constexpr FormatInfo of = info(format);
+  constexpr int lines = of.scale_group / 4;
+  I total[MT];
+  sum_block<D, format>(u, from, a.low + block * kBlock, a.k, total);
   const F d = load(u.d), dm = load(u.m);
   for (int m = 0; m < MT; m++) {
     const Inputs row = a.row(m);
@@ -143,7 +187,6 @@ static inline void add_block(const Unpacked& u, const From& from, const Inputs& 
 template <class D, Format format, class From, int MT>
 static inline void add_groups(const From& from, int groups, const Inputs& a, int block, F (&f)[MT]) {
   constexpr FormatInfo of = info(format);
-  constexpr int step = least(D::kLines, kLines);
   F part[MT];
   for (int m = 0; m < MT; m++) part[m] = set1(0.0f);
   const int8_t* low = a.low + block * kBlock;
@@ -155,12 +198,7 @@ static inline void add_groups(const From& from, int groups, const Inputs& a, int
   for (int g = 0; g < groups; g++) {
     fetch_group<format>(from.ahead, g);
     I total[MT];
-    each<kLines / step>([&](auto i) INLINED {
-      typename D::Sum sum[MT];
-      for (int m = 0; m < MT; m++) sum[m] = D::zero();
-      add_lines<D, i * step, step>(from, g, low, a.k, sum);
-      for (int m = 0; m < MT; m++) total[m] = i ? iadd(total[m], D::total(sum[m])) : D::total(sum[m]);
-    });
+    sum_group<D>(from, g, low, a.k, total);
     const F d = from.d(g), low_end = of.has_minima ? from.m(g) : d;
     for (int m = 0; m < MT; m++) {
       const Inputs::Block& b = blocks[m * a.blocks()];
@@ -219,27 +257,53 @@ static void panel_rows(int rows, const Unpacked& u, From from, int groups, const
     last_rows<D, format, kRowBlock - 1>(rows - m, u, from, groups, a.row(m), block, results + m * kLanes);
 }
 
+// Codes as InPairs has them.
+template <class D, Format format>
+static void unpack_pairs(const uint8_t* block, int groups, Unpacked& u) {
+  constexpr int bits = info(format).bits;
+  if constexpr (bits < 8) unpack_codes<format>(block, groups, u);
+  for (int g = 0; g < groups; g++) {
+    uint8_t* out = u.codes + g * kGroupBytes;
+    const uint8_t* in = bits == 8 ? group_at<format>(block, g) : out;
+    for (int l = 0; l < kGroupBytes; l += 2 * kLineBytes) D::pair_lines(in + l, out + l);
+  }
+}
+
+// One tile's block with the rows of a panel.
+template <class D, Format format>
+static void tile_block(const uint8_t* tile, int groups, const Inputs& a, int rows, int block, float* results) {
+  constexpr FormatInfo of = info(format);
+  const uint8_t* ahead = tile + kAhead;
+  Unpacked u;
+  if (!of.has_table && rows <= kDirectRows) {
+    if (of.is_block()) unpack_scales<D, format>(tile, groups, u);
+    const InImage<format> from{{tile}, rows > 1 ? ahead : nullptr};  // the machine itself sees what one row reads
+    return last_rows<D, format, kDirectRows>(rows, u, from, groups, a, block, results);
+  }
+  if constexpr (requires { D::kPairRows; })
+    if (rows >= D::kPairRows) {
+      unpack_pairs<D, format>(tile, groups, u);
+      unpack_scales<D, format>(tile, groups, u);
+      return panel_rows<D, format>(rows, u, InPairs{u, ahead}, groups, a, block, results);
+    }
+  if constexpr (of.bits == 8) {
+    panel_rows<D, format>(rows, u, InImage<format>{{tile}, ahead}, groups, a, block, results);
+  } else {
+    unpack_codes<format>(tile, groups, u);
+    unpack_scales<D, format>(tile, groups, u);
+    panel_rows<D, format>(rows, u, InCache{u, ahead}, groups, a, block, results);
+  }
+}
+
 // One tile with the rows of a panel.
 template <class D, Format format>
 static void tile_rows(const Gemm& g, const uint8_t* tile, int first, int rows, float* out) {
   constexpr FormatInfo of = info(format);
   alignas(64) float results[kPanel * kLanes];
   for (int m = 0; m < rows; m++) store(results + m * kLanes, set1(0.0f));
-  Unpacked u;
   for (int block = 0; block < g.a.blocks(); block++) {
     const int left = (g.a.k - block * kBlock) / kGroup, groups = left < kBlock / kGroup ? left : kBlock / kGroup;
-    const Inputs a = g.a.row(first);
-    if (!of.has_table && rows <= kDirectRows) {
-      if (of.is_block()) unpack_scales<D, format>(tile, groups, u);
-      const InImage<format> from{{tile}, rows > 1 ? tile + kAhead : nullptr};  // the machine itself sees what one row reads
-      last_rows<D, format, kDirectRows>(rows, u, from, groups, a, block, results);
-    } else if constexpr (of.bits == 8) {
-      panel_rows<D, format>(rows, u, InImage<format>{{tile}, tile + kAhead}, groups, a, block, results);
-    } else {
-      unpack_codes<format>(tile, groups, u);
-      unpack_scales<D, format>(tile, groups, u);
-      panel_rows<D, format>(rows, u, InCache{u, tile + kAhead}, groups, a, block, results);
-    }
+    tile_block<D, format>(tile, groups, g.a.row(first), rows, block, results);
     tile += of.is_block() ? of.tile_bytes() : groups * kGroup / of.span * of.tile_bytes();
     if (g.prefetch) g.prefetch->fetch();
   }

@@ -18,6 +18,7 @@ namespace avx2 { extern const Kernels table; }
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 
+namespace i8mm { extern const Kernels table; }
 namespace neon { extern const Kernels table; }
 #endif
 
@@ -74,7 +75,9 @@ static std::vector<const Kernels*> find_all() {
   if (has_v3() && has_avx_vnni()) all.push_back(&avxvnni::table);
   if (has_v3()) all.push_back(&avx2::table);
 #elif defined(__aarch64__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) all.push_back(&neon::table);
+  const bool has_dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+  if (has_dot && getauxval(AT_HWCAP2) & HWCAP2_I8MM) all.push_back(&i8mm::table);
+  if (has_dot) all.push_back(&neon::table);
 #endif
   all.push_back(&portable::table);
   return all;

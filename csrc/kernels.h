@@ -122,7 +122,7 @@ struct Spans {
 };
 
 // Attention of queries over some spans. visible[i]: positions that query i sees. Partial results, one per query: out (W)
-// not yet divided by its sum, max and sum.
+// not yet divided by its sum, max and sum. Of all spans together, or of each by itself, `apart` floats from one to the next.
 struct Attend {
   Spans spans, next;  // next: what this thread is likely to attend to next. Its first span is fetched meanwhile
   const float* q;         // (num_queries, W), scaled by log2(e) / sqrt(D)
@@ -131,6 +131,7 @@ struct Attend {
   const int32_t* visible;
   int num_queries;
   float *out, *max, *sum;
+  long apart = 0;
 };
 
 struct Kernels {

@@ -113,7 +113,7 @@ void Model::make_buffers() {
   attended_ = floats(t * query_ld_);
   mid_ = floats(t * mid_ld_);
   logits_ = floats(t * logits_ld_);
-  splits_ = floats((size_t)limits.max_num_seqs * shape.num_heads * span_stride_ * (width + 2));
+  splits_ = floats((size_t)limits.max_num_seqs * shape.num_kv_heads * span_stride_ * split_size());
   rows_ = make_rows(t);
   for (Scratch& c : scratch_) {
     c.rows = make_rows(kOwnRows);

@@ -103,7 +103,8 @@ class Model {
   void rotate_queries(int layer, const Queries&, const AttendUnit&, Scratch&) const;
   Rows attention(int layer, const Queries&, Worker&);
   void attend_unit(int layer, const Queries&, const AttendUnit&, const AttendUnit& next, Scratch&);
-  void attend_split(const AttendUnit&, Attend, Scratch&) const;
+  long split_size() const;
+  float* split(int row, int kv_head, int span) const;
   Spans spans(int layer, const Queries&, const AttendUnit&) const;
   void merge_splits(const Queries&, int row, int head, Scratch&);
   void put_attended(int row, int head, int heads, const float* results, const float* sums) const;

@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "kernels.h"
@@ -93,6 +95,26 @@ constexpr Loop kLoops[] = {
     {"avxvnni", true, 64, avxvnni_bytes},
     {"avxvnni", false, 16, avx2_floats},
     {"avx2", false, 16, avx2_floats}};
+#elif defined(__aarch64__)
+__attribute__((target("arch=armv8.2-a+i8mm"))) void i8mm_bytes() {
+  const int8x16_t a = vdupq_n_s8(1);
+  LLAMASTREAM_SPIN(int32x4_t, vdupq_n_s32(1), vmmlaq_s32(sum, a, a));
+}
+
+__attribute__((target("arch=armv8.2-a+dotprod"))) void neon_bytes() {
+  const int8x16_t a = vdupq_n_s8(1);
+  LLAMASTREAM_SPIN(int32x4_t, vdupq_n_s32(1), vdotq_s32(sum, a, a));
+}
+
+void neon_floats() {
+  const float32x4_t a = vdupq_n_f32(1.0f);
+  LLAMASTREAM_SPIN(float32x4_t, a, vfmaq_f32(sum, a, a));
+}
+
+constexpr Loop kLoops[] = {{"i8mm", true, 64, i8mm_bytes},
+                           {"i8mm", false, 8, neon_floats},
+                           {"neon", true, 32, neon_bytes},
+                           {"neon", false, 8, neon_floats}};
 #else
 constexpr Loop kLoops[] = {{"", false, 0, nullptr}};
 #endif

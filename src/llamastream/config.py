@@ -175,9 +175,9 @@ class ModelSettings(Settings):
     threads: int | None = Field(None, ge=1, le=256, description="CPU threads. [all cores]")
     isa: str = Field(
         "auto",
-        pattern=r"^(auto|amx|avx512|avxvnni|avx2|neon|portable)$",
-        description="Instruction set of a CPU: amx, avx512, avxvnni, avx2, neon or portable. auto "
-        "takes the fastest that is here. The tokens are the same.",
+        pattern=r"^(auto|amx|avx512|avxvnni|avx2|i8mm|neon|portable)$",
+        description="Instruction set of a CPU: amx, avx512, avxvnni, avx2, i8mm, neon or portable. "
+        "auto takes the fastest that is here. The tokens are the same.",
     )
     chat_template: str | None = Field(
         None, description="llama2, llama3, chatml or a Jinja file, instead of the model's own."

@@ -152,7 +152,7 @@ async def test_an_error_before_a_whole_answer_is_a_status(connect: Connect) -> N
     assert response.json()["error"]["message"] == "out of memory"
 
 
-async def test_a_full_queue_answers_at_once(connect: Connect) -> None:
+async def test_a_full_queue_refuses(connect: Connect) -> None:
     engine = FakeEngine(says("abc"), manual=True, max_num_seqs=1, max_num_waiting=1)
     client = await connect(engine)
     others = [asyncio.create_task(stream_chat(client)) for _ in range(2)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from llamastream.api.generate import REFUSED_AFTER_S
 from llamastream.api.http.rate_limits import duration
 from llamastream.config import ServeSettings
 from llamastream.keys import digest_of
@@ -180,6 +182,28 @@ async def test_over_a_limit_is_429_with_openais_headers(file: KeysFile, connect:
     assert not any(name.startswith("x-ratelimit") for name in other.headers)
     after = await client.get("/v1/models", headers=as_key("alice"))
     assert after.headers["x-ratelimit-remaining-requests"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", chat_body()),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/responses", {"input": "a"}),
+        ("/v1/responses", {"input": "a", "store": False}),
+    ],
+)
+async def test_who_asks_again_at_once_is_refused_a_tenth_of_a_second_later(
+    file: KeysFile, connect_stored: Connect, path: str, body: dict[str, object]
+) -> None:
+    file.write(limited("alice", max_waiting=0))
+    client = await connect_stored(FakeEngine(says("Hi")), file.settings)
+    began = time.monotonic()
+    for number in (1, 2):
+        refused = await client.post(path, json={"model": "demo"} | body, headers=as_key("alice"))
+        assert refused.status_code == 429
+        assert time.monotonic() - began >= number * REFUSED_AFTER_S
 
 
 async def test_choices_count_each_for_itself(file: KeysFile, connect: Connect) -> None:

@@ -155,7 +155,7 @@ def check_sequence(batch: ForwardBatch, s: int, runner: FakeRunner) -> None:
 def check_sampling(sampling: SamplingBatch, num_rows: int) -> None:
     for field in fields(sampling):
         array = getattr(sampling, field.name)
-        if field.name in ("history_ids", "bias_ids", "bias_values", "masks"):
+        if field.name in ("history_ids", "bias_ids", "bias_values", "masks", "most_logprobs"):
             continue
         is_offsets = field.name.endswith("_offsets")
         assert array.shape == (num_rows + is_offsets,), field.name

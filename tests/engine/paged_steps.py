@@ -59,7 +59,7 @@ def sampling_batch(num_rows: int, **changes: object) -> SamplingBatch:
         assert isinstance(default, np.ndarray)
         array = np.asarray(value, default.dtype)
         values[name] = array if array.ndim else np.full(num_rows, array)
-    assert values.keys() == {field.name for field in fields(SamplingBatch)}
+    assert values.keys() == {field.name for field in fields(SamplingBatch) if field.init}
     return SamplingBatch(**values)  # type: ignore[arg-type]
 
 

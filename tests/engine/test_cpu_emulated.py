@@ -36,16 +36,32 @@ def build(folder: Path, compiler: str, machines: dict[str, list[str]], *flags: s
     return program
 
 
-@pytest.mark.slow
-def test_neon_kernels_give_the_bits_of_the_portable_ones(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def emulated_arm(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The emulator, and the program for it."""
     compiler = next((name for name in COMPILERS if shutil.which(name)), None)
     emulator = shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("needs g++ for aarch64 and qemu-user")
-    program = build(tmp_path, compiler, {"kernels_neon": ["-march=armv8.2-a+dotprod"]})
-    command = [emulator, "-cpu", "max", program]
+    dot = "-march=armv8.2-a+dotprod"
+    machines = {"kernels_neon": [dot], "kernels_neon-i8mm": [dot + "+i8mm"]}
+    program = build(tmp_path_factory.mktemp("arm"), compiler, machines)
+    return emulator, program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processor", "sets"),
+    [("max", ["i8mm", "neon"]), ("cortex-a76", ["neon"]), ("cortex-a72", [])],
+)
+def test_arm_kernels_give_the_bits_of_the_portable_ones(
+    emulated_arm: tuple[str, str], processor: str, sets: list[str]
+) -> None:
+    """The best that a processor has comes first; one without dot products has none of them."""
+    emulator, program = emulated_arm
+    command = [emulator, "-cpu", processor, program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.stdout == "neon ok\namx-model ok\n"
+    assert result.stdout == "".join(f"{name} ok\n" for name in [*sets, "amx-model"])
     assert result.returncode == 0
 
 

@@ -311,7 +311,7 @@ def test_a_closed_runner_says_so() -> None:
 
 def test_an_isa_that_is_unknown_or_not_here_is_refused() -> None:
     config = tiny_config()
-    for isa in {"mmx", "amx", "neon", "avx2"} - set(_core.available_isas()):
+    for isa in {"mmx", "amx", "i8mm", "neon", "avx2"} - set(_core.available_isas()):
         with pytest.raises(ModelError, match=f"isa must be one .*portable. Given: {isa}"):
             CpuRunner.load(config, replace(FLOAT32, isa=isa), random_tensors(config).items)
 

@@ -25,7 +25,7 @@ from tests.soak.following import Following
 from tests.soak.paced import POISON_SEED
 from tests.soak.reader import Doors, Transport, follow
 from tests.soak.relay import Relay
-from tests.soak.rounds import Disturb, Figures, Rounds
+from tests.soak.rounds import Figures, Rounds
 from tests.soak.server import MODEL_NAME, START_LIMIT_S, Server, free_port
 
 NUM_SERVERS = 3
@@ -186,7 +186,7 @@ async def _scenario(
         await stack.enter_async_context(play)
         pauses = []
         for _ in range(rounds):
-            disturbed = partial(when_begun, play, partial(disturb, cluster, door, rng))
+            disturbed = play.once_begun(partial(disturb, cluster, door, rng))
             await play.play(disturbed, least=32, most=48)
             pauses.append(max(reader.longest_pause_s for reader in play.readers))
         figures = play.figures
@@ -203,12 +203,6 @@ async def _scenario(
         )
     figures.resumed = sum(server.num_resumed() for server in cluster.servers)
     return figures
-
-
-async def when_begun(play: Rounds, disturb: Disturb) -> None:
-    while play.num_begun < len(play.readers) / 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    await disturb()
 
 
 @asynccontextmanager

@@ -87,7 +87,7 @@ async def _play(
     figures = Figures()
 
     async def kill(server: Server) -> None:
-        await asyncio.sleep(rng.random() * 0.6)
+        await asyncio.sleep(rng.random() * 0.2)
         await server.stop()
         figures.events["kills"] += 1
         await server.start()
@@ -98,7 +98,7 @@ async def _play(
             for _ in range(share):
                 await play.play(fail)
                 figures.events[name] += 1
-                await play.play(partial(kill, server))
+                await play.play(play.once_begun(partial(kill, server)))
     return figures
 
 

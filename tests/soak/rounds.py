@@ -126,8 +126,18 @@ class Rounds:
         figures.streams += len(readers)
         print(f"round {figures.rounds}: {figures}", file=sys.stderr, flush=True)
 
+    def once_begun(self, disturb: Disturb) -> Disturb:
+        """`disturb` as soon as half of a round's readers know their stream."""
+
+        async def wait_and_disturb() -> None:
+            while self._num_begun < len(self.readers) / 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await disturb()
+
+        return wait_and_disturb
+
     @property
-    def num_begun(self) -> int:
+    def _num_begun(self) -> int:
         return sum(reader.response_id is not None for reader in self.readers)
 
     async def follow(self, reader: Following, transport: Transport, leave_chance: float) -> None:

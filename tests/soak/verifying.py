@@ -164,7 +164,10 @@ async def _verify_elsewhere(
     try:
         await answers.dispatcher.engine.ready()
         for share, is_changed in ((OTHER_KERNELS_SHARE, False), (CHANGED_SHARE, True)):
-            for id in rng.sample(sorted(made), max(int(len(made) * share), 1)):
+            chosen = rng.sample(sorted(made), max(int(len(made) * share), 1))
+            for number, id in enumerate(chosen):
+                what = "changed" if is_changed else "other kernels"
+                print(f"{what}: {number} verified of {len(chosen)}", file=sys.stderr, flush=True)
                 place = _change(folder, id, rng) if is_changed else None
                 async with await Store.open(sqlite_url(folder), access="read") as store:
                     found = await Verifying(answers, store).begin(id, scope="")

@@ -3,8 +3,9 @@
 What differs between formats is an `Endpoint`, in the format's own file.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,10 +20,14 @@ from llamastream.api.http.query import json_response
 from llamastream.api.wire.format import Body, Caller, Endpoint, Format
 from llamastream.api.wire.options import asked
 from llamastream.config import ServeSettings
-from llamastream.errors import InvalidRequest
+from llamastream.errors import InvalidRequest, Overloaded
 from llamastream.generation import Answers, Generation, NewAnswer, StoredAnswers
 from llamastream.records import IdempotencyKey
 from llamastream.types import ChatRequest
+
+REFUSED_AFTER_S = 0.1  # a tenth of the least that Retry-After asks for
+
+Opened = TypeVar("Opened")
 
 
 class Generate:
@@ -88,10 +93,20 @@ async def begin(
 ) -> Generation:
     """Raises as `Answers.open` does."""
     if not new.store:
-        return await answers.open(request, new)
+        return await refused_later(answers.open(request, new))
     if stored is None:
         raise InvalidRequest("store: true needs a server with a store.", param="store")
-    return await stored.create(request, new)
+    return await refused_later(stored.create(request, new))
+
+
+async def refused_later(opening: Awaitable[Opened]) -> Opened:
+    """Tell the refusals of `opening` that pass by themselves after REFUSED_AFTER_S: who asks again
+    at once must not take the event loop's turns from those that are answered."""
+    try:
+        return await opening
+    except Overloaded:
+        await asyncio.sleep(REFUSED_AFTER_S)
+        raise
 
 
 def caller_of(request: Request, key: IdempotencyKey | None = None) -> Caller:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from llamastream.api.generate import Generate
+from llamastream.api.generate import Generate, refused_later
 from llamastream.api.http.auth import scope_of
 from llamastream.api.http.body import read_json
 from llamastream.api.http.errors import check_id
@@ -82,7 +82,8 @@ class Stored:
 
     async def verify(self, request: Request) -> ASGIApp:
         check_query(request, ())
-        found = await self._stored.verifying.begin(self.id(request), scope=scope_of(request))
+        beginning = self._stored.verifying.begin(self.id(request), scope=scope_of(request))
+        found = await refused_later(beginning)
         wire = VerificationFormat(found)
         return self._generate.deliver(found.generation, wire, is_stream=False)
 

@@ -22,7 +22,6 @@ from llamastream.engine.runner import (
     ForwardBatch,
     Progress,
     Runner,
-    SamplingBatch,
     StepResult,
     UInt8,
 )
@@ -80,8 +79,6 @@ class CpuRunner(Runner):
         self._model: _core.Model | None = _core.Model(
             weights, config, limits, cos, sin, isa=engine.isa
         )
-        self._sampling: SamplingBatch | None = None  # of the last step
-        self._width = 0  # and its largest num_logprobs
         logger.info(
             "cpu runner dtype=%s isa=%s threads=%d weights_mb=%d blocks=%d max_model_len=%d",
             engine.dtype,
@@ -134,12 +131,7 @@ class CpuRunner(Runner):
 
     def run(self, batch: ForwardBatch) -> StepResult:
         model = self._open_model()
-        sampling = batch.sampling
-        num_rows = len(batch.logits_indices)
-        if sampling is not self._sampling:  # while the same sequences decode, it is the same
-            self._sampling = sampling
-            self._width = max(int(sampling.num_logprobs.max(initial=0)), 0)
-        width = self._width
+        num_rows, width = len(batch.logits_indices), batch.sampling.most_logprobs
         token_ids = np.empty(num_rows, np.int32)
         logprobs = np.empty(num_rows, np.float32)
         top_ids = np.empty((num_rows, width), np.int32)

@@ -13,7 +13,7 @@ MASK_32 = 0xFFFFFFFF
 
 def sample(logits: Float32, sampling: SamplingBatch, *, return_logits: bool) -> StepResult:
     """Draw one token per row. logits: (R, V) raw, not modified."""
-    num_rows, num_top = len(logits), max(sampling.num_logprobs.max(initial=0), 0)
+    num_rows, num_top = len(logits), sampling.most_logprobs
     token_ids = np.empty(num_rows, np.int32)
     logprobs = np.full(num_rows, np.nan, np.float32)
     top_ids = np.full((num_rows, num_top), -1, np.int32)

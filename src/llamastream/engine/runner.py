@@ -53,6 +53,11 @@ class SamplingBatch:
     targets: Int32  # (R,), -1 where a token is drawn
     masks: UInt32  # (M, ceil(V / 32)), or (0, 0)
     mask_rows: Int32  # (R,)
+    most_logprobs: int = field(init=False)  # the largest num_logprobs, at least 0
+
+    def __post_init__(self) -> None:
+        most = max(int(self.num_logprobs.max(initial=0)), 0)
+        object.__setattr__(self, "most_logprobs", most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class StepResult(NamedTuple):
 
     token_ids: Int32  # (R,)
     logprobs: Float32  # (R,) log-softmax of raw logits at the drawn token; NaN if none asked for
-    top_ids: Int32  # (R, K), K the step's largest num_logprobs, padded with -1; likeliest first
+    top_ids: Int32  # (R, K), K the step's most_logprobs, padded with -1; likeliest first
     top_logprobs: Float32  # (R, K)
     logits: Float32 | None  # (R, V) raw, when asked for
 

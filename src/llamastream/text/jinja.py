@@ -161,7 +161,7 @@ class JinjaFormat:
             return self._environment.from_string(literals.mark_code(tree) if literals else tree)
         except (TemplateError, OverBudget, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(
-                f"The chat template does not compile: {error}. {OTHER_TEMPLATE}"
+                f"The chat template does not compile: {str(error).rstrip('.')}. {OTHER_TEMPLATE}"
             ) from error
 
     def _masked(self, text: str, given: Conversation) -> str:

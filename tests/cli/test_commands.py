@@ -193,6 +193,16 @@ def test_show_tells_what_the_authors_recommend(environment: dict[str, str], tmp_
     assert "temperature 0.6, top_p 0.9, repetition_penalty 1.1, where a request" in shown
 
 
+@pytest.mark.parametrize(
+    "flags", [["--model", "demo"], ["--dtype", "int4"], ["--no-prefix-caching"]]
+)
+def test_chat_with_a_server_takes_no_flag_of_a_model_of_its_own(
+    environment: dict[str, str], flags: list[str]
+) -> None:
+    result = run(environment, "chat", "--url", "http://127.0.0.1:9", *flags)
+    assert_one_line(result, f"{flags[0].replace('--no-', '--')} is for a model that is loaded here")
+
+
 def test_chat_says_where_nothing_answers(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

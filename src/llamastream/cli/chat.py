@@ -19,8 +19,8 @@ from llamastream.cli.answers import (
 from llamastream.cli.options import with_settings
 from llamastream.cli.printing import Piece, print_text
 from llamastream.cli.progress import progress_bars
-from llamastream.config import AnswerSettings, ModelSettings
-from llamastream.errors import ChatError
+from llamastream.config import AnswerSettings, DataSettings, ModelSettings
+from llamastream.errors import ChatError, ConfigError
 from llamastream.generation.log import joined_parts
 from llamastream.types import Message, Reasoning, ToolCall, ToolResult, text_of
 
@@ -38,6 +38,7 @@ Ctrl-C stops an answer, not the program."""
 def chat(
     model: ModelSettings,
     answer: AnswerSettings,
+    context: typer.Context,
     url: Annotated[
         str | None,
         typer.Option(help="Talk to a running server, e.g. http://127.0.0.1:8000."),
@@ -54,6 +55,8 @@ def chat(
     ] = None,
 ) -> None:
     """Chat in the terminal, with a model loaded here or with a running server (--url)."""
+    if url is not None:
+        _refuse_flags_of_a_model(context)
     offered = [] if tools is None else read_tools_file(tools)
     with asyncio.Runner() as runner:
         if url is not None:
@@ -70,6 +73,15 @@ def chat(
         finally:
             _write_history(history)
             runner.run(answers.close())
+
+
+def _refuse_flags_of_a_model(context: typer.Context) -> None:
+    """Raises ConfigError: they say how one is loaded here, and the server has its own."""
+    names = ModelSettings.model_fields.keys() - DataSettings.model_fields.keys()
+    for name in sorted(names):
+        if context.params[name] is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is for a model that is loaded here: leave out it or --url.")
 
 
 class Conversation:

@@ -27,6 +27,7 @@ from disk_engine import (
 from driver import Outcome, make_request, run_all, sort_events
 from tests.doubles.disk import NotHere, block_paths, damage, fill, small_disk
 
+from llamastream.engine import spill
 from llamastream.engine.block_files import BlockFiles
 from llamastream.types import Finished
 
@@ -316,3 +317,15 @@ def test_where_too_many_wait_to_be_written_the_rest_is_offered_later_or_dropped(
         disk._buffers.put(np.empty(engine._runner.block_bytes, np.uint8))
         run_all(engine, [stored(disk, requests([0])[0])])
     assert block_paths(tmp_path)
+
+
+def test_what_a_step_filled_is_copied_behind_it_however_much_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spill, "STEP_BYTES", 1)
+    with disk_engine(tmp_path) as (engine, disk):
+        engine.add(stored(disk, requests([0])[0]))
+        while not engine.step():
+            pass
+        disk.forget("none").result(60)  # behind what waits to be written
+        assert len(block_paths(tmp_path)) == 70 // BLOCK_SIZE

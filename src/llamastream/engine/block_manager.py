@@ -87,21 +87,24 @@ class BlockManager:
             seq.block_table.append(self._take())
         return min(room, wanted)
 
-    def register(self, seq: Sequence) -> None:
-        """Offer the blocks of `seq` that are full and computed by now to later sequences.
+    def register(self, seq: Sequence) -> int:
+        """Offer the blocks of `seq` that are full and computed by now to later sequences. How many
+        are new.
 
         A block whose content is cached already stays private, so that a hash names one block.
         """
         num_full = seq.num_computed_tokens // self.block_size
         if num_full == seq.num_registered_blocks or not self._may_share(seq):
-            return
+            return 0
         self._extend_hashes(seq, num_full)
-        for index in range(seq.num_registered_blocks, num_full):
+        num_before = seq.num_registered_blocks
+        for index in range(num_before, num_full):
             digest, block = seq.block_hashes[index], seq.block_table[index]
             if digest not in self._block_of:
                 self._block_of[digest] = block
                 self._hashes[block] = digest
         seq.num_registered_blocks = num_full
+        return num_full - num_before
 
     def hold(
         self, seq: Sequence, is_kept: Callable[[bytes], bool], *, keep_free: int

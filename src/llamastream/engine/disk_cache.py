@@ -30,7 +30,7 @@ from llamastream.types import DiskStatus
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1  # of a block's bytes and of its file: raise it when they mean something else
-BUFFER_BYTES = 32 * 2**20  # that wait to be written, or two blocks
+BUFFER_BYTES, MIN_BUFFERS = 32 * 2**20, 4  # that wait to be written; a 7B's prompt fills four a step
 NUM_READERS = 2
 DAY_S = 86_400.0
 PAUSE_S = 10.0  # after a write failed
@@ -92,7 +92,7 @@ class DiskCache:
         block_bytes = runner.block_bytes
         layout = f"{LAYOUT} {self._model_id} {runner.block_size} {block_bytes}"
         self._key = hashlib.sha256(layout.encode()).digest()
-        for _ in range(max(2, BUFFER_BYTES // block_bytes)):
+        for _ in range(max(MIN_BUFFERS, BUFFER_BYTES // block_bytes)):
             self._buffers.put(np.empty(block_bytes, np.uint8))  # no memory before it is used
         self._is_scanned.wait(SCAN_PATIENCE_S)
         most = min(self._files.index.num_bytes, PREPARED_BYTES)

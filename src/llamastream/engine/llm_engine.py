@@ -255,8 +255,8 @@ class LLMEngine:
                 row += num_drawn
             # What was computed for a wrong draft is written over.
             seq.num_computed_tokens = min(num_computed, seq.num_tokens - 1)
-            self._blocks.register(seq)
-            self._spill.offer(seq, is_last=reason is not None)
+            num_filled = self._blocks.register(seq)
+            self._spill.offer(seq, num_filled=num_filled, is_last=reason is not None)
             if reason is not None:
                 self._withdraw(seq)
                 self._end(seq, _finished(seq, reason))

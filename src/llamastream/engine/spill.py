@@ -15,7 +15,8 @@ from llamastream.engine.runner import Runner
 from llamastream.engine.sequence import Sequence
 from llamastream.types import DiskStatus
 
-STEP_BYTES = 4 * 2**20  # copied of one sequence behind one step, or one block: about 1 ms
+# Copied of one sequence behind one step beyond what that filled, or one block: about 1 ms.
+STEP_BYTES = 4 * 2**20
 
 
 @dataclass(slots=True, eq=False)
@@ -93,14 +94,15 @@ class Spill:
                 return True
         return False
 
-    def offer(self, seq: Sequence, *, is_last: bool) -> None:
-        """Have those blocks of `seq` kept that are computed by now, some at a time."""
+    def offer(self, seq: Sequence, *, num_filled: int, is_last: bool) -> None:
+        """Have those blocks of `seq` kept that are computed by now, some at a time: those that this
+        step filled took much longer to compute than to copy."""
         owner = seq.owner
         if self._disk is None or not isinstance(owner, Owner):
             return
         end = seq.num_registered_blocks
         if not is_last:
-            end = min(end, seq.num_offered_blocks + self._blocks_a_step)
+            end = min(end, seq.num_offered_blocks + max(self._blocks_a_step, num_filled))
         while seq.num_offered_blocks < end:
             index = seq.num_offered_blocks
             block = self._runner.block(seq.block_table[index])

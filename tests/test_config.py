@@ -1,11 +1,13 @@
 """Options come from flags, then the environment, then the TOML file, then the default."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llamastream.config import ModelSettings, ServeSettings
-from llamastream.errors import ConfigError
+from llamastream.config import AnswerSettings, ModelSettings, ServeSettings
+from llamastream.errors import ConfigError, InvalidRequest
+from llamastream.sampling import SamplingParams
 from llamastream.settings import read_toml
 
 
@@ -22,6 +24,23 @@ def test_a_bad_value_is_refused_with_its_flag_and_variable(monkeypatch: pytest.M
     monkeypatch.setenv("LLAMASTREAM_PORT", "70000")
     with pytest.raises(ConfigError, match=r"--port .*LLAMASTREAM_PORT.*65535.*70000"):
         ServeSettings.load({}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("temperature", 0.0, 100.0), ("top_p", 1e-9, 1.0), ("seed", 0, 2**64 - 1),
+     ("max_tokens", 1, 2**31 - 1)],
+)  # fmt: skip
+def test_an_answer_is_drawn_by_what_a_request_may_ask(name: str, first: Any, last: Any) -> None:
+    """So that nothing is loaded for what would be refused."""
+    for value in (first, last):
+        settings = AnswerSettings.load({name: value}, {})
+        SamplingParams(**settings.model_dump(exclude_none=True))
+    for value in (first - 1, last + 1):
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
+            AnswerSettings.load({name: value}, {})
+    with pytest.raises(InvalidRequest):
+        SamplingParams(**{name: last + 1})
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", " , "])

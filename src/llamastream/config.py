@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from llamastream.errors import ConfigError
+from llamastream.sampling import MAX_SEED
 from llamastream.settings import COMMAS, Settings, default_data_dir, split_commas
 from llamastream.tools import CallSyntax
 
@@ -230,16 +231,21 @@ class EngineSettings(Settings):
 
 
 class AnswerSettings(Settings):
-    """How the terminal commands draw their answers; None leaves it to the model."""
+    """How the terminal commands draw their answers; None leaves it to the model.
+
+    The ranges are those of SamplingParams, looked at before a model is loaded.
+    """
 
     temperature: float | None = Field(
-        None, description="0 always takes the likeliest word. [the model's own]"
+        None, ge=0, le=100, description="0 always takes the likeliest word. [the model's own]"
     )
     top_p: float | None = Field(
-        None, description="Share of the likeliest words to draw from. [the model's own]"
+        None, gt=0, le=1, description="Share of the likeliest words to draw from. [the model's own]"
     )
-    max_tokens: int = Field(1024, ge=1, description="Longest answer, in tokens.")
-    seed: int | None = Field(None, description="Same seed, same answer. [a new one each time]")
+    max_tokens: int = Field(1024, ge=1, le=2**31 - 1, description="Longest answer, in tokens.")
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Same seed, same answer. [a new one each time]"
+    )
 
 
 def _holds_a_key(value: str | None) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from block_writer import BLOCK_BYTES, content, write_until_killed
 from disk_engine import (
+    BLOCK_SIZE,
     FULL,
     READ_ONLY,
     answers,

@@ -59,7 +59,7 @@ Weights::Weights(std::vector<TensorSpec> specs, Precision p, int threads, std::s
   if (!path_.empty()) temporary_ = path_ + "." + std::to_string(getpid()) + ".tmp";
   file_ = File(create(temporary_));
   if (file_.fd < 0) throw failure(temporary_, std::strerror(errno));
-  size_ = header_bytes();
+  extend(header_bytes());
 }
 
 Weights::~Weights() {
@@ -81,6 +81,19 @@ std::vector<Weights::Record> Weights::records() const {
     all[i].has_order = e.has_order;
   }
   return all;
+}
+
+uint8_t* Weights::extend(size_t bytes) {
+  const size_t at = pending_.size();
+  pending_.resize(at + bytes);
+  size_ += bytes;
+  return pending_.data() + at;
+}
+
+void Weights::write_out(size_t window) {
+  const size_t whole = pending_.size() / window * window;
+  write(pending_.data(), whole, size_ - pending_.size());
+  pending_.erase(pending_.begin(), pending_.begin() + whole);
 }
 
 void Weights::write(const uint8_t* data, size_t bytes, size_t at) const {
@@ -135,7 +148,8 @@ uint64_t Weights::digest() const {
 }
 
 void Weights::finish() {
-  if (ftruncate(file_.fd, (off_t)size_)) throw failure(temporary_, std::strerror(errno));
+  write_out(1);
+  pending_ = {};
   const std::vector<Record> all = records();
   write((const uint8_t*)all.data(), all.size() * sizeof(Record), sizeof(Header));
   map(file_);

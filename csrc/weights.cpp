@@ -12,6 +12,11 @@
 #include "codec.h"
 #include "half.h"
 
+// Systems that can do so keep a file in huge pages where it is written in whole ones, and a model is read a third faster
+// from those.
+static constexpr size_t kWindow = (size_t)2 << 20;
+static constexpr size_t kTogether = 8 * kWindow;  // packed before it is written
+
 Memory::Memory(size_t bytes, bool huge) : size_(bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::runtime_error("out of memory: " + std::to_string(bytes) + " bytes");
@@ -147,7 +152,7 @@ static bool read_spans(Format source, Format to, const uint8_t* from, const floa
   return good;
 }
 
-void Weights::pack_tile(const Source& s, int tile, std::vector<uint8_t>& scratch) const {
+void Weights::pack_tile(const Source& s, int tile, uint8_t* to_tile) const {
   const Format to = s.to.format;
   const int first = tile * kLanes, rows = std::min(kLanes, s.to.spec.rows - first), k = s.columns();
   const bool keeps_floats = to == Format::f32, needs_floats = keeps_floats || s.format != to;
@@ -155,8 +160,7 @@ void Weights::pack_tile(const Source& s, int tile, std::vector<uint8_t>& scratch
   bool good = true;
   for (int i = 0; needs_floats && i < rows; i++) good &= s.floats(first + i, x.data() + (size_t)i * k);
   if (keeps_floats) {
-    scratch.resize((size_t)k * kLanes * sizeof(float));
-    pack_floats(x.data(), k, (float*)scratch.data());
+    pack_floats(x.data(), k, (float*)to_tile);
   } else {
     const FormatInfo& of = info(to);
     const int count = k / of.span;
@@ -164,11 +168,10 @@ void Weights::pack_tile(const Source& s, int tile, std::vector<uint8_t>& scratch
     for (int i = 0; i < rows; i++)
       good &= read_spans(s.format, to, s.data + (first + i) * s.row_bytes, x.data() + (size_t)i * k, count,
                          spans.data() + (size_t)i * count);
-    scratch.resize((size_t)count * of.tile_bytes());
     RowSpan column[kLanes];
     for (int c = 0; c < count; c++) {
       for (int i = 0; i < kLanes; i++) column[i] = spans[(size_t)i * count + c];
-      pack(to, column, scratch.data() + (size_t)c * of.tile_bytes());
+      pack(to, column, to_tile + (size_t)c * of.tile_bytes());
     }
   }
   if (!good) const_cast<Source&>(s).good = false;
@@ -215,30 +218,22 @@ void Weights::add(const std::string& name, Format source, const uint8_t* data, s
   Source s{source, data, row_bytes, e, order};
   const size_t at = size_, each = spec.columns ? Tensor{e.format, spec.rows, spec.columns}.tile_bytes() : e.bytes();
   if (!spec.columns) {
-    std::vector<float> x(e.bytes() / sizeof(float));
+    float* x = (float*)extend(e.bytes());
     for (int i = 0; i < spec.rows; i++)
-      if (!s.floats(i, &x[i])) s.good = false;
-    write((const uint8_t*)x.data(), e.bytes(), at);
-  } else {
+      if (!s.floats(i, x + i)) s.good = false;
+  }
+  const int tiles = spec.columns ? (spec.rows + kLanes - 1) / kLanes : 0, most = (int)std::max<size_t>(kTogether / each, 1);
+  for (int first = 0; first < tiles; first += most) {
+    const int count = std::min(most, tiles - first);
+    uint8_t* to = extend(count * each);
     Stage stage;
-    std::atomic<bool> written{true};
-    pool_.run([&](int) {
-      std::vector<uint8_t> scratch;
-      stage.run((spec.rows + kLanes - 1) / kLanes, [&](int tile) {
-        pack_tile(s, tile, scratch);
-        try {
-          write(scratch.data(), each, at + tile * each);
-        } catch (const std::runtime_error&) {
-          written = false;
-        }
-      });
-    });
-    if (!written) write((const uint8_t*)"", 1, at);  // throws again, here
+    pool_.run([&](int) { stage.run(count, [&](int i) { pack_tile(s, first + i, to + i * each); }); });
+    write_out(kWindow);
   }
   if (!s.good) throw std::invalid_argument("Tensor " + name + " holds NaN, infinity or values over 65504.");
-  if (e.has_order) write((const uint8_t*)order.data(), order.size() * sizeof(int32_t), at + e.bytes());
+  if (e.has_order) std::memcpy(extend(order.size() * sizeof(int32_t)), order.data(), order.size() * sizeof(int32_t));
+  extend((64 - size_ % 64) % 64);
   e.offset = at;
-  size_ = (at + e.all_bytes() + 63) / 64 * 64;
 }
 
 std::vector<std::string> Weights::missing() const {

@@ -108,7 +108,9 @@ class Weights {
   };
   struct Source;
   Weights(std::vector<TensorSpec>, Precision, int threads);
-  void pack_tile(const Source&, int tile, std::vector<uint8_t>& scratch) const;
+  void pack_tile(const Source&, int tile, uint8_t* to) const;
+  uint8_t* extend(size_t bytes);   // of the image, by zeros; until the next call of these
+  void write_out(size_t window);  // what fills windows of the file
   void write(const uint8_t* data, size_t bytes, size_t at) const;
   size_t header_bytes() const;
   std::vector<Record> records() const;
@@ -121,5 +123,6 @@ class Weights {
   File file_;
   Memory memory_;
   size_t size_ = 0;
+  std::vector<uint8_t> pending_;  // the image's end, which is not in the file yet
   mutable Pool pool_;
 };

@@ -30,7 +30,7 @@ from llamastream.types import DiskStatus
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1  # of a block's bytes and of its file: raise it when they mean something else
-BUFFER_BYTES, MIN_BUFFERS = 32 * 2**20, 4  # that wait to be written; a 7B's prompt fills four a step
+BUFFER_BYTES, MIN_BUFFERS = 32 * 2**20, 4  # that wait to be written: a 7B fills four a step
 NUM_READERS = 2
 DAY_S = 86_400.0
 PAUSE_S = 10.0  # after a write failed

@@ -145,7 +145,7 @@ async def one_more(server: Server, at: tuple[str, str], seed: int) -> Answer:
 
 
 async def first_token(arguments: argparse.Namespace) -> Json:
-    found: dict[str, list[Answer]] = {"in memory": [], "restarted": [], "computed": []}
+    found: dict[str, list[Answer]] = {"restarted": []}
     rounds = range(1000, 1000 + arguments.rounds)
     async with serving(arguments.model, arguments.options) as server:
         at = await talk(server, arguments.turns, arguments.past_tokens)
@@ -154,12 +154,14 @@ async def first_token(arguments: argparse.Namespace) -> Json:
         for seed in rounds:
             await server.restart()
             found["restarted"].append(await one_more(server, at, 100 + seed))
-    async with serving(arguments.model, (*arguments.options, *OFF)) as server:
-        at = await talk(server, arguments.turns, arguments.past_tokens)
-        for seed in rounds[: arguments.computed_rounds]:
-            await server.restart()
-            found["computed"].append(await one_more(server, at, 200 + seed))
-    report: Json = {"input_tokens": found["computed"][0].response["usage"]["input_tokens"]}
+    if arguments.computed_rounds:
+        found["computed"] = []
+        async with serving(arguments.model, (*arguments.options, *OFF)) as server:
+            at = await talk(server, arguments.turns, arguments.past_tokens)
+            for seed in rounds[: arguments.computed_rounds]:
+                await server.restart()
+                found["computed"].append(await one_more(server, at, 200 + seed))
+    report: Json = {"input_tokens": found["restarted"][0].response["usage"]["input_tokens"]}
     for name, answers in found.items():
         times = [answer.arrivals_s[0] for answer in answers]
         report[name] = {

@@ -100,8 +100,7 @@ struct InPairs : InCache {
 
 // Sums of products of MT rows with `count` lines of group g from `first` on, as integers of Dot's own size.
 template <class D, int first, int count, class From, int MT>
-INLINED inline void sum_lines(const From& from, int g, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
-  for (int m = 0; m < MT; m++) sum[m] = D::zero();
+INLINED inline void add_lines(const From& from, int g, const int8_t* low, int k, typename D::Sum (&sum)[MT]) {
   each<count>([&](auto i) INLINED {
     constexpr int l = first + i;
     const auto w = from.template codes<D, l>(g);
@@ -112,16 +111,6 @@ INLINED inline void sum_lines(const From& from, int g, const int8_t* low, int k,
 constexpr int least(int a, int b) { return a < b ? a : b; }
 
 // Sums of products of MT rows with group g.
-template <class D, class From, int MT>
-INLINED inline void sum_group(const From& from, int g, const int8_t* low, int k, I (&total)[MT]) {
-  constexpr int step = least(D::kLines, kLines);
-  each<kLines / step>([&](auto i) INLINED {
-    typename D::Sum sum[MT];
-    sum_lines<D, i * step, step>(from, g, low, k, sum);
-    for (int m = 0; m < MT; m++) total[m] = i ? iadd(total[m], D::total(sum[m])) : D::total(sum[m]);
-  });
-}
-
 template <class D, int MT>
 INLINED inline void sum_group(const InPairs& from, int g, const int8_t* low, int k, I (&total)[MT]) {
   typename D::template Pairs<MT> sum;
@@ -130,22 +119,6 @@ INLINED inline void sum_group(const InPairs& from, int g, const int8_t* low, int
 }
 
 // The same with a block of 256, times its scales.
-template <class D, Format format, class From, int MT>
-INLINED inline void sum_block(const Unpacked& u, const From& from, const int8_t* low, int k, I (&total)[MT]) {
-  constexpr int lines = info(format).scale_group / 4, step = least(D::kLines, lines);
-  for (int m = 0; m < MT; m++) total[m] = iset1(0);
-  for (int g = 0; g < kBlock / kGroup; g++) {
-    fetch_group<format>(from.ahead, g);
-    each<kLines / step>([&](auto i) INLINED {
-      constexpr int first = i * step;
-      typename D::Sum sum[MT];
-      sum_lines<D, first, step>(from, g, low, k, sum);
-      const I s = load(u.s + (g * kLines + first) / lines * kLanes);
-      for (int m = 0; m < MT; m++) total[m] = D::fold(total[m], sum[m], s);
-    });
-  }
-}
-
 template <class D, Format format, int MT>
 INLINED inline void sum_block(const Unpacked& u, const InPairs& from, const int8_t* low, int k, I (&total)[MT]) {
   constexpr int lines = info(format).scale_group / 4;
@@ -163,9 +136,25 @@ INLINED inline void sum_block(const Unpacked& u, const InPairs& from, const int8
 template <class D, Format format, class From, int MT>
 static inline void add_block(const Unpacked& u, const From& from, const Inputs& a, int block, F (&f)[MT]) {
   constexpr FormatInfo of = info(format);
-  constexpr int lines = of.scale_group / 4;
+  constexpr int lines = of.scale_group / 4, step = least(D::kLines, lines);
   I total[MT];
-  sum_block<D, format>(u, from, a.low + block * kBlock, a.k, total);
+  const int8_t* low = a.low + block * kBlock;
+  if constexpr (std::is_same_v<From, InPairs>) {
+    sum_block<D, format>(u, from, low, a.k, total);
+  } else {  // written out here: as a function of its own gcc would keep the sums in memory
+    for (int m = 0; m < MT; m++) total[m] = iset1(0);
+    for (int g = 0; g < kBlock / kGroup; g++) {
+      fetch_group<format>(from.ahead, g);
+      each<kLines / step>([&](auto i) INLINED {
+        constexpr int first = i * step;
+        typename D::Sum sum[MT];
+        for (int m = 0; m < MT; m++) sum[m] = D::zero();
+        add_lines<D, first, step>(from, g, low, a.k, sum);
+        const I s = load(u.s + (g * kLines + first) / lines * kLanes);
+        for (int m = 0; m < MT; m++) total[m] = D::fold(total[m], sum[m], s);
+      });
+    }
+  }
   const F d = load(u.d), dm = load(u.m);
   for (int m = 0; m < MT; m++) {
     const Inputs row = a.row(m);
@@ -187,6 +176,7 @@ static inline void add_block(const Unpacked& u, const From& from, const Inputs& 
 template <class D, Format format, class From, int MT>
 static inline void add_groups(const From& from, int groups, const Inputs& a, int block, F (&f)[MT]) {
   constexpr FormatInfo of = info(format);
+  constexpr int step = least(D::kLines, kLines);
   F part[MT];
   for (int m = 0; m < MT; m++) part[m] = set1(0.0f);
   const int8_t* low = a.low + block * kBlock;
@@ -198,7 +188,15 @@ static inline void add_groups(const From& from, int groups, const Inputs& a, int
   for (int g = 0; g < groups; g++) {
     fetch_group<format>(from.ahead, g);
     I total[MT];
-    sum_group<D>(from, g, low, a.k, total);
+    if constexpr (std::is_same_v<From, InPairs>)
+      sum_group<D>(from, g, low, a.k, total);
+    else
+      each<kLines / step>([&](auto i) INLINED {
+        typename D::Sum sum[MT];
+        for (int m = 0; m < MT; m++) sum[m] = D::zero();
+        add_lines<D, i * step, step>(from, g, low, a.k, sum);
+        for (int m = 0; m < MT; m++) total[m] = i ? iadd(total[m], D::total(sum[m])) : D::total(sum[m]);
+      });
     const F d = from.d(g), low_end = of.has_minima ? from.m(g) : d;
     for (int m = 0; m < MT; m++) {
       const Inputs::Block& b = blocks[m * a.blocks()];

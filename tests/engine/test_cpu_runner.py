@@ -1,6 +1,8 @@
 """The C++ runner against transformers and published greedy ids, and what it refuses."""
 
 import json
+import mmap
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +20,7 @@ from llamastream.engine import _core
 from llamastream.engine.cpu_runner import CpuRunner, block_bytes, pack
 from llamastream.errors import InternalError, ModelError
 
+HUGE_PAGE = 2**21
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FLOAT32 = EngineConfig(dtype="float32", max_num_seqs=4, block_size=16, threads=2)
 INT8_CONFIG = tiny_config(
@@ -148,6 +151,27 @@ def test_long_greedy_ids_of_a_published_checkpoint() -> None:
     count = len(case["greedy_ids"])
     assert count > 200
     assert greedy_ids(runner, case["prompt_ids"], count) == case["greedy_ids"]
+
+
+def huge_bytes(path: Path) -> int:
+    """Of this file, as it is mapped here, in huge pages."""
+    fields = Path("/proc/self/smaps").read_text().partition(str(path))[2].split("VmFlags")[0]
+    found = re.search(r"FilePmdMapped: +(\d+) kB", fields)
+    return int(found[1]) * 1024 if found else 0
+
+
+def test_image_lies_in_huge_pages_where_files_can(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.write_bytes(bytes(2 * HUGE_PAGE))
+    with whole.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+        assert mapped[0] == mapped[HUGE_PAGE] == 0
+        if not huge_bytes(whole):
+            pytest.skip("this file system keeps files in small pages")
+    config, image = tiny_config(vocab_size=60_000), tmp_path / "image"  # 15 MB
+    runner = CpuRunner.load(config, FLOAT32, lambda: random_tensors(config).items(), image=image)
+    assert huge_bytes(image) > image.stat().st_size / 2
+    runner.close()
 
 
 def test_image_gives_the_same_bits_without_the_tensors(tmp_path: Path) -> None:

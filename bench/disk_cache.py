@@ -145,7 +145,7 @@ async def one_more(server: Server, at: tuple[str, str], seed: int) -> Answer:
 
 
 async def first_token(arguments: argparse.Namespace) -> Json:
-    found: dict[str, list[Answer]] = {"restarted": []}
+    found: dict[str, list[Answer]] = {"in memory": [], "restarted": []}
     rounds = range(1000, 1000 + arguments.rounds)
     async with serving(arguments.model, arguments.options) as server:
         at = await talk(server, arguments.turns, arguments.past_tokens)
